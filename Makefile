@@ -1,0 +1,55 @@
+# What each target promises stands in CONTRIBUTING.md.
+
+GO         ?= go
+VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
+ALL_GO      = $(shell git ls-files '*.go')
+
+.PHONY: run build test soak interop bench check fmt console clean
+
+## run: build roadbed and start the whole platform with the demo
+run: build
+	./bin/roadbed up --demo
+
+## build: the one binary, in bin/
+build:
+	$(GO) build -trimpath -ldflags "-s -w -X main.version=$(VERSION)" -o bin/roadbed ./cmd/roadbed
+
+## test: every test that needs nothing but Go
+test:
+	$(GO) test -count=1 -timeout 5m ./...
+
+## soak: the long forms of the tests in which things are broken on purpose
+soak:
+	$(GO) test -count=1 -timeout 60m -run '^TestSeen' ./cmd/roadbed -args -soak
+
+## interop: real clients and a real browser against us; needs Node, npm, Python and Chromium
+interop:
+	./interop/install.sh
+	cd interop && $(GO) test -count=1 -timeout 15m ./...
+
+## bench: side-by-side tables against peers
+bench:
+	cd bench && $(GO) test -run '^$$' -bench . -benchmem -count 3
+
+## check: form, vet, staticcheck, races, fuzz seeds, import rules, generated files current
+check:
+	@out="$$(gofmt -l $(ALL_GO))"; if [ -n "$$out" ]; then echo "not gofmt-ed, run make fmt:"; echo "$$out"; exit 1; fi
+	$(GO) vet ./...
+	cd interop && $(GO) vet ./...
+	cd bench && $(GO) vet ./...
+	GOOS=darwin $(GO) vet ./...
+	$(GO) mod tidy -diff
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) test -count=1 -timeout 20m -race -short ./...
+
+## fmt: format every Go file
+fmt:
+	gofmt -w $(ALL_GO)
+
+## console: bundle the console's sources; commit the result
+console:
+	$(GO) run ./platform/console/build
+
+clean:
+	rm -rf bin
