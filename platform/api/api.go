@@ -87,20 +87,28 @@ func sameSite(next http.Handler) http.Handler {
 	}))
 	guarded := origin.Handler(next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS == nil && !loopbackName(r.Host) {
-			WriteProblem(w, r, Problem(http.StatusForbidden, "the name %q is not this machine's loopback; ask for http://localhost", r.Host))
+		if r.TLS == nil && !loopbackName(r.Host) && !address(r.Host) {
+			WriteProblem(w, r, Problem(http.StatusForbidden, "the name %q is not this machine; ask for http://localhost", r.Host))
 			return
 		}
 		guarded.ServeHTTP(w, r)
 	})
 }
 
-func loopbackName(hostport string) bool {
+// hostOf returns the name or address in "host:port" or "host".
+func hostOf(hostport string) string {
 	host, _, err := net.SplitHostPort(hostport)
 	if err != nil {
 		host = hostport
 	}
-	host = strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	return strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+}
+
+// address reports whether hostport holds a literal address, which no foreign name server can make up.
+func address(hostport string) bool { return net.ParseIP(hostOf(hostport)) != nil }
+
+func loopbackName(hostport string) bool {
+	host := hostOf(hostport)
 	if strings.EqualFold(host, "localhost") || strings.HasSuffix(strings.ToLower(host), ".localhost") {
 		return true
 	}

@@ -142,7 +142,7 @@ func (t *tlsOrLocal) sort(c net.Conn) {
 	switch {
 	case first[0] == 22:
 		out = tls.Server(out, t.tls)
-	case !fromLoopback(c):
+	case !fromThisMachine(c):
 		c.Close()
 		return
 	}
@@ -156,9 +156,11 @@ func (t *tlsOrLocal) sort(c net.Conn) {
 	}
 }
 
-func fromLoopback(c net.Conn) bool {
-	a, ok := c.RemoteAddr().(*net.TCPAddr)
-	return ok && a.IP.IsLoopback()
+// fromThisMachine reports whether both ends of c are this machine: loopback, or an address talking to itself.
+func fromThisMachine(c net.Conn) bool {
+	remote, ok1 := c.RemoteAddr().(*net.TCPAddr)
+	local, ok2 := c.LocalAddr().(*net.TCPAddr)
+	return ok1 && ok2 && (remote.IP.IsLoopback() || remote.IP.Equal(local.IP))
 }
 
 func (t *tlsOrLocal) Accept() (net.Conn, error) {
