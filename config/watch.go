@@ -63,7 +63,9 @@ func Sum(props map[string]string) string {
 }
 
 // EventID is the id of the event after which a caller knows props at rev.
-func EventID(rev uint64, props map[string]string) string { return fmt.Sprintf("%d-%s", rev, Sum(props)) }
+func EventID(rev uint64, props map[string]string) string {
+	return fmt.Sprintf("%d-%s", rev, Sum(props))
+}
 
 // Query returns the scope as the query of a watch or resolve request.
 func (s Scope) Query() url.Values {
