@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -19,9 +20,25 @@ import (
 
 // server is a telemetry server without a network, so that time can be a bubble's.
 type server struct {
-	t      *testing.T
+	t *testing.T
+
+	mu     sync.Mutex
 	posts  []post
 	answer func() (*http.Response, error) // nil: 200
+}
+
+// got returns the posts so far.
+func (s *server) got() []post {
+	synctest.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.posts
+}
+
+func (s *server) answerWith(f func() (*http.Response, error)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = f
 }
 
 type post struct {
@@ -53,9 +70,12 @@ func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 		key := strings.TrimSuffix(m.Tags["name"]+" "+m.Tags["statistic"]+" "+m.Tags["percentile"], " ")
 		p.vals[key], p.full[key], p.At = m.Value, m.Tags, m.Timestamp
 	}
+	s.mu.Lock()
 	s.posts = append(s.posts, p)
-	if s.answer != nil {
-		return s.answer()
+	answer := s.answer
+	s.mu.Unlock()
+	if answer != nil {
+		return answer()
 	}
 	return &http.Response{StatusCode: 200, Status: "200 OK", Body: io.NopCloser(strings.NewReader(""))}, nil
 }
@@ -84,10 +104,10 @@ func TestPostsAreSpectatorJSONAlignedToTheStep(t *testing.T) {
 		r.PercentileTimer("took", "route", "/x").Record(3 * time.Millisecond)
 		r.Summary("bytes").Record(50)
 		time.Sleep(5 * time.Second)
-		if len(s.posts) != 1 {
-			t.Fatalf("after one step: got %d posts, want 1", len(s.posts))
+		if len(s.got()) != 1 {
+			t.Fatalf("after one step: got %d posts, want 1", len(s.got()))
 		}
-		p := s.posts[0]
+		p := s.got()[0]
 		if p.At%5000 != 0 || p.at.UnixMilli()-p.At != 300 {
 			t.Errorf("posted at %d for %d: want a multiple of 5000, 300 ms earlier", p.at.UnixMilli(), p.At)
 		}
@@ -114,13 +134,13 @@ func TestPostsAreSpectatorJSONAlignedToTheStep(t *testing.T) {
 		}
 
 		time.Sleep(5 * time.Second)
-		p = s.posts[1]
+		p = s.got()[1]
 		if p.vals["hits count"] != 0 || p.vals["took max"] != 0 || p.vals["level "] != 2.5 || len(p.vals) != 12 {
 			t.Errorf("a step without events: got %v, want zeros and the gauge", p.vals)
 		}
 		r.Counter("hits", "status", "200").Add(5)
 		stop()
-		last := s.posts[len(s.posts)-1]
+		last := s.got()[len(s.got())-1]
 		if last.vals["hits count"] != 1 || last.At != p.At+5000 {
 			t.Errorf("last post: got %v at %d, want 1/s at %d", last.vals["hits count"], last.At, p.At+5000)
 		}
@@ -136,16 +156,16 @@ func TestServerAwayDropsStepsAndLogsOncePerOutage(t *testing.T) {
 		c := r.Counter("hits")
 		c.Add(100)
 		time.Sleep(16 * time.Second)
-		s.answer = nil
+		s.answerWith(nil)
 		c.Add(5)
 		time.Sleep(10 * time.Second)
-		s.answer = func() (*http.Response, error) {
+		s.answerWith(func() (*http.Response, error) {
 			return &http.Response{StatusCode: 202, Status: "202 Accepted", Body: io.NopCloser(strings.NewReader(
 				`{"type":"partial","errorCount":2,"message":["value too long: a = [b]"]}`))}, nil
-		}
+		})
 		time.Sleep(11 * time.Second)
 		stop()
-		if got := s.posts[3].vals["hits count"]; got != 1 {
+		if got := s.got()[3].vals["hits count"]; got != 1 {
 			t.Errorf("first post after the outage: got %v/s, want 1: lost steps stay lost", got)
 		}
 		if n := strings.Count(log.String(), "level=WARN"); n != 2 {
@@ -169,14 +189,14 @@ func TestIdleMetersAreNotSentUntilTheyMove(t *testing.T) {
 		r.Gauge("level").Set(1)
 		c.Inc()
 		p.Record(time.Second)
-		time.Sleep(16 * time.Minute)
-		if got := s.posts[len(s.posts)-1].vals; len(got) != 1 {
+		time.Sleep(16*time.Minute + time.Second)
+		if got := s.got()[len(s.got())-1].vals; len(got) != 1 {
 			t.Errorf("16 minutes later: got %v, want only the gauge", got)
 		}
 		c.Inc()
 		p.Record(time.Second)
 		time.Sleep(6 * time.Second)
-		if got := s.posts[len(s.posts)-1].vals; len(got) != 7 || got["hits count"] != 0.2 {
+		if got := s.got()[len(s.got())-1].vals; len(got) != 7 || got["hits count"] != 0.2 {
 			t.Errorf("after moving again: got %v, want 7 series", got)
 		}
 	})
@@ -187,23 +207,23 @@ func TestSlowServerCostsItsStepsOnly(t *testing.T) {
 		r := New(nil)
 		s := &server{t: t}
 		slow := true
-		s.answer = func() (*http.Response, error) {
+		s.answerWith(func() (*http.Response, error) {
 			if slow {
 				slow = false
 				time.Sleep(14 * time.Second)
 			}
 			return &http.Response{StatusCode: 200, Body: io.NopCloser(strings.NewReader(""))}, nil
-		}
+		})
 		stop := bubble(t, r, s, io.Discard)
 		defer stop()
 		r.Counter("hits")
 		time.Sleep(6 * time.Second)
 		r.Counter("hits").Add(30) // over the three steps that follow
 		time.Sleep(15 * time.Second)
-		if len(s.posts) != 2 {
-			t.Fatalf("after 21 s: got %d posts %v, want 2", len(s.posts), s.posts)
+		if len(s.got()) != 2 {
+			t.Fatalf("after 21 s: got %d posts %v, want 2", len(s.got()), s.got())
 		}
-		if got := s.posts[1].vals["hits count"]; got != 2 {
+		if got := s.got()[1].vals["hits count"]; got != 2 {
 			t.Errorf("rate over 15 s: got %v, want 2, not a spike in one step", got)
 		}
 	})
