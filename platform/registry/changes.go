@@ -1,0 +1,83 @@
+package registry
+
+import (
+	"sync"
+	"time"
+)
+
+// retention is how long a delta tells of a change; a client that slept longer must fetch everything.
+const retention = 180 * time.Second
+
+// changeLog is the last change of each instance that changed lately, oldest first. It is guarded by the state's mu.
+type changeLog struct {
+	byKey          map[key]*change
+	oldest, newest *change
+	version        uint64 // of the newest change ever
+	trimmed        uint64 // version of the newest change that fell out of the log
+}
+
+// change is the last thing that happened to an instance.
+type change struct {
+	older, newer *change
+	version      uint64
+	at           int64 // ns since the state's epoch
+	rec          *record
+
+	once  sync.Once
+	event []byte // as watchers read it, made once for all of them
+}
+
+// add makes r the newest change. Versions rise with the clock so that they rise across restarts too.
+func (l *changeLog) add(r *record, now int64) {
+	l.trim(now)
+	k := r.key()
+	if was := l.byKey[k]; was != nil {
+		l.unlink(was)
+	}
+	l.version = max(l.version+1, uint64(time.Now().UnixMilli()))
+	c := &change{version: l.version, at: now, rec: r, older: l.newest}
+	if l.newest != nil {
+		l.newest.newer = c
+	} else {
+		l.oldest = c
+	}
+	l.newest = c
+	l.byKey[k] = c
+}
+
+func (l *changeLog) trim(now int64) {
+	for c := l.oldest; c != nil && now-c.at > int64(retention); c = l.oldest {
+		l.trimmed = c.version
+		l.unlink(c)
+		delete(l.byKey, c.rec.key())
+	}
+}
+
+// unlink takes c out of the list.
+func (l *changeLog) unlink(c *change) {
+	if c.older != nil {
+		c.older.newer = c.newer
+	} else {
+		l.oldest = c.newer
+	}
+	if c.newer != nil {
+		c.newer.older = c.older
+	} else {
+		l.newest = c.older
+	}
+	c.older, c.newer = nil, nil
+}
+
+// since lists the changes after version, oldest first; ok is false if some of them are no longer known.
+func (l *changeLog) since(version uint64) (cs []*change, ok bool) {
+	if version < l.trimmed {
+		return nil, false
+	}
+	for c := l.newest; c != nil && c.version > version; c = c.older {
+		cs = append(cs, c)
+	}
+	for i, j := 0, len(cs)-1; i < j; i, j = i+1, j-1 {
+		cs[i], cs[j] = cs[j], cs[i]
+	}
+	return cs, true
+}

@@ -1,0 +1,463 @@
+package registry
+
+import (
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"mime"
+	"net/http"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/platform/api"
+)
+
+const (
+	bodyLimit   = 1 << 20 // of one registration, inflated
+	smallBody   = 256     // bytes below which compression is not worth its header
+	ledgerWait  = time.Second
+	nativeAgent = "roadbed" // DiscoveryIdentity-Name of this platform's own clients
+)
+
+// eureka answers Eureka's REST API to the letter: which answers have a body, and which must have none.
+type eureka struct {
+	*Registry
+	intents chan struct{} // holds one token; who has it may record an override
+}
+
+func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	t := parsePath(r.URL.EscapedPath())
+	get := r.Method == http.MethodGet || r.Method == http.MethodHead
+	switch {
+	case t.what == nothing:
+		w.WriteHeader(http.StatusNotFound)
+	case t.what == oneInstance && r.Method == http.MethodPut:
+		h.renew(w, r, t)
+	case t.what == oneInstance && r.Method == http.MethodDelete:
+		empty(w, h.s.cancel(key{t.app, t.id}))
+	case t.what == oneApp && r.Method == http.MethodPost:
+		h.register(w, r, t)
+	case t.what == instanceStatus && r.Method == http.MethodPut:
+		h.setStatus(w, r, t)
+	case t.what == instanceStatus && r.Method == http.MethodDelete:
+		h.clearStatus(w, r, t)
+	case t.what == instanceMetadata && r.Method == http.MethodPut:
+		h.setMetadata(w, r, t)
+	case get && t.what != instanceStatus && t.what != instanceMetadata:
+		h.read(w, r, t)
+	default:
+		w.WriteHeader(http.StatusMethodNotAllowed)
+	}
+}
+
+// empty answers without a body: clients try to parse one.
+func empty(w http.ResponseWriter, res result) {
+	if res == notFound {
+		w.WriteHeader(http.StatusNotFound)
+		return
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+func originOf(r *http.Request) origin {
+	return origin{
+		replicated: r.Header.Get("X-Netflix-Discovery-Replication") == "true",
+		native:     r.Header.Get("Discoveryidentity-Name") == nativeAgent,
+	}
+}
+
+func (h *eureka) renew(w http.ResponseWriter, r *http.Request, t target) {
+	var dirty int64
+	claimed := unknown
+	if q := r.URL.RawQuery; q != "" {
+		dirty, _ = strconv.ParseInt(queryValue(q, "lastDirtyTimestamp"), 10, 64) // unreadable is as absent
+		claimed, _ = parseStatus(queryValue(q, "overriddenstatus"))
+	}
+	res, rec := h.s.renew(key{t.app, t.id}, originOf(r), dirty, claimed)
+	if res != conflicted {
+		empty(w, res)
+		return
+	}
+	c := codecOf(r)
+	v := &view{recs: []shown{{rec, rec.updated}}, self: h.c.Self}
+	body := v.one(0, c)
+	w.Header().Set("Content-Type", c.contentType())
+	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	w.WriteHeader(http.StatusConflict)
+	w.Write(body) //nolint:errcheck // the client is gone if this fails
+}
+
+func (h *eureka) register(w http.ResponseWriter, r *http.Request, t target) {
+	rec, status, err := readRecord(w, r)
+	if err != nil {
+		h.log.Debug("a registration cannot be read", "app", t.app, "from", r.RemoteAddr, "err", err)
+		if status != http.StatusBadRequest {
+			w.WriteHeader(status)
+			return
+		}
+		c, body := codecOf(r), `<error><message>cannot parse request body</message></error>`
+		if c.isJSON() {
+			body = `{"error": "cannot parse request body"}`
+		}
+		answer(w, r, status, c.contentType(), [][]byte{[]byte(body)})
+		return
+	}
+	if why := rec.invalid(t.app); why != "" {
+		answer(w, r, http.StatusBadRequest, "text/plain", [][]byte{[]byte(why)})
+		return
+	}
+	h.s.register(rec, originOf(r))
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// readRecord reads a registration. With an error comes the status to answer.
+func readRecord(w http.ResponseWriter, r *http.Request) (*record, int, error) {
+	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err != nil && r.Header.Get("Content-Type") != "" && !errors.Is(err, mime.ErrInvalidMediaParameter) {
+		media = r.Header.Get("Content-Type")
+	}
+	charset := strings.ToLower(params["charset"])
+	switch charset {
+	case "", "utf-8", "utf8", "iso-8859-1", "us-ascii":
+	default:
+		return nil, http.StatusUnsupportedMediaType, fmt.Errorf("charset %q is not supported; send UTF-8", charset)
+	}
+	var in io.Reader = http.MaxBytesReader(w, r.Body, bodyLimit)
+	if strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, http.StatusBadRequest, fmt.Errorf("inflate: %w", err)
+		}
+		in = z
+	}
+	if charset == "iso-8859-1" {
+		if in, err = latin1(io.LimitReader(in, bodyLimit+1)); err != nil {
+			return nil, http.StatusBadRequest, err
+		}
+	}
+	body, err := io.ReadAll(io.LimitReader(in, bodyLimit+1))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large) || len(body) > bodyLimit:
+		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("a registration may have %d bytes", bodyLimit)
+	case err != nil:
+		return nil, http.StatusBadRequest, fmt.Errorf("read body: %w", err)
+	}
+	first := strings.TrimLeft(string(body[:min(len(body), 64)]), " \t\r\n\uFEFF")
+	isXML := strings.Contains(media, "xml")
+	if !isXML && !strings.Contains(media, "json") {
+		isXML = strings.HasPrefix(first, "<")
+	}
+	var rec *record
+	if isXML {
+		rec, err = decodeXML(body)
+	} else {
+		rec, err = decodeJSON(body)
+	}
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	return rec, 0, nil
+}
+
+func (h *eureka) setStatus(w http.ResponseWriter, r *http.Request, t target) {
+	st, ok := parseStatus(queryValue(r.URL.RawQuery, "value"))
+	if !ok {
+		w.WriteHeader(http.StatusInternalServerError) // as Eureka answers it
+		return
+	}
+	k, dirty := key{t.app, t.id}, dirtyOf(r)
+	rec := h.s.overriding(k)
+	switch {
+	case rec == nil:
+		w.WriteHeader(http.StatusNotFound)
+	case rec.status == st || originOf(r).replicated:
+		empty(w, h.s.setOverride(k, st, dirty)) // nothing new, or recorded where it was decided
+	default:
+		h.decide(w, r, k, "instance.override", rec, st, func() result { return h.s.setOverride(k, st, dirty) })
+	}
+}
+
+func (h *eureka) clearStatus(w http.ResponseWriter, r *http.Request, t target) {
+	then := unknown
+	value := queryValue(r.URL.RawQuery, "value")
+	if value != "" {
+		var ok bool
+		if then, ok = parseStatus(value); !ok {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+	}
+	k, dirty, o := key{t.app, t.id}, dirtyOf(r), originOf(r)
+	ownWord := o.native && value == ""
+	end := func() result { return h.s.clearOverride(k, then, ownWord, dirty) }
+	rec := h.s.overriding(k)
+	switch {
+	case rec == nil:
+		w.WriteHeader(http.StatusNotFound)
+	case o.replicated || !h.s.overridden(k):
+		empty(w, end())
+	default:
+		if ownWord {
+			then = rec.own
+		}
+		h.decide(w, r, k, "instance.clearOverride", rec, then, end)
+	}
+}
+
+func dirtyOf(r *http.Request) int64 {
+	n, err := strconv.ParseInt(queryValue(r.URL.RawQuery, "lastDirtyTimestamp"), 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func (h *eureka) setMetadata(w http.ResponseWriter, r *http.Request, t target) {
+	q := r.URL.Query()
+	var add []pair
+	for _, k := range slices.Sorted(maps.Keys(q)) {
+		add = append(add, pair{clean(k), clean(q[k][0])})
+	}
+	empty(w, h.s.setMeta(key{t.app, t.id}, add))
+}
+
+// decide does what an operator decided once it is in the ledger, one decision at a time so that the ledger has them in
+// the order in which they took effect. If the ledger cannot be written soon, it refuses.
+func (h *eureka) decide(w http.ResponseWriter, r *http.Request, k key, what string, was *record, st status, do func() result) {
+	ctx, cancel := context.WithTimeout(r.Context(), ledgerWait)
+	defer cancel()
+	select {
+	case h.intents <- struct{}{}:
+		defer func() { <-h.intents }()
+	case <-ctx.Done():
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	res, applied := done, false
+	apply := func(context.Context) error {
+		applied = true
+		if res = do(); res == notFound {
+			return fmt.Errorf("instance %q of %s is no longer registered", k.id, k.app)
+		}
+		return nil
+	}
+	err := h.record(ctx, roadbed.Change{
+		Actor: actorOf(r), Why: r.Header.Get(api.WhyHeader), Action: what,
+		Resource: "instance:" + strings.ToLower(k.app) + "/" + k.id, Result: roadbed.Succeeded,
+		Before: statusJSON(was.status, was.override), After: statusJSON(st, overrideAfter(what, st)),
+	}, apply)
+	switch {
+	case applied:
+		empty(w, res)
+	default:
+		h.log.Warn("an override is refused, for the ledger cannot be written", "app", k.app, "instance", k.id, "err", err)
+		w.WriteHeader(http.StatusServiceUnavailable)
+	}
+}
+
+func overrideAfter(what string, st status) status {
+	if what == "instance.override" {
+		return st
+	}
+	return unknown
+}
+
+func statusJSON(st, ov status) json.RawMessage {
+	return json.RawMessage(`{"status":"` + st.String() + `","overriddenStatus":"` + ov.String() + `"}`)
+}
+
+// actorOf names who decided: what the request says, else what kind of client it is.
+func actorOf(r *http.Request) string {
+	for _, h := range []string{api.ActorHeader, "DiscoveryIdentity-Name"} {
+		if a := r.Header.Get(h); a != "" && len(a) <= 128 {
+			return a
+		}
+	}
+	return "anonymous"
+}
+
+// read answers everything that alters nothing.
+func (h *eureka) read(w http.ResponseWriter, r *http.Request, t target) {
+	if t.what == watch {
+		h.watch(w, r)
+		return
+	}
+	c := codecOf(r)
+	sn := h.s.current(h.c.Location.Region)
+	switch t.what {
+	case allApps:
+		answerDocument(w, r, c, &sn.full)
+	case deltaApps:
+		answerDocument(w, r, c, sn.delta())
+	case vip:
+		answerDocument(w, r, c, documentOf(sn.byVIP()[t.id]))
+	case svip:
+		answerDocument(w, r, c, documentOf(sn.bySVIP()[t.id]))
+	case oneApp:
+		if v := sn.find(t.app); v != nil {
+			answer(w, r, http.StatusOK, c.contentType(), v.whole(c))
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+	case oneInstance:
+		if v := sn.find(t.app); v != nil {
+			if i := slices.IndexFunc(v.recs, func(x shown) bool { return x.rec.id == t.id }); i >= 0 {
+				answer(w, r, http.StatusOK, c.contentType(), [][]byte{v.one(i, c)})
+				return
+			}
+		}
+		w.WriteHeader(http.StatusNotFound)
+	case anyInstance:
+		if m, ok := sn.byID()[t.id]; ok {
+			answer(w, r, http.StatusOK, c.contentType(), [][]byte{m.v.one(m.i, c)})
+			return
+		}
+		w.WriteHeader(http.StatusNotFound)
+	case serverStatus:
+		answer(w, r, http.StatusOK, c.contentType(), [][]byte{h.statusInfo(sn, c)})
+	case overrideList:
+		body, err := json.Marshal(h.s.overrideNames())
+		if err != nil {
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		answer(w, r, http.StatusOK, "application/json", [][]byte{body})
+	default:
+		w.WriteHeader(http.StatusNotFound)
+	}
+}
+
+// codecOf picks the form of an answer: XML unless JSON is asked for by name, as Eureka does.
+func codecOf(r *http.Request) codec {
+	compact := strings.EqualFold(r.Header.Get("X-Eureka-Accept"), "compact")
+	switch json := strings.Contains(r.Header.Get("Accept"), "json"); {
+	case json && compact:
+		return jsonCompact
+	case json:
+		return jsonFull
+	case compact:
+		return xmlCompact
+	}
+	return xmlFull
+}
+
+func answerDocument(w http.ResponseWriter, r *http.Request, c codec, d *document) {
+	parts := d.parts(c)
+	if acceptsGzip(r) && sizeOf(parts) >= smallBody {
+		w.Header().Set("Content-Encoding", "gzip")
+		send(w, http.StatusOK, c.contentType(), d.gzipped(c))
+		return
+	}
+	send(w, http.StatusOK, c.contentType(), parts)
+}
+
+func answer(w http.ResponseWriter, r *http.Request, status int, contentType string, parts [][]byte) {
+	if acceptsGzip(r) && sizeOf(parts) >= smallBody {
+		w.Header().Set("Content-Encoding", "gzip")
+		parts = gzipParts(parts)
+	}
+	send(w, status, contentType, parts)
+}
+
+func acceptsGzip(r *http.Request) bool {
+	for part := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {
+		name, q, _ := strings.Cut(strings.TrimSpace(part), ";")
+		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
+			q = strings.ReplaceAll(q, " ", "")
+			return q != "q=0" && q != "q=0.0"
+		}
+	}
+	return false
+}
+
+func sizeOf(parts [][]byte) (n int) {
+	for _, p := range parts {
+		n += len(p)
+	}
+	return n
+}
+
+func send(w http.ResponseWriter, status int, contentType string, parts [][]byte) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Vary", "Accept, Accept-Encoding, X-Eureka-Accept")
+	h.Set("Content-Length", strconv.Itoa(sizeOf(parts)))
+	w.WriteHeader(status)
+	for _, p := range parts {
+		if _, err := w.Write(p); err != nil {
+			return // the client is gone
+		}
+	}
+}
+
+// statusInfo describes this registry as Eureka's status page expects it.
+func (h *eureka) statusInfo(sn *snapshot, c codec) []byte {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	general := []pair{
+		{"server-uptime", uptime(time.Since(h.s.epoch))}, {"environment", "roadbed"},
+		{"num-of-cpus", strconv.Itoa(runtime.NumCPU())}, {"total-avail-memory", mb(mem.Sys)},
+		{"current-memory-usage", fmt.Sprintf("%s (%d%%)", mb(mem.HeapAlloc), mem.HeapAlloc*100/max(mem.Sys, 1))},
+	}
+	replicas := []pair{{"registered-replicas", ""}, {"available-replicas", ""}, {"unavailable-replicas", ""}}
+	me, known := sn.byID()[h.c.Self]
+	known = known && h.c.Self != ""
+	if c.isJSON() {
+		b := jsonMap([]byte(`{"generalStats":`), general)
+		b = jsonMap(append(b, `,"applicationStats":`...), replicas)
+		if known {
+			x := me.v.recs[me.i]
+			b = x.rec.appendJSON(append(b, `,"instanceInfo":`...), times{x.renewed, true}, c.compact())
+		}
+		return append(b, '}')
+	}
+	x := xmlWriter{}
+	x.open("status", "")
+	for _, part := range []struct {
+		name string
+		ps   []pair
+	}{{"generalStats", general}, {"applicationStats", replicas}} {
+		x.open(part.name, "")
+		for _, p := range part.ps {
+			x.leaf(p.key, p.value)
+		}
+		x.close(part.name)
+	}
+	if known {
+		sh := me.v.recs[me.i]
+		x.b = sh.rec.appendXML(x.b, times{sh.renewed, true}, c.compact(), x.depth)
+	}
+	x.close("status")
+	return x.b
+}
+
+func uptime(d time.Duration) string {
+	m := int(d.Minutes())
+	days, unit := m/(24*60), "days"
+	if days == 1 {
+		unit = "day"
+	}
+	return fmt.Sprintf("%d %s %02d:%02d", days, unit, m/60%24, m%60)
+}
+
+func mb(n uint64) string { return strconv.FormatUint(n>>20, 10) + "mb" }
+
+// overrideNames maps instance ids to what operators decided about them.
+func (s *state) overrideNames() map[string]string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	m := make(map[string]string, len(s.overrides))
+	for k, ov := range s.overrides {
+		m[k.id] = ov.status.String()
+	}
+	return m
+}

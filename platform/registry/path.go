@@ -1,0 +1,134 @@
+package registry
+
+import (
+	"net/url"
+	"strings"
+)
+
+// resource is what a path under one of Eureka's prefixes names.
+type resource uint8
+
+const (
+	nothing resource = iota
+	allApps
+	deltaApps
+	oneApp
+	oneInstance // of an app
+	instanceStatus
+	instanceMetadata
+	anyInstance // by id alone
+	vip
+	svip
+	serverStatus
+	overrideList
+	watch
+)
+
+// target is a resource and the names in its path, decoded; app is in upper case.
+type target struct {
+	what    resource
+	app, id string // id also holds the VIP
+}
+
+// parsePath reads an escaped path. Empty segments do not count: clients join base URLs that end in "/" with paths
+// that begin with it. The prefix is any of /eureka/v2, /eureka/v1, /eureka, /v2 and /v1.
+//
+// hot path: 0 allocs for what needs no decoding, BenchmarkParsePath
+func parsePath(escaped string) target {
+	var segs [8]string
+	n := 0
+	for rest := escaped; rest != ""; {
+		var seg string
+		seg, rest, _ = strings.Cut(rest, "/")
+		if seg == "" {
+			continue
+		}
+		if n == len(segs) {
+			return target{}
+		}
+		if strings.IndexByte(seg, '%') >= 0 {
+			u, err := url.PathUnescape(seg)
+			if err != nil {
+				return target{}
+			}
+			seg = clean(u)
+		}
+		segs[n] = seg
+		n++
+	}
+	s := segs[:n]
+	if n == 3 && s[0] == "registry" && s[1] == "v1" && s[2] == "watch" {
+		return target{what: watch}
+	}
+	prefixed := false
+	if len(s) > 0 && s[0] == "eureka" {
+		s, prefixed = s[1:], true
+	}
+	if len(s) > 0 && (s[0] == "v2" || s[0] == "v1") {
+		s, prefixed = s[1:], true
+	}
+	if len(s) == 0 {
+		return target{}
+	}
+	if s[0] == "serverinfo" && len(s) == 2 && s[1] == "statusoverrides" {
+		return target{what: overrideList}
+	}
+	if !prefixed {
+		return target{}
+	}
+	switch s[0] {
+	case "apps":
+		switch {
+		case len(s) == 1:
+			return target{what: allApps}
+		case len(s) == 2 && s[1] == "delta":
+			return target{what: deltaApps}
+		}
+		t := target{app: strings.ToUpper(s[1])}
+		switch {
+		case len(s) == 2:
+			t.what = oneApp
+		case len(s) == 3:
+			t.what, t.id = oneInstance, s[2]
+		case len(s) == 4 && s[3] == "status":
+			t.what, t.id = instanceStatus, s[2]
+		case len(s) == 4 && s[3] == "metadata":
+			t.what, t.id = instanceMetadata, s[2]
+		}
+		return t
+	case "instances":
+		if len(s) == 2 {
+			return target{what: anyInstance, id: s[1]}
+		}
+	case "vips":
+		if len(s) == 2 {
+			return target{what: vip, id: s[1]}
+		}
+	case "svips":
+		if len(s) == 2 {
+			return target{what: svip, id: s[1]}
+		}
+	case "status":
+		if len(s) == 1 {
+			return target{what: serverStatus}
+		}
+	}
+	return target{}
+}
+
+// queryValue returns the first value of name in a raw query, without making a map of the rest.
+func queryValue(raw, name string) string {
+	for raw != "" {
+		var p string
+		p, raw, _ = strings.Cut(raw, "&")
+		k, v, _ := strings.Cut(p, "=")
+		if k != name {
+			continue
+		}
+		if u, err := url.QueryUnescape(v); err == nil {
+			return u
+		}
+		return v
+	}
+	return ""
+}

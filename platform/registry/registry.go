@@ -1,0 +1,99 @@
+// Package registry is where services find each other: instances register, renew their leases and are found by others.
+// At Netflix this was Eureka, and every Eureka client works with it unchanged.
+//
+//	r := registry.New(registry.Config{})
+//	go r.Run(ctx)
+//	http.ListenAndServe("127.0.0.1:8761", r.Handler())
+//
+// An instance registers itself with a POST, renews its lease every 30 seconds with a PUT and leaves with a DELETE. One
+// that stops renewing is evicted when its lease ends, after 90 seconds unless it asked otherwise. What an instance says
+// of its status is overruled by an operator's override, which is how a server group is taken out of traffic.
+//
+// Everybody reads from immutable snapshots: a list is rendered once per change and application, whatever the number of
+// readers. Eureka clients poll full lists and deltas; this platform's own clients hold one stream of events,
+// GET /registry/v1/watch, and know of a change within milliseconds (see package discovery).
+//
+// The handler must see paths as they arrive. Do not put it under a router that cleans or redirects them.
+//
+// # What it promises
+//   - Registrations, renewals and cancels wait for nothing but memory.
+//   - An override is in the ledger before it is acknowledged, or refused with 503 within a second.
+//   - In any 30 seconds at most 15 % of the instances, or two, are evicted, however many fell silent.
+//   - A delta and its hash are of the same moment: a client that applies every delta counts what the hash counts.
+//   - A registry that has just started says so to its watchers until everybody had time to come back.
+//   - Documents hold no member that Netflix's clients do not know.
+//
+// # What it does not
+//   - It keeps nothing on disk: after a restart, clients register again. Overrides of a server group's instances are
+//     set again by the fleet.
+//   - It does not yet replicate to peers, nor take part in a cluster of Eureka servers.
+package registry
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"sync"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/ledger"
+)
+
+// Config says how a registry runs. Its zero value works.
+type Config struct {
+	Ledger   *ledger.Ledger   // where overrides are recorded; nil records nothing
+	Location roadbed.Location // Region is that of instances which do not name one
+	Self     string           // this registry's own instance id, if it is registered
+	Meter    *meter.Registry
+	Log      *slog.Logger // slog.Default() when nil
+}
+
+// Registry knows who is running. Its methods may be called from many goroutines.
+type Registry struct {
+	c    Config
+	log  *slog.Logger
+	s    *state
+	face *eureka
+
+	incarnation string // tells event ids of this process from those of the last
+	stop        chan struct{}
+	stopOnce    sync.Once
+}
+
+// New returns an empty registry. It answers at once; leases end only while [Registry.Run] runs.
+func New(c Config) *Registry {
+	r := &Registry{c: c, log: c.Log, s: newState(c.Self), stop: make(chan struct{})}
+	if r.log == nil {
+		r.log = slog.Default()
+	}
+	r.incarnation = newIncarnation()
+	r.face = &eureka{Registry: r, intents: make(chan struct{}, 1)}
+	c.Meter.GaugeFunc("registry.instances", func() float64 {
+		r.s.mu.RLock()
+		defer r.s.mu.RUnlock()
+		return float64(r.s.count)
+	})
+	c.Meter.GaugeFunc("registry.renewals", func() float64 { return float64(r.s.renewals.Load()) })
+	return r
+}
+
+// Run ends leases that ran out, until ctx ends. Then it ends the streams of all watchers, so that a server can shut
+// down, and returns nil.
+func (r *Registry) Run(ctx context.Context) error {
+	k := keeper{s: r.s, log: r.log}
+	k.run(ctx)
+	r.stopOnce.Do(func() { close(r.stop) })
+	return nil
+}
+
+// Handler serves Eureka's REST API under /eureka/v2, /eureka, /v2, /eureka/v1 and /v1, and GET /registry/v1/watch.
+func (r *Registry) Handler() http.Handler { return r.face }
+
+// record writes ch to the ledger, if there is one, and then does do.
+func (r *Registry) record(ctx context.Context, ch roadbed.Change, do func(context.Context) error) error {
+	if r.c.Ledger == nil {
+		return do(ctx)
+	}
+	return r.c.Ledger.Apply(ctx, ch, do)
+}

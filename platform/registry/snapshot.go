@@ -1,0 +1,274 @@
+package registry
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// snapshot is the whole registry at one moment. It is never altered; what is expensive in it is made on first use and
+// shared by all readers.
+type snapshot struct {
+	edition uint64 // of the state it was made of
+	version uint64 // of the newest change in it
+	made    int64  // ns since the state's epoch
+	cost    int64  // ns it took to make
+	hash    string
+	warming bool
+	count   int
+	views   []*view // sorted by name
+	changes []*change
+	self    string
+
+	full   document
+	delta  func() *document
+	byVIP  func() map[string][]*view
+	bySVIP func() map[string][]*view
+	byID   func() map[string]member1
+}
+
+// view is one application at one moment, with its rendered forms.
+type view struct {
+	name   string
+	recs   []shown
+	made   int64
+	self   string
+	region string
+	blocks [codecs]block
+}
+
+// shown is one instance with what its lease said when the view was made.
+type shown struct {
+	rec     *record
+	renewed int64 // ms since 1970
+}
+
+// member1 is one instance and the view it is in.
+type member1 struct {
+	v *view
+	i int
+}
+
+const (
+	// coalesce bounds how long readers may see the former snapshot while a large registry changes without pause.
+	coalesce = 20 * time.Millisecond
+	cheap    = int64(time.Millisecond) // a snapshot that costs less is made for every change
+
+	// staleTimes is how old the lease times in a document may be.
+	staleTimes = 30 * time.Second
+)
+
+// current returns the registry as it is, or as it was at most a coalescing tick ago if it is large and changing.
+func (s *state) current(region string) *snapshot {
+	if sn := s.snap.Load(); sn != nil && s.fresh(sn) {
+		return sn
+	}
+	s.building.Lock()
+	defer s.building.Unlock()
+	was := s.snap.Load()
+	if was != nil && s.fresh(was) {
+		return was // somebody else made it while we waited
+	}
+	sn := s.snapshot(region)
+	s.snap.Store(sn)
+	return sn
+}
+
+func (s *state) fresh(sn *snapshot) bool {
+	now := s.now()
+	age := now - sn.made
+	if age > int64(staleTimes) {
+		return false
+	}
+	s.mu.RLock()
+	same, warmth := sn.edition == s.edition, sn.warming == s.warming
+	s.mu.RUnlock()
+	return warmth && (same || sn.cost > cheap && age < int64(coalesce))
+}
+
+// snapshot makes a new one. Only applications that changed, or whose lease times are stale, are looked at again.
+func (s *state) snapshot(region string) *snapshot {
+	start := s.now()
+	wall := time.Now().UnixMilli()
+	s.mu.Lock()
+	s.log.trim(start)
+	sn := &snapshot{
+		edition: s.edition, version: s.log.version, made: start, hash: hashCode(s.byStatus), warming: s.warming,
+		count: s.count, self: s.self, views: make([]*view, 0, len(s.apps)),
+	}
+	for _, a := range s.apps {
+		if a.view == nil || start-a.view.made > int64(staleTimes) {
+			v := &view{name: a.name, recs: make([]shown, len(a.order)), made: start, self: s.self, region: region}
+			for i, e := range a.order {
+				v.recs[i] = shown{e.rec, wall - (start-e.lease.renewed.Load())/int64(time.Millisecond)}
+			}
+			a.view = v
+		}
+		sn.views = append(sn.views, a.view)
+	}
+	for c := s.log.oldest; c != nil; c = c.newer {
+		sn.changes = append(sn.changes, c)
+	}
+	s.mu.Unlock()
+
+	slices.SortFunc(sn.views, func(a, b *view) int { return strings.Compare(a.name, b.name) })
+	sn.full = document{version: 1, hash: sn.hash, views: sn.views}
+	sn.delta = sync.OnceValue(func() *document { return sn.makeDelta(region) })
+	sn.byVIP = sync.OnceValue(func() map[string][]*view { return sn.index(func(r *record) string { return r.vip }) })
+	sn.bySVIP = sync.OnceValue(func() map[string][]*view { return sn.index(func(r *record) string { return r.svip }) })
+	sn.byID = sync.OnceValue(func() map[string]member1 {
+		m := make(map[string]member1, sn.count)
+		for _, v := range sn.views {
+			for i, x := range v.recs {
+				if _, ok := m[x.rec.id]; !ok {
+					m[x.rec.id] = member1{v, i}
+				}
+			}
+		}
+		return m
+	})
+	sn.cost = s.now() - start
+	return sn
+}
+
+// hashCode is what clients compare with their own count: each status that occurs, with how often.
+func hashCode(n [statuses]int) string {
+	var b []byte
+	for st, c := range n {
+		if c > 0 {
+			b = append(append(b, status(st).String()...), '_')
+			b = append(strconv.AppendInt(b, int64(c), 10), '_')
+		}
+	}
+	return string(b)
+}
+
+// makeDelta groups the changes by application. In each, those that add come before those that delete: Java clients
+// that do not know an application yet would otherwise keep its deleted instances.
+func (sn *snapshot) makeDelta(region string) *document {
+	byApp := make(map[string]*view)
+	d := &document{version: max(sn.version, 1), hash: sn.hash}
+	for _, c := range sn.changes {
+		v := byApp[c.rec.app]
+		if v == nil {
+			v = &view{name: c.rec.app, self: sn.self, region: region}
+			byApp[c.rec.app] = v
+			d.views = append(d.views, v)
+		}
+		v.recs = append(v.recs, shown{c.rec, c.rec.updated})
+	}
+	slices.SortFunc(d.views, func(a, b *view) int { return strings.Compare(a.name, b.name) })
+	for _, v := range d.views {
+		slices.SortStableFunc(v.recs, func(a, b shown) int {
+			return cmp.Compare(a.rec.action/deleted, b.rec.action/deleted)
+		})
+	}
+	return d
+}
+
+// index groups instances by the names in a comma list that of returns.
+func (sn *snapshot) index(of func(*record) string) map[string][]*view {
+	m := make(map[string][]*view)
+	for _, v := range sn.views {
+		for _, x := range v.recs {
+			for name := range strings.SplitSeq(of(x.rec), ",") {
+				if name = strings.TrimSpace(name); name == "" {
+					continue
+				}
+				vs := m[name]
+				if len(vs) == 0 || vs[len(vs)-1].name != v.name {
+					m[name] = append(vs, &view{name: v.name, made: v.made, self: v.self, region: v.region})
+					vs = m[name]
+				}
+				last := vs[len(vs)-1]
+				if n := len(last.recs); n == 0 || last.recs[n-1].rec != x.rec {
+					last.recs = append(last.recs, x)
+				}
+			}
+		}
+	}
+	return m
+}
+
+// documentOf returns the document of some views only, as VIP look-ups want it.
+func documentOf(views []*view) *document {
+	var n [statuses]int
+	for _, v := range views {
+		for _, x := range v.recs {
+			n[x.rec.status]++
+		}
+	}
+	return &document{version: 1, hash: hashCode(n), views: views}
+}
+
+// find returns the view of an application, nil if there is none.
+func (sn *snapshot) find(name string) *view {
+	i, ok := slices.BinarySearchFunc(sn.views, name, func(v *view, n string) int { return strings.Compare(v.name, n) })
+	if !ok {
+		return nil
+	}
+	return sn.views[i]
+}
+
+// one renders the i-th instance of v as a document.
+func (v *view) one(i int, c codec) []byte {
+	x := v.recs[i]
+	t := times{x.renewed, x.rec.id == v.self}
+	if c.isJSON() {
+		return append(x.rec.appendJSON([]byte(`{"instance":`), t, c.compact()), '}')
+	}
+	return x.rec.appendXML(nil, t, c.compact(), 0)
+}
+
+// whole renders v as a document.
+func (v *view) whole(c codec) [][]byte {
+	if c.isJSON() {
+		return [][]byte{[]byte(`{"application":`), v.block(c), []byte(`}`)}
+	}
+	return [][]byte{v.render(c, 0)}
+}
+
+// block returns v as a part of a larger document, rendered once.
+func (v *view) block(c codec) []byte {
+	b := &v.blocks[c]
+	b.once.Do(func() { b.plain = v.render(c, 1) })
+	return b.plain
+}
+
+func (v *view) render(c codec, depth int) []byte {
+	var b []byte
+	switch {
+	case c == native:
+		b = make([]byte, 0, len(v.recs)*400)
+		for i, x := range v.recs {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = x.rec.appendNative(b, v.region)
+		}
+	case c.isJSON():
+		b = make([]byte, 0, 64+len(v.recs)*1100)
+		b = jsonMember(append(b, '{'), "name", v.name)
+		b = append(b, `,"instance":[`...)
+		for i, x := range v.recs {
+			if i > 0 {
+				b = append(b, ',')
+			}
+			b = x.rec.appendJSON(b, times{x.renewed, x.rec.id == v.self}, c.compact())
+		}
+		b = append(b, "]}"...)
+	default:
+		x := xmlWriter{b: make([]byte, 0, 64+len(v.recs)*1700), depth: depth}
+		x.open("application", "")
+		x.leaf("name", v.name)
+		for _, sh := range v.recs {
+			x.b = sh.rec.appendXML(x.b, times{sh.renewed, sh.rec.id == v.self}, c.compact(), x.depth)
+		}
+		x.close("application")
+		b = x.b
+	}
+	return slices.Clip(b)
+}

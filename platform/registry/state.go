@@ -1,0 +1,413 @@
+package registry
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// state is the registry's memory: who is registered, what operators decided, and what changed lately. Everything but
+// renewals happens under mu for a few microseconds; renewals share it and touch one lease.
+type state struct {
+	epoch time.Time // of the monotonic clock by which leases are measured
+	self  string
+
+	mu        sync.RWMutex
+	apps      map[string]*app // by name in upper case
+	overrides map[key]override
+	count     int
+	byStatus  [statuses]int
+	first     int64 // ns since epoch of the first registration, -1 before it
+	warming   bool  // this process has not yet heard of everybody
+
+	log     changeLog
+	edition uint64        // rises with everything documents show, heartbeats excepted
+	wake    chan struct{} // closed, and made anew, when watchers have something to read
+	names   interner
+
+	snap     atomic.Pointer[snapshot]
+	building sync.Mutex // held by the one who makes the next snapshot
+
+	renewals atomic.Uint64
+}
+
+// app is the instances of one application.
+type app struct {
+	name  string
+	byID  map[string]*entry
+	order []*entry // by time of registration
+	view  *view    // nil when something changed since it was made
+}
+
+// entry is one registered instance.
+type entry struct {
+	rec   *record // replaced under mu, never altered
+	lease lease
+}
+
+// override is an operator's decision about the status of an instance.
+type override struct {
+	status status
+	orphan int64 // ns since epoch when its instance was evicted; 0 while it is registered
+}
+
+// overrideOutlives is how long a decision about an instance outlives the instance's eviction. One that comes back
+// after a partition must not take traffic that an operator had taken from it.
+const overrideOutlives = 24 * time.Hour
+
+func newState(self string) *state {
+	return &state{
+		epoch: time.Now(), self: self,
+		apps: make(map[string]*app), overrides: make(map[key]override),
+		first: -1, warming: true,
+		log:  changeLog{byKey: make(map[key]*change)},
+		wake: make(chan struct{}),
+	}
+}
+
+// now is the time by which leases are measured: it neither jumps nor runs backwards.
+func (s *state) now() int64 { return int64(time.Since(s.epoch)) }
+
+func (s *state) find(k key) *entry {
+	if a := s.apps[k.app]; a != nil {
+		return a.byID[k.id]
+	}
+	return nil
+}
+
+// result is how an operation on one instance ended.
+type result uint8
+
+const (
+	done       result = iota
+	notFound          // register, then come again
+	conflicted        // a peer tells older news than we have
+)
+
+// origin says who asked for an operation.
+type origin struct {
+	replicated bool // a peer, telling what a client told it
+	native     bool // a client of ours, whose own word on its status is believed at once
+}
+
+// register puts r in, or renews it (Eureka's rules, by number). It owns r.
+func (s *state) register(r *record, o origin) {
+	s.names.intern(r)
+	nowMS := time.Now().UnixMilli()
+	if r.dirty <= 0 {
+		r.dirty = nowMS
+	}
+	k := r.key()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	if e == nil && o.replicated {
+		if c := s.log.byKey[k]; c != nil && c.rec.action == deleted && r.dirty <= c.rec.dirty {
+			return // a peer's old news of an instance that has been cancelled since
+		}
+	}
+	incoming := r.dirty
+	if e != nil && e.rec.dirty > r.dirty { // 1: ours is newer
+		was := r
+		kept := *e.rec
+		r = &kept
+		r.renewal, r.duration = was.renewal, was.duration
+	}
+	if ov, ok := s.overrides[k]; ok { // 4
+		r.override = ov.status
+		if ov.orphan != 0 {
+			s.overrides[k] = override{status: ov.status}
+		}
+	} else if r.override != unknown {
+		s.overrides[k] = override{status: r.override}
+	}
+	var old *record
+	if e != nil {
+		old = e.rec
+		r.serviceUp, r.registered = old.serviceUp, nowMS // 3
+	} else {
+		r.serviceUp, r.registered = 0, nowMS
+	}
+	trusted := o.native && (old == nil || incoming >= old.dirty)
+	r.status = s.effective(r.own, k, old, o.replicated || trusted) // 5
+	if r.status == up && r.serviceUp == 0 {                        // 6
+		r.serviceUp = nowMS
+	}
+	r.evicted = 0
+	r.action = added // 7
+	if c := s.log.byKey[k]; old != nil || c != nil {
+		r.action = modified
+	}
+	r.updated = nowMS
+	now := s.now()
+	if s.first < 0 {
+		s.first = now
+	}
+	if e == nil {
+		e = &entry{}
+		s.insert(k, e)
+		s.count++
+		s.byStatus[r.status]++
+	} else {
+		s.byStatus[old.status]--
+		s.byStatus[r.status]++
+	}
+	e.lease.start(now, r.duration)
+	if old != nil && r.same(old) {
+		r.updated, r.action, r.registered = old.updated, old.action, old.registered
+		e.rec = r
+		s.touch(k.app)
+		return
+	}
+	e.rec = r
+	s.publish(r)
+}
+
+// effective is the status that counts for an instance that says own (Eureka's five rules, by number). ownWins leaves
+// out the third, as between peers.
+func (s *state) effective(own status, k key, old *record, ownWins bool) status {
+	if own != up && own != outOfService { // 1
+		return own
+	}
+	if ov, ok := s.overrides[k]; ok { // 2
+		return ov.status
+	}
+	if !ownWins && old != nil && (old.status == up || old.status == outOfService) { // 3
+		return old.status
+	}
+	return own // 4
+}
+
+// renew prolongs a lease. dirty is the version of the record the client has, 0 if it did not say; claimed is the
+// override a peer knows, unknown if none. The record that comes back is to be shown to a peer that lags.
+//
+// hot path: 0 allocs, BenchmarkRenew
+func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *record) {
+	s.mu.RLock()
+	e := s.find(k)
+	if e == nil {
+		s.mu.RUnlock()
+		return notFound, nil
+	}
+	r := e.rec
+	eff := s.effective(r.status, k, r, false)
+	if eff == unknown {
+		s.mu.RUnlock()
+		return notFound, nil
+	}
+	s.renewals.Add(1)
+	e.lease.renew(s.now())
+	s.mu.RUnlock()
+
+	if eff != r.status {
+		r = s.settle(k)
+	}
+	switch {
+	case dirty <= 0 || r == nil || dirty == r.dirty:
+		return done, r
+	case dirty > r.dirty:
+		if o.replicated && claimed != unknown {
+			s.mu.Lock()
+			s.overrides[k] = override{status: claimed}
+			s.mu.Unlock()
+		}
+		return notFound, r
+	case o.replicated:
+		return conflicted, r
+	}
+	return done, r
+}
+
+// settle gives an instance the status that its override calls for.
+func (s *state) settle(k key) *record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	if e == nil {
+		return nil
+	}
+	if eff := s.effective(e.rec.status, k, e.rec, false); eff != e.rec.status {
+		r := *e.rec
+		r.status = eff
+		s.replace(e, &r)
+	}
+	return e.rec
+}
+
+// cancel removes an instance and every decision about it.
+func (s *state) cancel(k key) result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.overrides, k)
+	if !s.remove(k) {
+		return notFound
+	}
+	return done
+}
+
+// remove takes an instance out. The caller holds mu.
+func (s *state) remove(k key) bool {
+	e := s.find(k)
+	if e == nil {
+		return false
+	}
+	a := s.apps[k.app]
+	delete(a.byID, k.id)
+	for i, x := range a.order {
+		if x == e {
+			a.order = append(a.order[:i], a.order[i+1:]...)
+			break
+		}
+	}
+	if len(a.byID) == 0 {
+		delete(s.apps, k.app)
+	}
+	s.count--
+	s.byStatus[e.rec.status]--
+	r := *e.rec
+	r.action = deleted
+	r.updated = time.Now().UnixMilli()
+	r.evicted = r.updated
+	s.publish(&r)
+	return true
+}
+
+// overriding tells what setting an override would alter: the record as it is, nil if there is none.
+func (s *state) overriding(k key) *record {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if e := s.find(k); e != nil {
+		return e.rec
+	}
+	return nil
+}
+
+// renewAny prolongs a lease whatever the status, as an operator's attention does.
+func (s *state) renewAny(k key) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if e := s.find(k); e != nil {
+		e.lease.renew(s.now())
+	}
+}
+
+// setOverride makes st the status of an instance until it is cleared. dirty, if not 0, is adopted when newer.
+func (s *state) setOverride(k key, st status, dirty int64) result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	if e == nil {
+		return notFound
+	}
+	e.lease.renew(s.now())
+	if e.rec.status == st {
+		return done
+	}
+	s.overrides[k] = override{status: st}
+	r := *e.rec
+	r.override, r.status = st, st
+	if st == up && r.serviceUp == 0 {
+		r.serviceUp = time.Now().UnixMilli()
+	}
+	if dirty > r.dirty {
+		r.dirty = dirty
+	}
+	s.replace(e, &r)
+	return done
+}
+
+// clearOverride ends an override. The instance takes the status then until it speaks for itself; with ownWord it
+// takes what it last said of itself.
+func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64) result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	if e == nil {
+		return notFound
+	}
+	if _, ok := s.overrides[k]; !ok {
+		return done
+	}
+	delete(s.overrides, k)
+	r := *e.rec
+	r.override, r.status = unknown, then
+	if ownWord {
+		r.status = r.own
+	}
+	if r.status == up && r.serviceUp == 0 {
+		r.serviceUp = time.Now().UnixMilli()
+	}
+	if dirty > r.dirty {
+		r.dirty = dirty
+	}
+	s.replace(e, &r)
+	return done
+}
+
+// overridden reports whether an operator's decision holds for an instance.
+func (s *state) overridden(k key) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.overrides[k]
+	return ok
+}
+
+// setMeta merges add into an instance's metadata.
+func (s *state) setMeta(k key, add []pair) result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	if e == nil {
+		return notFound
+	}
+	e.lease.renew(s.now())
+	r := *e.rec
+	for _, p := range add {
+		r.meta = setPair(r.meta, p.key, p.value)
+	}
+	if !r.same(e.rec) {
+		s.replace(e, &r)
+	}
+	return done
+}
+
+// replace swaps an entry's record for r. The caller holds mu.
+func (s *state) replace(e *entry, r *record) {
+	s.byStatus[e.rec.status]--
+	s.byStatus[r.status]++
+	r.action = modified
+	r.updated = time.Now().UnixMilli()
+	e.rec = r
+	s.publish(r)
+}
+
+func (s *state) insert(k key, e *entry) {
+	a := s.apps[k.app]
+	if a == nil {
+		a = &app{name: k.app, byID: make(map[string]*entry)}
+		s.apps[k.app] = a
+	}
+	a.byID[k.id] = e
+	a.order = append(a.order, e)
+}
+
+// touch says that documents about an app are out of date. The caller holds mu.
+func (s *state) touch(name string) {
+	s.edition++
+	if a := s.apps[name]; a != nil {
+		a.view = nil
+	}
+}
+
+// publish enters r in the change log and wakes the watchers. The caller holds mu.
+func (s *state) publish(r *record) {
+	s.touch(r.app)
+	s.log.add(r, s.now())
+	s.broadcast()
+}
+
+// broadcast wakes everybody who waits on wake. The caller holds mu.
+func (s *state) broadcast() {
+	close(s.wake)
+	s.wake = make(chan struct{})
+}
