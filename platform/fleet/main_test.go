@@ -1,0 +1,291 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/discovery"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/engine"
+	"github.com/roadbed/roadbed/platform/ledger"
+	"github.com/roadbed/roadbed/platform/registry"
+)
+
+// TestMain is also every program that the tests start: the guard, a small service, and a platform to be killed.
+func TestMain(m *testing.M) {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case GuardVerb:
+			exitWith(Guard(os.Stdin))
+		case "service":
+			exitWith(testService(os.Args[2:]))
+		case "owner":
+			exitWith(testOwner(os.Args[2]))
+		}
+	}
+	goleak.VerifyTestMain(m)
+}
+
+func exitWith(err error) {
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+// testService answers on $PORT until SIGTERM. Its health is good unless the file named by $SICK exists. The argument
+// "plain" leaves /healthcheck away, "elsewhere" listens on another port, "deaf" ignores SIGTERM.
+func testService(args []string) error {
+	has := func(s string) bool { return strings.Contains(strings.Join(args, " "), s) }
+	port := os.Getenv("PORT")
+	if has("elsewhere") {
+		port = "0"
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		return err
+	}
+	fmt.Println("listening on", l.Addr())
+	term := make(chan os.Signal, 1)
+	signal.Notify(term, syscall.SIGTERM)
+	if has("deaf") {
+		signal.Ignore(syscall.SIGTERM)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("/{$}", func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, os.Getenv("ROADBED_INSTANCE")) })
+	if !has("plain") {
+		mux.HandleFunc("/healthcheck", func(w http.ResponseWriter, r *http.Request) {
+			if _, err := os.Stat(os.Getenv("SICK")); err == nil {
+				http.Error(w, "sick", http.StatusServiceUnavailable)
+			}
+		})
+	}
+	go http.Serve(l, mux)
+	<-term
+	fmt.Println("bye")
+	return nil
+}
+
+// quick is the usual pace, a good deal faster.
+func quick() pace {
+	p := usualPace()
+	p.probeFirst, p.probeEarly, p.probeLate = 10*time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
+	p.probeTimeout, p.drain, p.killWait = time.Second, 20*time.Millisecond, 300*time.Millisecond
+	return p
+}
+
+type lab struct {
+	t      testing.TB
+	dir    string
+	f      *Fleet
+	ledger *ledger.Ledger
+	engine *engine.Engine
+	disc   *discovery.Client
+	log    *safeBuffer
+	stop   func() // stops the fleet and waits
+}
+
+type safeBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) { s.mu.Lock(); defer s.mu.Unlock(); return s.b.Write(p) }
+func (s *safeBuffer) String() string              { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }
+
+var nextPorts atomic.Int64
+
+// ports gives each test a piece of the port space of its own.
+func ports() Range {
+	first := 21000 + 100*int(nextPorts.Add(1)) + 5000*(os.Getpid()%2)
+	return Range{first, first + 99}
+}
+
+type labOptions struct {
+	dir      string
+	registry bool
+	pace     pace
+	mutate   func(*Config)
+	prepare  func(*Fleet)
+}
+
+func self(t testing.TB) string {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return exe
+}
+
+// newLab runs a fleet on a real engine and ledger, and a real registry if asked for.
+func newLab(t testing.TB, o labOptions) *lab {
+	t.Helper()
+	if o.dir == "" {
+		o.dir = t.TempDir()
+	}
+	ctx := context.Background()
+	l := &lab{t: t, dir: o.dir, log: &safeBuffer{}}
+	log := slog.New(slog.NewTextHandler(l.log, nil))
+	var err error
+	if l.engine, err = engine.Open(ctx, engine.Config{Dir: filepath.Join(o.dir, "engine"), Log: slog.New(slog.DiscardHandler)}); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.engine.Close() })
+	if l.ledger, err = ledger.Open(ctx, l.engine); err != nil {
+		t.Fatal(err)
+	}
+	c := Config{Engine: l.engine, Ledger: l.ledger, Dir: filepath.Join(o.dir, "fleet"), Ports: ports(), Log: log}
+	if o.registry {
+		reg := registry.New(registry.Config{Ledger: l.ledger, Location: roadbed.Location{Region: "local", Zone: "zone-a"}, Self: "test", Log: slog.New(slog.DiscardHandler)})
+		srv := httptest.NewServer(reg.Handler())
+		l.disc = discovery.New(discovery.Config{Registry: []string{srv.URL}, Log: slog.New(slog.DiscardHandler)})
+		c.Discovery = l.disc
+		rctx, cancel := context.WithCancel(ctx)
+		var wg sync.WaitGroup
+		wg.Go(func() { reg.Run(rctx) })
+		wg.Go(func() { l.disc.Run(rctx) })
+		t.Cleanup(func() { cancel(); wg.Wait(); srv.CloseClientConnections(); srv.Close() })
+	}
+	if o.mutate != nil {
+		o.mutate(&c)
+	}
+	if l.f, err = New(ctx, c); err != nil {
+		t.Fatal(err)
+	}
+	l.f.pace = o.pace
+	if o.pace == (pace{}) {
+		l.f.pace = quick()
+	}
+	if o.prepare != nil {
+		o.prepare(l.f)
+	}
+	rctx, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- l.f.Run(rctx) }()
+	l.stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: got %v, want nil", err)
+		}
+	})
+	t.Cleanup(func() {
+		l.stop()
+		if t.Failed() {
+			t.Logf("fleet's log:\n%s", l.log)
+		}
+	})
+	l.until("the fleet runs", func() bool { return l.f.running })
+	return l
+}
+
+// until waits for ok, called with the fleet's lock held.
+func (l *lab) until(what string, ok func() bool) {
+	l.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	poll := time.NewTicker(5 * time.Millisecond) // for what is not announced: files, processes
+	defer poll.Stop()
+	for {
+		short, c := context.WithTimeout(ctx, 20*time.Millisecond)
+		done := l.f.await(short, ok)
+		c()
+		if done {
+			return
+		}
+		if ctx.Err() != nil {
+			l.t.Fatalf("waited 10 s for: %s\ninstances: %+v", what, l.f.Instances(""))
+		}
+	}
+}
+
+func (l *lab) create(s Spec) GroupView {
+	l.t.Helper()
+	g, err := l.f.Create(api.As(context.Background(), "ana", "test"), s)
+	if err != nil {
+		l.t.Fatalf("create %s: %v", s.Name, err)
+	}
+	return g
+}
+
+// service is a spec of the small service.
+func (l *lab) service(name string, n int, args ...string) Spec {
+	return Spec{Name: name, Command: append([]string{self(l.t), "service"}, args...), Instances: n}
+}
+
+// settled waits until n instances of a group are in the state, and returns them.
+func (l *lab) settled(group string, n int, state State) []InstanceView {
+	l.t.Helper()
+	l.until(fmt.Sprintf("%d instances of %s in %s", n, group, state), func() bool {
+		g := l.f.groups[group]
+		if g == nil {
+			return n == 0
+		}
+		if len(g.slots) != n {
+			return false
+		}
+		for _, s := range g.slots {
+			if s.view.State != state || s.stopping {
+				return false
+			}
+		}
+		return true
+	})
+	return l.f.Instances(group)
+}
+
+func (l *lab) changes(action string) []roadbed.Change {
+	l.t.Helper()
+	cs, err := l.ledger.List(context.Background(), ledger.Query{Limit: 100, Action: action})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return cs
+}
+
+// alive reports whether pid runs and is no zombie.
+func alive(pid int) bool {
+	if syscall.Kill(pid, 0) != nil {
+		return false
+	}
+	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	if err != nil {
+		return !errors.Is(err, os.ErrNotExist)
+	}
+	_, rest, _ := strings.Cut(string(b), ") ")
+	return !strings.HasPrefix(rest, "Z")
+}
+
+// eventually polls what no event announces.
+func eventually(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	t.Fatalf("waited 10 s for: %s", what)
+}
+
+func testOwner(string) error { return errors.New("not here") }
