@@ -192,6 +192,7 @@ func (e *Engine) connect(url string) error {
 		nats.PingInterval(5 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.NoCallbacksAfterClientClose(),
+		nats.SyncQueueLen(readMost + 24), // its default, 64k, takes 512 KB for each question asked
 		nats.ConnectHandler(func(*nats.Conn) { e.link.connected() }),
 		nats.ReconnectHandler(func(*nats.Conn) {
 			e.log.Info("engine is back", "url", e.cfg.URL)

@@ -15,7 +15,7 @@ import (
 // dedupe is how long the engine knows what it was sent, so that a client may send it again.
 const dedupe = 30 * time.Second
 
-// readMost is the most messages the engine is asked for at once.
+// readMost is the most messages the engine is asked for at once; the answers fit into one subscription's queue.
 const readMost = 1000
 
 // Record is one record of a stream.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -77,16 +79,18 @@ func (t *tail) read(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sub, err := t.e.nc.SubscribeSync(t.e.nc.NewInbox())
+	r := reading{tail: t, failed: make(chan error, 1)}
+	sub, err := t.e.nc.Subscribe(t.e.nc.NewInbox(), r.handle)
 	if err != nil {
 		return err
 	}
-	unsubscribe := func() {
-		// The server removes the consumer when nobody listens.
-		sub.Unsubscribe() //nolint:errcheck // fails only when the connection is gone, and the subscription with it
+	defer r.end()
+	// The server removes the consumer when nobody listens.
+	defer sub.Unsubscribe() //nolint:errcheck // fails only when the connection is gone, and the subscription with it
+	// Flow control bounds what is under way.
+	if err := sub.SetPendingLimits(-1, -1); err != nil {
+		return err
 	}
-	defer unsubscribe()
-	defer context.AfterFunc(ctx, unsubscribe)()
 
 	cfg := jetstream.ConsumerConfig{
 		DeliverSubject:    sub.Subject,
@@ -109,47 +113,91 @@ func (t *tail) read(ctx context.Context) error {
 		return fmt.Errorf("consumer of %s: %w", t.config.Name, err)
 	}
 	if c.CachedInfo().NumPending == 0 && c.CachedInfo().Delivered.Consumer == 0 {
+		r.empty()
+	}
+	alive := time.NewTicker(3 * heartbeat)
+	defer alive.Stop()
+	for {
+		select {
+		case err := <-r.failed:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-alive.C:
+			if !r.alive.Swap(false) {
+				return fmt.Errorf("no sign of life from %s", t.config.Name)
+			}
+		}
+	}
+}
+
+// reading is the life of one consumer. Its messages are handled one at a time, and none after end returned.
+type reading struct {
+	tail   *tail
+	failed chan error
+	alive  atomic.Bool // something came since it was last looked at
+
+	mu    sync.Mutex
+	ended bool   // guarded by mu
+	last  uint64 // the consumer's sequence; guarded by mu
+}
+
+func (r *reading) end() {
+	r.mu.Lock()
+	r.ended = true
+	r.mu.Unlock()
+}
+
+// empty is told that the consumer has nothing to deliver.
+func (r *reading) empty() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.last == 0 {
+		r.tail.caughtUp()
+	}
+}
+
+func (r *reading) handle(m *nats.Msg) {
+	r.alive.Store(true)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended {
+		return
+	}
+	if err := r.message(m); err != nil {
+		r.ended = true
+		r.failed <- err
+	}
+}
+
+// message is called with mu held.
+func (r *reading) message(m *nats.Msg) error {
+	t := r.tail
+	if len(m.Data) == 0 && m.Header.Get("Status") == "100" {
+		return t.control(m, r.last)
+	}
+	meta, err := m.Metadata()
+	if err != nil {
+		return fmt.Errorf("message without a sequence: %w", err)
+	}
+	if meta.Sequence.Consumer != r.last+1 {
+		return fmt.Errorf("messages %d to %d of the consumer of %s were lost", r.last+1, meta.Sequence.Consumer-1, t.config.Name)
+	}
+	r.last = meta.Sequence.Consumer
+	err = t.deliver(message{
+		subject: m.Subject,
+		seq:     meta.Sequence.Stream,
+		time:    meta.Timestamp,
+		deleted: deletes(m.Header),
+		data:    m.Data,
+	})
+	if err != nil {
+		return stopped{err}
+	}
+	if meta.NumPending == 0 {
 		t.caughtUp()
 	}
-	last := uint64(0) // the consumer's sequence
-	for {
-		m, err := sub.NextMsg(3 * heartbeat)
-		switch {
-		case errors.Is(err, nats.ErrSlowConsumer):
-			return fmt.Errorf("messages of %s were lost: %w", t.config.Name, err)
-		case err != nil && ctx.Err() != nil:
-			return ctx.Err()
-		case err != nil:
-			return fmt.Errorf("no sign of life: %w", err)
-		}
-		if len(m.Data) == 0 && m.Header.Get("Status") == "100" {
-			if err := t.control(m, last); err != nil {
-				return err
-			}
-			continue
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("message without a sequence: %w", err)
-		}
-		if meta.Sequence.Consumer != last+1 {
-			return fmt.Errorf("messages %d to %d of the consumer of %s were lost", last+1, meta.Sequence.Consumer-1, t.config.Name)
-		}
-		last = meta.Sequence.Consumer
-		err = t.deliver(message{
-			subject: m.Subject,
-			seq:     meta.Sequence.Stream,
-			time:    meta.Timestamp,
-			deleted: deletes(m.Header),
-			data:    m.Data,
-		})
-		if err != nil {
-			return stopped{err}
-		}
-		if meta.NumPending == 0 {
-			t.caughtUp()
-		}
-	}
+	return nil
 }
 
 // control answers flow control and reads heartbeats, which tell the consumer's last sequence.
