@@ -1,0 +1,440 @@
+package properties
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/platform/api"
+)
+
+// StaleHeader is set on answers given while the engine is away, with for how many seconds it has been.
+const StaleHeader = "X-Config-Stale"
+
+// hashEvery is how often a watch tells its hash.
+const hashEvery = 30 * time.Second
+
+// Handler answers /config/v1/... with the platform's conventions, for the listener where services ask.
+func (s *Store) Handler() http.Handler {
+	surface := api.New("roadbed properties", "1")
+	s.Mount(surface)
+	return surface
+}
+
+// Mount puts the properties on an API, under /config/v1:
+//
+//	GET    resolve     what a caller sees, by scope and ?prefix=; with ?explain=true why
+//	GET    watch       the same as server-sent events: snapshot, change, hash
+//	GET    properties  records, by ?filter= and ?prefix=
+//	POST   properties  set one, by key and scope; If-Match: "rev", or If-None-Match: * for a new one
+//	DELETE properties  every record that ?filter= selects; a large deletion needs ?confirm=
+//	GET, PUT, DELETE properties/{id}
+//	GET    history     versions, by ?id= or ?key=
+func (s *Store) Mount(surface *api.Surface) {
+	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
+		"GET /config/v1/resolve":            s.getResolve,
+		"GET /config/v1/watch":              s.getWatch,
+		"GET /config/v1/properties":         s.getList,
+		"POST /config/v1/properties":        s.post,
+		"DELETE /config/v1/properties":      s.deleteMany,
+		"GET /config/v1/properties/{id}":    s.getOne,
+		"PUT /config/v1/properties/{id}":    s.put,
+		"DELETE /config/v1/properties/{id}": s.deleteOne,
+		"GET /config/v1/history":            s.getHistory,
+	} {
+		surface.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+			if since := s.stale.Load(); since != 0 {
+				w.Header().Set(StaleHeader, strconv.Itoa(int(time.Since(time.Unix(0, since)).Seconds())))
+			}
+			if err := h(w, r); err != nil {
+				api.WriteProblem(w, r, problem(err))
+			}
+		})
+	}
+}
+
+// problem gives an error its status.
+func problem(err error) error {
+	var se huma.StatusError
+	if errors.As(err, &se) {
+		return se
+	}
+	status := http.StatusInternalServerError
+	for sentinel, code := range map[error]int{
+		ErrNotFound: http.StatusNotFound, ErrExists: http.StatusConflict, ErrConflict: http.StatusConflict,
+		ErrInvalid: http.StatusUnprocessableEntity, ErrUnavailable: http.StatusServiceUnavailable,
+		ErrLoading: http.StatusServiceUnavailable, ErrUnconfirmed: http.StatusPreconditionRequired,
+	} {
+		if errors.Is(err, sentinel) {
+			status = code
+		}
+	}
+	return api.Problem(status, "%v", err)
+}
+
+// scopeOf reads a caller, or a record's scope, from a query.
+func scopeOf(r *http.Request) config.Scope {
+	q := r.URL.Query()
+	return config.Scope{Env: q.Get("env"), App: q.Get("appId"), Stack: q.Get("stack"), Region: q.Get("region"), Zone: q.Get("zone"),
+		Cluster: q.Get("cluster"), Group: q.Get("asg"), Instance: q.Get("serverId")}
+}
+
+// Resolved is the answer to resolve. Explain has every record of every key, if it was asked for.
+type Resolved struct {
+	config.Snapshot
+	Explain map[string][]Candidate `json:"explain,omitempty"`
+}
+
+func (s *Store) getResolve(w http.ResponseWriter, r *http.Request) error {
+	if !s.loaded.Load() {
+		return ErrLoading
+	}
+	ix, scope, prefix := s.index.Load(), derive(scopeOf(r)), r.URL.Query().Get("prefix")
+	answer := Resolved{Snapshot: ix.resolve(scope, prefix)}
+	if explain, _ := strconv.ParseBool(r.URL.Query().Get("explain")); explain { // anything else is no
+		answer.Explain = map[string][]Candidate{}
+		for _, rec := range ix.records {
+			if _, done := answer.Explain[rec.Key]; !done && strings.HasPrefix(rec.Key, prefix) {
+				answer.Explain[rec.Key] = ix.explain(rec.Key, scope)
+			}
+		}
+		// An explanation is for people, who are not shown secrets.
+		for key, all := range answer.Explain {
+			for _, c := range all {
+				if c.Wins && c.Sensitive {
+					answer.Properties[key] = Mask
+				}
+			}
+		}
+		api.WriteJSON(w, answer)
+		return nil
+	}
+	tag := strconv.Quote(config.EventID(answer.Rev, answer.Properties))
+	if unchanged(w, r, tag) {
+		return nil
+	}
+	api.WriteJSON(w, answer)
+	return nil
+}
+
+// unchanged sets the ETag, and answers 304 if the client has it already.
+func unchanged(w http.ResponseWriter, r *http.Request, tag string) bool {
+	w.Header().Set("ETag", tag)
+	for have := range strings.SplitSeq(r.Header.Get("If-None-Match"), ",") {
+		if strings.TrimPrefix(strings.TrimSpace(have), "W/") == tag {
+			w.WriteHeader(http.StatusNotModified)
+			return true
+		}
+	}
+	return false
+}
+
+func (s *Store) getWatch(w http.ResponseWriter, r *http.Request) error {
+	if !s.loaded.Load() {
+		return ErrLoading
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	events, done := make(chan api.Event), make(chan struct{})
+	go func() {
+		defer close(done)
+		s.feed(ctx, derive(scopeOf(r)), r.URL.Query().Get("prefix"), r.Header.Get("Last-Event-ID"), events)
+	}()
+	err := api.Stream(ctx, w, events)
+	cancel()
+	<-done
+	if err != nil {
+		s.log.Debug("a watch of properties broke", "err", err)
+	}
+	return nil // the answer has begun
+}
+
+// feed sends what one watcher is to hear until ctx ends.
+func (s *Store) feed(ctx context.Context, scope config.Scope, prefix, lastID string, events chan<- api.Event) {
+	send := func(ev api.Event) bool {
+		select {
+		case events <- ev:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	ix := s.index.Load()
+	known := ix.resolve(scope, prefix)
+	hash := func() api.Event {
+		sum := config.Sum(known.Properties)
+		return api.Event{ID: fmt.Sprintf("%d-%s", known.Rev, sum), Name: "hash", Data: config.Hash{Rev: known.Rev, Sum: sum}}
+	}
+	first := api.Event{ID: config.EventID(known.Rev, known.Properties), Name: "snapshot", Data: known}
+	if _, sum, ok := strings.Cut(lastID, "-"); ok && sum == config.Sum(known.Properties) {
+		first = hash()
+	}
+	if !send(first) {
+		return
+	}
+	// What was sent may still be being encoded; from here on known is this goroutine's.
+	sent := known.Properties
+	known.Properties = make(map[string]string, len(sent))
+	for k, v := range sent {
+		known.Properties[k] = v
+	}
+	own := map[string]bool{}
+	for _, k := range known.Own {
+		own[k] = true
+	}
+	c, at := asCaller(scope), ix.step
+	tick := time.NewTicker(hashEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			if !send(hash()) {
+				return
+			}
+		case <-at.done:
+			ix := s.index.Load() // at least as new as the step
+			known.Rev = ix.rev
+			for _, key := range at.keys {
+				if !strings.HasPrefix(key, prefix) {
+					continue
+				}
+				ev := config.Change{Rev: ix.rev, Key: key}
+				was, had := known.Properties[key]
+				if r := ix.winner(key, c); r != nil {
+					ev.Value, ev.Own = &r.Value, r.Scope.Instance != ""
+					known.Properties[key] = r.Value
+				} else {
+					delete(known.Properties, key)
+				}
+				if had == (ev.Value != nil) && (!had || was == *ev.Value && own[key] == ev.Own) {
+					continue // not for this caller
+				}
+				own[key] = ev.Own
+				// No sum in the id: a client that breaks off here and knows no better is sent a snapshot.
+				if !send(api.Event{ID: strconv.FormatUint(ix.rev, 10), Name: "change", Data: ev}) {
+					return
+				}
+			}
+			at = at.next
+		}
+	}
+}
+
+// filterOf reads ?filter=, ?prefix= and ?skipPropsWithExtraScopes=.
+func filterOf(r *http.Request) (Filter, error) {
+	q := r.URL.Query()
+	f, err := ParseFilter(q.Get("filter"))
+	if err != nil {
+		return Filter{}, api.Problem(http.StatusBadRequest, "%v", err)
+	}
+	if p := q.Get("prefix"); p != "" {
+		f.all = append(f.all, []atom{{"prefix", p}})
+	}
+	if q.Get("skipPropsWithExtraScopes") == "true" {
+		f = f.WithoutExtraScopes()
+	}
+	return f, nil
+}
+
+// Listing is a list of properties as Archaius 2 reads it.
+type Listing struct {
+	Properties []Property `json:"propertiesList"`
+}
+
+func (s *Store) getList(w http.ResponseWriter, r *http.Request) error {
+	f, err := filterOf(r)
+	if err != nil {
+		return err
+	}
+	if !s.loaded.Load() {
+		return ErrLoading
+	}
+	if unchanged(w, r, fmt.Sprintf(`"%d-%x"`, s.index.Load().rev, r.URL.RawQuery)) {
+		return nil
+	}
+	api.WriteJSON(w, Listing{s.List(f)})
+	return nil
+}
+
+func (s *Store) getOne(w http.ResponseWriter, r *http.Request) error {
+	p, ok := s.Get(r.PathValue("id"))
+	if !ok {
+		return fmt.Errorf("%w: %s", ErrNotFound, r.PathValue("id"))
+	}
+	w.Header().Set("ETag", tagOf(p.Rev))
+	api.WriteJSON(w, p)
+	return nil
+}
+
+// Answer is a property as it was just written, with what its writer should know.
+type Answer struct {
+	Property
+	Warnings []string `json:"warnings,omitempty"`
+}
+
+func (s *Store) post(w http.ResponseWriter, r *http.Request) error {
+	p, err := decode(w, r)
+	if err != nil {
+		return err
+	}
+	return s.set(w, r, p)
+}
+
+func (s *Store) put(w http.ResponseWriter, r *http.Request) error {
+	p, err := decode(w, r)
+	if err != nil {
+		return err
+	}
+	if id := ID(p.Key, p.Scope); id != r.PathValue("id") {
+		return api.Problem(http.StatusUnprocessableEntity, "key and scope of the body belong to %s, not to %s; key and scope of a property never change: delete it and create another", id, r.PathValue("id"))
+	}
+	return s.set(w, r, p)
+}
+
+func (s *Store) set(w http.ResponseWriter, r *http.Request, p Property) error {
+	rev, err := revision(r)
+	if err != nil {
+		return err
+	}
+	_, existed := s.current(ID(p.Key, p.Scope))
+	out, err := s.Set(r.Context(), p, rev)
+	if errors.Is(err, ErrConflict) || errors.Is(err, ErrExists) {
+		if now, ok := s.Get(ID(p.Key, p.Scope)); ok {
+			w.Header().Set("ETag", tagOf(now.Rev))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	answer := Answer{Property: out.mask()}
+	for _, rival := range s.index.Load().rivals(out) {
+		answer.Warnings = append(answer.Warnings, "it is exactly as specific as "+rival+"; where both fit, the later one written wins")
+	}
+	w.Header().Set("ETag", tagOf(out.Rev))
+	if !existed {
+		w.Header().Set("Location", "/config/v1/properties/"+out.ID)
+	}
+	api.WriteJSON(w, answer)
+	return nil
+}
+
+func decode(w http.ResponseWriter, r *http.Request) (Property, error) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 8*MaxValue))
+	if err != nil {
+		return Property{}, api.Problem(http.StatusRequestEntityTooLarge, "read the property: %v", err)
+	}
+	p, err := Decode(body)
+	if err != nil {
+		return Property{}, api.Problem(http.StatusBadRequest, "the body is not a property: %v", err)
+	}
+	return p, nil
+}
+
+// Decode reads a property from JSON. A member it does not know is an error, lest a mistyped scope make a property for
+// everybody.
+func Decode(body []byte) (Property, error) {
+	var p Property
+	d := json.NewDecoder(strings.NewReader(string(body)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&p); err != nil {
+		return Property{}, err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return Property{}, errors.New("something follows it")
+	}
+	return p, nil
+}
+
+func tagOf(rev uint64) string { return strconv.Quote(strconv.FormatUint(rev, 10)) }
+
+// revision reads the precondition of a write.
+func revision(r *http.Request) (uint64, error) {
+	if r.Header.Get("If-None-Match") == "*" {
+		return Absent, nil
+	}
+	match := r.Header.Get("If-Match")
+	if match == "" || match == "*" {
+		return Any, nil
+	}
+	rev, err := strconv.ParseUint(strings.Trim(match, `"`), 10, 64)
+	if err != nil || rev == Any || rev == Absent {
+		return 0, api.Problem(http.StatusBadRequest, "If-Match is %s; want the rev of the property in quotes", match)
+	}
+	return rev, nil
+}
+
+func (s *Store) deleteOne(w http.ResponseWriter, r *http.Request) error {
+	rev, err := revision(r)
+	if err != nil {
+		return err
+	}
+	if err := s.Delete(r.Context(), r.PathValue("id"), rev); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+func (s *Store) deleteMany(w http.ResponseWriter, r *http.Request) error {
+	f, err := filterOf(r)
+	if err != nil {
+		return err
+	}
+	if len(f.all) == 0 {
+		return api.Problem(http.StatusBadRequest, "say which properties to delete, with filter or prefix")
+	}
+	gone, err := s.DeleteAll(r.Context(), f, r.URL.Query().Get("confirm"))
+	if err != nil {
+		return err
+	}
+	api.WriteJSON(w, Listing{gone})
+	return nil
+}
+
+// Past is the answer to history: versions of records, each list oldest first.
+type Past struct {
+	History []Property `json:"history"`
+}
+
+func (s *Store) getHistory(w http.ResponseWriter, r *http.Request) error {
+	q := r.URL.Query()
+	key := q.Get("key")
+	ids := []string{q.Get("id")}
+	if ids[0] == "" {
+		if key == "" {
+			return api.Problem(http.StatusBadRequest, "say whose history with key, and scope fields if it has any, or with id")
+		}
+		scope := scopeOf(r)
+		ids[0] = ID(key, scope) // it may be deleted, so that no index has it
+		if scope == (config.Scope{}) {
+			for _, rec := range s.index.Load().key(key) {
+				if rec.ID != ids[0] {
+					ids = append(ids, rec.ID)
+				}
+			}
+		}
+	}
+	past := Past{History: []Property{}}
+	for _, id := range ids {
+		versions, err := s.History(r.Context(), id)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return err
+		}
+		past.History = append(past.History, versions...)
+	}
+	if len(past.History) == 0 {
+		return fmt.Errorf("%w: nothing was ever stored under key %q, id %q", ErrNotFound, key, ids[0])
+	}
+	api.WriteJSON(w, past)
+	return nil
+}

@@ -1,0 +1,402 @@
+// Package properties is the server of dynamic configuration: it keeps properties with their scopes, decides which one
+// wins for whom, and pushes changes to those they concern. At Netflix this was the server side of Archaius.
+//
+// A [Property] is a key, a value and a scope: the app, region, server group and so on it is for, or nothing for
+// everybody. Of all records of one key whose scope fits a caller, the most specific wins: instance before server
+// group, cluster, zone, region, stack, app, env. So
+//
+//	timeout=1000
+//	timeout=900   appId=api
+//	timeout=800   appId=api region=eu
+//	timeout=700   appId=api region=eu asg=api-prod-v042
+//
+// is 900 for the api in the US, 800 in Europe, 700 in that one server group, and 1000 for every other app. Package
+// [config] is the client.
+//
+// A write is checked against the property's type and constraint, recorded in the ledger, stored in the engine, and
+// then acknowledged. Reads come from an immutable index in memory.
+//
+// # What it promises
+//   - An acknowledged write is durable, in the ledger, and seen by the next read.
+//   - A value that breaks its type or constraint is refused with the rule it breaks.
+//   - With a revision given, a write succeeds only if nobody wrote in between.
+//   - Reads and watches go on while the engine is away, marked with X-Config-Stale; writes are refused.
+//   - A watcher hears only what changes for it, and after a break resumes without a full copy if nothing did.
+//   - A sensitive value leaves only by resolve and watch, to those who use it; never by list, history or the ledger.
+//   - Deleting many properties at once needs a confirmation that names exactly those.
+//
+// # What it does not
+//   - It does not change several properties in one step, nor roll changes out in stages.
+//   - It does not authenticate readers: whoever may reach the listener may resolve.
+//   - Scopes are a caller's claim, not its proven identity.
+//   - The index is copied on a write: at home with ten thousand properties, not with a million.
+package properties
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/engine"
+	"github.com/roadbed/roadbed/platform/ledger"
+)
+
+// Config says where a store keeps its properties.
+type Config struct {
+	Engine *engine.Engine
+	Ledger *ledger.Ledger
+	Log    *slog.Logger
+}
+
+// tableName is the engine's table; history is how many versions of a property it keeps.
+const (
+	tableName = "properties"
+	history   = 64
+)
+
+// Why a write or a look-up did not happen.
+var (
+	ErrNotFound    = errors.New("no such property")
+	ErrExists      = errors.New("the property exists already")
+	ErrConflict    = errors.New("somebody else changed the property")
+	ErrInvalid     = errors.New("refused")
+	ErrUnavailable = errors.New("properties cannot be written now")
+	ErrUnconfirmed = errors.New("a deletion of this size must be confirmed")
+	ErrLoading     = errors.New("the properties are not loaded yet")
+)
+
+// Revisions with a meaning of their own for [Store.Set] and [Store.Delete].
+const (
+	Any    uint64 = 0         // whatever is there
+	Absent uint64 = 1<<64 - 1 // nothing may be there
+)
+
+// Store keeps the properties. Its methods may be called from many goroutines.
+type Store struct {
+	engine *engine.Engine
+	ledger *ledger.Ledger
+	table  *engine.Table[Property]
+	log    *slog.Logger
+
+	writing sync.Mutex // held while a write runs, so that the ledger's Before is what the write replaced
+
+	mu    sync.Mutex            // held while the index is replaced
+	index atomic.Pointer[index] // never nil; what it points to never changes
+
+	loaded atomic.Bool  // the table was read to its end once
+	stale  atomic.Int64 // since when the engine refuses writes, Unix nanoseconds; 0 = it does not
+}
+
+// New opens the properties in c.Engine. Reads and writes work when it returns, provided the engine or a snapshot of it
+// was there; [Store.Run] brings what other processes write and tells when the engine is away.
+func New(ctx context.Context, c Config) (*Store, error) {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	table, err := engine.OpenTable[Property](ctx, c.Engine, tableName, history)
+	if err != nil {
+		return nil, fmt.Errorf("properties: %w", err)
+	}
+	s := &Store{engine: c.Engine, ledger: c.Ledger, table: table, log: c.Log}
+	s.index.Store(&index{step: newStep()})
+	s.reindex()
+	if c.Engine.Health() == nil || len(s.index.Load().records) > 0 {
+		s.loaded.Store(true)
+	}
+	return s, nil
+}
+
+// Run follows the engine until ctx ends, then returns nil.
+func (s *Store) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	events := s.table.Watch(ctx, "")
+	defer func() {
+		cancel()
+		for range events { // the watch ends when its channel is read to the end
+		}
+	}()
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	healthy := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case _, ok := <-events:
+			if !ok {
+				<-ctx.Done() // the engine closed first; reads go on
+				return nil
+			}
+			// A burst of events is one new index.
+			for more := true; more && ok; {
+				select {
+				case _, ok = <-events:
+				default:
+					more = false
+				}
+			}
+			s.reindex()
+			if len(s.index.Load().records) > 0 {
+				s.loaded.Store(true)
+			}
+		case <-tick.C:
+			if err := s.engine.Health(); err == nil {
+				if healthy++; healthy >= 2 { // an engine just found needs a moment to be read
+					s.loaded.Store(true)
+				}
+				if s.stale.Swap(0) != 0 {
+					s.log.Info("properties can be written again")
+				}
+			} else {
+				healthy = 0
+				if s.stale.CompareAndSwap(0, time.Now().UnixNano()) {
+					s.log.Warn("properties cannot be written; reads go on", "err", err)
+				}
+			}
+		}
+	}
+}
+
+// Set stores p under its key and scope, provided it is at revision rev: [Any] is whatever is there, [Absent] nothing. The
+// actor is taken from ctx, as [api.As] put it there. It returns p as it is stored now.
+//
+// Type, constraint and description that p leaves empty stay as they were; a new record takes type and constraint from
+// the other records of its key. A property that was sensitive once stays so until it is deleted.
+//
+// It fails with [ErrInvalid] if p breaks a rule, [ErrConflict] or [ErrExists] if rev is not what is there, and
+// [ErrUnavailable] if the engine or the ledger refuses writes.
+func (s *Store) Set(ctx context.Context, p Property, rev uint64) (Property, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	p.Scope = canonical(p.Scope)
+	p.ID = ID(p.Key, p.Scope)
+	before, exists := s.current(p.ID)
+	switch {
+	case rev == Absent && exists:
+		return before, fmt.Errorf("%w: %s at revision %d", ErrExists, p.name(), before.Rev)
+	case rev != Absent && rev != Any && !exists:
+		return Property{}, fmt.Errorf("%w: %s was deleted", ErrConflict, p.name())
+	case rev != Absent && rev != Any && before.Rev != rev:
+		return before, fmt.Errorf("%w: %s is at revision %d, not %d; read it again", ErrConflict, p.name(), before.Rev, rev)
+	}
+	s.inherit(&p, before, exists)
+	if err := p.check(); err != nil {
+		return Property{}, err
+	}
+	change := api.Change(ctx, "property.set", "property:"+p.Key)
+	p.UpdatedBy, p.TS, p.Rev, p.Deleted = change.Actor, time.Now().UnixMilli(), 0, false
+	if exists {
+		change.Before = before.audit()
+	}
+	change.After = p.audit()
+	err := s.ledger.Apply(ctx, change, func(ctx context.Context) error {
+		next, err := s.table.Update(ctx, p.ID, p, before.Rev)
+		p.Rev = next
+		return err
+	})
+	s.reindex()
+	if err != nil {
+		return Property{}, s.explain(p, err)
+	}
+	return p, nil
+}
+
+// inherit gives p what it leaves to the record it replaces, or to the other records of its key.
+func (s *Store) inherit(p *Property, before Property, exists bool) {
+	if !exists {
+		for _, r := range s.index.Load().key(p.Key) {
+			p.Sensitive = p.Sensitive || r.Sensitive
+			if p.Type == "" {
+				p.Type = r.Type
+				if p.Constraint == nil {
+					p.Constraint = r.Constraint
+				}
+			}
+		}
+		return
+	}
+	p.Sensitive = p.Sensitive || before.Sensitive
+	if p.Type == "" {
+		p.Type = before.Type
+	}
+	if p.Constraint == nil && p.Type == before.Type {
+		p.Constraint = before.Constraint
+	}
+	if p.Description == "" {
+		p.Description = before.Description
+	}
+}
+
+// Delete removes the property of that id, provided it is at revision rev; [Any] is whatever it is at. Its history
+// stays, with who deleted it. It fails as Set does, and with [ErrNotFound].
+func (s *Store) Delete(ctx context.Context, id string, rev uint64) error {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.delete(ctx, id, rev)
+}
+
+func (s *Store) delete(ctx context.Context, id string, rev uint64) error {
+	before, exists := s.current(id)
+	if !exists {
+		return fmt.Errorf("%w: %s", ErrNotFound, id)
+	}
+	if rev != Any && before.Rev != rev {
+		return fmt.Errorf("%w: %s is at revision %d, not %d; read it again", ErrConflict, before.name(), before.Rev, rev)
+	}
+	change := api.Change(ctx, "property.delete", "property:"+before.Key)
+	change.Before = before.audit()
+	mark := before
+	mark.Value, mark.Deleted, mark.UpdatedBy, mark.TS, mark.Rev = "", true, change.Actor, time.Now().UnixMilli(), 0
+	err := s.ledger.Apply(ctx, change, func(ctx context.Context) error {
+		// The mark stays in the history and says who deleted; readers skip it should the second write not happen.
+		marked, err := s.table.Update(ctx, id, mark, before.Rev)
+		if err != nil {
+			return err
+		}
+		return s.table.Delete(ctx, id, marked)
+	})
+	s.reindex()
+	return s.explain(before, err)
+}
+
+// A deletion of more than one property needs a confirmation when it takes more than guardCount, or more than one
+// guardShare-th of an app's.
+const (
+	guardCount = 50
+	guardShare = 5
+)
+
+// DeleteAll removes every property that filter selects and returns them. Above 50, or a fifth of an app's properties,
+// it fails with an [*Unconfirmed], whose Token must be given as confirm in a second call; the token is valid as long
+// as exactly the same properties in the same revisions are selected.
+func (s *Store) DeleteAll(ctx context.Context, filter Filter, confirm string) ([]Property, error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	ix := s.index.Load()
+	all, mine := map[string]int{}, map[string]int{}
+	var out []Property
+	for _, r := range ix.records {
+		all[r.Scope.App]++
+		if filter.Match(r.Property) {
+			mine[r.Scope.App]++
+			out = append(out, r.Property)
+		}
+	}
+	guarded := len(out) > guardCount
+	for app, n := range mine {
+		guarded = guarded || len(out) > 1 && n*guardShare > all[app]
+	}
+	if token := confirmation(out); guarded && token != confirm {
+		return nil, &Unconfirmed{Count: len(out), Token: token}
+	}
+	for i, p := range out {
+		if err := s.delete(ctx, p.ID, p.Rev); err != nil {
+			return masked(out[:i]), fmt.Errorf("%d of %d properties are deleted: %w", i, len(out), err)
+		}
+	}
+	return masked(out), nil
+}
+
+// Unconfirmed is a deletion that needs a confirmation. It is an [ErrUnconfirmed].
+type Unconfirmed struct {
+	Count int
+	Token string
+}
+
+// Error says what to repeat.
+func (u *Unconfirmed) Error() string {
+	return fmt.Sprintf("%v: %d properties would go; repeat it with confirm=%s", ErrUnconfirmed, u.Count, u.Token)
+}
+
+// Unwrap returns [ErrUnconfirmed].
+func (u *Unconfirmed) Unwrap() error { return ErrUnconfirmed }
+
+// Get returns the property of that id, its value masked if it is sensitive.
+func (s *Store) Get(id string) (Property, bool) {
+	r, ok := s.index.Load().byID[id]
+	if !ok {
+		return Property{}, false
+	}
+	return r.mask(), true
+}
+
+// List returns the properties that filter selects, by key and then by how general they are; sensitive values are
+// masked.
+func (s *Store) List(filter Filter) []Property {
+	out := []Property{}
+	for _, r := range s.index.Load().records {
+		if filter.Match(r.Property) {
+			out = append(out, r.mask())
+		}
+	}
+	return out
+}
+
+// History returns the versions of the property of that id, oldest first, at most 64; sensitive values are masked. The
+// last version of a deleted one is Deleted and says by whom. It fails with [ErrNotFound] if there never was one.
+func (s *Store) History(ctx context.Context, id string) ([]Property, error) {
+	revs, err := s.table.History(ctx, id)
+	if errors.Is(err, engine.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("history of %s: %w: %w", id, ErrUnavailable, err)
+	}
+	var out []Property
+	for _, r := range revs {
+		if r.Deleted {
+			continue // the mark before it says who
+		}
+		p := r.Value
+		p.Rev = r.Rev
+		out = append(out, p.mask())
+	}
+	return out, nil
+}
+
+// Resolve returns what a caller sees: the winning value of every key. Sensitive values are in clear. It fails with
+// [ErrLoading] when the store never saw its data.
+func (s *Store) Resolve(caller config.Scope) (config.Snapshot, error) {
+	if !s.loaded.Load() {
+		return config.Snapshot{}, ErrLoading
+	}
+	return s.index.Load().resolve(derive(caller), ""), nil
+}
+
+// Value returns the winning value of one key for a caller.
+func (s *Store) Value(caller config.Scope, key string) (string, bool) {
+	r := s.index.Load().winner(key, asCaller(derive(caller)))
+	if r == nil {
+		return "", false
+	}
+	return r.Value, true
+}
+
+// current returns the record of id with its revision, straight from the table, so that one of another process is seen.
+func (s *Store) current(id string) (Property, bool) {
+	e, ok := s.table.Get(id)
+	if !ok {
+		return Property{}, false
+	}
+	p := e.Value
+	p.Rev = e.Rev
+	return p, !p.Deleted
+}
+
+// explain makes an engine's or ledger's error one of this package's.
+func (s *Store) explain(p Property, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, engine.ErrConflict), errors.Is(err, engine.ErrExists), errors.Is(err, engine.ErrNotFound):
+		return fmt.Errorf("%w: %s; read it again: %w", ErrConflict, p.name(), err)
+	default:
+		return fmt.Errorf("%w: %w", ErrUnavailable, err)
+	}
+}

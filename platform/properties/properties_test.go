@@ -1,0 +1,649 @@
+package properties
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/engine"
+	"github.com/roadbed/roadbed/platform/ledger"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+var quiet = slog.New(slog.DiscardHandler)
+
+// opened is a store on a real engine, with Run running.
+type opened struct {
+	*Store
+	engine *engine.Engine
+	ledger *ledger.Ledger
+}
+
+func open(t testing.TB, dir string) opened {
+	t.Helper()
+	e, err := engine.Open(t.Context(), engine.Config{Dir: dir, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := ledger.Open(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := New(t.Context(), Config{Engine: e, Ledger: l, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.Run(ctx); err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+		if err := e.Close(); err != nil {
+			t.Errorf("close the engine: %v", err)
+		}
+	})
+	return opened{s, e, l}
+}
+
+func (o opened) must(t testing.TB, key, value string, scope config.Scope) Property {
+	t.Helper()
+	p, err := o.Set(api.As(t.Context(), "ana", "test"), Property{Key: key, Value: value, Scope: scope}, Any)
+	if err != nil {
+		t.Fatalf("set %s=%s: %v", key, value, err)
+	}
+	return p
+}
+
+func TestTheExampleOfThePackageComment(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.must(t, "timeout", "1000", config.Scope{})
+	s.must(t, "timeout", "900", config.Scope{App: "api"})
+	s.must(t, "timeout", "800", config.Scope{App: "api", Region: "eu"})
+	s.must(t, "timeout", "700", config.Scope{App: "api", Region: "eu", Group: "api-prod-v042"})
+	for _, c := range []struct {
+		caller config.Scope
+		want   string
+	}{
+		{config.Scope{App: "api", Region: "us"}, "900"},
+		{config.Scope{App: "API", Region: "EU"}, "800"},
+		{config.Scope{Region: "eu", Group: "api-prod-v042"}, "700"}, // the app is known by the group
+		{config.Scope{App: "other", Region: "eu"}, "1000"},
+	} {
+		got, err := s.Resolve(c.caller)
+		if err != nil || got.Properties["timeout"] != c.want {
+			t.Errorf("timeout for %+v: got %q, %v; want %q", c.caller, got.Properties["timeout"], err, c.want)
+		}
+		if v, ok := s.Value(c.caller, "timeout"); !ok || v != c.want {
+			t.Errorf("Value for %+v: got %q, want %q", c.caller, v, c.want)
+		}
+	}
+}
+
+// TestPrecedenceAgreesWithANaiveModel compares the index with the rule said in words: of the records whose fields
+// all fit, go through the fields from the most specific; at the first where some have a value, drop those without.
+func TestPrecedenceAgreesWithANaiveModel(t *testing.T) {
+	field := rapid.SampledFrom([]string{"", "", "", "a", "B", "a,c", "b,C"})
+	scope := func(field *rapid.Generator[string]) *rapid.Generator[config.Scope] {
+		return rapid.Custom(func(t *rapid.T) config.Scope {
+			d := func(n string) string { return field.Draw(t, n) }
+			return config.Scope{Env: d("env"), App: d("app"), Stack: d("stack"), Region: d("region"), Zone: d("zone"), Cluster: d("cluster"), Group: d("group"), Instance: d("instance")}
+		})
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		scopes := rapid.SliceOfN(scope(field), 0, 8).Draw(t, "records")
+		who := scope(rapid.SampledFrom([]string{"", "a", "A", "b", "c"})).Draw(t, "caller")
+		ix := &index{}
+		var model []Property
+		for i, sc := range scopes {
+			p := Property{Key: []string{"k", "k2"}[i%2], Value: fmt.Sprint(i), Scope: canonical(sc), Rev: uint64(i + 1)}
+			model = append(model, p)
+			ix.records = append(ix.records, newRecord(p))
+		}
+		slices.SortFunc(ix.records, byPrecedence)
+		got := ix.resolve(who, "").Properties
+		want := map[string]string{}
+		for _, key := range []string{"k", "k2"} {
+			var left []Property
+			for _, p := range model {
+				fits := p.Key == key
+				for i, f := range fields(p.Scope) {
+					fits = fits && (f == "" || slices.ContainsFunc(strings.Split(f, ","), func(v string) bool { return strings.EqualFold(v, fields(who)[i]) }))
+				}
+				if fits {
+					left = append(left, p)
+				}
+			}
+			for i := range fieldNames {
+				if slices.ContainsFunc(left, func(p Property) bool { return fields(p.Scope)[i] != "" }) {
+					left = slices.DeleteFunc(left, func(p Property) bool { return fields(p.Scope)[i] == "" })
+				}
+			}
+			if len(left) > 0 {
+				want[key] = left[len(left)-1].Value // the newest
+			}
+		}
+		if fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Fatalf("records %+v, caller %+v: got %v, want %v", model, who, got, want)
+		}
+		for _, key := range []string{"k", "k2"} {
+			wins := 0
+			for _, c := range ix.explain(key, who) {
+				if c.Reason == "" {
+					t.Fatalf("candidate %+v has no reason", c)
+				}
+				if c.Wins {
+					wins++
+					if c.Value != want[key] {
+						t.Fatalf("explain %s: %q wins, want %q", key, c.Value, want[key])
+					}
+				}
+			}
+			if _, any := want[key]; any != (wins == 1) {
+				t.Fatalf("explain %s: %d winners, want one: %v", key, wins, any)
+			}
+		}
+	})
+}
+
+func TestAWriteIsInTheLedgerAndSurvivesARestart(t *testing.T) {
+	dir := t.TempDir()
+	t.Run("write", func(t *testing.T) {
+		s := open(t, dir)
+		s.must(t, "k", "1", config.Scope{App: "api"})
+		p := s.must(t, "k", "2", config.Scope{App: "api"})
+		if err := s.Delete(api.As(t.Context(), "bob", ""), p.ID, p.Rev); err != nil {
+			t.Fatal(err)
+		}
+		s.must(t, "left", "x", config.Scope{})
+		changes, err := s.ledger.List(t.Context(), ledger.Query{Resource: "property:k"})
+		if err != nil || len(changes) != 3 {
+			t.Fatalf("changes of k: got %d, %v; want 3", len(changes), err)
+		}
+		var del, set = changes[0], changes[1]
+		var before Property
+		if err := json.Unmarshal(set.Before, &before); err != nil || before.Value != "1" || set.Actor != "ana" || set.Why != "test" {
+			t.Errorf("second set: got actor %s why %q before %s; want ana, test and value 1", set.Actor, set.Why, set.Before)
+		}
+		if del.Actor != "bob" || del.Action != "property.delete" || del.After != nil || del.Result != roadbed.Succeeded {
+			t.Errorf("delete: got %+v", del)
+		}
+	})
+	t.Run("restart", func(t *testing.T) {
+		s := open(t, dir)
+		got, err := s.Resolve(config.Scope{App: "api"})
+		if want := map[string]string{"left": "x"}; err != nil || fmt.Sprint(got.Properties) != fmt.Sprint(want) {
+			t.Errorf("after a restart: got %v, %v; want %v", got.Properties, err, want)
+		}
+		past, err := s.History(t.Context(), ID("k", config.Scope{App: "api"}))
+		if err != nil || len(past) != 3 || past[0].Value != "1" || past[1].Value != "2" || !past[2].Deleted || past[2].UpdatedBy != "bob" {
+			t.Errorf("history of k: got %+v, %v; want 1, 2, deleted by bob", past, err)
+		}
+	})
+}
+
+func TestRevisionsGuardWrites(t *testing.T) {
+	s := open(t, t.TempDir())
+	ctx := t.Context()
+	p := s.must(t, "k", "1", config.Scope{})
+	if _, err := s.Set(ctx, Property{Key: "k", Value: "2"}, Absent); !errors.Is(err, ErrExists) {
+		t.Errorf("create what exists: got %v, want ErrExists", err)
+	}
+	q, err := s.Set(ctx, Property{Key: "k", Value: "2"}, p.Rev)
+	if err != nil || q.Rev <= p.Rev {
+		t.Errorf("set at the current revision: got %d, %v; want more than %d", q.Rev, err, p.Rev)
+	}
+	if _, err := s.Set(ctx, Property{Key: "k", Value: "3"}, p.Rev); !errors.Is(err, ErrConflict) {
+		t.Errorf("set at an old revision: got %v, want ErrConflict", err)
+	}
+	if err := s.Delete(ctx, p.ID, p.Rev); !errors.Is(err, ErrConflict) {
+		t.Errorf("delete at an old revision: got %v, want ErrConflict", err)
+	}
+	if err := s.Delete(ctx, p.ID, q.Rev); err != nil {
+		t.Errorf("delete at the current revision: %v", err)
+	}
+	if err := s.Delete(ctx, p.ID, Any); !errors.Is(err, ErrNotFound) {
+		t.Errorf("delete what is gone: got %v, want ErrNotFound", err)
+	}
+	if _, err := s.Set(ctx, Property{Key: "k", Value: "4"}, q.Rev); !errors.Is(err, ErrConflict) {
+		t.Errorf("set what was deleted: got %v, want ErrConflict", err)
+	}
+	if _, err := s.Set(ctx, Property{Key: "k", Value: "5"}, Absent); err != nil {
+		t.Errorf("create what was deleted: %v", err)
+	}
+}
+
+func TestAValueThatBreaksItsTypeOrConstraintIsRefused(t *testing.T) {
+	f := func(v float64) *float64 { return &v }
+	for _, c := range []struct {
+		typ, value string
+		con        *Constraint
+		ok         bool
+	}{
+		{"", "anything", nil, true}, {"string", "", nil, true}, {"int", " 42 ", nil, true}, {"int", "4.2", nil, false}, {"long", "9223372036854775808", nil, false},
+		{"float", "1e3", nil, true}, {"float", "x", nil, false}, {"bool", "ON", nil, true}, {"bool", "maybe", nil, false},
+		{"duration", "250", nil, true}, {"duration", "1m", nil, true}, {"duration", "1 minute", nil, false},
+		{"map", "", nil, true}, {"map", "a=1,b=", nil, true}, {"map", "a", nil, false}, {"map", "=1", nil, false},
+		{"json", `{"a":1}`, nil, true}, {"json", `{"a":`, nil, false}, {"regex", "a+", nil, true}, {"regex", "a(", nil, false},
+		{"enum(a, b|c)", "b", nil, true}, {"enum(a,b)", "d", nil, false}, {"enum", "a", nil, false}, {"color", "red", nil, false},
+		{"int", "50", &Constraint{Min: f(50), Max: f(60)}, true}, {"int", "49", &Constraint{Min: f(50)}, false}, {"int", "61", &Constraint{Max: f(60)}, false},
+		{"float", "NaN", &Constraint{Min: f(0)}, false}, {"duration", "2s", &Constraint{Max: f(1999)}, false}, {"string", "x", &Constraint{Min: f(1)}, false},
+		{"", "abc", &Constraint{Pattern: "[a-z]+"}, true}, {"", "abc1", &Constraint{Pattern: "[a-z]+"}, false}, {"", "a", &Constraint{Pattern: "("}, false},
+		{"", "a\xff", nil, false}, {"", strings.Repeat("x", MaxValue+1), nil, false},
+	} {
+		err := Property{Key: "k", Type: c.typ, Value: c.value, Constraint: c.con}.check()
+		if c.ok != (err == nil) || err != nil && !errors.Is(err, ErrInvalid) {
+			t.Errorf("type %q value %.40q constraint %+v: got %v, want ok %v", c.typ, c.value, c.con, err, c.ok)
+		}
+	}
+	for _, key := range []string{"", " k", "k\n", "k\x00k", strings.Repeat("k", MaxKey+1)} {
+		if err := (Property{Key: key}).check(); !errors.Is(err, ErrInvalid) {
+			t.Errorf("key %.20q: got %v, want ErrInvalid", key, err)
+		}
+	}
+}
+
+func TestANewScopeOfATypedKeyIsCheckedToo(t *testing.T) {
+	s := open(t, t.TempDir())
+	least := 50.0
+	if _, err := s.Set(t.Context(), Property{Key: "k", Value: "100", Type: "int", Constraint: &Constraint{Min: &least}}, Any); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []string{"many", "10"} {
+		if _, err := s.Set(t.Context(), Property{Key: "k", Value: v, Scope: config.Scope{App: "api"}}, Any); !errors.Is(err, ErrInvalid) {
+			t.Errorf("k=%s for the api: got %v, want ErrInvalid by the type of the global record", v, err)
+		}
+	}
+}
+
+func TestASensitiveValueIsDeliveredButNeverShown(t *testing.T) {
+	s := open(t, t.TempDir())
+	const secret = "hunter2"
+	p, err := s.Set(t.Context(), Property{Key: "db.password", Value: secret, Sensitive: true}, Any)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Set(t.Context(), Property{Key: "db.password", Value: secret + "3"}, Any); err != nil { // still sensitive
+		t.Fatal(err)
+	}
+	if _, err := s.Set(t.Context(), Property{Key: "db.password", Value: secret + "4", Scope: config.Scope{App: "x"}}, Any); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Set(t.Context(), Property{Key: "db.password", Value: Mask}, Any); !errors.Is(err, ErrInvalid) {
+		t.Errorf("writing the mask back: got %v, want ErrInvalid", err)
+	}
+	for _, path := range []string{"properties", "properties/" + p.ID, "history?key=db.password", "resolve?explain=true"} {
+		body, _ := get(t, s.Handler(), "/config/v1/"+path)
+		if strings.Contains(body, secret) || !strings.Contains(body, "sensitive") {
+			t.Errorf("%s: got %s, want the mask in place of the value", path, body)
+		}
+	}
+	changes, err := s.ledger.List(t.Context(), ledger.Query{})
+	if b, _ := json.Marshal(changes); err != nil || bytes.Contains(b, []byte(secret)) {
+		t.Errorf("the ledger shows the value: %s, %v", b, err)
+	}
+	if body, _ := get(t, s.Handler(), "/config/v1/resolve"); !strings.Contains(body, secret+"3") {
+		t.Errorf("resolve: got %s, want the value", body)
+	}
+}
+
+func TestDeletingManyNeedsAConfirmationOfExactlyThose(t *testing.T) {
+	s := open(t, t.TempDir())
+	for i := range 20 {
+		s.must(t, fmt.Sprintf("k.%02d", i), "v", config.Scope{App: "api"})
+	}
+	few, _ := ParseFilter("(key='k.00' or key='k.01')")
+	if gone, err := s.DeleteAll(t.Context(), few, ""); err != nil || len(gone) != 2 {
+		t.Errorf("2 of 20: got %d, %v; want 2 deleted without a word", len(gone), err)
+	}
+	all, _ := ParseFilter("appId='api'")
+	_, err := s.DeleteAll(t.Context(), all, "")
+	var ask *Unconfirmed
+	if !errors.As(err, &ask) || ask.Count != 18 {
+		t.Fatalf("18 of 18: got %v, want Unconfirmed with a count of 18", err)
+	}
+	s.must(t, "k.05", "changed", config.Scope{App: "api"})
+	if _, err := s.DeleteAll(t.Context(), all, ask.Token); !errors.As(err, &ask) {
+		t.Errorf("after one of them changed: got %v, want a new confirmation", err)
+	}
+	if gone, err := s.DeleteAll(t.Context(), all, ask.Token); err != nil || len(gone) != 18 {
+		t.Errorf("confirmed: got %d, %v; want 18 deleted", len(gone), err)
+	}
+	if left := s.List(Filter{}); len(left) != 0 {
+		t.Errorf("left: got %d, want 0", len(left))
+	}
+}
+
+func TestReadsGoOnAndWritesAreRefusedWithTheEngineAway(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.must(t, "k", "1", config.Scope{})
+	if err := s.engine.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.stale.Store(time.Now().Add(-5 * time.Second).UnixNano()) // what Run does within a second
+	body, h := get(t, s.Handler(), "/config/v1/resolve")
+	if !strings.Contains(body, `"k":"1"`) || h.Get(StaleHeader) != "5" {
+		t.Errorf("resolve: got %s with %s %q, want k and 5", body, StaleHeader, h.Get(StaleHeader))
+	}
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, request("POST", "/config/v1/properties", `{"key":"k","value":"2"}`))
+	if w.Code != http.StatusServiceUnavailable {
+		t.Errorf("write: got %d %s, want 503", w.Code, w.Body)
+	}
+	if v, _ := s.Value(config.Scope{}, "k"); v != "1" {
+		t.Errorf("after a refused write: got %q, want 1", v)
+	}
+}
+
+func TestBeforeAnythingIsLoadedReadersAreToldToWait(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.loaded.Store(false)
+	for _, path := range []string{"resolve", "watch", "properties"} {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, request("GET", "/config/v1/"+path, ""))
+		if w.Code != http.StatusServiceUnavailable {
+			t.Errorf("%s: got %d, want 503, never an empty 200", path, w.Code)
+		}
+	}
+}
+
+func request(method, path, body string) *http.Request {
+	r := httptest.NewRequest(method, "http://127.0.0.1"+path, strings.NewReader(body))
+	r.Header.Set("Content-Type", "application/json")
+	return r
+}
+
+func get(t *testing.T, h http.Handler, path string) (string, http.Header) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, request("GET", path, ""))
+	if w.Code != http.StatusOK {
+		t.Errorf("GET %s: got %d %s, want 200", path, w.Code, w.Body)
+	}
+	return w.Body.String(), w.Header()
+}
+
+func TestHTTPWrites(t *testing.T) {
+	s := open(t, t.TempDir())
+	h := s.Handler()
+	id := ID("k", config.Scope{App: "api"})
+	for _, c := range []struct {
+		name, method, path, body, header, value string
+		want                                    int
+		says                                    string
+	}{
+		{"create", "POST", "/properties", `{"key":"k","value":"1","type":"int","appId":"api"}`, "If-None-Match", "*", 200, `"updatedBy":"ana"`},
+		{"create again", "POST", "/properties", `{"key":"k","value":"1","appId":"API"}`, "If-None-Match", "*", 409, "exists"},
+		{"bad type", "PUT", "/properties/" + id, `{"key":"k","value":"x","appId":"api"}`, "", "", 422, "whole number"},
+		{"update", "PUT", "/properties/" + id, `{"key":"k","value":"2","appId":"api"}`, "", "", 200, `"value":"2"`},
+		{"stale update", "PUT", "/properties/" + id, `{"key":"k","value":"3","appId":"api"}`, "If-Match", `"1"`, 409, "read it again"},
+		{"nonsense precondition", "PUT", "/properties/" + id, `{"key":"k","value":"3","appId":"api"}`, "If-Match", `"x"`, 400, "If-Match"},
+		{"moved scope", "PUT", "/properties/" + id, `{"key":"k","value":"3"}`, "", "", 422, "never change"},
+		{"mistyped scope", "POST", "/properties", `{"key":"k","value":"3","app":"api"}`, "", "", 400, "app"},
+		{"ambiguous", "POST", "/properties", `{"key":"k","value":"3","appId":"api,web"}`, "", "", 200, "exactly as specific"},
+		{"bad filter", "GET", "/properties?filter=(", "", "", "", 400, "at byte 1"},
+		{"all", "DELETE", "/properties", "", "", "", 400, "say which"},
+		{"many", "DELETE", "/properties?prefix=k", "", "", "", 428, "confirm="},
+		{"delete", "DELETE", "/properties/" + id, "", "", "", 204, ""},
+		{"delete again", "DELETE", "/properties/" + id, "", "", "", 404, "no such property"},
+		{"get deleted", "GET", "/properties/" + id, "", "", "", 404, "no such property"},
+		{"history without key", "GET", "/history", "", "", "", 400, "key"},
+		{"history of nothing", "GET", "/history?key=never", "", "", "", 404, "ever"},
+		{"history", "GET", "/history?key=k&appId=api", "", "", "", 200, `"deleted":true`},
+	} {
+		r := request(c.method, "/config/v1"+c.path, c.body)
+		r.Header.Set(api.ActorHeader, "ana")
+		if c.header != "" {
+			r.Header.Set(c.header, c.value)
+		}
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != c.want || !strings.Contains(w.Body.String(), c.says) {
+			t.Errorf("%s: got %d %s; want %d and %q", c.name, w.Code, w.Body, c.want, c.says)
+		}
+	}
+	body, header := get(t, h, "/config/v1/resolve?appId=web")
+	if !strings.Contains(body, `"k":"3"`) {
+		t.Errorf("resolve for web: got %s", body)
+	}
+	r := request("GET", "/config/v1/resolve?appId=web", "")
+	r.Header.Set("If-None-Match", header.Get("ETag"))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Code != http.StatusNotModified {
+		t.Errorf("resolve with the ETag it gave: got %d, want 304", w.Code)
+	}
+}
+
+// follow runs a config client against the store's handler on a real listener.
+func follow(t *testing.T, url string, scope config.Scope) *config.Properties {
+	t.Helper()
+	tr := &http.Transport{}
+	p := config.New(config.Options{URL: url, Scope: scope, HTTP: &http.Client{Transport: tr}, Log: quiet})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Run(ctx); err != nil {
+			t.Errorf("client: %v", err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait(); tr.CloseIdleConnections() })
+	return p
+}
+
+func serve(t *testing.T, h http.Handler) string {
+	t.Helper()
+	srv := httptest.NewServer(h)
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// await waits until the handle has the value, told by its own changes.
+func await(t *testing.T, v *config.Value[string], want string) {
+	t.Helper()
+	hit := make(chan struct{}, 1)
+	stop := v.OnChange(func(_, now string) {
+		if now == want {
+			hit <- struct{}{}
+		}
+	})
+	defer stop()
+	if v.Get() == want {
+		return
+	}
+	select {
+	case <-hit:
+	case <-time.After(10 * time.Second):
+		t.Fatalf("%s: got %q after 10 s, want %q", v.Key(), v.Get(), want)
+	}
+}
+
+func TestAClientSeesChangesThatConcernIt(t *testing.T) {
+	s := open(t, t.TempDir())
+	url := serve(t, s.Handler())
+	v := follow(t, url, config.Scope{App: "api", Zone: "zone-a", Instance: "i-1"}).String("k", "default")
+	s.must(t, "k", "all", config.Scope{})
+	await(t, v, "all")
+	s.must(t, "k", "zone", config.Scope{Zone: "zone-a,zone-b"})
+	await(t, v, "zone")
+	s.must(t, "k", "mine", config.Scope{Instance: "I-1"})
+	await(t, v, "mine")
+	s.must(t, "k", "zone 2", config.Scope{Zone: "zone-a,zone-b"}) // hidden by mine
+	if err := s.Delete(t.Context(), ID("k", config.Scope{Instance: "i-1"}), Any); err != nil {
+		t.Fatal(err)
+	}
+	await(t, v, "zone 2")
+}
+
+func TestAWatchHearsOnlyWhatChangesForItAndResumes(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.must(t, "k", "1", config.Scope{})
+	watch := func(query, lastID string) (<-chan api.Event, func()) {
+		ctx, cancel := context.WithCancel(t.Context())
+		events, done := make(chan api.Event), make(chan struct{})
+		go func() {
+			defer close(done)
+			s.feed(ctx, config.Scope{App: query}, "", lastID, events)
+		}()
+		return events, func() { cancel(); <-done }
+	}
+	events, stop := watch("api", "")
+	first := <-events
+	if first.Name != "snapshot" || first.Data.(config.Snapshot).Properties["k"] != "1" {
+		t.Fatalf("first event: got %+v, want a snapshot with k=1", first)
+	}
+	s.must(t, "k", "other", config.Scope{App: "web"})
+	s.must(t, "k", "1", config.Scope{})              // the same value again
+	s.must(t, "k", "1", config.Scope{App: "api"})    // another winner, the same value
+	s.must(t, "k2", "new", config.Scope{App: "api"}) // the first that matters
+	if got := (<-events).Data.(config.Change); got.Key != "k2" || *got.Value != "new" {
+		t.Errorf("first change: got %+v, want k2=new", got)
+	}
+	stop()
+	now, err := s.Resolve(config.Scope{App: "api"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	events, stop = watch("api", config.EventID(1, now.Properties))
+	if got := <-events; got.Name != "hash" {
+		t.Errorf("resumed with nothing changed: got %s, want hash", got.Name)
+	}
+	stop()
+	events, stop = watch("api", first.ID)
+	if got := <-events; got.Name != "snapshot" {
+		t.Errorf("resumed after a change: got %s, want snapshot", got.Name)
+	}
+	stop()
+}
+
+func TestAnotherProcessesWriteIsSeen(t *testing.T) {
+	s := open(t, t.TempDir())
+	other, err := New(t.Context(), Config{Engine: s.engine, Ledger: s.ledger, Log: quiet})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := s.index.Load().step.done
+	if _, err := other.Set(t.Context(), Property{Key: "k", Value: "1"}, Any); err != nil {
+		t.Fatal(err)
+	}
+	<-next
+	if v, _ := s.Value(config.Scope{}, "k"); v != "1" {
+		t.Errorf("k written by another store: got %q, want 1", v)
+	}
+}
+
+func TestFilter(t *testing.T) {
+	api := Property{Key: "a.b", Scope: config.Scope{App: "api", Region: "us,eu"}}
+	all := Property{Key: "c"}
+	for _, c := range []struct {
+		filter         string
+		api, all, bare bool // bare: api is selected with extra scopes left out
+	}{
+		{"", true, true, false},
+		{"(appId='api' or appId is null)", true, true, false},
+		{"(appId='API') and (region='eu')", true, false, true},
+		{"appId='' and region is null", false, true, false},
+		{"prefix='a.'", true, false, false},
+		{" ( key='c' ) ", false, true, false},
+		{"(appId='api') AND (region='asia' OR region='us')", true, false, true},
+	} {
+		f, err := ParseFilter(c.filter)
+		if err != nil {
+			t.Errorf("%q: %v", c.filter, err)
+			continue
+		}
+		if got := []bool{f.Match(api), f.Match(all), f.WithoutExtraScopes().Match(api)}; !slices.Equal(got, []bool{c.api, c.all, c.bare}) {
+			t.Errorf("%q: got %v, want %v", c.filter, got, []bool{c.api, c.all, c.bare})
+		}
+	}
+	for _, bad := range []string{"(", "()", "appId", "appId=", "appId='x", "color='red'", "appId='x' or appId='y'", "(appId='x' and env='y')", "appId is nil", "appId='x' and", "appId='x')"} {
+		if _, err := ParseFilter(bad); err == nil {
+			t.Errorf("%q: got no error", bad)
+		}
+	}
+}
+
+func FuzzParseFilter(f *testing.F) {
+	f.Add("(appId='api' or appId is null) and (env='prod')", "api")
+	f.Add("key='' and prefix='x'", "")
+	f.Fuzz(func(t *testing.T, text, app string) {
+		filter, err := ParseFilter(text)
+		if err != nil {
+			return
+		}
+		p := Property{Key: app, Scope: canonical(config.Scope{App: app})}
+		if filter.WithoutExtraScopes().Match(p) && !filter.Match(p) {
+			t.Errorf("filter %q selects appId %q only without extra scopes", text, app)
+		}
+	})
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add([]byte(`{"key":"k","value":"1","type":"int","appId":"api","constraint":{"min":1}}`))
+	f.Add([]byte(`{"key":"k","value":"a,b","type":"enum(a,b)"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := Decode(b)
+		if err != nil || p.check() != nil {
+			return
+		}
+		p.Scope = canonical(p.Scope)
+		again, err := json.Marshal(p)
+		if err != nil {
+			t.Fatalf("%q decodes but does not encode: %v", b, err)
+		}
+		q, err := Decode(again)
+		if err != nil || ID(q.Key, q.Scope) != ID(p.Key, p.Scope) || q.Value != p.Value {
+			t.Errorf("%q: got %+v, %v after a round trip of %+v", b, q, err, p)
+		}
+	})
+}
+
+func BenchmarkResolve(b *testing.B) {
+	b.ReportAllocs()
+	ix := &index{}
+	for i := range 1000 {
+		for j, app := range []string{"", "api", "web"} {
+			ix.records = append(ix.records, newRecord(Property{Key: fmt.Sprintf("key.%04d", i), Value: "v", Scope: config.Scope{App: app}, Rev: uint64(i*3 + j)}))
+		}
+	}
+	slices.SortFunc(ix.records, byPrecedence)
+	for b.Loop() {
+		if got := ix.resolve(config.Scope{App: "api"}, ""); len(got.Properties) != 1000 {
+			b.Fatal(len(got.Properties))
+		}
+	}
+}
+
+func ExampleParseFilter() {
+	f, err := ParseFilter("(appId='api' or appId is null)")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(f.Match(Property{Key: "timeout", Scope: config.Scope{App: "api"}}))
+	fmt.Println(f.Match(Property{Key: "timeout", Scope: config.Scope{App: "web"}}))
+	// Output:
+	// true
+	// false
+}
