@@ -186,3 +186,6 @@ func (p *filterParser) atom() (atom, error) {
 	p.space()
 	return atom{name, value}, nil
 }
+
+// Prefix returns the filter that selects the keys that start with prefix.
+func Prefix(prefix string) Filter { return Filter{all: [][]atom{{{"prefix", prefix}}}} }

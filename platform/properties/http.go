@@ -34,7 +34,7 @@ func (s *Store) Handler() http.Handler {
 //
 //	GET    resolve     what a caller sees, by scope and ?prefix=; with ?explain=true why
 //	GET    watch       the same as server-sent events: snapshot, change, hash
-//	GET    properties  records, by ?filter= and ?prefix=
+//	GET    properties  records, by ?filter=, ?key= and ?prefix=
 //	POST   properties  set one, by key and scope; If-Match: "rev", or If-None-Match: * for a new one
 //	DELETE properties  every record that ?filter= selects; a large deletion needs ?confirm=
 //	GET, PUT, DELETE properties/{id}
@@ -230,15 +230,17 @@ func (s *Store) feed(ctx context.Context, scope config.Scope, prefix, lastID str
 	}
 }
 
-// filterOf reads ?filter=, ?prefix= and ?skipPropsWithExtraScopes=.
+// filterOf reads ?filter=, ?key=, ?prefix= and ?skipPropsWithExtraScopes=.
 func filterOf(r *http.Request) (Filter, error) {
 	q := r.URL.Query()
 	f, err := ParseFilter(q.Get("filter"))
 	if err != nil {
 		return Filter{}, api.Problem(http.StatusBadRequest, "%v", err)
 	}
-	if p := q.Get("prefix"); p != "" {
-		f.all = append(f.all, []atom{{"prefix", p}})
+	for _, name := range []string{"key", "prefix"} {
+		if v := q.Get(name); v != "" {
+			f.all = append(f.all, []atom{{name, v}})
+		}
 	}
 	if q.Get("skipPropsWithExtraScopes") == "true" {
 		f = f.WithoutExtraScopes()
@@ -246,9 +248,9 @@ func filterOf(r *http.Request) (Filter, error) {
 	return f, nil
 }
 
-// Listing is a list of properties as Archaius 2 reads it.
+// Listing is the answer to a search.
 type Listing struct {
-	Properties []Property `json:"propertiesList"`
+	Properties []Property `json:"properties"`
 }
 
 func (s *Store) getList(w http.ResponseWriter, r *http.Request) error {
@@ -391,7 +393,7 @@ func (s *Store) deleteMany(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(f.all) == 0 {
-		return api.Problem(http.StatusBadRequest, "say which properties to delete, with filter or prefix")
+		return api.Problem(http.StatusBadRequest, "say which properties to delete, with filter, key or prefix")
 	}
 	gone, err := s.DeleteAll(r.Context(), f, r.URL.Query().Get("confirm"))
 	if err != nil {

@@ -41,6 +41,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/engine"
@@ -195,7 +196,7 @@ func (s *Store) Set(ctx context.Context, p Property, rev uint64) (Property, erro
 		change.Before = before.audit()
 	}
 	change.After = p.audit()
-	err := s.ledger.Apply(ctx, change, func(ctx context.Context) error {
+	err := s.apply(ctx, change, func(ctx context.Context) error {
 		next, err := s.table.Update(ctx, p.ID, p, before.Rev)
 		p.Rev = next
 		return err
@@ -205,6 +206,21 @@ func (s *Store) Set(ctx context.Context, p Property, rev uint64) (Property, erro
 		return Property{}, s.explain(p, err)
 	}
 	return p, nil
+}
+
+// Recorded returns a context in which writes make no ledger entry of their own: a room that keeps its own resources as
+// properties has recorded the change in its own words, with [ledger.Ledger.Apply] around the write.
+func Recorded(ctx context.Context) context.Context {
+	return context.WithValue(ctx, recordedKey{}, true)
+}
+
+type recordedKey struct{}
+
+func (s *Store) apply(ctx context.Context, change roadbed.Change, do func(context.Context) error) error {
+	if ctx.Value(recordedKey{}) != nil {
+		return do(ctx)
+	}
+	return s.ledger.Apply(ctx, change, do)
 }
 
 // inherit gives p what it leaves to the record it replaces, or to the other records of its key.
@@ -253,7 +269,7 @@ func (s *Store) delete(ctx context.Context, id string, rev uint64) error {
 	change.Before = before.audit()
 	mark := before
 	mark.Value, mark.Deleted, mark.UpdatedBy, mark.TS, mark.Rev = "", true, change.Actor, time.Now().UnixMilli(), 0
-	err := s.ledger.Apply(ctx, change, func(ctx context.Context) error {
+	err := s.apply(ctx, change, func(ctx context.Context) error {
 		// The mark stays in the history and says who deleted; readers skip it should the second write not happen.
 		marked, err := s.table.Update(ctx, id, mark, before.Rev)
 		if err != nil {

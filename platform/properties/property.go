@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
@@ -120,18 +121,29 @@ func derive(caller config.Scope) config.Scope {
 	return caller
 }
 
-func (p Property) name() string {
+// ScopeText returns the scope for people, from general to specific: "appId=api zone=zone-a"; empty for everybody.
+func (p Property) ScopeText() string {
 	var scope []string
 	for i, v := range fields(p.Scope) {
 		if v != "" {
 			scope = append(scope, fieldNames[i]+"="+v)
 		}
 	}
-	if scope == nil {
-		return strconv.Quote(p.Key)
-	}
 	slices.Reverse(scope)
-	return strconv.Quote(p.Key) + " for " + strings.Join(scope, " ")
+	return strings.Join(scope, " ")
+}
+
+// SameScope reports whether p and q are for the same callers, as [ID] sees it.
+func (p Property) SameScope(q Property) bool { return ID("", p.Scope) == ID("", q.Scope) }
+
+// Time returns when p was written.
+func (p Property) Time() time.Time { return time.UnixMilli(p.TS) }
+
+func (p Property) name() string {
+	if scope := p.ScopeText(); scope != "" {
+		return strconv.Quote(p.Key) + " for " + scope
+	}
+	return strconv.Quote(p.Key)
 }
 
 // mask returns p without the value nobody may see.
