@@ -2,7 +2,6 @@ package registry
 
 import (
 	"compress/gzip"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,23 +14,16 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/roadbed/roadbed"
-	"github.com/roadbed/roadbed/platform/api"
 )
 
 const (
-	bodyLimit   = 1 << 20 // of one registration, inflated
-	smallBody   = 256     // bytes below which compression is not worth its header
-	ledgerWait  = time.Second
+	bodyLimit   = 1 << 20   // of one registration, inflated
+	smallBody   = 256       // bytes below which compression is not worth its header
 	nativeAgent = "roadbed" // DiscoveryIdentity-Name of this platform's own clients
 )
 
 // eureka answers Eureka's REST API to the letter: which answers have a body, and which must have none.
-type eureka struct {
-	*Registry
-	intents chan struct{} // holds one token; who has it may record an override
-}
+type eureka struct{ *Registry }
 
 func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	t := parsePath(r.URL.EscapedPath())
@@ -42,7 +34,7 @@ func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case t.what == oneInstance && r.Method == http.MethodPut:
 		h.renew(w, r, t)
 	case t.what == oneInstance && r.Method == http.MethodDelete:
-		empty(w, h.s.cancel(key{t.app, t.id}))
+		h.cancel(w, r, t)
 	case t.what == oneApp && r.Method == http.MethodPost:
 		h.register(w, r, t)
 	case t.what == instanceStatus && r.Method == http.MethodPut:
@@ -118,6 +110,14 @@ func (h *eureka) register(w http.ResponseWriter, r *http.Request, t target) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
+func (h *eureka) cancel(w http.ResponseWriter, r *http.Request, t target) {
+	res, decided := h.s.cancel(key{t.app, t.id})
+	if decided != nil {
+		h.note(*decided, actorOf(r))
+	}
+	empty(w, res)
+}
+
 // readRecord reads a registration. With an error comes the status to answer.
 func readRecord(w http.ResponseWriter, r *http.Request) (*record, int, error) {
 	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
@@ -182,7 +182,7 @@ func (h *eureka) setStatus(w http.ResponseWriter, r *http.Request, t target) {
 	case rec.status == st || originOf(r).replicated:
 		empty(w, h.s.setOverride(k, st, dirty)) // nothing new, or recorded where it was decided
 	default:
-		h.decide(w, r, k, "instance.override", rec, st, func() result { return h.s.setOverride(k, st, dirty) })
+		h.decide(w, r, k, overrideAction, rec, st, func() result { return h.s.setOverride(k, st, dirty) })
 	}
 }
 
@@ -209,7 +209,7 @@ func (h *eureka) clearStatus(w http.ResponseWriter, r *http.Request, t target) {
 		if ownWord {
 			then = rec.own
 		}
-		h.decide(w, r, k, "instance.clearOverride", rec, then, end)
+		h.decide(w, r, k, clearAction, rec, then, end)
 	}
 }
 
@@ -228,61 +228,6 @@ func (h *eureka) setMetadata(w http.ResponseWriter, r *http.Request, t target) {
 		add = append(add, pair{clean(k), clean(q[k][0])})
 	}
 	empty(w, h.s.setMeta(key{t.app, t.id}, add))
-}
-
-// decide does what an operator decided once it is in the ledger, one decision at a time so that the ledger has them in
-// the order in which they took effect. If the ledger cannot be written soon, it refuses.
-func (h *eureka) decide(w http.ResponseWriter, r *http.Request, k key, what string, was *record, st status, do func() result) {
-	ctx, cancel := context.WithTimeout(r.Context(), ledgerWait)
-	defer cancel()
-	select {
-	case h.intents <- struct{}{}:
-		defer func() { <-h.intents }()
-	case <-ctx.Done():
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return
-	}
-	res, applied := done, false
-	apply := func(context.Context) error {
-		applied = true
-		if res = do(); res == notFound {
-			return fmt.Errorf("instance %q of %s is no longer registered", k.id, k.app)
-		}
-		return nil
-	}
-	err := h.record(ctx, roadbed.Change{
-		Actor: actorOf(r), Why: r.Header.Get(api.WhyHeader), Action: what,
-		Resource: "instance:" + strings.ToLower(k.app) + "/" + k.id, Result: roadbed.Succeeded,
-		Before: statusJSON(was.status, was.override), After: statusJSON(st, overrideAfter(what, st)),
-	}, apply)
-	switch {
-	case applied:
-		empty(w, res)
-	default:
-		h.log.Warn("an override is refused, for the ledger cannot be written", "app", k.app, "instance", k.id, "err", err)
-		w.WriteHeader(http.StatusServiceUnavailable)
-	}
-}
-
-func overrideAfter(what string, st status) status {
-	if what == "instance.override" {
-		return st
-	}
-	return unknown
-}
-
-func statusJSON(st, ov status) json.RawMessage {
-	return json.RawMessage(`{"status":"` + st.String() + `","overriddenStatus":"` + ov.String() + `"}`)
-}
-
-// actorOf names who decided: what the request says, else what kind of client it is.
-func actorOf(r *http.Request) string {
-	for _, h := range []string{api.ActorHeader, "DiscoveryIdentity-Name"} {
-		if a := r.Header.Get(h); a != "" && len(a) <= 128 {
-			return a
-		}
-	}
-	return "anonymous"
 }
 
 // read answers everything that alters nothing.

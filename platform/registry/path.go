@@ -51,9 +51,9 @@ func parsePath(escaped string) target {
 			if err != nil {
 				return target{}
 			}
-			seg = clean(u)
+			seg = u
 		}
-		segs[n] = seg
+		segs[n] = clean(seg)
 		n++
 	}
 	s := segs[:n]

@@ -24,8 +24,7 @@
 //   - Documents hold no member that Netflix's clients do not know.
 //
 // # What it does not
-//   - It keeps nothing on disk: after a restart, clients register again. Overrides of a server group's instances are
-//     set again by the fleet.
+//   - It keeps nothing on disk: after a restart, clients register again. Only overrides are read back, from the ledger.
 //   - It does not yet replicate to peers, nor take part in a cluster of Eureka servers.
 package registry
 
@@ -56,19 +55,25 @@ type Registry struct {
 	s    *state
 	face *eureka
 
-	incarnation string // tells event ids of this process from those of the last
-	stop        chan struct{}
+	deciding    chan struct{}       // holds a token while a decision is recorded and done
+	notes       chan roadbed.Change // for the ledger, written by Run
+	incarnation string              // tells event ids of this process from those of the last
+	stop        chan struct{}       // closed when Run ends
 	stopOnce    sync.Once
 }
 
-// New returns an empty registry. It answers at once; leases end only while [Registry.Run] runs.
+// New returns a registry that knows nobody, and of overrides what the ledger tells. It answers at once; leases end only
+// while [Registry.Run] runs.
 func New(c Config) *Registry {
-	r := &Registry{c: c, log: c.Log, s: newState(c.Self), stop: make(chan struct{})}
+	r := &Registry{
+		c: c, log: c.Log, s: newState(c.Self), incarnation: newIncarnation(), stop: make(chan struct{}),
+		deciding: make(chan struct{}, 1), notes: make(chan roadbed.Change, 1024),
+	}
 	if r.log == nil {
 		r.log = slog.Default()
 	}
-	r.incarnation = newIncarnation()
-	r.face = &eureka{Registry: r, intents: make(chan struct{}, 1)}
+	r.face = &eureka{r}
+	r.remember()
 	c.Meter.GaugeFunc("registry.instances", func() float64 {
 		r.s.mu.RLock()
 		defer r.s.mu.RUnlock()
@@ -81,8 +86,13 @@ func New(c Config) *Registry {
 // Run ends leases that ran out, until ctx ends. Then it ends the streams of all watchers, so that a server can shut
 // down, and returns nil.
 func (r *Registry) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	if r.c.Ledger != nil {
+		wg.Go(func() { r.takeNotes(ctx) })
+	}
 	k := keeper{s: r.s, log: r.log}
 	k.run(ctx)
+	wg.Wait()
 	r.stopOnce.Do(func() { close(r.stop) })
 	return nil
 }

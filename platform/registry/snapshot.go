@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"strconv"
@@ -270,5 +271,5 @@ func (v *view) render(c codec, depth int) []byte {
 		x.close("application")
 		b = x.b
 	}
-	return slices.Clip(b)
+	return bytes.Clone(b) // without the room to spare
 }

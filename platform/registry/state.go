@@ -234,15 +234,25 @@ func (s *state) settle(k key) *record {
 	return e.rec
 }
 
-// cancel removes an instance and every decision about it.
-func (s *state) cancel(k key) result {
+// decided is a decision about an instance.
+type decided struct {
+	key
+	status
+}
+
+// cancel removes an instance and the decision about it, which comes back if there was one.
+func (s *state) cancel(k key) (result, *decided) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.overrides, k)
-	if !s.remove(k) {
-		return notFound
+	var was *decided
+	if ov, ok := s.overrides[k]; ok {
+		was = &decided{k, ov.status}
+		delete(s.overrides, k)
 	}
-	return done
+	if !s.remove(k) {
+		return notFound, was
+	}
+	return done, was
 }
 
 // remove takes an instance out. The caller holds mu.

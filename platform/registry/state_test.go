@@ -1,0 +1,352 @@
+package registry
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+
+	"go.uber.org/goleak"
+	"pgregory.net/rapid"
+
+	"github.com/roadbed/roadbed"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func reg(app, id string, own status, dirty int64) *record {
+	return &record{
+		id: id, sentID: true, app: app, host: "h", ip: "127.0.0.1", own: own, status: own, override: unknown,
+		port: port{80, true}, renewal: 30, duration: 90, dirty: dirty, dcSent: true, dcName: true,
+	}
+}
+
+// TestEffectiveStatusIsTheFirstRuleThatFits walks every combination of what an instance says, what an operator
+// decided, what the registry held and who tells it.
+func TestEffectiveStatusIsTheFirstRuleThatFits(t *testing.T) {
+	k := key{"A", "i"}
+	none := status(statuses) // stands for absent
+	for own := status(0); own < statuses; own++ {
+		for ov := status(0); ov <= none; ov++ {
+			for old := status(0); old <= none; old++ {
+				for _, ownWins := range []bool{false, true} {
+					s := newState("")
+					if ov != none {
+						s.overrides[k] = override{status: ov}
+					}
+					var held *record
+					if old != none {
+						held = reg("A", "i", old, 1)
+					}
+					var want status
+					switch {
+					case own == down || own == starting || own == unknown:
+						want = own
+					case ov != none:
+						want = ov
+					case !ownWins && held != nil && (old == up || old == outOfService):
+						want = old
+					default:
+						want = own
+					}
+					if got := s.effective(own, k, held, ownWins); got != want {
+						t.Errorf("own %v, override %d, held %d, own word wins %v: got %v, want %v", own, ov, old, ownWins, got, want)
+					}
+				}
+			}
+		}
+	}
+}
+
+// at brings a state to a named condition of instance i of A, whose record has version 10.
+func at(t *testing.T, condition string) *state {
+	t.Helper()
+	s := newState("")
+	k := key{"A", "i"}
+	switch condition {
+	case "absent":
+	case "cancelled":
+		s.register(reg("A", "i", up, 10), origin{})
+		s.cancel(k)
+	case "up":
+		s.register(reg("A", "i", up, 10), origin{})
+	case "down":
+		s.register(reg("A", "i", down, 10), origin{})
+	case "overridden":
+		s.register(reg("A", "i", up, 10), origin{})
+		s.setOverride(k, outOfService, 0)
+	case "cleared":
+		s.register(reg("A", "i", up, 10), origin{})
+		s.setOverride(k, outOfService, 0)
+		s.clearOverride(k, unknown, false, 0)
+	default:
+		t.Fatalf("no condition %q", condition)
+	}
+	return s
+}
+
+// TestEveryTransition is the registry's state machine: each event in each condition.
+func TestEveryTransition(t *testing.T) {
+	k := key{"A", "i"}
+	peer, ours := origin{replicated: true}, origin{native: true}
+	renew := func(o origin, dirty int64, claimed status) func(*state) result {
+		return func(s *state) result { res, _ := s.renew(k, o, dirty, claimed); return res }
+	}
+	register := func(o origin, own status, dirty int64) func(*state) result {
+		return func(s *state) result { s.register(reg("A", "i", own, dirty), o); return done }
+	}
+	events := map[string]func(*state) result{
+		"register UP newer":        register(origin{}, up, 20),
+		"register UP equal":        register(origin{}, up, 10),
+		"register DOWN older":      register(origin{}, down, 5),
+		"register OUT newer":       register(origin{}, outOfService, 20),
+		"register OUT ours":        register(ours, outOfService, 20),
+		"register OUT ours older":  register(ours, outOfService, 5),
+		"register UP peer":         register(peer, up, 10),
+		"register UP peer newer":   register(peer, up, 20),
+		"renew":                    renew(origin{}, 0, unknown),
+		"renew equal":              renew(origin{}, 10, unknown),
+		"renew newer":              renew(origin{}, 20, unknown),
+		"renew older":              renew(origin{}, 5, unknown),
+		"renew older peer":         renew(peer, 5, unknown),
+		"renew newer peer OUT":     renew(peer, 20, outOfService),
+		"cancel":                   func(s *state) result { res, _ := s.cancel(k); return res },
+		"override OUT":             func(s *state) result { return s.setOverride(k, outOfService, 0) },
+		"override UP newer":        func(s *state) result { return s.setOverride(k, up, 30) },
+		"clear":                    func(s *state) result { return s.clearOverride(k, unknown, false, 0) },
+		"clear to UP":              func(s *state) result { return s.clearOverride(k, up, false, 0) },
+		"clear to own word, newer": func(s *state) result { return s.clearOverride(k, unknown, true, 30) },
+		"metadata":                 func(s *state) result { return s.setMeta(k, []pair{{"a", "b"}}) },
+	}
+	// what follows: result, then status/override/version/action of the newest change, or "gone"
+	want := map[string]map[string]string{
+		"register UP newer": {"absent": "ok UP/-/20/ADDED", "cancelled": "ok UP/-/20/MODIFIED", "up": "ok UP/-/20/ADDED",
+			"down": "ok UP/-/20/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED", "cleared": "ok UP/-/20/MODIFIED"},
+		"register UP equal": {"absent": "ok UP/-/10/ADDED", "cancelled": "ok UP/-/10/MODIFIED", "up": "ok UP/-/10/ADDED",
+			"down": "ok UP/-/10/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
+		"register DOWN older": {"absent": "ok DOWN/-/5/ADDED", "cancelled": "ok DOWN/-/5/MODIFIED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
+		"register OUT newer": {"absent": "ok OUT_OF_SERVICE/-/20/ADDED", "cancelled": "ok OUT_OF_SERVICE/-/20/MODIFIED", "up": "ok UP/-/20/ADDED",
+			"down": "ok OUT_OF_SERVICE/-/20/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED", "cleared": "ok OUT_OF_SERVICE/-/20/MODIFIED"},
+		"register OUT ours": {"absent": "ok OUT_OF_SERVICE/-/20/ADDED", "cancelled": "ok OUT_OF_SERVICE/-/20/MODIFIED", "up": "ok OUT_OF_SERVICE/-/20/MODIFIED",
+			"down": "ok OUT_OF_SERVICE/-/20/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED", "cleared": "ok OUT_OF_SERVICE/-/20/MODIFIED"},
+		"register OUT ours older": {"absent": "ok OUT_OF_SERVICE/-/5/ADDED", "cancelled": "ok OUT_OF_SERVICE/-/5/MODIFIED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
+		"register UP peer": {"absent": "ok UP/-/10/ADDED", "cancelled": "ok gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok UP/-/10/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
+		"register UP peer newer": {"absent": "ok UP/-/20/ADDED", "cancelled": "ok UP/-/20/MODIFIED", "up": "ok UP/-/20/ADDED",
+			"down": "ok UP/-/20/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED", "cleared": "ok UP/-/20/MODIFIED"},
+		"renew": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
+		"renew equal": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
+		"renew newer": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "404 UP/-/10/ADDED",
+			"down": "404 DOWN/-/10/ADDED", "overridden": "404 OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
+		"renew older": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
+		"renew older peer": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "409 UP/-/10/ADDED",
+			"down": "409 DOWN/-/10/ADDED", "overridden": "409 OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
+		"renew newer peer OUT": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "404 UP/OUT_OF_SERVICE/10/ADDED",
+			"down": "404 DOWN/OUT_OF_SERVICE/10/ADDED", "overridden": "404 OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
+		"cancel": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok gone/DELETED",
+			"down": "ok gone/DELETED", "overridden": "ok gone/DELETED", "cleared": "ok gone/DELETED"},
+		"override OUT": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED",
+			"down": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED"},
+		"override UP newer": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok UP/UP/30/MODIFIED", "overridden": "ok UP/UP/30/MODIFIED", "cleared": "ok UP/UP/30/MODIFIED"},
+		"clear": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok UNKNOWN/-/10/MODIFIED", "cleared": "ok UNKNOWN/-/10/MODIFIED"},
+		"clear to UP": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok UP/-/10/MODIFIED", "cleared": "ok UNKNOWN/-/10/MODIFIED"},
+		"clear to own word, newer": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok UP/-/30/MODIFIED", "cleared": "ok UNKNOWN/-/10/MODIFIED"},
+		"metadata": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/MODIFIED",
+			"down": "ok DOWN/-/10/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UNKNOWN/-/10/MODIFIED"},
+	}
+	for _, event := range slices.Sorted(maps.Keys(events)) {
+		for _, condition := range []string{"absent", "cancelled", "up", "down", "overridden", "cleared"} {
+			s := at(t, condition)
+			got := map[result]string{done: "ok ", notFound: "404 ", conflicted: "409 "}[events[event](s)] + describe(s, k)
+			if w := want[event][condition]; got != w {
+				t.Errorf("%s when %s: got %q, want %q", event, condition, got, w)
+			}
+			checkState(t, s)
+		}
+	}
+}
+
+func describe(s *state, k key) string {
+	c := s.log.byKey[k]
+	e := s.find(k)
+	switch {
+	case e == nil && c == nil:
+		return "gone"
+	case e == nil:
+		return "gone/" + actionNames[c.rec.action]
+	}
+	ov := "-"
+	if o, ok := s.overrides[k]; ok {
+		ov = o.status.String()
+	}
+	return fmt.Sprintf("%v/%s/%d/%s", e.rec.status, ov, e.rec.dirty, actionNames[c.rec.action])
+}
+
+type failer interface {
+	Helper()
+	Errorf(string, ...any)
+}
+
+// checkState reports what does not add up in s.
+func checkState(t failer, s *state) {
+	t.Helper()
+	var n [statuses]int
+	count := 0
+	for name, a := range s.apps {
+		if len(a.byID) != len(a.order) || len(a.order) == 0 {
+			t.Errorf("app %s: %d instances by id and %d in order", name, len(a.byID), len(a.order))
+		}
+		for _, e := range a.order {
+			n[e.rec.status]++
+			count++
+			if a.byID[e.rec.id] != e {
+				t.Errorf("app %s: %s is in order but not by id", name, e.rec.id)
+			}
+		}
+	}
+	if n != s.byStatus || count != s.count {
+		t.Errorf("counts: kept %v, %d; counted %v, %d", s.byStatus, s.count, n, count)
+	}
+	inLog, last := 0, uint64(0)
+	for c := s.log.oldest; c != nil; c = c.newer {
+		if c.version <= last || s.log.byKey[c.rec.key()] != c {
+			t.Errorf("log: version %d of %v after %d", c.version, c.rec.key(), last)
+		}
+		last = c.version
+		inLog++
+	}
+	if inLog != len(s.log.byKey) || s.log.newest != nil && s.log.newest.version != s.log.version {
+		t.Errorf("log: %d changes in order, %d by key; newest version %d", inLog, len(s.log.byKey), s.log.version)
+	}
+}
+
+func TestReRegistrationThatChangesNothingIsNoNews(t *testing.T) {
+	s := newState("")
+	s.register(reg("A", "i", up, 10), origin{})
+	before := s.log.version
+	s.register(reg("A", "i", up, 20), origin{})
+	if s.log.version != before {
+		t.Errorf("version after the same registration again: got %d, want %d", s.log.version, before)
+	}
+	if got := s.find(key{"A", "i"}).rec.dirty; got != 20 {
+		t.Errorf("its version of the record: got %d, want 20", got)
+	}
+}
+
+func TestOverrideOfAnEvictedInstanceHoldsWhenItReturns(t *testing.T) {
+	s := at(t, "overridden")
+	k := key{"A", "i"}
+	s.find(k).lease.renewed.Store(-int64(1e12))
+	if n := s.evict([]key{k}, s.now()); n != 1 {
+		t.Fatalf("evicted: got %d, want 1", n)
+	}
+	s.register(reg("A", "i", up, 20), origin{native: true})
+	if got := describe(s, k); got != "OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED" {
+		t.Errorf("back after eviction: got %s, want it still out of service", got)
+	}
+	later := s.now() + int64(overrideOutlives) + 2
+	s.find(k).lease.renewed.Store(-int64(1e12))
+	s.evict([]key{k}, 1)
+	s.evict(nil, later)
+	if len(s.overrides) != 0 {
+		t.Errorf("a day after the second eviction: got %d overrides kept, want none", len(s.overrides))
+	}
+}
+
+// TestClientThatAppliesEveryDeltaCountsTheHash drives the registry and a client that reads a delta or a list now and
+// then, and compares them after each read.
+func TestClientThatAppliesEveryDeltaCountsTheHash(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := newState("")
+		client := map[key]*record{}
+		take := func(d *document, full bool) {
+			if full {
+				client = map[key]*record{}
+			}
+			for _, v := range d.views {
+				ended := false
+				for _, x := range v.recs {
+					if !full && x.rec.action == deleted {
+						ended = true
+						delete(client, x.rec.key())
+						continue
+					}
+					if ended {
+						t.Fatalf("delta of %s: an instance comes after deleted ones", v.name)
+					}
+					client[x.rec.key()] = x.rec
+				}
+			}
+			var n [statuses]int
+			for _, r := range client {
+				n[r.status]++
+			}
+			if got := hashCode(n); got != d.hash {
+				t.Fatalf("client counts %q, registry says %q", got, d.hash)
+			}
+			for k, r := range client {
+				if e := s.find(k); e == nil || !e.rec.same(r) {
+					t.Fatalf("client has %+v, registry %+v", r, e)
+				}
+			}
+		}
+		take(&s.current("").full, true)
+		keys := rapid.Custom(func(t *rapid.T) key {
+			return key{rapid.SampledFrom([]string{"A", "B"}).Draw(t, "app"), rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, "id")}
+		})
+		sts := rapid.Map(rapid.IntRange(0, int(statuses)-1), func(n int) status { return status(n) })
+		var lastVersion uint64
+		t.Repeat(map[string]func(*rapid.T){
+			"register": func(t *rapid.T) {
+				k := keys.Draw(t, "key")
+				s.register(reg(k.app, k.id, sts.Draw(t, "status"), rapid.Int64Range(1, 50).Draw(t, "dirty")),
+					origin{rapid.Bool().Draw(t, "peer"), rapid.Bool().Draw(t, "native")})
+			},
+			"renew": func(t *rapid.T) {
+				s.renew(keys.Draw(t, "key"), origin{replicated: rapid.Bool().Draw(t, "peer")}, rapid.Int64Range(0, 50).Draw(t, "dirty"), sts.Draw(t, "claimed"))
+			},
+			"cancel":   func(t *rapid.T) { s.cancel(keys.Draw(t, "key")) },
+			"override": func(t *rapid.T) { s.setOverride(keys.Draw(t, "key"), sts.Draw(t, "status"), 0) },
+			"clear": func(t *rapid.T) {
+				s.clearOverride(keys.Draw(t, "key"), sts.Draw(t, "then"), rapid.Bool().Draw(t, "own"), 0)
+			},
+			"delta": func(*rapid.T) { take(s.current("").delta(), false) },
+			"full":  func(*rapid.T) { take(&s.current("").full, true) },
+			"": func(t *rapid.T) {
+				checkState(t, s)
+				if s.log.version < lastVersion {
+					t.Errorf("version went back from %d to %d", lastVersion, s.log.version)
+				}
+				lastVersion = s.log.version
+			},
+		})
+	})
+}
+
+func TestInstanceMapsToThePlatformsWords(t *testing.T) {
+	r := shop()
+	r.asg, r.meta = "shop-v001", []pair{{"criticality", "BULK"}, {"zone", "zone-b"}}
+	got := r.instance("eu")
+	if got.ID != r.id || got.App != "shop" || got.Group != "shop-v001" || got.Addr() != "10.1.2.3:8080" || got.Secure ||
+		got.Location != (roadbed.Location{Region: "eu", Zone: "zone-b"}) || got.Status != roadbed.Up ||
+		got.Since.UnixMilli() != r.serviceUp || got.Criticality() != roadbed.Bulk {
+		t.Errorf("instance of %+v: got %+v", r, got)
+	}
+	r.port.on, r.secure.on = false, true
+	if got = r.instance(""); got.Port != 443 || !got.Secure {
+		t.Errorf("an instance that only speaks TLS: got %s, secure %v; want port 443, true", got.Addr(), got.Secure)
+	}
+	r.dcAmazon, r.dcMeta = true, []pair{{"availability-zone", "us-east-1c"}}
+	if got := r.zone(); got != "us-east-1c" {
+		t.Errorf("zone of an Amazon instance: got %q, want us-east-1c", got)
+	}
+}
