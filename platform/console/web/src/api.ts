@@ -1,0 +1,41 @@
+// Asking the platform to do something, as "console" and for a reason.
+
+/** Sends a mutation. Fails with a sentence that can be shown. */
+export async function act(method: string, path: string, why: string, body?: unknown): Promise<void> {
+  const headers: Record<string, string> = { 'Roadbed-Actor': 'console' }
+  if (why) headers['Roadbed-Why'] = encodeURIComponent(why)
+  if (body !== undefined) headers['Content-Type'] = 'application/json'
+  await answer(await reach(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) }))
+}
+
+export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
+  const r = await reach(path, { signal })
+  await answer(r.clone())
+  return (await r.json()) as T
+}
+
+async function reach(path: string, init: RequestInit): Promise<Response> {
+  try {
+    return await fetch(path, init)
+  } catch (e) {
+    if (init.signal?.aborted) throw e
+    throw new Error('The platform does not answer. Try again when the connection is back.')
+  }
+}
+
+async function answer(r: Response): Promise<void> {
+  if (r.ok) return
+  let detail = ''
+  try {
+    const p = (await r.json()) as { detail?: string; title?: string; message?: string; errors?: { message: string; location?: string }[] }
+    detail = [p.detail || p.message || p.title, ...(p.errors ?? []).map(e => e.message + (e.location ? ` (${e.location})` : ''))].filter(Boolean).join('; ')
+  } catch {
+    // no JSON: the status has to do
+  }
+  throw new Error(detail ? sentence(detail) : `The platform answered ${r.status} ${r.statusText}.`)
+}
+
+export function sentence(s: string): string {
+  const t = s.trim()
+  return t.charAt(0).toUpperCase() + t.slice(1) + (/[.!?]$/.test(t) ? '' : '.')
+}

@@ -1,0 +1,108 @@
+// Faults on purpose: what is being injected into whose requests, until when; add one, end one.
+
+import { useState } from 'preact/hooks'
+import type { Model } from './model'
+import { act } from './api'
+import { type Ask, Empty, Mark } from './ui'
+import { exact, span, when } from './format'
+
+export function FaultsPage({ model, ask, available }: { model: Model; ask: (a: Ask) => void; available: boolean }) {
+  const optional = model.services.filter(s => s.criticality !== 'CRITICAL')
+  return (
+    <>
+      <div class="bar">
+        <p class="quiet">Faults end by themselves. The edge marks the requests concerned; services obey the mark.</p>
+        <div class="tools">
+          <button type="button" class="primary" disabled={!available || optional.length === 0} data-testid="blackout" onClick={() => ask(blackout(optional.map(s => s.name)))}>Black out non-critical services</button>
+          <button type="button" disabled={!available || model.services.length === 0} data-testid="add-fault" onClick={() => ask(single(model.services.map(s => s.name)))}>Add a fault</button>
+        </div>
+      </div>
+      <section class="panel" aria-label="Active faults">
+        {model.faults.length === 0 && <Empty title="No fault is being injected.">{optional.length > 0 && <>Not critical, so members should do without: {optional.map(s => s.name).join(', ')}.</>}</Empty>}
+        {model.faults.length > 0 && (
+          <table class="faults" data-testid="faults">
+            <caption class="hidden">Active faults</caption>
+            <thead><tr><th scope="col">Fault</th><th scope="col">Rules</th><th scope="col" class="num">Requests, %</th><th scope="col">Ends in</th><th scope="col">By</th><th scope="col">Why</th><th scope="col"><span class="hidden">Action</span></th></tr></thead>
+            <tbody>
+              {model.faults.map(f => (
+                <tr key={f.id} data-testid={`fault-${f.id}`}>
+                  <th scope="row"><Mark kind="warning" /> {f.description || f.id}</th>
+                  <td data-label="Rules" class="name rules">{f.rules.split(';').map(r => <code key={r}>{r}</code>)}</td>
+                  <td data-label="Requests, %" class="num">{f.who?.percent ?? 100}{f.who?.users?.length ? ', some users' : ''}{f.who?.header ? ', by header' : ''}</td>
+                  <td data-label="Ends in"><time dateTime={f.expires} title={exact(f.expires)}>{span((when(f.expires) ?? model.now) - model.now)}</time></td>
+                  <td data-label="By">{f.actor || '–'}</td>
+                  <td data-label="Why" class="quiet">{f.why || '–'}</td>
+                  <td class="c-act"><button type="button" class="small" aria-label={`End ${f.description || f.id}`} data-testid={`remove-${f.id}`} onClick={() => ask({
+                    title: 'End this fault?', text: <p>{f.description || f.id}: requests are spared at once.</p>, verb: 'End it', done: 'The fault has ended.',
+                    do: why => act('DELETE', `/api/v1/faults/${encodeURIComponent(f.id)}`, why),
+                  })}>End</button></td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        )}
+      </section>
+    </>
+  )
+}
+
+interface Plan { minutes: number; percent: number; service: string; action: string; delay: number; status: number }
+
+function expiry(minutes: number): string {
+  return new Date(Date.now() + minutes * 60_000).toISOString().replace(/\.\d+Z$/, 'Z')
+}
+
+// The dialog's fields write into plan; nothing but them reads it before the dialog is confirmed.
+function blackout(names: string[]): Ask {
+  const plan = { minutes: 5, percent: 100 }
+  return {
+    title: 'Black out non-critical services?',
+    text: <p>Every call to {names.join(', ')} fails. Whoever calls them should answer from a fallback, and members should hardly notice.</p>,
+    verb: 'Black out', dangerous: true, done: 'The fault is active.',
+    fields: <div class="row"><Duration plan={plan} /><Percent plan={plan} /></div>,
+    do: why => act('POST', '/api/v1/faults', why, {
+      description: 'Non-critical services blacked out', rules: names.map(n => `client:${n}=error(503)@100`).join(';'), who: { percent: plan.percent }, expires: expiry(plan.minutes),
+    }),
+  }
+}
+
+function single(names: string[]): Ask {
+  const plan: Plan = { minutes: 5, percent: 100, service: names[0], action: 'delay', delay: 300, status: 503 }
+  return {
+    title: 'Add a fault', text: <p>Calls to one service become slow or fail.</p>, verb: 'Add', dangerous: true, done: 'The fault is active.',
+    fields: <Fields plan={plan} names={names} />,
+    do: why => act('POST', '/api/v1/faults', why, {
+      description: plan.action === 'delay' ? `${plan.service} slow by ${plan.delay} ms` : `${plan.service} fails with ${plan.status}`,
+      rules: `client:${plan.service}=${plan.action === 'delay' ? `delay(${plan.delay}ms)` : `error(${plan.status})`}@100`,
+      who: { percent: plan.percent }, expires: expiry(plan.minutes),
+    }),
+  }
+}
+
+function Fields({ plan, names }: { plan: Plan; names: string[] }) {
+  const [action, setAction] = useState(plan.action)
+  return (
+    <>
+      <div class="row">
+        <label class="field"><span>Service</span><select onChange={e => (plan.service = e.currentTarget.value)}>{names.map(n => <option key={n}>{n}</option>)}</select></label>
+        <label class="field"><span>What happens</span><select value={action} onChange={e => setAction((plan.action = e.currentTarget.value))}><option value="delay">calls are slow</option><option value="error">calls fail</option></select></label>
+        {action === 'delay'
+          ? <label class="field"><span>By, ms</span><input type="number" min={1} max={60000} defaultValue={plan.delay} required onInput={e => (plan.delay = e.currentTarget.valueAsNumber)} /></label>
+          : <label class="field"><span>HTTP status</span><input type="number" min={400} max={599} defaultValue={plan.status} required onInput={e => (plan.status = e.currentTarget.valueAsNumber)} /></label>}
+      </div>
+      <div class="row"><Duration plan={plan} /><Percent plan={plan} /></div>
+    </>
+  )
+}
+
+function Duration({ plan }: { plan: { minutes: number } }) {
+  return (
+    <label class="field"><span>For</span>
+      <select onChange={e => (plan.minutes = Number(e.currentTarget.value))} data-testid="duration">{[1, 5, 15, 60].map(m => <option key={m} value={m} selected={m === plan.minutes}>{m === 60 ? '1 hour' : m === 1 ? '1 minute' : `${m} minutes`}</option>)}</select>
+    </label>
+  )
+}
+
+function Percent({ plan }: { plan: { percent: number } }) {
+  return <label class="field"><span>Of requests, %</span><input type="number" min={0.01} max={100} step="any" defaultValue={plan.percent} required onInput={e => (plan.percent = e.currentTarget.valueAsNumber)} /></label>
+}

@@ -1,0 +1,199 @@
+// The overview as the pages see it: services with their instances and traffic, joined from what the rooms say.
+
+import type { Change, Class, Connection, Fault, FleetInstance, Overview, Traffic } from './types'
+import { when } from './format'
+
+export type State = 'up' | 'starting' | 'down' | 'disabled' | 'unknown'
+
+export interface Instance {
+  id: string
+  app: string
+  group: string
+  zone: string
+  state: State
+  status: string // the state in a word or two
+  address: string
+  pid?: number
+  restarts?: number
+  since?: number // ms
+  reason: string
+  ours: boolean // the fleet runs it
+}
+
+export interface Group { name: string; disabled: boolean; ours: boolean; instances: Instance[] }
+
+export interface Flow { // requests per second, and how they went
+  rps: number
+  warning: number // share of 1: slow, or answered by a fallback
+  danger: number // share of 1: failed
+  p50?: number // seconds
+  p99?: number
+}
+
+export interface Edge extends Flow { source: string; target: string; class: Class }
+
+export interface Node extends Flow { name: string; class: Class; service?: ServiceView }
+
+export interface ServiceView extends Flow {
+  name: string
+  class: Class
+  criticality: string
+  up: number
+  total: number
+  zones: { name: string; instances: Instance[] }[]
+  groups: Group[]
+  instances: Instance[]
+}
+
+export interface Model {
+  now: number // the platform's clock, ms
+  nodes: Node[]
+  edges: Edge[]
+  services: ServiceView[]
+  entry: Flow // what comes in from outside
+  up: number
+  total: number
+  faults: Fault[]
+  changes: Change[]
+  members?: Flow
+}
+
+/** The name telemetry gives to whoever calls from outside. */
+export const outside = 'INTERNET'
+
+export function modelOf(o: Overview): Model {
+  const region = regionOf(o.traffic)
+  const edges = list(region?.connections).map(edgeOf)
+  const instances = instancesOf(o)
+  const services = servicesOf(o, instances, edges, region)
+  const byName = new Map(services.map(s => [s.name, s]))
+  const named = new Map(list(region?.nodes).map(n => [n.name ?? '', n]))
+  const names = new Set([...named.keys(), ...edges.flatMap(e => [e.source, e.target]), ...byName.keys()])
+  names.delete('')
+  const nodes = [...names].map((name): Node => {
+    const flow = together(edges.filter(e => (name === outside ? e.source : e.target) === name))
+    return { name, ...flow, class: named.get(name)?.class ?? worst(edges.filter(e => e.target === name)), service: byName.get(name) }
+  })
+  const m = o.members
+  return {
+    now: when(o.time) ?? Date.now(),
+    nodes,
+    edges,
+    services,
+    entry: together(edges.filter(e => e.source === outside)),
+    up: instances.filter(i => i.state === 'up').length,
+    total: instances.length,
+    faults: list(o.faults),
+    changes: list(o.changes),
+    members: m && m.rps !== undefined ? { rps: m.rps, warning: 0, danger: 1 - (m.success ?? NaN), p99: m.p99 } : undefined,
+  }
+}
+
+// The traffic picture is a globe of regions, a region of services. We show the first region that has any.
+function regionOf(t: Traffic | undefined): Traffic | undefined {
+  if (!t) return undefined
+  return list(t.nodes).find(n => list(n.nodes).length > 0) ?? (list(t.connections).length > 0 ? t : list(t.nodes)[0])
+}
+
+function edgeOf(c: Connection): Edge {
+  const n = c.metrics?.normal ?? 0
+  const w = c.metrics?.warning ?? 0
+  const d = c.metrics?.danger ?? 0
+  const rps = n + w + d
+  return {
+    source: c.source, target: c.target, rps, warning: rps && w / rps, danger: rps && d / rps,
+    p50: c.metadata?.p50, p99: c.metadata?.p99, class: c.class ?? 'normal',
+  }
+}
+
+function together(flows: Flow[]): Flow {
+  const rps = flows.reduce((s, f) => s + f.rps, 0)
+  const share = (k: 'warning' | 'danger') => rps && flows.reduce((s, f) => s + f.rps * f[k], 0) / rps
+  // Percentiles of different callers cannot be added: the worst caller's is shown.
+  const most = (k: 'p50' | 'p99') => flows.reduce<number | undefined>((m, f) => (f[k] === undefined ? m : Math.max(m ?? 0, f[k])), undefined)
+  return { rps, warning: share('warning'), danger: share('danger'), p50: most('p50'), p99: most('p99') }
+}
+
+function worst(edges: Edge[]): Class {
+  return edges.some(e => e.class === 'danger') ? 'danger' : edges.some(e => e.class === 'warning') ? 'warning' : 'normal'
+}
+
+function instancesOf(o: Overview): Instance[] {
+  const all = new Map<string, Instance>()
+  for (const r of list(o.registry)) {
+    const [state, status] = stateOf(r.status)
+    all.set(r.id, {
+      id: r.id, app: r.app, group: r.group ?? '', zone: r.location?.zone || r.metadata?.zone || '', state, status,
+      address: `${r.host}:${r.port}`, since: when(r.since), reason: '', ours: false,
+    })
+  }
+  for (const f of list(o.instances)) {
+    const known = all.get(f.id)
+    const [ofFleet, word] = stateOf(f.state)
+    const [ofHealth, health] = f.health ? stateOf(f.health) : ([ofFleet, word] as const)
+    // A process that does not run is what its process is; one that runs is what the registry says, else its health.
+    let [state, status] = [ofFleet, word]
+    if (ofFleet === 'up') [state, status] = known ? [known.state, known.status] : [ofHealth, health]
+    all.set(f.id, {
+      id: f.id, app: f.app, group: f.group, zone: f.zone, state, status, address: known?.address ?? `127.0.0.1:${f.port}`, pid: f.pid || undefined,
+      restarts: f.restarts, since: when(f.since) ?? known?.since, ours: true,
+      reason: f.reason || (state === 'up' || state === 'disabled' ? '' : exitOf(f)),
+    })
+  }
+  return [...all.values()].sort((a, b) => a.app.localeCompare(b.app) || a.zone.localeCompare(b.zone) || a.id.localeCompare(b.id, 'en', { numeric: true }))
+}
+
+function exitOf(f: FleetInstance): string {
+  const why = typeof f.lastExit === 'object' ? f.lastExit?.why : f.lastExit
+  return why ? `last exit: ${why}` : ''
+}
+
+function stateOf(word: string): [State, string] {
+  const w = word.toUpperCase()
+  switch (w) {
+    case 'UP': case 'RUNNING': case 'HEALTHY': case 'PASSING': case 'OK': return ['up', 'up']
+    case 'STARTING': case 'LAUNCHING': case 'ACCEPTED': case 'PENDING': return ['starting', 'starting']
+    case 'BACKOFF': case 'RESTARTING': return ['down', 'restarting']
+    case 'STOPPING': case 'DRAINING': return ['starting', 'stopping']
+    case 'OUT_OF_SERVICE': case 'DISABLED': return ['disabled', 'out of service']
+    case 'DOWN': case 'UNHEALTHY': case 'FAILING': case 'FAILED': case 'EXITED': case 'DEAD': case 'KILLED': case 'STOPPED': return ['down', w === 'UNHEALTHY' || w === 'FAILING' ? 'down' : w.toLowerCase()]
+    case '': case 'UNKNOWN': return ['unknown', 'unknown']
+  }
+  return ['unknown', w.toLowerCase().replace(/_/g, ' ')]
+}
+
+function servicesOf(o: Overview, instances: Instance[], edges: Edge[], region: Traffic | undefined): ServiceView[] {
+  const listed = new Map(list(o.services).map(s => [s.name, s]))
+  const disabled = new Map(list(o.clusters).flatMap(c => list(c.serverGroups)).map(g => [g.name, g.disabled === true]))
+  const classes = new Map(list(region?.nodes).map(n => [n.name, n.class]))
+  const names = [...new Set([...listed.keys(), ...instances.map(i => i.app)])].sort()
+  return names.map(name => {
+    const mine = instances.filter(i => i.app === name)
+    const into = edges.filter(e => e.target === name)
+    const groups = [...new Set(mine.map(i => i.group))].sort().map((g): Group => {
+      const members = mine.filter(i => i.group === g)
+      return {
+        name: g, instances: members, ours: members.some(i => i.ours),
+        disabled: disabled.get(g) || members.every(i => i.state === 'disabled'),
+      }
+    })
+    const zones = [...new Set(mine.map(i => i.zone))].sort().map(z => ({ name: z, instances: mine.filter(i => i.zone === z) }))
+    return {
+      name, ...together(into), class: classes.get(name) ?? worst(into), criticality: (listed.get(name)?.criticality || 'CRITICAL').toUpperCase(),
+      up: mine.length ? mine.filter(i => i.state === 'up').length : (listed.get(name)?.up ?? 0),
+      total: mine.length || (listed.get(name)?.instances ?? 0), zones, groups, instances: mine,
+    }
+  })
+}
+
+/** A list that may be missing, or be the only list of a wrapping object. */
+export function list<T>(x: T[] | null | undefined): T[] {
+  if (Array.isArray(x)) return x
+  if (x && typeof x === 'object') return Object.values(x as object).find(Array.isArray) ?? []
+  return []
+}
+
+/** The letter by which a zone is known: "zone-a" is a. */
+export function zoneLetter(zone: string): string {
+  return /([a-z0-9])$/i.exec(zone)?.[1] ?? '?'
+}

@@ -1,0 +1,93 @@
+// The live overview: one event stream, kept alive, and what the last two minutes looked like.
+
+import { useEffect, useState } from 'preact/hooks'
+import type { Overview } from './types'
+import { type Model, modelOf } from './model'
+
+export interface Live {
+  overview?: Overview
+  model?: Model
+  at: number // when the newest overview came, by this browser's clock; 0 = never
+  lost: boolean
+  past: Moment[] // oldest first
+  said: string // the newest change of state in words, for those who listen
+}
+
+export interface Moment { rps: number; success: number; p99: number; up: number; members: number }
+
+const remembered = 120 // seconds
+const lostAfter = 4_000
+const renewAfter = 15_000
+const sleepAfter = 15_000 // a hidden page stops asking; browsers allow few connections to one place
+
+let live: Live = { at: 0, lost: false, past: [], said: '' }
+const listeners = new Set<() => void>()
+let source: EventSource | undefined
+let opened = 0
+
+function set(next: Partial<Live>) {
+  live = { ...live, ...next }
+  listeners.forEach(f => f())
+}
+
+function open() {
+  source?.close()
+  opened = Date.now()
+  source = new EventSource('/api/v1/overview/stream')
+  source.addEventListener('overview', e => {
+    const overview = JSON.parse((e as MessageEvent<string>).data) as Overview
+    const model = modelOf(overview)
+    const m: Moment = {
+      rps: model.entry.rps, success: model.entry.rps ? 1 - model.entry.danger : NaN, p99: model.entry.p99 ?? NaN, up: model.up,
+      members: model.members ? 1 - model.members.danger : NaN,
+    }
+    set({ overview, model, at: Date.now(), lost: false, past: [...live.past, m].slice(-remembered), said: news(live.model, model) || live.said })
+  })
+}
+
+function close() {
+  source?.close()
+  source = undefined
+}
+
+/** Starts the stream and keeps it. Called once. */
+export function connect() {
+  open()
+  let asleep: number | undefined
+  document.addEventListener('visibilitychange', () => {
+    clearTimeout(asleep)
+    if (document.hidden) asleep = window.setTimeout(close, sleepAfter)
+    else if (!source) open()
+  })
+  setInterval(() => {
+    if (!source) return
+    const silent = Date.now() - Math.max(live.at, opened)
+    if (Date.now() - (live.at || opened) > lostAfter) set({ lost: true })
+    if (source.readyState === EventSource.CLOSED ? silent > 2_000 : silent > renewAfter) open()
+  }, 1_000)
+}
+
+export function useLive(): Live {
+  const [, again] = useState(0)
+  useEffect(() => {
+    const f = () => again(n => n + 1)
+    listeners.add(f)
+    return () => void listeners.delete(f)
+  }, [])
+  return live
+}
+
+// What is worth saying aloud: instances that changed state, faults that came and went.
+function news(before: Model | undefined, after: Model): string {
+  if (!before) return ''
+  const said: string[] = []
+  const old = new Map(before.services.flatMap(s => s.instances).map(i => [i.id, i.status]))
+  const changed = after.services.flatMap(s => s.instances).filter(i => old.has(i.id) && old.get(i.id) !== i.status)
+  if (changed.length > 3) said.push(`${changed.length} instances changed state; ${after.up} of ${after.total} are up`)
+  else changed.forEach(i => said.push(`${i.id} is ${i.status}`))
+  const had = new Set(before.faults.map(f => f.id))
+  const have = new Set(after.faults.map(f => f.id))
+  after.faults.filter(f => !had.has(f.id)).forEach(f => said.push(`fault ${f.description || f.id} is active`))
+  before.faults.filter(f => !have.has(f.id)).forEach(f => said.push(`fault ${f.description || f.id} has ended`))
+  return said.join('. ')
+}
