@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/klauspost/compress/zstd"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -390,11 +389,7 @@ func (e *Engine) restoreStream(ctx context.Context, s ManifestStream, file strin
 	for {
 		n, err := io.ReadFull(f, chunk)
 		if n > 0 {
-			m, err := e.nc.RequestWithContext(ctx, answer.DeliverSubject, chunk[:n])
-			if err != nil {
-				return err
-			}
-			if err := failed(m); err != nil {
+			if err := e.sendChunk(ctx, answer.DeliverSubject, chunk[:n]); err != nil {
 				return err
 			}
 			continue
@@ -402,12 +397,23 @@ func (e *Engine) restoreStream(ctx context.Context, s ManifestStream, file strin
 		if err != io.EOF {
 			return err
 		}
-		m, err := e.nc.RequestWithContext(ctx, answer.DeliverSubject, nil)
-		if err != nil {
-			return err
-		}
-		return failed(m)
+		return e.sendChunk(ctx, answer.DeliverSubject, nil) // the end
 	}
+}
+
+// sendChunk sends one chunk of a snapshot; the answer to the last one comes when all is restored.
+func (e *Engine) sendChunk(ctx context.Context, to string, chunk []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	defer cancel()
+	m, err := e.nc.RequestWithContext(ctx, to, chunk)
+	if err != nil || len(m.Data) == 0 {
+		return err
+	}
+	var a apiError
+	if err := json.Unmarshal(m.Data, &a); err != nil {
+		return fmt.Errorf("answer of the restore: %w", err)
+	}
+	return a.reason()
 }
 
 // apiError is the error in an answer of JetStream's API.
@@ -431,6 +437,8 @@ func (e *Engine) api(ctx context.Context, what string, ask any, answer interface
 	if err != nil {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
 	m, err := e.nc.RequestWithContext(ctx, "$JS.API."+what, req)
 	if err != nil {
 		return err
@@ -439,15 +447,4 @@ func (e *Engine) api(ctx context.Context, what string, ask any, answer interface
 		return fmt.Errorf("answer of %s: %w", what, err)
 	}
 	return answer.reason()
-}
-
-func failed(m *nats.Msg) error {
-	if len(m.Data) == 0 {
-		return nil
-	}
-	var a apiError
-	if err := json.Unmarshal(m.Data, &a); err != nil {
-		return fmt.Errorf("answer of the restore: %w", err)
-	}
-	return a.reason()
 }

@@ -51,6 +51,7 @@ type write struct {
 	marker  bool  // marks the key as deleted
 	ttl     string
 	id      string // makes sending it twice harmless; only clients need it
+	again   bool   // it was sent before, without an answer; owned by the committer
 
 	state atomic.Int32 // queued, sent or abandoned
 	done  chan outcome // buffered
@@ -259,6 +260,7 @@ func (c *committer) commit(ctx context.Context, group []*write) {
 		left := group[:0]
 		for _, w := range group {
 			if len(w.done) == 0 {
+				w.again = true
 				left = append(left, w)
 			}
 		}
@@ -356,8 +358,7 @@ func (c *committer) sendSingles(ctx context.Context, group []*write) error {
 		if err != nil {
 			return err
 		}
-		group[0].finish(a.Seq, a.reason())
-		return nil
+		return c.answer(ctx, group[0], a)
 	}
 	inbox := c.e.nc.NewInbox()
 	sub, err := c.e.nc.SubscribeSync(inbox + ".*")
@@ -385,8 +386,35 @@ func (c *committer) sendSingles(ctx context.Context, group []*write) error {
 		if err != nil {
 			return err
 		}
-		group[i].finish(a.Seq, a.reason())
+		if err := c.answer(ctx, group[i], a); err != nil {
+			return err
+		}
 	}
+	return nil
+}
+
+// answer ends w as a says. The server knows a write without a condition that it was sent before; for one with a
+// condition it looks at the condition first, which the write itself may have made false.
+func (c *committer) answer(ctx context.Context, w *write, a ack) error {
+	err := a.reason()
+	if !w.again || !errors.Is(err, ErrConflict) {
+		w.finish(a.Seq, err)
+		return nil
+	}
+	msgs, rerr := c.e.read(ctx, c.stream, w.subject, 1, maxHistory)
+	if rerr != nil {
+		return rerr
+	}
+	for _, m := range msgs {
+		if m.id == w.id {
+			w.finish(m.seq, nil)
+			return nil
+		}
+	}
+	if len(msgs) > 0 && int64(msgs[len(msgs)-1].seq) > w.expect {
+		err = fmt.Errorf("%w: the answer was lost, and somebody wrote since; it may or may not have been written", ErrUnavailable)
+	}
+	w.finish(0, err)
 	return nil
 }
 

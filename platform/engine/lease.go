@@ -155,7 +155,8 @@ func (l *Lease) renew(ctx context.Context, t *Table[leaseRecord], asked time.Tim
 	for sleep(ctx, every) {
 		now := time.Now()
 		end := asked.Add(grace)
-		call, cancel := context.WithDeadline(ctx, end)
+		// A renewal that is under way is not broken off by Release, which would not know the revision then.
+		call, cancel := context.WithDeadline(context.WithoutCancel(ctx), end)
 		l.mu.Lock()
 		rev, err := t.Update(call, l.name, l.rec, l.rev)
 		if err == nil {
@@ -208,6 +209,12 @@ func (l *Lease) Release(ctx context.Context) error {
 	t, err := l.e.leaseTable(ctx)
 	if err == nil {
 		err = t.Delete(ctx, l.name, l.rev)
+	}
+	if errors.Is(err, ErrConflict) {
+		// A renewal whose answer was lost may have happened: then the record is still ours.
+		if e, ok := t.Get(l.name); ok && e.Value.Epoch == l.epoch {
+			err = t.Delete(ctx, l.name, e.Rev)
+		}
 	}
 	if err == nil || errors.Is(err, ErrConflict) || errors.Is(err, ErrNotFound) {
 		return nil

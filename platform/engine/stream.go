@@ -228,6 +228,7 @@ func (e *Engine) readSome(ctx context.Context, stream, subject string, from uint
 			seq:     seq,
 			time:    at,
 			deleted: deletes(m.Header),
+			id:      m.Header.Get(msgIDHeader),
 			data:    m.Data,
 		})
 	}

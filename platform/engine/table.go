@@ -177,7 +177,8 @@ func (t *Table[T]) create(ctx context.Context, key string, v T) (uint64, error) 
 }
 
 // Update stores v under key if its revision still is rev, and returns the new one. It fails with [ErrConflict] if the
-// entry changed or is gone; read it again then. Revision 0 means that the key must not exist, as in Create.
+// entry changed or is gone; read it again then. Revision 0 means that the key must not exist, as in Create. A deletion
+// is a revision too: an update from it creates the entry anew.
 func (t *Table[T]) Update(ctx context.Context, key string, v T, rev uint64) (uint64, error) {
 	var next uint64
 	var err error
@@ -209,20 +210,20 @@ func (t *Table[T]) delete(ctx context.Context, key string, rev uint64) error {
 	}
 	ctx, cancel := t.e.bounded(ctx)
 	defer cancel()
-	if err := t.outdated(key, rev); err != nil && rev != 0 {
-		return err
+	if _, ok := t.Get(key); !ok {
+		seq, deleted, err := t.newest(ctx, key)
+		if err != nil {
+			return err
+		}
+		if seq == 0 || deleted {
+			return ErrNotFound
+		}
 	}
-	expect := int64(rev)
-	if rev == 0 {
-		expect = anything
-		if _, ok := t.Get(key); !ok {
-			seq, deleted, err := t.newest(ctx, key)
-			if err != nil {
-				return err
-			}
-			if seq == 0 || deleted {
-				return ErrNotFound
-			}
+	expect := int64(anything)
+	if rev != 0 {
+		expect = int64(rev)
+		if err := t.outdated(key, rev); err != nil {
+			return err
 		}
 	}
 	w := write{subject: t.subject(key), expect: expect, marker: true}

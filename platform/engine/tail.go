@@ -35,7 +35,8 @@ type message struct {
 	subject string
 	seq     uint64
 	time    time.Time
-	deleted bool // marks a key as deleted
+	deleted bool   // marks a key as deleted
+	id      string // of the write; empty for those of an embedded engine
 	data    []byte
 }
 
