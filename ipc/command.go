@@ -1,0 +1,428 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/bits"
+	"math/rand/v2"
+	"net/http"
+	"reflect"
+	"sync/atomic"
+	"time"
+
+	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/meter"
+)
+
+// Command is one kind of call to one callee, with a breaker, a bulkhead and statistics of its own. Get one from
+// [Engine.Command]; its methods may be used from many goroutines.
+type Command struct {
+	name   string
+	engine *Engine
+	clock  *clock
+	code   Settings // guarded by Engine.mu
+	set    atomic.Pointer[settings]
+	vip    atomic.Bool // an app of the same name is called, so its HTTP calls must find the scope they run in
+
+	// Allocated once, so that a refusal costs nothing.
+	refusedOpen, refusedFull, refusedLate *Error
+
+	shards []shard
+	window window
+	timers [3][kinds]atomic.Pointer[meter.PercentileTimer] // by result and cause
+
+	_         [64]byte
+	breaker   breaker
+	_         [64]byte
+	inflight  atomic.Int64
+	_         [64]byte
+	fallbacks atomic.Int64
+}
+
+func newCommand(e *Engine, name string) *Command {
+	c := &Command{
+		name: name, engine: e, clock: e.clock, shards: make([]shard, e.shards),
+		refusedOpen: &Error{Command: name, Kind: Open, Cause: ErrOpen},
+		refusedFull: &Error{Command: name, Kind: Rejected, Cause: ErrRejected},
+		refusedLate: &Error{Command: name, Kind: TimedOut, Cause: ErrDeadlineSpent},
+	}
+	c.breaker.openedAt.Store(-1)
+	return c
+}
+
+// Name returns the command's name.
+func (c *Command) Name() string { return c.name }
+
+// permit is the right to run one call.
+type permit struct {
+	start    int64
+	deadline int64  // the earlier of the caller's and the command's; noDeadline = none
+	own      bool   // the command's is the earlier
+	trial    uint64 // not 0: the breaker waits for this call's end
+}
+
+// admit asks breaker and bulkhead. Without an error, finish and then release must follow.
+// hot path: 0 allocs, BenchmarkAllowed, BenchmarkRefused
+func (c *Command) admit(ctx context.Context, set *settings, start int64) (p permit, refused *Error) {
+	p.start, p.deadline = start, noDeadline
+	if set.Timeout > 0 {
+		p.deadline, p.own = start+int64(set.Timeout), true
+	}
+	if t, ok := ctx.Deadline(); ok {
+		if d := c.clock.at(t); d <= p.deadline {
+			p.deadline, p.own = d, false
+		}
+		if p.deadline <= start {
+			c.count(unanswered)
+			return p, c.refusedLate
+		}
+	}
+	return c.permit(p, set)
+}
+
+// permit is admit without the deadline.
+func (c *Command) permit(p permit, set *settings) (permit, *Error) {
+	var ok bool
+	if p.trial, ok = c.breaker.attempt(set, c.clock); !ok {
+		c.count(shortCircuited)
+		return p, c.refusedOpen
+	}
+	if c.inflight.Add(1) > int64(set.MaxConcurrent) {
+		c.inflight.Add(-1)
+		c.count(rejected)
+		if p.trial != 0 {
+			c.breaker.nonSuccess(p.trial, set, c.clock)
+		}
+		return p, c.refusedFull
+	}
+	return p, nil
+}
+
+// count adds one to an event's counter.
+func (c *Command) count(e event) {
+	c.shards[rand.Uint64()&uint64(len(c.shards)-1)].n[e].Add(1)
+}
+
+// finish counts a call that ran, and moves the breaker if it was the trial. The permit stays until release.
+func (c *Command) finish(p *permit, e event, end int64) {
+	s := &c.shards[rand.Uint64()&uint64(len(c.shards)-1)]
+	s.n[e].Add(1)
+	s.latency[latencyBin(end-p.start)].Add(1)
+	if p.trial != 0 {
+		c.endTrial(p.trial, e)
+		p.trial = 0
+	}
+}
+
+func (c *Command) endTrial(trial uint64, e event) {
+	set := c.set.Load()
+	if e != success {
+		if c.breaker.nonSuccess(trial, set, c.clock) {
+			c.engine.log.Info("breaker stays open, its trial failed", "command", c.name)
+		}
+		return
+	}
+	c.window.mu.Lock()
+	did := c.breaker.succeeded(trial)
+	if did {
+		c.window.reset(c.tally())
+	}
+	c.window.mu.Unlock()
+	if did {
+		c.engine.log.Info("breaker closed", "command", c.name)
+	}
+}
+
+// release gives the permit back.
+func (c *Command) release() { c.inflight.Add(-1) }
+
+func (c *Command) tally() (t tally) {
+	for i := range c.shards {
+		for e := range t {
+			t[e] += c.shards[i].n[e].Load()
+		}
+	}
+	return t
+}
+
+// tick completes a bucket and opens the breaker if the window says so. Only the engine's ticker calls it.
+func (c *Command) tick(now int64) {
+	set := c.set.Load()
+	c.window.mu.Lock()
+	sum := c.window.roll(c.tally())
+	if c.window.head == 0 {
+		c.window.slowOld[0] = c.window.slowOld[1]
+		c.window.slowOld[1] = c.latencies()
+	}
+	total, errs := sum.health()
+	opened := false
+	if total >= uint32(set.RequestVolume) && percent(errs, total) >= set.ErrorPercent && !set.forced {
+		opened = c.breaker.open(now, set)
+	}
+	c.breaker.tick(now, set)
+	c.window.mu.Unlock()
+	if opened {
+		c.engine.log.Warn("breaker open", "command", c.name, "errorPercent", percent(errs, total), "calls", total, "sleep", set.SleepWindow)
+	}
+}
+
+func percent(part, of uint32) int {
+	if of == 0 {
+		return 0
+	}
+	return int(uint64(part) * 100 / uint64(of))
+}
+
+func (c *Command) latencies() (sum [latencyBins]uint32) {
+	for i := range c.shards {
+		for b := range sum {
+			sum[b] += c.shards[i].latency[b].Load()
+		}
+	}
+	return sum
+}
+
+// latencyBin maps nanoseconds to four bins per power of two of microseconds.
+func latencyBin(ns int64) int {
+	us := uint64(max(ns, 0)) / 1000
+	if us < 4 {
+		return int(us)
+	}
+	exp := bits.Len64(us) - 3
+	return min(exp<<2+int(us>>exp), latencyBins-1)
+}
+
+// binTime returns the upper end of a bin.
+func binTime(bin int) time.Duration {
+	if bin < 4 {
+		return time.Duration(bin+1) * time.Microsecond
+	}
+	exp := bin>>2 - 1
+	return time.Duration(uint64(bin&3+4+1)<<exp) * time.Microsecond
+}
+
+// Call runs run under the command's breaker, bulkhead and timeout.
+//
+// run gets a context that ends at the deadline, and when run returns. It runs on the caller's goroutine: Call returns
+// when run does, so run must heed its context. A result that comes after the deadline is dropped, and closed if it
+// is an io.Closer or an http.Response; the call counts as timed out. If run panics the call has failed and the panic
+// goes on.
+//
+// The error is nil or an *[Error] that wraps run's, except that [BadRequest](err) comes back as err.
+func Call[T any](ctx context.Context, c *Command, run func(context.Context) (T, error)) (T, error) {
+	v, how, err := call(ctx, c, run, false)
+	if how.kind == invalid {
+		err = unmark(err)
+	}
+	return v, err
+}
+
+// CallOr is [Call] with a fallback, which runs when run failed, timed out, or was refused by breaker or bulkhead; not
+// after [BadRequest], nor when the caller has gone. cause says why. At most [Settings].MaxFallbacks run at once.
+//
+// The fallback's context is the caller's; if less than 50 ms are left of it, it is one that lasts 50 ms.
+func CallOr[T any](ctx context.Context, c *Command, run func(context.Context) (T, error), fallback func(ctx context.Context, cause error) (T, error)) (T, error) {
+	v, how, err := call(ctx, c, run, true)
+	switch how.kind {
+	case None, Cancelled:
+		return v, err
+	case invalid:
+		return v, unmark(err)
+	}
+	set := c.set.Load()
+	if set.FallbackOff {
+		c.report(how, resultFailure)
+		return v, err
+	}
+	if c.fallbacks.Add(1) > int64(set.MaxFallbacks) {
+		c.fallbacks.Add(-1)
+		c.count(fallbackRejected)
+		c.report(how, resultFailure)
+		return v, withFallback(c, err, fmt.Errorf("more than %d fallbacks at once: %w", set.MaxFallbacks, ErrRejected))
+	}
+	defer c.fallbacks.Add(-1)
+	if a := fault.From(ctx).At("command", c.name); a.NoFallback {
+		c.engine.injected("command", &a)
+		c.count(fallbackFailure)
+		c.report(how, resultFailure)
+		return v, withFallback(c, err, fmt.Errorf("%w: rule %s", ErrInjected, a.Rule))
+	}
+	if d, ok := ctx.Deadline(); ok && time.Until(d) < fallbackTime || ctx.Err() != nil {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), fallbackTime)
+		defer cancel()
+	}
+	v, ferr := fallback(ctx, err)
+	if ferr != nil {
+		c.count(fallbackFailure)
+		c.report(how, resultFailure)
+		return v, withFallback(c, err, ferr)
+	}
+	c.count(fallbackSuccess)
+	c.report(how, resultFallback)
+	return v, nil
+}
+
+const fallbackTime = 50 * time.Millisecond
+
+func withFallback(c *Command, err, ferr error) error {
+	out := Error{Command: c.name, Kind: Failed, Cause: err}
+	if e, ok := err.(*Error); ok {
+		out = *e
+	}
+	out.FallbackErr = ferr
+	return &out
+}
+
+// unmark takes the mark of BadRequest off.
+func unmark(err error) error {
+	if b, ok := err.(*badRequest); ok {
+		return b.err
+	}
+	return err
+}
+
+// ending is how a call ended, for the metrics.
+type ending struct {
+	kind  Kind
+	start int64 // 0 if it was refused without a look at the clock
+	other bool  // the call was an HTTP call to an app of another name, which reported itself
+}
+
+// call is Call; with a fallback to come, failures are left to the caller to report.
+func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, error), hasFallback bool) (v T, how ending, err error) {
+	set := c.set.Load()
+	var p permit
+	var refused *Error
+	if w := c.breaker.word.Load(); w&stateMask == openFast && !set.forced { // spare the clock
+		c.count(shortCircuited)
+		refused = c.refusedOpen
+	} else {
+		p, refused = c.admit(ctx, set, c.clock.roughly())
+	}
+	how.start = p.start
+	if refused != nil {
+		how.kind = refused.Kind
+		if !hasFallback {
+			c.report(how, resultFailure)
+		}
+		return v, how, refused
+	}
+	rctx := ctx
+	var s *scope
+	if p.own || c.vip.Load() || c.engine.meter != nil {
+		s = &scope{Context: ctx, cmd: c}
+		if p.own {
+			s.deadline = p.deadline
+		}
+		rctx = s
+	}
+	ended := false
+	defer func() {
+		if !ended { // run panicked
+			c.finish(&p, failure, c.clock.roughly())
+		}
+		c.release()
+		if s != nil {
+			s.end(context.Canceled)
+		}
+	}()
+	if f := fault.From(ctx); f != nil {
+		err = c.inject(rctx, f)
+	}
+	if err == nil {
+		v, err = run(rctx)
+	}
+	end := c.clock.roughly()
+	ended = true
+	if err == nil && end < p.deadline {
+		c.finish(&p, success, end)
+		if s != nil {
+			how.other = s.other.Load()
+		}
+		c.report(how, resultSuccess)
+		return v, how, nil
+	}
+	if err == nil {
+		discard(v)
+		var zero T
+		v, err = zero, ErrTimeout
+	}
+	how.kind, err = c.failed(ctx, &p, s, err, end)
+	if s != nil {
+		how.other = s.other.Load()
+	}
+	switch {
+	case how.kind == invalid:
+		c.report(how, resultSuccess) // the callee did its part
+	case !hasFallback || how.kind == Cancelled:
+		c.report(how, resultFailure)
+	}
+	return v, how, err
+}
+
+// failed counts a call that ended with err, and returns what the caller is told.
+func (c *Command) failed(ctx context.Context, p *permit, s *scope, err error, end int64) (Kind, error) {
+	kind := classify(err, end >= p.deadline || s != nil && s.deadline != 0 && errors.Is(s.Err(), context.DeadlineExceeded),
+		errors.Is(ctx.Err(), context.Canceled))
+	c.finish(p, eventOf(kind, err), end)
+	if kind == invalid {
+		return kind, err
+	}
+	if e, ok := err.(*Error); ok && e.Command == c.name {
+		return kind, err
+	}
+	return kind, &Error{Command: c.name, Kind: kind, Cause: err}
+}
+
+// eventOf says how a failure counts. What never reached the callee says nothing about its health.
+func eventOf(k Kind, err error) event {
+	switch k {
+	case TimedOut:
+		if errors.Is(err, ErrDeadlineSpent) {
+			return unanswered
+		}
+		return timeout
+	case NoEndpoint:
+		return unanswered
+	case Cancelled:
+		return cancelled
+	case invalid:
+		return badRequests
+	}
+	return failure
+}
+
+// discard closes a result that came too late.
+func discard(v any) {
+	switch c := v.(type) {
+	case *http.Response:
+		if c != nil {
+			c.Body.Close() // its error is of no use: nobody asked for the result any more
+		}
+	case io.Closer:
+		if r := reflect.ValueOf(c); r.Kind() != reflect.Pointer || !r.IsNil() {
+			c.Close()
+		}
+	}
+}
+
+// inject does what the request's faults ask of the command.
+func (c *Command) inject(ctx context.Context, f *fault.Context) error {
+	a := f.At("command", c.name)
+	if a.IsZero() || a.Delay == 0 && a.Err == nil && !a.Hang {
+		return nil
+	}
+	leave, ok := c.engine.injecting()
+	if !ok {
+		return nil
+	}
+	defer leave()
+	c.engine.injected("command", &a)
+	if err := a.Wait(ctx); err != nil {
+		return err
+	}
+	return a.Err
+}

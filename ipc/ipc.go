@@ -1,0 +1,359 @@
+// Package ipc makes calls between services that survive the failure of what they call. At Netflix these were Ribbon,
+// which found and balanced, and Hystrix, which contained failures.
+//
+// One [Engine] serves a process. Its HTTP client takes the names of apps for hosts:
+//
+//	calls := ipc.New(ipc.Options{App: "api", Lists: discovery})
+//	defer calls.Close()
+//	resp, err := calls.HTTPClient().Get("http://catalog/titles")
+//
+// Anything else that may fail runs as a command, with a fallback if there is one:
+//
+//	popular := calls.Command("recommendations", ipc.Settings{Timeout: 300 * time.Millisecond})
+//	titles, err := ipc.CallOr(ctx, popular, fetch, func(context.Context, error) ([]Title, error) { return top100, nil })
+//
+// An HTTP call made inside a command named as the app it calls shares that command's breaker, bulkhead and time.
+// Handlers are wrapped once, so that deadline, criticality, request id and injected faults travel on:
+//
+//	http.ListenAndServe(addr, calls.Handler(mux))
+//
+// A host with a port, an IP address, or a name with dots that no registry knows is called as any http.Client would.
+//
+// # What it promises
+//   - No HTTP call waits past its deadline: the earlier of the caller's and the command's timeout, retries included.
+//   - An instance that dies in the middle of a request fails no idempotent caller as long as another instance lives:
+//     a refused connection is retried elsewhere at once, a broken one within the retry budget.
+//   - Retries add at most a fifth to the load of an app, plus ten a second; connections that were refused do not count.
+//   - A broken app is refused after 20 calls in 10 s of which half failed; one call every 5 s tries it again.
+//   - At most MaxConcurrent calls of one command are in flight, also after timeouts.
+//   - A request is never altered, and its body is always closed.
+//   - Every list of instances is kept for ever; only a list that says otherwise replaces it.
+//
+// # What it does not
+//   - A run function that ignores its context delays its caller beyond the deadline; no goroutine stands between.
+//   - It does not hedge, limit concurrency adaptively, shed load, cache or collapse requests.
+//   - A response body that breaks off after its headers came is the caller's to handle.
+//
+// # What it costs
+//
+// A call that is let through costs one allocation, a refused one none; see the module's bench folder for figures.
+package ipc
+
+import (
+	"log/slog"
+	"maps"
+	"net/http"
+	"runtime"
+	"sort"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/meter"
+)
+
+// Lists tells where the instances of apps are. A discovery client is one, [Static] another.
+type Lists interface {
+	// Watch calls fn with the instances of app known now, before it returns, and again after each change.
+	Watch(app string, fn func([]roadbed.Instance)) (stop func())
+}
+
+// Static is a list of instances by app that never changes.
+type Static map[string][]roadbed.Instance
+
+// Watch calls fn once.
+func (s Static) Watch(app string, fn func([]roadbed.Instance)) (stop func()) {
+	fn(s[app])
+	return func() {}
+}
+
+// Options configure an engine. The zero value works and knows no instances.
+type Options struct {
+	App       string             // own name, told to callees
+	Instance  string             // own id
+	Location  roadbed.Location   // callees in the own zone are preferred
+	Lists     Lists              // nil: no instances
+	Config    *config.Properties // dynamic settings; nil: those of the code
+	Meter     *meter.Registry    // nil: no metrics
+	FaultKey  func() fault.Key   // verifies the X-Fit header; nil, or a nil key: no faults are injected
+	Transport http.RoundTripper  // makes the single exchanges; nil: a tuned http.Transport
+	Log       *slog.Logger       // nil: slog.Default()
+}
+
+// Engine makes calls. Its methods may be used from many goroutines.
+type Engine struct {
+	app       string
+	instance  string
+	zone      string
+	lists     Lists
+	meter     *meter.Registry
+	faultKey  func() fault.Key
+	base      http.RoundTripper
+	ownBase   *http.Transport // closed with the engine; nil if Options brought one
+	log       *slog.Logger
+	clock     *clock
+	shards    int
+	knobs     []knob
+	faultsOn  [2]*config.Value[bool]
+	maxFaults *config.Value[int]
+	faults    atomic.Int64 // being injected now
+	server    server
+	stop      chan struct{}
+	wg        sync.WaitGroup
+	unwatch   []func()
+
+	commands atomic.Pointer[map[string]*Command] // copied on write
+	clusters atomic.Pointer[map[string]*cluster] // copied on write
+
+	mu       sync.Mutex // guards writes of the maps, and:
+	byPrefix [2]properties
+	refused  map[string]string // bad property -> text that was logged
+	closed   bool
+}
+
+// New makes an engine. Close it after use.
+func New(o Options) *Engine {
+	e := &Engine{
+		app: o.App, instance: o.Instance, zone: o.Location.Zone, lists: o.Lists, meter: o.Meter, faultKey: o.FaultKey,
+		base: o.Transport, log: o.Log, clock: newClock(), shards: shardCount(), knobs: knobs(),
+		faultsOn:  [2]*config.Value[bool]{o.Config.Bool("fault.enabled", true), o.Config.Bool("ipc.fit.enabled", true)},
+		maxFaults: o.Config.Int("ipc.fit.maxActive", 100),
+		stop:      make(chan struct{}), refused: map[string]string{},
+	}
+	if e.log == nil {
+		e.log = slog.Default()
+	}
+	if e.lists == nil {
+		e.lists = Static{}
+	}
+	if e.faultKey == nil {
+		e.faultKey = func() fault.Key { return nil }
+	}
+	if e.base == nil {
+		e.ownBase = newTransport()
+		e.base = e.ownBase
+	}
+	e.commands.Store(&map[string]*Command{})
+	e.clusters.Store(&map[string]*cluster{})
+	e.server.init(e)
+	for i, prefix := range [...]string{hystrixPrefix, ipcPrefix} {
+		e.unwatch = append(e.unwatch, o.Config.Prefix(prefix, func(p map[string]string) { e.configure(i, p) }))
+	}
+	e.wg.Go(e.run)
+	return e
+}
+
+// shardCount is a power of two, so that a mask chooses.
+func shardCount() int {
+	n := 1
+	for n < runtime.GOMAXPROCS(0) && n < 8 {
+		n *= 2
+	}
+	return n
+}
+
+// run rolls the windows until the engine is closed.
+func (e *Engine) run() {
+	tick := time.NewTicker(tickTime)
+	defer tick.Stop()
+	for {
+		select {
+		case <-e.stop:
+			return
+		case <-tick.C:
+		}
+		now := e.clock.now()
+		for _, c := range *e.commands.Load() {
+			c.tick(now)
+		}
+		for _, cl := range *e.clusters.Load() {
+			cl.budget.tick()
+		}
+	}
+}
+
+// Close ends the engine's goroutines and idle connections. Calls under way go on.
+func (e *Engine) Close() {
+	e.mu.Lock()
+	if e.closed {
+		e.mu.Unlock()
+		return
+	}
+	e.closed = true
+	e.mu.Unlock()
+	close(e.stop)
+	close(e.clock.stop)
+	for _, stop := range e.unwatch {
+		stop()
+	}
+	for _, cl := range *e.clusters.Load() {
+		cl.close()
+	}
+	e.wg.Wait()
+	e.clock.wg.Wait()
+	if e.ownBase != nil {
+		e.ownBase.CloseIdleConnections()
+	}
+}
+
+// Command returns the one command of that name. Settings that are not zero replace those of earlier calls; settings
+// that make no sense are logged and ignored.
+func (e *Engine) Command(name string, s Settings) *Command {
+	if c := (*e.commands.Load())[name]; c != nil && s == (Settings{}) {
+		return c
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	old := *e.commands.Load()
+	c := old[name]
+	if c == nil {
+		c = newCommand(e, name)
+		all := maps.Clone(old)
+		all[name] = c
+		e.resolve(c)
+		e.commands.Store(&all)
+		e.meter.GaugeFunc("ipc.breaker.state", func() float64 { return c.breakerState() }, "ipc.command", name)
+	}
+	if s == (Settings{}) {
+		return c
+	}
+	if err := s.validate(); err != nil {
+		e.log.Error("settings of a command make no sense; the others stay", "command", name, "err", err)
+		return c
+	}
+	c.code = s
+	e.resolve(c)
+	return c
+}
+
+// configure takes the properties under one prefix.
+func (e *Engine) configure(i int, p map[string]string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.byPrefix[i] = p
+	for _, c := range *e.commands.Load() {
+		e.resolve(c)
+	}
+}
+
+// resolve works out a command's settings. The caller holds mu.
+func (e *Engine) resolve(c *Command) {
+	merged := maps.Clone(e.byPrefix[0])
+	if merged == nil {
+		merged = properties{}
+	}
+	maps.Copy(merged, e.byPrefix[1])
+	next := resolve(c.name, c.code, merged, e.knobs, c.set.Load(), func(key, text string, err error) {
+		if e.refused[key] != text {
+			e.refused[key] = text
+			e.log.Error("property has a bad value; the last good one stays", "key", key, "value", text, "err", err)
+		}
+	})
+	c.set.Store(next)
+}
+
+// cluster returns what is known about the app of that name.
+func (e *Engine) cluster(app string) *cluster {
+	if cl := (*e.clusters.Load())[app]; cl != nil {
+		return cl
+	}
+	cmd := e.Command(app, Settings{})
+	e.mu.Lock()
+	old := *e.clusters.Load()
+	if cl := old[app]; cl != nil {
+		e.mu.Unlock()
+		return cl
+	}
+	cl := newCluster(e, app, cmd)
+	cmd.vip.Store(true)
+	all := maps.Clone(old)
+	all[app] = cl
+	e.clusters.Store(&all)
+	shut := e.closed
+	e.mu.Unlock()
+	if shut {
+		cl.close()
+	} else {
+		cl.watch(e.lists) // outside mu: Lists calls back at once
+	}
+	return cl
+}
+
+// HTTPClient returns a client that takes names of apps for hosts. It follows redirects as http.DefaultClient does.
+func (e *Engine) HTTPClient() *http.Client { return &http.Client{Transport: e.Transport()} }
+
+// Transport returns what HTTPClient sends requests with.
+func (e *Engine) Transport() http.RoundTripper { return (*transport)(e) }
+
+// injecting reserves one of the faults that may be injected at the same time.
+func (e *Engine) injecting() (leave func(), ok bool) {
+	if !e.faultsOn[0].Get() || !e.faultsOn[1].Get() {
+		return nil, false
+	}
+	if e.faults.Add(1) > int64(e.maxFaults.Get()) {
+		e.faults.Add(-1)
+		return nil, false
+	}
+	return func() { e.faults.Add(-1) }, true
+}
+
+// injected counts a fault.
+func (e *Engine) injected(point string, a *fault.Action) {
+	e.meter.Counter("ipc.fit.injected", "ipc.point", point, "ipc.action", a.Name()).Inc()
+}
+
+// result is the tag ipc.result.
+type result uint8
+
+const (
+	resultSuccess result = iota
+	resultFallback
+	resultFailure
+)
+
+var resultNames = [3]string{"success", "fallback", "failure"}
+
+// report records one logical call.
+func (c *Command) report(how ending, r result) {
+	if c.engine.meter == nil || how.other {
+		return
+	}
+	d := time.Duration(0)
+	if how.start != 0 {
+		d = time.Duration(max(0, c.clock.roughly()-how.start))
+	}
+	c.record(r, how.kind, d)
+}
+
+func (c *Command) record(r result, k Kind, d time.Duration) {
+	slot := &c.timers[r][k]
+	t := slot.Load()
+	if t == nil {
+		t = c.engine.meter.PercentileTimer("ipc.client.call", "ipc.vip", c.name, "ipc.result", resultNames[r], "ipc.cause", k.String())
+		slot.Store(t)
+	}
+	t.Record(d)
+}
+
+func (c *Command) breakerState() float64 {
+	switch c.breaker.name(c.set.Load()) {
+	case "OPEN":
+		return 1
+	case "HALF_OPEN":
+		return 2
+	}
+	return 0
+}
+
+// commandNames returns all names in order.
+func (e *Engine) commandNames() []string {
+	var out []string
+	for n := range *e.commands.Load() {
+		out = append(out, n)
+	}
+	sort.Strings(out)
+	return out
+}

@@ -1,0 +1,172 @@
+package ipc
+
+import (
+	"encoding/json"
+	"net/http"
+	"sort"
+	"time"
+
+	"github.com/roadbed/roadbed"
+)
+
+// CommandState is what one command does now. Counts and times are of the last ten seconds or somewhat more.
+type CommandState struct {
+	Name         string            `json:"name"`
+	Breaker      string            `json:"breaker"` // CLOSED, OPEN or HALF_OPEN
+	OpenedAt     *time.Time        `json:"openedAt,omitempty"`
+	ErrorPercent int               `json:"errorPercent"`
+	Requests     uint32            `json:"requests"` // that say something about health
+	Counts       map[string]uint32 `json:"counts"`   // by event, those above 0
+	InFlight     int64             `json:"inFlight"`
+	Fallbacks    int64             `json:"fallbacksInFlight"`
+	P50          float64           `json:"p50Seconds"`
+	P99          float64           `json:"p99Seconds"`
+	Settings     SettingsState     `json:"settings"`
+	App          *AppState         `json:"app,omitempty"` // of the app of the same name, if the HTTP client calls it
+}
+
+// SettingsState are the settings in force.
+type SettingsState struct {
+	Timeout       float64 `json:"timeoutSeconds"` // below 0: none
+	MaxConcurrent int     `json:"maxConcurrent"`
+	MaxFallbacks  int     `json:"maxFallbacks"`
+	RequestVolume int     `json:"requestVolume"`
+	ErrorPercent  int     `json:"errorPercent"`
+	SleepWindow   float64 `json:"sleepWindowSeconds"`
+	Retries       int     `json:"retries"`
+	ForceOpen     bool    `json:"forceOpen,omitempty"`
+	ForceClosed   bool    `json:"forceClosed,omitempty"`
+	BreakerOff    bool    `json:"breakerOff,omitempty"`
+}
+
+// AppState is what the balancer knows of an app.
+type AppState struct {
+	Panic      bool            `json:"panic"`      // too few instances are healthy, so all are tried
+	LocalShare float64         `json:"localShare"` // of the traffic that the own zone should take
+	Endpoints  []EndpointState `json:"endpoints"`
+	Budget     BudgetState     `json:"retryBudget"`
+}
+
+// EndpointState is one instance and what its choice depends on.
+type EndpointState struct {
+	ID           string         `json:"id"`
+	Addr         string         `json:"addr"`
+	Zone         string         `json:"zone"`
+	Status       roadbed.Status `json:"status"`
+	Eligible     bool           `json:"eligible"`
+	EjectedUntil *time.Time     `json:"ejectedUntil,omitempty"` // after failures in a row
+	RefusedUntil *time.Time     `json:"refusedUntil,omitempty"` // after a refused connection
+	Requests     uint64         `json:"requests"`               // attempts ever
+	Failures     uint64         `json:"failures"`
+	factors
+}
+
+// BudgetState tells how many further attempts the last ten seconds allow.
+type BudgetState struct {
+	Allowed float64 `json:"allowed"`
+	Used    int64   `json:"used"`
+	Denied  int64   `json:"denied"` // ever
+}
+
+var eventNames = [events]string{"success", "failure", "timeout", "rejected", "shortCircuited", "badRequest", "cancelled", "unanswered", "fallbackSuccess", "fallbackFailure", "fallbackRejected"}
+
+// Snapshot returns the state of all commands, by name.
+func (e *Engine) Snapshot() []CommandState {
+	out := make([]CommandState, 0, len(*e.commands.Load()))
+	for _, n := range e.commandNames() {
+		out = append(out, (*e.commands.Load())[n].snapshot())
+	}
+	return out
+}
+
+func (c *Command) snapshot() CommandState {
+	set := c.set.Load()
+	s := CommandState{
+		Name: c.name, Breaker: c.breaker.name(set), InFlight: c.inflight.Load(), Fallbacks: c.fallbacks.Load(), Counts: map[string]uint32{},
+		Settings: SettingsState{
+			Timeout: set.Timeout.Seconds(), MaxConcurrent: set.MaxConcurrent, MaxFallbacks: set.MaxFallbacks, RequestVolume: set.RequestVolume,
+			ErrorPercent: set.ErrorPercent, SleepWindow: set.SleepWindow.Seconds(), Retries: max(0, set.Retries),
+			ForceOpen: set.ForceOpen, ForceClosed: set.ForceClosed, BreakerOff: set.BreakerOff,
+		},
+	}
+	if at := c.breaker.openedAt.Load(); at >= 0 {
+		t := c.clock.time(at)
+		s.OpenedAt = &t
+	}
+	c.window.mu.Lock()
+	sum := c.window.sum.plus(c.tally().minus(c.window.seen))
+	bins, old := c.latencies(), c.window.slowOld[0]
+	c.window.mu.Unlock()
+	total, errs := sum.health()
+	s.Requests, s.ErrorPercent = total, percent(errs, total)
+	for i, n := range sum {
+		if n > 0 {
+			s.Counts[eventNames[i]] = n
+		}
+	}
+	var all uint64
+	for i := range bins {
+		bins[i] -= old[i]
+		all += uint64(bins[i])
+	}
+	s.P50, s.P99 = quantile(&bins, all, 0.50), quantile(&bins, all, 0.99)
+	if cl := (*c.engine.clusters.Load())[c.name]; cl != nil {
+		s.App = cl.snapshot()
+	}
+	return s
+}
+
+func quantile(bins *[latencyBins]uint32, all uint64, q float64) float64 {
+	var seen uint64
+	for i, n := range bins {
+		if seen += uint64(n); seen > 0 && float64(seen) >= q*float64(all) {
+			return binTime(i).Seconds()
+		}
+	}
+	return 0
+}
+
+func (cl *cluster) snapshot() *AppState {
+	now := cl.engine.clock.now()
+	p := cl.current(now)
+	allowed, used := cl.budget.limit()
+	out := &AppState{Panic: p.panic, LocalShare: p.share, Endpoints: []EndpointState{}, Budget: BudgetState{Allowed: allowed, Used: used, Denied: cl.budget.denied.Load()}}
+	eligible := map[*endpoint]bool{}
+	for _, ep := range p.fit {
+		eligible[ep] = true
+	}
+	until := func(ns int64) *time.Time {
+		if ns <= now {
+			return nil
+		}
+		t := cl.engine.clock.time(ns)
+		return &t
+	}
+	for _, ep := range p.all {
+		s := EndpointState{
+			ID: ep.id, Addr: ep.addr, Zone: ep.zone, Eligible: eligible[ep],
+			EjectedUntil: until(ep.ejected.Load()), RefusedUntil: until(ep.refused.Load()), factors: ep.factors(now, p.median),
+		}
+		s.RTT, s.Cost = s.RTT/1e9, s.Cost/1e9
+		ep.mu.Lock()
+		s.Status, s.Requests, s.Failures = ep.status, ep.total, ep.failed
+		ep.mu.Unlock()
+		out.Endpoints = append(out.Endpoints, s)
+	}
+	sort.Slice(out.Endpoints, func(i, j int) bool { return out.Endpoints[i].ID < out.Endpoints[j].ID })
+	return out
+}
+
+// StateHandler answers with the state of all commands as JSON; services serve it at /ipc/state.
+func (e *Engine) StateHandler() http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := json.MarshalIndent(map[string]any{"app": e.app, "instance": e.instance, "zone": e.zone, "commands": e.Snapshot()}, "", "  ")
+		if err != nil {
+			http.Error(w, "the state cannot be written as JSON: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Cache-Control", "no-store")
+		w.Write(append(b, '\n')) // an error means that the reader has gone
+	})
+}

@@ -1,0 +1,720 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/fault"
+)
+
+// Headers that travel between services, beside [fault.Header], X-Request-Id, traceparent and tracestate.
+const (
+	HeaderTimeout     = "X-Ipc-Timeout-Ms" // milliseconds the caller still waits
+	HeaderAttempt     = "X-Ipc-Attempt"    // 1, or more for a retry; kept by those who serve it
+	HeaderCaller      = "X-Ipc-Caller"     // the calling app
+	HeaderCriticality = "X-Ipc-Criticality"
+	HeaderNoRetry     = "X-Ipc-No-Retry" // in a response: "1" = do not try again, here or upstream
+	HeaderRequestID   = "X-Request-Id"
+)
+
+const (
+	maxAttempts   = 10 // of one call, those that never reached anybody included
+	minMargin     = 2 * time.Millisecond
+	backoffBase   = 25 * time.Millisecond
+	backoffCap    = 250 * time.Millisecond
+	dialTimeout   = 500 * time.Millisecond
+	drainAtMost   = 4 << 10
+	maxRetryAfter = 24 * time.Hour
+)
+
+// dialError is a failure before anything was sent.
+type dialError struct{ err error }
+
+func (d *dialError) Error() string { return d.err.Error() }
+func (d *dialError) Unwrap() error { return d.err }
+
+// newTransport returns the one http.Transport of an engine.
+func newTransport() *http.Transport {
+	d := net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+	return &http.Transport{
+		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := d.DialContext(ctx, network, addr)
+			if err != nil {
+				return nil, &dialError{err}
+			}
+			return c, nil
+		},
+		MaxIdleConns:          0, // the limit is per host
+		MaxIdleConnsPerHost:   128,
+		IdleConnTimeout:       30 * time.Second,
+		TLSHandshakeTimeout:   2 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		DisableCompression:    true, // what the callee sends goes through as it is
+	}
+}
+
+// Override changes settings for the HTTP calls made with one context. A zero field is as the command has it; a
+// negative one means no timeout, no retries.
+type Override struct {
+	Timeout time.Duration
+	Retries int
+}
+
+type overrideKey struct{}
+
+// WithOverride returns a context whose HTTP calls use o, for instance those of one route of a gateway.
+func WithOverride(ctx context.Context, o Override) context.Context {
+	return context.WithValue(ctx, overrideKey{}, &o)
+}
+
+// transport is the engine as an http.RoundTripper.
+type transport Engine
+
+// exchange is one HTTP call: its context, the request of its first attempt and the body of its response in one
+// allocation.
+type exchange struct {
+	scope
+	engine  *Engine
+	cluster *cluster
+	orig    *http.Request
+	joined  bool // runs inside a command of the same name, whose breaker, permit and report cover it
+	inbound *inbound
+	permit  permit
+
+	endpoint *endpoint // of the last attempt
+	attempts int
+	tried    [maxAttempts]*endpoint
+	source   requestBody
+	holds    atomic.Pointer[endpoint] // where the present attempt counts as active
+	cancel   context.CancelFunc       // ends the present attempt's own timeout; nil without one
+
+	ended  atomic.Bool
+	body   responseBody
+	url    url.URL   // of the first attempt
+	values [8]string // of its headers
+}
+
+// RoundTrip makes a balanced call if the request's host is the name of an app, and a plain one otherwise.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	e := (*Engine)(t)
+	if req.URL == nil || !isName(req.URL.Host) {
+		return e.base.RoundTrip(req)
+	}
+	cl := e.cluster(strings.ToLower(req.URL.Host))
+	if strings.Contains(cl.name, ".") && len(cl.current(e.clock.now()).all) == 0 {
+		return e.base.RoundTrip(req)
+	}
+	// One allocation carries the whole call.
+	x := &exchange{engine: e, cluster: cl, orig: req, inbound: inboundOf(req.Context())}
+	x.source.body, x.source.get = req.Body, req.GetBody
+	resp, err := x.run()
+	if err != nil {
+		x.source.close()
+	}
+	return resp, err
+}
+
+// isName reports whether host may be an app's name: no port, no address.
+func isName(host string) bool {
+	if host == "" || strings.Contains(host, ":") {
+		return false
+	}
+	if c := host[0]; c >= '0' && c <= '9' {
+		_, err := netip.ParseAddr(host)
+		return err != nil
+	}
+	return true
+}
+
+// run makes the call.
+func (x *exchange) run() (*http.Response, error) {
+	cmd, ctx := x.cluster.cmd, x.orig.Context()
+	set := cmd.set.Load()
+	override, _ := ctx.Value(overrideKey{}).(*Override)
+	s := scopeOf(ctx)
+	x.joined = s != nil && s.cmd == cmd && s.http == nil
+	if s != nil && !x.joined {
+		s.other.Store(true)
+	}
+	x.scope.Context, x.scope.cmd = ctx, cmd
+
+	now := x.engine.clock.now()
+	var refused *Error
+	if x.joined {
+		x.permit = permit{start: now, deadline: noDeadline}
+		if t, ok := ctx.Deadline(); ok {
+			x.permit.deadline = x.engine.clock.at(t)
+		}
+	} else {
+		limit := *set
+		if override != nil && override.Timeout != 0 {
+			limit.Timeout = override.Timeout
+		}
+		if x.permit, refused = cmd.admit(ctx, &limit, now); refused != nil {
+			cmd.report(ending{kind: refused.Kind}, resultFailure)
+			return nil, refused
+		}
+	}
+	x.deadline = x.permit.deadline
+	x.scope.http = x
+	x.cluster.budget.requests.Add(1)
+	retries := set.Retries
+	if override != nil && override.Retries != 0 {
+		retries = override.Retries
+	}
+	panicked := true
+	defer func() {
+		if panicked {
+			x.fail(errors.New("the transport panicked"))
+		}
+	}()
+	resp, err := x.try(set, retries)
+	panicked = false
+	if err != nil {
+		return nil, x.fail(err)
+	}
+	return x.deliver(resp), nil
+}
+
+// try makes attempts until one is good enough or no more are allowed.
+func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
+	clk := x.engine.clock
+	if x.inbound != nil && x.inbound.attempt > 1 {
+		retries = 0 // whoever retries upstream pays; else retries multiply per hop
+	}
+	idempotent := isIdempotent(x.orig)
+	now := clk.now()
+	ep := x.cluster.pick(now)
+	if ep == nil {
+		return nil, &Error{Command: x.cluster.name, Kind: NoEndpoint, Cause: ErrNoEndpoint}
+	}
+	for {
+		x.endpoint = ep
+		x.tried[x.attempts] = ep
+		x.attempts++
+		resp, err := x.attempt(set, ep, now)
+		again, wait, charged := x.judge(resp, err, idempotent, retries)
+		if !again || x.attempts == maxAttempts {
+			return resp, err
+		}
+		now = clk.now()
+		next := x.cluster.another(now, x.tried[:x.attempts], charged)
+		if next == nil {
+			return resp, err
+		}
+		typical := x.cluster.picks.Load().median
+		if x.deadline != noDeadline && now+int64(wait)+int64(typical) >= x.deadline {
+			return resp, err
+		}
+		if charged {
+			if !x.cluster.budget.take() {
+				x.noRetry()
+				return resp, err
+			}
+			retries--
+		}
+		if resp != nil {
+			drain(resp)
+			x.letGo()
+		}
+		if wait > 0 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-x.Done():
+				timer.Stop()
+				return nil, x.scope.Err()
+			}
+		}
+		ep, now = next, clk.now()
+	}
+}
+
+// noRetry tells those upstream not to try again.
+func (x *exchange) noRetry() {
+	if x.inbound != nil {
+		x.inbound.noRetry.Store(true)
+	}
+}
+
+// judge decides whether an attempt's outcome calls for another, after how long, and whether that is charged to the
+// budget.
+func (x *exchange) judge(resp *http.Response, err error, idempotent bool, retries int) (again bool, wait time.Duration, charged bool) {
+	if err != nil {
+		if x.scope.Err() != nil {
+			return false, 0, false
+		}
+		if isUnsent(err) {
+			return x.source.canSend(), 0, false
+		}
+		return idempotent && retries > 0 && x.source.canSend(), backoff(x.attempts - 1), true
+	}
+	if resp.StatusCode < 400 {
+		return false, 0, false
+	}
+	if resp.Header.Get(HeaderNoRetry) == "1" {
+		x.noRetry()
+		return false, 0, false
+	}
+	after, asked, valid := parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
+	switch resp.StatusCode {
+	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
+	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
+		if !asked || !valid {
+			return false, 0, false
+		}
+	default:
+		return false, 0, false
+	}
+	if !idempotent || retries <= 0 || !x.source.canSend() || asked && !valid {
+		return false, 0, false
+	}
+	wait = backoff(x.attempts - 1)
+	if asked {
+		wait = after
+	}
+	return true, wait, true
+}
+
+// backoff returns a random wait before retry k, counted from 0.
+func backoff(k int) time.Duration {
+	return time.Duration(rand.Int64N(int64(min(backoffCap, backoffBase<<k)) + 1))
+}
+
+// isUnsent reports whether err came before anything was sent.
+func isUnsent(err error) bool {
+	var d *dialError
+	return errors.As(err, &d)
+}
+
+// isIdempotent reports whether sending req twice does no harm, as RFC 9110 §9.2.2 has it or as the caller says with
+// an Idempotency-Key.
+func isIdempotent(req *http.Request) bool {
+	switch req.Method {
+	case "", http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		return true
+	}
+	return req.Header.Get("Idempotency-Key") != ""
+}
+
+// parseRetryAfter reads a Retry-After header: seconds or an HTTP date. asked tells that there is one, valid that it
+// could be read.
+func parseRetryAfter(s string, now time.Time) (wait time.Duration, asked, valid bool) {
+	if s == "" {
+		return 0, false, false
+	}
+	if n, err := strconv.ParseUint(s, 10, 32); err == nil {
+		return min(time.Duration(n)*time.Second, maxRetryAfter), true, true
+	}
+	t, err := http.ParseTime(s)
+	if err != nil {
+		return 0, true, false
+	}
+	return min(max(0, t.Sub(now)), maxRetryAfter), true, true
+}
+
+// drain reads the rest of a small body, so that its connection can be used again, and closes it.
+func drain(resp *http.Response) {
+	if resp.ContentLength >= 0 && resp.ContentLength <= drainAtMost {
+		io.CopyN(io.Discard, resp.Body, drainAtMost) // an error only costs the connection
+	}
+	resp.Body.Close()
+}
+
+// attempt sends the request to ep once.
+func (x *exchange) attempt(set *settings, ep *endpoint, now int64) (*http.Response, error) {
+	var ctx context.Context = &x.scope
+	if set.AttemptTimeout > 0 {
+		ctx, x.cancel = context.WithTimeout(ctx, set.AttemptTimeout)
+	}
+	req, err := x.request(ctx, ep, now)
+	if err != nil {
+		x.letGo()
+		return nil, err
+	}
+	if f := x.faults(); f != nil {
+		if resp, err, done := x.inject(ctx, f); done {
+			if req.Body != nil {
+				req.Body.Close() // as the transport would have done
+			}
+			if err != nil {
+				x.letGo()
+			}
+			return resp, err
+		}
+	}
+	x.hold(ep)
+	start := x.engine.clock.now()
+	resp, err := x.engine.base.RoundTrip(req)
+	end := x.engine.clock.now()
+	v := answered
+	switch {
+	case err == nil && resp.StatusCode >= 500:
+		v = erred
+	case err == nil:
+	case errors.Is(x.orig.Context().Err(), context.Canceled):
+		v = abandoned
+	case isUnsent(err):
+		if v = unreached; ctx.Err() != nil {
+			v = abandoned // the caller ran out of time while dialling
+		}
+	default:
+		v = brokenOff
+	}
+	if ep.done(v, end, end-start) {
+		x.cluster.changed(end)
+	}
+	if v != abandoned {
+		x.cluster.attempt(ep.zone, v == answered)
+	}
+	if err != nil {
+		x.letGo()
+		return nil, err
+	}
+	return resp, nil
+}
+
+// hold counts the call as active at ep.
+func (x *exchange) hold(ep *endpoint) {
+	ep.active.Add(1)
+	x.holds.Store(ep)
+}
+
+// letGo ends the present attempt; it may be called at any time, also more than once.
+func (x *exchange) letGo() {
+	if ep := x.holds.Swap(nil); ep != nil {
+		ep.active.Add(-1)
+	}
+	if x.cancel != nil {
+		x.cancel()
+	}
+}
+
+// request builds what goes to ep. The caller's request stays as it is; attempts share nothing that is written to.
+func (x *exchange) request(ctx context.Context, ep *endpoint, now int64) (*http.Request, error) {
+	u, values := &x.url, x.values[:0]
+	if x.attempts > 1 {
+		u, values = new(url.URL), make([]string, 0, len(x.values))
+	}
+	*u = *x.orig.URL
+	u.Host = ep.addr
+	u.Scheme = "http"
+	if ep.secure {
+		u.Scheme = "https"
+	}
+	h := make(http.Header, len(x.orig.Header)+len(x.values))
+	for k, v := range x.orig.Header {
+		h[k] = v
+	}
+	set := func(key, value string) {
+		values = append(values, value)
+		h[key] = values[len(values)-1 : len(values) : len(values)]
+	}
+	if x.deadline != noDeadline {
+		ms, ok := outgoing(time.Duration(x.deadline - now))
+		if !ok {
+			return nil, &Error{Command: x.cluster.name, Kind: TimedOut, Cause: ErrDeadlineSpent}
+		}
+		set(HeaderTimeout, strconv.FormatInt(ms, 10))
+	}
+	attempt := x.attempts
+	in := x.inbound
+	if in != nil {
+		attempt += in.attempt - 1
+		if in.id != "" && h[HeaderRequestID] == nil {
+			set(HeaderRequestID, in.id)
+		}
+		if in.traceparent != "" && h["Traceparent"] == nil {
+			set("Traceparent", in.traceparent)
+			if in.tracestate != "" {
+				set("Tracestate", in.tracestate)
+			}
+		}
+	}
+	set(HeaderAttempt, strconv.Itoa(attempt))
+	if x.engine.app != "" {
+		set(HeaderCaller, x.engine.app)
+	}
+	if c := x.criticality(); c != roadbed.Critical || in != nil {
+		set(HeaderCriticality, c.String())
+	}
+	if f := x.faults(); f != nil {
+		set(fault.Header, f.Header())
+	}
+	body, err := x.source.next()
+	if err != nil {
+		return nil, err
+	}
+	r := x.orig.WithContext(ctx)
+	r.URL, r.Header, r.Body = u, h, body
+	if x.orig.Host == x.orig.URL.Host {
+		r.Host = "" // the endpoint's address, unless the caller wants it otherwise
+	}
+	return r, nil
+}
+
+// outgoing returns the milliseconds to tell the callee, given what is left: some is kept for the way back.
+func outgoing(left time.Duration) (ms int64, ok bool) {
+	ms = int64((left - max(minMargin, left/100)) / time.Millisecond)
+	return ms, ms > 0
+}
+
+func (x *exchange) criticality() roadbed.Criticality {
+	c := x.cluster.cmd.set.Load().Criticality
+	if x.inbound != nil {
+		c = max(c, x.inbound.criticality)
+	}
+	return c
+}
+
+// faults returns the rules of this request.
+func (x *exchange) faults() *fault.Context { return fault.From(x.orig.Context()) }
+
+// inject does what the request's faults ask of calls to this app. done tells that the attempt is over.
+func (x *exchange) inject(ctx context.Context, f *fault.Context) (resp *http.Response, err error, done bool) {
+	a := f.At("client", x.cluster.name)
+	if a.IsZero() || a.Delay == 0 && a.Err == nil && !a.Hang {
+		return nil, nil, false
+	}
+	leave, ok := x.engine.injecting()
+	if !ok {
+		return nil, nil, false
+	}
+	defer leave()
+	x.engine.injected("client", &a)
+	if err := a.Wait(ctx); err != nil {
+		return nil, err, true
+	}
+	switch {
+	case a.Reset:
+		return nil, &injectedReset{a.Err}, true
+	case a.Status != 0:
+		x.cluster.attempt(x.endpoint.zone, false)
+		text := a.Err.Error() + "\n"
+		resp = &http.Response{
+			Status: strconv.Itoa(a.Status) + " " + http.StatusText(a.Status), StatusCode: a.Status,
+			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(text)), Request: x.orig,
+			Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Ipc-Error": {"injected"}},
+			Body:   io.NopCloser(strings.NewReader(text)),
+		}
+		return resp, nil, true
+	}
+	return nil, nil, false
+}
+
+// injectedReset looks like a reset by the peer to those who ask.
+type injectedReset struct{ err error }
+
+func (r *injectedReset) Error() string   { return r.err.Error() }
+func (r *injectedReset) Unwrap() []error { return []error{r.err, syscall.ECONNRESET} }
+
+// deliver hands the response to the caller; the call goes on until its body ends.
+func (x *exchange) deliver(resp *http.Response) *http.Response {
+	end := x.engine.clock.now()
+	kind, e, r := None, success, resultSuccess
+	if resp.StatusCode >= 500 {
+		kind, e, r = Failed, failure, resultFailure
+		if resp.Header.Get("X-Ipc-Error") == "injected" {
+			kind = Injected
+		}
+	}
+	if !x.joined {
+		x.cluster.cmd.finish(&x.permit, e, end)
+		if x.engine.meter != nil {
+			x.cluster.cmd.record(r, kind, time.Duration(end-x.permit.start))
+		}
+	}
+	x.source.settle()
+	resp.Request = x.orig
+	if resp.Body == http.NoBody {
+		x.letGo()
+		x.finish()
+		return resp
+	}
+	x.body = responseBody{inner: resp.Body, x: x, ep: x.endpoint}
+	resp.Body = &x.body
+	if rw, ok := x.body.inner.(io.ReadWriteCloser); ok {
+		resp.Body = &upgradedBody{&x.body, rw}
+	}
+	return resp
+}
+
+// fail ends a call that has no response, and returns what the caller is told.
+func (x *exchange) fail(err error) error {
+	end := x.engine.clock.now()
+	ctx := x.orig.Context()
+	late := errors.Is(x.scope.Err(), context.DeadlineExceeded) || end >= x.deadline
+	kind := classify(err, late, errors.Is(ctx.Err(), context.Canceled))
+	if !x.joined {
+		x.cluster.cmd.finish(&x.permit, eventOf(kind, err), end)
+		if x.engine.meter != nil {
+			x.cluster.cmd.record(resultFailure, kind, time.Duration(end-x.permit.start))
+		}
+	}
+	x.finish()
+	out := &Error{Command: x.cluster.name, Kind: kind, Attempts: x.attempts, Cause: err}
+	if x.endpoint != nil {
+		out.Endpoint = x.endpoint.addr
+	}
+	if inner, ok := err.(*Error); ok {
+		out.Cause = inner.Cause
+	}
+	return out
+}
+
+// finish gives back the permit and ends the context, once. The scope calls it too, when the deadline passes before
+// the caller has closed the body.
+func (x *exchange) finish() {
+	if !x.ended.CompareAndSwap(false, true) {
+		return
+	}
+	if ep := x.holds.Swap(nil); ep != nil {
+		ep.active.Add(-1)
+	}
+	if !x.joined {
+		x.cluster.cmd.release()
+	}
+	x.scope.end(context.Canceled)
+}
+
+// responseBody is the body of the response that the caller gets. Its end is the end of the call.
+type responseBody struct {
+	inner io.ReadCloser
+	x     *exchange
+	ep    *endpoint
+	over  bool // the end was seen
+}
+
+// Read reads on.
+func (b *responseBody) Read(p []byte) (int, error) {
+	n, err := b.inner.Read(p)
+	if err != nil && !b.over {
+		b.over = true
+		if clk := b.x.engine.clock; err != io.EOF && b.x.scope.Err() == nil && b.ep.done(brokenOff, clk.now(), 0) {
+			b.x.cluster.changed(clk.now())
+		}
+		b.x.letGo()
+		b.x.finish()
+	}
+	return n, err
+}
+
+// Close ends the call.
+func (b *responseBody) Close() error {
+	err := b.inner.Close()
+	b.x.letGo()
+	b.x.finish()
+	return err
+}
+
+// upgradedBody is the body of a 101 response, to which the caller may write.
+type upgradedBody struct {
+	*responseBody
+	rw io.ReadWriteCloser
+}
+
+// Write writes to the connection.
+func (b *upgradedBody) Write(p []byte) (int, error) { return b.rw.Write(p) }
+
+// requestBody hands out the caller's body for each attempt and sees to it that it is closed in the end. A body that
+// cannot be had again may still be sent by a later attempt, as long as nobody has read from it.
+type requestBody struct {
+	body io.ReadCloser
+	get  func() (io.ReadCloser, error)
+
+	mu      sync.Mutex
+	used    bool // somebody has read from it, or got it as it is
+	dropped bool // the transport has closed it unread
+	settled bool // no attempt follows
+	shut    bool // it is closed
+}
+
+// next returns the body for one more attempt.
+func (s *requestBody) next() (io.ReadCloser, error) {
+	if s.body == nil || s.body == http.NoBody {
+		return s.body, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !s.used:
+		s.dropped = false
+		return s, nil
+	case s.get != nil:
+		return s.get()
+	}
+	return nil, errors.New("the request's body was sent already and cannot be had again; set GetBody")
+}
+
+// canSend reports whether next would work.
+func (s *requestBody) canSend() bool {
+	if s.body == nil || s.body == http.NoBody || s.get != nil {
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return !s.used
+}
+
+// Read reads the caller's body.
+func (s *requestBody) Read(p []byte) (int, error) {
+	s.mu.Lock()
+	s.used = true
+	s.mu.Unlock()
+	return s.body.Read(p)
+}
+
+// Close is called by the transport. It closes the caller's body unless another attempt may still need it.
+func (s *requestBody) Close() error {
+	s.mu.Lock()
+	s.dropped = true
+	now := (s.used || s.settled) && !s.shut
+	s.shut = s.shut || now
+	s.mu.Unlock()
+	if now {
+		return s.body.Close()
+	}
+	return nil
+}
+
+// settle tells that no attempt follows. What the transport still uses it closes itself.
+func (s *requestBody) settle() {
+	if s.body == nil {
+		return
+	}
+	s.mu.Lock()
+	s.settled = true
+	now := s.dropped && !s.shut
+	s.shut = s.shut || now
+	s.mu.Unlock()
+	if now {
+		s.body.Close() // the response is there already; an error of the unread rest is of no use
+	}
+}
+
+// close closes the caller's body if no attempt did: the call failed.
+func (s *requestBody) close() {
+	if s.body == nil {
+		return
+	}
+	s.mu.Lock()
+	now := !s.shut && (!s.used || s.dropped)
+	s.settled, s.shut = true, s.shut || now
+	s.mu.Unlock()
+	if now {
+		s.body.Close() // the caller is told of the failure that matters
+	}
+}
