@@ -1,0 +1,40 @@
+package streaming
+
+import (
+	"net/http"
+
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/ipc"
+)
+
+// Cells says in which cell of each running test a member is.
+type Cells struct {
+	Home    string `json:"home"`    // "control", or "explore": recommendations stray further from a member's tastes
+	Artwork string `json:"artwork"` // "poster" or "wide"
+}
+
+// defaultCells are what members see when nobody knows their cells.
+var defaultCells = Cells{Home: "control", Artwork: "poster"}
+
+// newABTest allocates members to cells: the same member is always in the same cell, without anything stored.
+//
+//	GET /members/{member}  Cells
+func newABTest(_ *ipc.Engine, props *config.Properties) http.Handler {
+	explore := props.Int("streaming.abtest.explorePercent", 50)
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /members/{member}", handle(func(r *http.Request) (Cells, error) {
+		id := r.PathValue("member")
+		if _, ok := memberNumber(id); !ok {
+			return Cells{}, noMember(id)
+		}
+		c := defaultCells
+		if int(hash(id, "test:home")%100) < explore.Get() {
+			c.Home = "explore"
+		}
+		if hash(id, "test:artwork")%2 == 0 {
+			c.Artwork = "wide"
+		}
+		return c, nil
+	}))
+	return mux
+}
