@@ -72,20 +72,36 @@ func Open(ctx context.Context, e *engine.Engine) (*Ledger, error) {
 	}
 	l := &Ledger{e: e, log: log, changed: make(chan struct{})}
 	last, err := log.Last(ctx)
+	known := err == nil
 	if err != nil && !errors.Is(err, engine.ErrUnavailable) {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
-	from := uint64(1)
-	if last > keepEntries {
-		from = last - keepEntries + 1
-	}
-	l.last = from - 1
-	// The index lives as long as the engine, which ends Follow when it closes and waits for it.
-	e.Go(func(ctx context.Context) {
+	// The index lives as long as the engine, which ends it and waits for it when it closes.
+	running := e.Go(func(ctx context.Context) {
+		last, known := last, known
+		for !known {
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+				return
+			}
+			var err error
+			last, err = log.Last(ctx)
+			known = err == nil
+		}
+		from := uint64(1)
+		if last > keepEntries {
+			from = last - keepEntries + 1
+		}
 		log.Follow(ctx, from, l.index) //nolint:errcheck // index never fails, so only the end of ctx ends it
 	})
-	if err := l.await(ctx, last); err != nil {
-		return nil, fmt.Errorf("ledger: read the newest entries: %w", err)
+	if !running {
+		return nil, fmt.Errorf("ledger: %w: the engine is closed", engine.ErrUnavailable)
+	}
+	if known {
+		if err := l.await(ctx, last); err != nil {
+			return nil, fmt.Errorf("ledger: read the newest entries: %w", err)
+		}
 	}
 	return l, nil
 }
@@ -96,7 +112,7 @@ func (l *Ledger) index(r engine.Record) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.recent = append(l.recent, c)
-	l.bytes += len(r.Data)
+	l.bytes += size(c)
 	for len(l.recent) > keepEntries || l.bytes > keepBytes && len(l.recent) > 1 {
 		l.bytes -= size(l.recent[0])
 		l.recent = l.recent[1:]
@@ -107,9 +123,9 @@ func (l *Ledger) index(r engine.Record) error {
 	return nil
 }
 
-// size is about what c takes as a record.
+// size is about what c takes in memory.
 func size(c roadbed.Change) int {
-	return len(c.Before) + len(c.After) + len(c.Why) + len(c.Error) + 100
+	return len(c.Before) + len(c.After) + len(c.Why) + len(c.Error) + len(c.Actor) + len(c.Action) + len(c.Resource) + 200
 }
 
 // decode makes an entry of a record. One that cannot be read, written by a later version perhaps, is shown as such
@@ -234,11 +250,20 @@ func (l *Ledger) List(ctx context.Context, q Query) ([]roadbed.Change, error) {
 	recent := l.recent // append-only: what is in this slice is not written again
 	l.mu.Unlock()
 	out, done := q.collect(make([]roadbed.Change, 0, min(q.Limit, len(recent))), recent)
-	if done || len(recent) == 0 {
+	if done {
 		return out, nil
 	}
 	// Older than what is in memory: ask the engine, backwards.
-	end := recent[0].ID // read below it
+	var end uint64 // read below it
+	if len(recent) > 0 {
+		end = recent[0].ID
+	} else {
+		last, err := l.log.Last(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("ledger: list: %w", err)
+		}
+		end = last + 1
+	}
 	if q.Before != 0 {
 		end = min(end, q.Before)
 	}

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 
@@ -120,5 +122,93 @@ func TestRecordRefusesIncompleteChanges(t *testing.T) {
 	}
 	if got, err := l.List(t.Context(), Query{}); err != nil || len(got) != 0 {
 		t.Errorf("after refusals: got %+v, %v, want nothing", got, err)
+	}
+}
+
+// record is what the stream holds for a change of about so many bytes.
+func record(id uint64, bytes int) engine.Record {
+	return engine.Record{Seq: id, Time: time.Now(), Data: []byte(`{"actor":"a","action":"b.c","resource":"d:e","result":"SUCCEEDED","why":"` + strings.Repeat("x", bytes) + `"}`)}
+}
+
+func TestEntryThatCannotBeReadIsShownAsSuch(t *testing.T) {
+	l, e := openTest(t, t.TempDir())
+	s, err := engine.OpenStream(t.Context(), e, Stream, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Append(t.Context(), []byte("not JSON")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := l.Record(t.Context(), change("ana", "a.b", "c:d")); err != nil {
+		t.Fatal(err)
+	}
+	got, err := l.List(t.Context(), Query{})
+	if err != nil || len(got) != 2 || got[1].ID != 1 || !strings.Contains(got[1].Error, "cannot be read") {
+		t.Errorf("List: got %+v, %v, want entry 1 shown as unreadable", got, err)
+	}
+}
+
+func TestLedgerOfAClientCatchesUpWhenTheEngineComes(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	ln.Close()
+	quiet := slog.New(slog.DiscardHandler)
+	open := func(c engine.Config) *engine.Engine {
+		c.Log = quiet
+		e, err := engine.Open(t.Context(), c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { e.Close() })
+		return e
+	}
+	start := time.Now()
+	l, err := Open(t.Context(), open(engine.Config{URL: "nats://" + addr}))
+	if err != nil || time.Since(start) > 2*time.Second {
+		t.Fatalf("Open without an engine: got %v after %v, want it at once", err, time.Since(start))
+	}
+	if got, err := l.List(t.Context(), Query{}); !errors.Is(err, engine.ErrUnavailable) {
+		t.Errorf("List without an engine: got %v, %v, want ErrUnavailable", got, err)
+	}
+	server, err := Open(t.Context(), open(engine.Config{Dir: t.TempDir(), Listen: addr}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := server.Record(t.Context(), change("ana", "a.b", "c:there")); err != nil {
+		t.Fatal(err)
+	}
+	if id, err := l.Record(t.Context(), change("ana", "a.b", "c:here")); err != nil || id != 2 {
+		t.Errorf("Record as a client: got id %d, %v, want 2", id, err)
+	}
+	if got, err := l.List(t.Context(), Query{}); err != nil || len(got) != 2 || got[0].Resource != "c:here" {
+		t.Errorf("List as a client: got %+v, %v, want both entries", got, err)
+	}
+}
+
+func BenchmarkRecord(b *testing.B) {
+	l, _ := openTest(b, b.TempDir())
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := l.Record(b.Context(), change("ana", "a.b", "c:d")); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkList(b *testing.B) {
+	l, _ := openTest(b, b.TempDir())
+	for id := uint64(1); id <= keepEntries; id++ {
+		if err := l.index(record(id, 50)); err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if got, err := l.List(b.Context(), Query{Limit: 50}); err != nil || len(got) != 50 {
+			b.Fatal(len(got), err)
+		}
 	}
 }
