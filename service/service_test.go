@@ -20,6 +20,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -368,19 +369,20 @@ func TestGoesOnWithThePlatformAway(t *testing.T) {
 
 func TestHealthIsAskedEveryFiveSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var sick error
+		var sick atomic.Pointer[error]
 		s := &Service{log: discard(), draining: make(chan struct{})}
-		s.c.Health = func(context.Context) error { return sick }
+		s.c.Health = func(context.Context) error { return *sick.Load() }
 		s.status.Store(roadbed.Starting)
 		ctx, cancel := context.WithCancel(t.Context())
-		go s.check(ctx, nil)
 		for i, c := range []struct {
 			sick error
 			want roadbed.Status
 		}{{errors.New("loading"), roadbed.Starting}, {errors.New("loading"), roadbed.Starting}, {nil, roadbed.Up}, {errors.New("no disk"), roadbed.Down},
 			{nil, roadbed.Up}} {
-			sick = c.sick
-			if i > 0 {
+			sick.Store(&c.sick)
+			if i == 0 {
+				go s.check(ctx, nil)
+			} else {
 				time.Sleep(healthEvery)
 			}
 			synctest.Wait()
