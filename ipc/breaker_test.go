@@ -1,0 +1,330 @@
+package ipc
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+var errBroken = errors.New("broken")
+
+func succeed(context.Context) (int, error) { return 1, nil }
+func broken(context.Context) (int, error)  { return 0, errBroken }
+
+func repeat(n int, c *Command, run func(context.Context) (int, error)) {
+	for range n {
+		Call(context.Background(), c, run)
+	}
+}
+
+func state(c *Command) string { return c.breaker.name(c.set.Load()) }
+
+func TestBreakerOpensAtThresholdsOnly(t *testing.T) {
+	for _, tc := range []struct {
+		name      string
+		good, bad int
+		want      string
+	}{
+		{"19 errors are too few", 0, 19, "CLOSED"},
+		{"20 errors", 0, 20, "OPEN"},
+		{"20 calls, 50 %", 10, 10, "OPEN"},
+		{"49.9 %", 501, 499, "CLOSED"},
+		{"50 % of 1000", 500, 500, "OPEN"},
+		{"no errors", 1000, 0, "CLOSED"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newTestEngine(t, Options{})
+				c := e.Command("x", Settings{})
+				repeat(tc.good, c, succeed)
+				repeat(tc.bad, c, broken)
+				if got := state(c); got != "CLOSED" {
+					t.Errorf("before the rollover: got %s, want CLOSED", got)
+				}
+				time.Sleep(tickTime + time.Millisecond)
+				if got := state(c); got != tc.want {
+					t.Errorf("%d successes and %d failures: got %s, want %s", tc.good, tc.bad, got, tc.want)
+				}
+			})
+		})
+	}
+}
+
+func TestBreakerForgetsAfterTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c := e.Command("x", Settings{})
+		repeat(19, c, broken)
+		time.Sleep(11 * time.Second)
+		repeat(19, c, broken)
+		time.Sleep(time.Second)
+		if got := state(c); got != "CLOSED" {
+			t.Errorf("19 errors, 11 s, 19 errors: got %s, want CLOSED", got)
+		}
+	})
+}
+
+// openBreaker returns a command whose breaker has just opened, and when.
+func openBreaker(t *testing.T, e *Engine, s Settings) (*Command, time.Time) {
+	t.Helper()
+	c := e.Command("x", s)
+	repeat(20, c, broken)
+	for range 10 {
+		time.Sleep(100 * time.Millisecond)
+		if state(c) == "OPEN" {
+			return c, c.clock.time(c.breaker.openedAt.Load())
+		}
+	}
+	t.Fatal("20 failures did not open the breaker within a second")
+	return nil, time.Time{}
+}
+
+func TestSleepWindowIsStrict(t *testing.T) {
+	for _, sleep := range []time.Duration{100 * time.Millisecond, 499 * time.Millisecond, time.Second, 5 * time.Second, 7300 * time.Millisecond} {
+		t.Run(sleep.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newTestEngine(t, Options{})
+				c, at := openBreaker(t, e, Settings{SleepWindow: sleep})
+				if rest := time.Until(at.Add(sleep)); rest >= 0 {
+					time.Sleep(rest)
+					if _, err := Call(t.Context(), c, succeed); !errors.Is(err, ErrOpen) {
+						t.Errorf("at exactly %s: got %v, want ErrOpen", sleep, err)
+					}
+					time.Sleep(1)
+				}
+				if _, err := Call(t.Context(), c, succeed); err != nil {
+					t.Errorf("a nanosecond after %s: got %v, want the trial to run", sleep, err)
+				}
+				if got := state(c); got != "CLOSED" {
+					t.Errorf("after the trial: got %s, want CLOSED", got)
+				}
+			})
+		})
+	}
+}
+
+func TestExactlyOneOfThousandCallersIsTheTrial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c, _ := openBreaker(t, e, Settings{MaxConcurrent: 2000})
+		time.Sleep(5 * time.Second)
+		var ran, refused atomic.Int64
+		var wg sync.WaitGroup
+		for range 1000 {
+			wg.Go(func() {
+				_, err := Call(context.Background(), c, func(context.Context) (int, error) {
+					ran.Add(1)
+					time.Sleep(100 * time.Millisecond)
+					return 0, nil
+				})
+				if errors.Is(err, ErrOpen) {
+					refused.Add(1)
+				}
+			})
+		}
+		wg.Wait()
+		if ran.Load() != 1 || refused.Load() != 999 {
+			t.Errorf("of 1000 callers %d ran and %d were refused, want 1 and 999", ran.Load(), refused.Load())
+		}
+	})
+}
+
+func TestEveryEndOfTheTrialLeavesHalfOpen(t *testing.T) {
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, tc := range []struct {
+		name string
+		want string
+		do   func(c *Command)
+	}{
+		{"success", "CLOSED", func(c *Command) { Call(context.Background(), c, succeed) }},
+		{"failure", "OPEN", func(c *Command) { Call(context.Background(), c, broken) }},
+		{"timeout", "OPEN", func(c *Command) {
+			Call(context.Background(), c, func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() })
+		}},
+		{"late success", "OPEN", func(c *Command) {
+			Call(context.Background(), c, func(ctx context.Context) (int, error) { time.Sleep(2 * time.Second); return 1, nil })
+		}},
+		{"bad request", "OPEN", func(c *Command) {
+			Call(context.Background(), c, func(context.Context) (int, error) { return 0, BadRequest(errBroken) })
+		}},
+		{"cancelled", "OPEN", func(c *Command) {
+			Call(cancelled, c, func(ctx context.Context) (int, error) { return 0, ctx.Err() })
+		}},
+		{"panic", "OPEN", func(c *Command) {
+			defer func() { recover() }()
+			Call(context.Background(), c, func(context.Context) (int, error) { panic("x") })
+		}},
+		{"rejected by the bulkhead", "OPEN", func(c *Command) {
+			c.inflight.Add(200)
+			Call(context.Background(), c, succeed)
+			c.inflight.Add(-200)
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newTestEngine(t, Options{})
+				c, _ := openBreaker(t, e, Settings{})
+				time.Sleep(5*time.Second + time.Millisecond)
+				tc.do(c)
+				if got := state(c); got != tc.want {
+					t.Errorf("after a trial that ended in %s: got %s, want %s", tc.name, got, tc.want)
+				}
+				if n := c.inflight.Load(); n != 0 {
+					t.Errorf("%d permits are still out, want 0", n)
+				}
+				if tc.want == "OPEN" {
+					if _, err := Call(t.Context(), c, succeed); !errors.Is(err, ErrOpen) {
+						t.Errorf("right after the failed trial: got %v, want ErrOpen", err)
+					}
+					time.Sleep(5*time.Second + time.Millisecond)
+					if _, err := Call(t.Context(), c, succeed); err != nil {
+						t.Errorf("5 s after the failed trial: got %v, want a new trial", err)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestSuccessEmptiesTheWindow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c, _ := openBreaker(t, e, Settings{SleepWindow: time.Second})
+		time.Sleep(1001 * time.Millisecond)
+		repeat(1, c, succeed)
+		repeat(19, c, broken) // with the old 20 this would open it
+		time.Sleep(time.Second)
+		if got := state(c); got != "CLOSED" {
+			t.Errorf("19 errors after closing: got %s, want CLOSED", got)
+		}
+	})
+}
+
+func TestLateResultOfAnOldCallDoesNotCloseTheBreaker(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c := e.Command("x", Settings{Timeout: time.Minute})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			Call(context.Background(), c, func(context.Context) (int, error) { time.Sleep(8 * time.Second); return 1, nil })
+		})
+		synctest.Wait()
+		openBreaker(t, e, Settings{Timeout: time.Minute})
+		time.Sleep(5100 * time.Millisecond)
+		wg.Go(func() {
+			Call(context.Background(), c, func(context.Context) (int, error) { time.Sleep(20 * time.Second); return 0, errBroken })
+		})
+		synctest.Wait()
+		if got := state(c); got != "HALF_OPEN" {
+			t.Fatalf("while the trial runs: got %s, want HALF_OPEN", got)
+		}
+		time.Sleep(5 * time.Second) // the old call has ended well meanwhile
+		if got := state(c); got != "HALF_OPEN" {
+			t.Errorf("after an old call's success: got %s, want HALF_OPEN", got)
+		}
+		wg.Wait()
+		if got := state(c); got != "OPEN" {
+			t.Errorf("after the failed trial: got %s, want OPEN", got)
+		}
+	})
+}
+
+func TestForcedStates(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c := e.Command("x", Settings{})
+		e.configure(0, properties{"hystrix.command.x.circuitBreaker.forceOpen": "true"})
+		if _, err := Call(t.Context(), c, succeed); !errors.Is(err, ErrOpen) {
+			t.Errorf("forced open: got %v, want ErrOpen", err)
+		}
+		e.configure(0, properties{"hystrix.command.x.circuitBreaker.forceClosed": "true"})
+		repeat(100, c, broken)
+		time.Sleep(time.Second)
+		if _, err := Call(t.Context(), c, succeed); err != nil {
+			t.Errorf("forced closed: got %v, want the call to run", err)
+		}
+		e.configure(0, properties{"hystrix.command.x.circuitBreaker.enabled": "false"})
+		repeat(100, c, broken)
+		time.Sleep(time.Second)
+		if _, err := Call(t.Context(), c, succeed); err != nil {
+			t.Errorf("disabled: got %v, want the call to run", err)
+		}
+		e.configure(0, nil)
+		time.Sleep(time.Second)
+		if _, err := Call(t.Context(), c, succeed); !errors.Is(err, ErrOpen) {
+			t.Errorf("back to normal with 200 errors in the window: got %v, want ErrOpen", err)
+		}
+	})
+}
+
+// TestBreakerAndBulkheadKeepTheirInvariants starts, ends and waits in random order.
+func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		synctest.Test(t, func(t *testing.T) {
+			const limit = 3
+			e := newTestEngine(t, Options{})
+			c := e.Command("x", Settings{MaxConcurrent: limit, RequestVolume: 4, SleepWindow: 2 * time.Second, Timeout: -1})
+			type running struct{ end chan error }
+			var live []running
+			var begun, ran, ended atomic.Int64
+			var wg sync.WaitGroup
+			check := func() {
+				synctest.Wait()
+				if n := c.inflight.Load(); n < 0 || n > limit || n != int64(len(live)) {
+					rt.Fatalf("in flight %d, want %d, never above %d", n, len(live), limit)
+				}
+				if len(live) == 0 && state(c) == "HALF_OPEN" {
+					rt.Fatal("half open without a call that could be the trial")
+				}
+				tally := c.tally()
+				var sum uint32
+				for _, n := range tally {
+					sum += n
+				}
+				if want := begun.Load() - int64(len(live)); int64(sum) != want {
+					rt.Fatalf("events %v sum to %d, want %d ended calls", tally, sum, want)
+				}
+			}
+			for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+				switch step := rapid.IntRange(0, 5).Draw(rt, "step"); {
+				case step <= 2: // start
+					before := ran.Load()
+					r := running{make(chan error)}
+					begun.Add(1)
+					wg.Go(func() {
+						Call(context.Background(), c, func(context.Context) (int, error) {
+							ran.Add(1)
+							return 0, <-r.end
+						})
+						ended.Add(1)
+					})
+					synctest.Wait()
+					if ran.Load() > before {
+						live = append(live, r)
+					}
+				case step <= 4 && len(live) > 0: // end one
+					i := rapid.IntRange(0, len(live)-1).Draw(rt, "which")
+					err := rapid.SampledFrom([]error{nil, errBroken, errBroken, BadRequest(errBroken)}).Draw(rt, "result")
+					live[i].end <- err
+					live = append(live[:i], live[i+1:]...)
+				default:
+					time.Sleep(time.Duration(rapid.IntRange(1, 3000).Draw(rt, "ms")) * time.Millisecond)
+				}
+				check()
+			}
+			for _, r := range live {
+				r.end <- nil
+			}
+			live = nil
+			wg.Wait()
+			check()
+		})
+	})
+}
