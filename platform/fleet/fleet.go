@@ -190,6 +190,7 @@ func (f *Fleet) Run(ctx context.Context) error {
 
 	f.mu.Lock()
 	f.running = true
+	f.broadcast()
 	f.mu.Unlock()
 	f.follow(ctx)
 	close(f.closing)

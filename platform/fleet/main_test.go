@@ -288,4 +288,44 @@ func eventually(t testing.TB, what string, ok func() bool) {
 	t.Fatalf("waited 10 s for: %s", what)
 }
 
-func testOwner(string) error { return errors.New("not here") }
+// family is a command whose leader has a child in its group and one that left group and session.
+var family = []string{"sh", "-c", "sleep 1000 & setsid sleep 1000 & exec sleep 1000"}
+
+// testOwner is a platform to be killed: it runs what the table in dir asks for, "app" with two instances of family if
+// that is nothing, and says when all run. With "guarded" in its arguments it has a guard.
+func testOwner(dir string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	e, err := engine.Open(ctx, engine.Config{Dir: filepath.Join(dir, "engine"), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return err
+	}
+	defer e.Close()
+	l, err := ledger.Open(ctx, e)
+	if err != nil {
+		return err
+	}
+	c := Config{Engine: e, Ledger: l, Dir: filepath.Join(dir, "fleet"), Ports: ports()}
+	if len(os.Args) > 3 && os.Args[3] == "guarded" {
+		c.Self = os.Args[0]
+	}
+	f, err := New(ctx, c)
+	if err != nil {
+		return err
+	}
+	f.pace = quick()
+	ended := make(chan error, 1)
+	go func() { ended <- f.Run(ctx) }()
+	f.await(ctx, func() bool { return f.running })
+	if len(f.Groups()) == 0 {
+		if _, err := f.Create(ctx, Spec{Name: "app", Command: family, Instances: 2}); err != nil {
+			return err
+		}
+	}
+	f.await(ctx, func() bool {
+		g := f.groups["app-v000"]
+		return g != nil && len(g.slots) == 2 && g.slots[0].proc != nil && g.slots[1].proc != nil
+	})
+	fmt.Println("ready")
+	return <-ended
+}
