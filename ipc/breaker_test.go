@@ -3,6 +3,8 @@ package ipc
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -266,65 +268,70 @@ func TestForcedStates(t *testing.T) {
 
 // TestBreakerAndBulkheadKeepTheirInvariants starts, ends and waits in random order.
 func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
+	type step struct{ Kind, Which, Result, Millis int }
+	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
+		return step{rapid.IntRange(0, 5).Draw(t, "kind"), rapid.IntRange(0, 2).Draw(t, "which"), rapid.IntRange(0, 3).Draw(t, "result"), rapid.IntRange(1, 1200).Draw(t, "millis")}
+	}), 40, 80) // rapid favours short slices, in which nothing opens
 	rapid.Check(t, func(rt *rapid.T) {
+		drawn := steps.Draw(rt, "steps") // before the bubble, whose goroutine is not rapid's
+		var wrong string
 		synctest.Test(t, func(t *testing.T) {
 			const limit = 3
 			e := newTestEngine(t, Options{})
-			c := e.Command("x", Settings{MaxConcurrent: limit, RequestVolume: 4, SleepWindow: 2 * time.Second, Timeout: -1})
-			type running struct{ end chan error }
-			var live []running
-			var begun, ran, ended atomic.Int64
+			c := e.Command("x", Settings{MaxConcurrent: limit, RequestVolume: 2, SleepWindow: 600 * time.Millisecond, Timeout: -1})
+			var live []chan error
+			var begun int64
+			var ran atomic.Int64
 			var wg sync.WaitGroup
-			check := func() {
+			check := func(at int) {
 				synctest.Wait()
-				if n := c.inflight.Load(); n < 0 || n > limit || n != int64(len(live)) {
-					rt.Fatalf("in flight %d, want %d, never above %d", n, len(live), limit)
-				}
-				if len(live) == 0 && state(c) == "HALF_OPEN" {
-					rt.Fatal("half open without a call that could be the trial")
-				}
-				tally := c.tally()
 				var sum uint32
-				for _, n := range tally {
+				for _, n := range c.tally() {
 					sum += n
 				}
-				if want := begun.Load() - int64(len(live)); int64(sum) != want {
-					rt.Fatalf("events %v sum to %d, want %d ended calls", tally, sum, want)
+				switch n := c.inflight.Load(); {
+				case wrong != "":
+				case n != int64(len(live)) || n > limit:
+					wrong = fmt.Sprintf("step %d: in flight %d, want %d, never above %d", at, n, len(live), limit)
+				case len(live) == 0 && state(c) == "HALF_OPEN":
+					wrong = fmt.Sprintf("step %d: half open without a call that could be the trial", at)
+				case int64(sum) != begun-n:
+					wrong = fmt.Sprintf("step %d: events %v sum to %d, want %d ended calls", at, c.tally(), sum, begun-n)
 				}
 			}
-			for range rapid.IntRange(1, 60).Draw(rt, "steps") {
-				switch step := rapid.IntRange(0, 5).Draw(rt, "step"); {
-				case step <= 2: // start
-					before := ran.Load()
-					r := running{make(chan error)}
-					begun.Add(1)
+			for i, s := range drawn {
+				switch {
+				case s.Kind <= 2:
+					before, end := ran.Load(), make(chan error)
+					begun++
 					wg.Go(func() {
 						Call(context.Background(), c, func(context.Context) (int, error) {
 							ran.Add(1)
-							return 0, <-r.end
+							return 0, <-end
 						})
-						ended.Add(1)
 					})
 					synctest.Wait()
 					if ran.Load() > before {
-						live = append(live, r)
+						live = append(live, end)
 					}
-				case step <= 4 && len(live) > 0: // end one
-					i := rapid.IntRange(0, len(live)-1).Draw(rt, "which")
-					err := rapid.SampledFrom([]error{nil, errBroken, errBroken, BadRequest(errBroken)}).Draw(rt, "result")
-					live[i].end <- err
-					live = append(live[:i], live[i+1:]...)
+				case s.Kind <= 4 && len(live) > 0:
+					which := s.Which % len(live)
+					live[which] <- []error{nil, errBroken, errBroken, BadRequest(errBroken)}[s.Result]
+					live = slices.Delete(live, which, which+1)
 				default:
-					time.Sleep(time.Duration(rapid.IntRange(1, 3000).Draw(rt, "ms")) * time.Millisecond)
+					time.Sleep(time.Duration(s.Millis) * time.Millisecond)
 				}
-				check()
+				check(i)
 			}
-			for _, r := range live {
-				r.end <- nil
+			for _, end := range live {
+				end <- nil
 			}
 			live = nil
 			wg.Wait()
-			check()
+			check(len(drawn))
 		})
+		if wrong != "" {
+			rt.Fatal(wrong)
+		}
 	})
 }
