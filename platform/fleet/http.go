@@ -51,7 +51,7 @@ func (f *Fleet) Mount(s *api.Surface) {
 		func(ctx context.Context, in *createIn) (*groupOut, error) { return answer(f.Create(ctx, in.Body)) })
 
 	type resizeIn struct {
-		groupIn
+		Name string `path:"name" doc:"a server group, e.g. hello-v000"`
 		Body Resize
 	}
 	huma.Register(s.API, op("resize-server-group", "PUT", "/server-groups/{name}/capacity", "Run more or fewer instances", 200, 404, 422, refused),

@@ -111,8 +111,12 @@ type safeBuffer struct {
 	b  bytes.Buffer
 }
 
-func (s *safeBuffer) Write(p []byte) (int, error) { s.mu.Lock(); defer s.mu.Unlock(); return s.b.Write(p) }
-func (s *safeBuffer) String() string              { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+func (s *safeBuffer) String() string { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }
 
 var nextPorts atomic.Int64
 
@@ -127,7 +131,7 @@ type labOptions struct {
 	registry bool
 	pace     pace
 	mutate   func(*Config)
-	prepare  func(*Fleet)
+	maxLog   int64
 }
 
 func self(t testing.TB) string {
@@ -178,8 +182,8 @@ func newLab(t testing.TB, o labOptions) *lab {
 	if o.pace == (pace{}) {
 		l.f.pace = quick()
 	}
-	if o.prepare != nil {
-		o.prepare(l.f)
+	if o.maxLog > 0 {
+		l.f.maxLog = o.maxLog
 	}
 	rctx, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
