@@ -115,7 +115,7 @@ func TestExactlyOneOfThousandCallersIsTheTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newTestEngine(t, Options{})
 		c, _ := openBreaker(t, e, Settings{MaxConcurrent: 2000})
-		time.Sleep(5 * time.Second)
+		time.Sleep(5*time.Second + time.Millisecond)
 		var ran, refused atomic.Int64
 		var wg sync.WaitGroup
 		for range 1000 {

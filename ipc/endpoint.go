@@ -51,6 +51,7 @@ const (
 	minWarm       = 0.1
 	minRTT        = float64(50 * time.Microsecond)
 	badError      = 0.5
+	noError       = 0.01
 	inARow        = 5
 	baseEjection  = 30 * time.Second
 	maxEjection   = 300 * time.Second
@@ -183,6 +184,9 @@ func (e *endpoint) factors(now int64, median float64) (f factors) {
 	f.Proven = e.proven.Load()
 	decay := math.Exp(-float64(max(0, now-e.last.Load())) / tau)
 	f.Error = math.Float64frombits(e.err.Load()) * decay
+	if f.Error < noError {
+		f.Error = 0 // else, where calls are rare, whoever failed last would never be tried again
+	}
 	f.RTT = math.Float64frombits(e.rtt.Load()) * decay
 	if e.rtt.Load() == 0 {
 		f.RTT = median
