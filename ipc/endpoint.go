@@ -93,7 +93,8 @@ func (e *endpoint) done(v verdict, now, rtt int64) (changed bool) {
 	e.err.Store(math.Float64bits(err*(1-alpha) + x*alpha))
 	// A failure may come fast; it must not make the endpoint look fast.
 	if old := math.Float64frombits(e.rtt.Load()); v != unreached {
-		sample := float64(rtt)
+		sample := float64(max(rtt, 1))
+		changed = old == 0 // the median, which stands for unknown ones, is out of date
 		switch {
 		case sample > old:
 			e.rtt.Store(math.Float64bits(sample))

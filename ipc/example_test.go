@@ -1,0 +1,49 @@
+package ipc_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/ipc"
+)
+
+func ExampleEngine_HTTPClient() {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "titles for %s", r.Header.Get(ipc.HeaderCaller))
+	}))
+	defer srv.Close()
+	host, port, _ := net.SplitHostPort(srv.Listener.Addr().String())
+	n, _ := strconv.Atoi(port)
+
+	calls := ipc.New(ipc.Options{App: "api", Lists: ipc.Static{
+		"catalog": {{ID: "catalog-1", Host: host, Port: n, Status: roadbed.Up}},
+	}})
+	defer calls.Close()
+	resp, err := calls.HTTPClient().Get("http://catalog/titles")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer resp.Body.Close()
+	body, _ := io.ReadAll(resp.Body)
+	fmt.Println(string(body))
+	// Output: titles for api
+}
+
+func ExampleCallOr() {
+	calls := ipc.New(ipc.Options{})
+	defer calls.Close()
+	recommendations := calls.Command("recommendations", ipc.Settings{MaxConcurrent: 50})
+	titles, err := ipc.CallOr(context.Background(), recommendations,
+		func(context.Context) ([]string, error) { return nil, errors.New("down") },
+		func(_ context.Context, cause error) ([]string, error) { return []string{"the most popular"}, nil })
+	fmt.Println(titles, err)
+	// Output: [the most popular] <nil>
+}
