@@ -132,7 +132,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 func (p *publisher) collect(end time.Time) {
 	// After a pause of several steps the mean over all of them is told, not a spike in the last.
 	steps := max(1, math.Round(float64(end.Sub(p.begun))/float64(p.step)))
-	perSecond := 1 / (steps * p.step.Seconds())
+	seconds := steps * p.step.Seconds()
 	p.begun = end
 	maxIdle := int(idleLife / p.step)
 
@@ -153,13 +153,13 @@ func (p *publisher) collect(end time.Time) {
 			if was.count = n; was.stands(d, maxIdle) {
 				continue
 			}
-			b.add(m, "rate", "count", "", float64(d)*perSecond)
+			b.add(m, "rate", "count", "", float64(d)/seconds)
 		case timerKind:
-			p.stats(m, was, &m.timer.stats, m.timer.count.Load(), perSecond, 1e-9, "totalTime")
+			p.stats(m, was, &m.timer.stats, m.timer.count.Load(), seconds, 1e-9, "totalTime")
 		case summaryKind:
-			p.stats(m, was, &m.summary.stats, m.summary.count.Load(), perSecond, 1, "totalAmount")
+			p.stats(m, was, &m.summary.stats, m.summary.count.Load(), seconds, 1, "totalAmount")
 		case percentileKind:
-			p.percentile(m, was, perSecond)
+			p.percentile(m, was, seconds)
 		}
 	}
 	b.end()
@@ -180,7 +180,7 @@ func (s *sent) stands(delta int64, maxIdle int) bool {
 }
 
 // stats adds the four series of a timer or summary whose values are unit times what is wanted.
-func (p *publisher) stats(m *meter, was *sent, s *stats, count int64, perSecond, unit float64, total string) {
+func (p *publisher) stats(m *meter, was *sent, s *stats, count int64, seconds, unit float64, total string) {
 	sum, squares := s.total.Load(), math.Float64frombits(s.squares.Load())
 	dCount, dSum, dSquares := count-was.count, sum-was.total, squares-was.squares
 	was.count, was.total, was.squares = count, sum, squares
@@ -188,13 +188,13 @@ func (p *publisher) stats(m *meter, was *sent, s *stats, count int64, perSecond,
 		return
 	}
 	b := &p.batch
-	b.add(m, "rate", "count", "", float64(dCount)*perSecond)
-	b.add(m, "rate", total, "", float64(dSum)*unit*perSecond)
-	b.add(m, "rate", "totalOfSquares", "", dSquares*unit*unit*perSecond)
+	b.add(m, "rate", "count", "", float64(dCount)/seconds)
+	b.add(m, "rate", total, "", float64(dSum)*unit/seconds)
+	b.add(m, "rate", "totalOfSquares", "", dSquares*unit*unit/seconds)
 	b.add(m, "gauge", "max", "", float64(s.max.Swap(0))*unit)
 }
 
-func (p *publisher) percentile(m *meter, was *sent, perSecond float64) {
+func (p *publisher) percentile(m *meter, was *sent, seconds float64) {
 	if was.buckets == nil {
 		was.buckets = new([BucketCount]sentBucket)
 	}
@@ -214,9 +214,9 @@ func (p *publisher) percentile(m *meter, was *sent, perSecond float64) {
 		} else if w.idle++; w.idle > maxIdle {
 			continue
 		}
-		p.batch.add(m, "rate", "percentile", bucketTag(i), float64(d)*perSecond)
+		p.batch.add(m, "rate", "percentile", bucketTag(i), float64(d)/seconds)
 	}
-	p.stats(m, was, &m.percentile.stats, count, perSecond, 1e-9, "totalTime")
+	p.stats(m, was, &m.percentile.stats, count, seconds, 1e-9, "totalTime")
 }
 
 const upperHex = "0123456789ABCDEF"
