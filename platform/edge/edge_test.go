@@ -1,0 +1,387 @@
+package edge
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/meter"
+)
+
+// house is a gateway in front of backends, without a registry: what the registry would push is set by hand.
+type house struct {
+	*Gateway
+	front *httptest.Server
+	lists ipc.Static
+}
+
+func newHouse(t testing.TB, backends map[string]http.Handler) *house {
+	t.Helper()
+	lists := ipc.Static{}
+	var all []roadbed.Instance
+	for app, h := range backends {
+		srv := httptest.NewServer(h)
+		t.Cleanup(srv.Close)
+		addr := srv.Listener.Addr().(*net.TCPAddr)
+		i := roadbed.Instance{ID: app + "-0", App: app, Host: "127.0.0.1", Port: addr.Port, Status: roadbed.Up, Since: time.Now().Add(-time.Hour)}
+		lists[app] = []roadbed.Instance{i}
+		all = append(all, i)
+	}
+	log := slog.New(slog.DiscardHandler)
+	key := fault.Key("a key for tests, thirty-two long")
+	calls := ipc.New(ipc.Options{App: "edge", Lists: lists, Log: log, FaultKey: func() fault.Key { return key }})
+	t.Cleanup(calls.Close)
+	g := New(Config{Calls: calls, Meter: meter.New(nil), Log: log})
+	g.setApps(all)
+	h := &house{Gateway: g, lists: lists, front: httptest.NewServer(g)}
+	t.Cleanup(h.front.Close)
+	t.Cleanup(h.front.Client().CloseIdleConnections)
+	return h
+}
+
+func (h *house) get(t testing.TB, path string, headers ...string) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequest("GET", h.front.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	client := *h.front.Client()
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp, string(body)
+}
+
+func TestAppsAreReachableUnderTheirName(t *testing.T) {
+	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%s %s prefix %s", r.Method, r.RequestURI, r.Header.Get("X-Forwarded-Prefix"))
+	})})
+	tests := []struct {
+		path   string
+		status int
+		says   string
+	}{
+		{"/hello/", 200, "GET / prefix /hello"},
+		{"/hello/a/b?c=d", 200, "GET /a/b?c=d prefix /hello"},
+		{"/HELLO/a%2Fb", 200, "GET /a%2Fb prefix /HELLO"},
+		{"/hello?x=1", 308, ""},
+		{"/nobody/", 404, "no route leads to /nobody/; there are /hello/"},
+		{"/", 200, `<a href="/hello/">`},
+		{"/hello/../secret", 400, "dot segment"},
+		{"/hello/%2e%2e/secret", 400, "dot segment"},
+	}
+	for _, tt := range tests {
+		resp, body := h.get(t, tt.path)
+		if resp.StatusCode != tt.status || !strings.Contains(body, tt.says) {
+			t.Errorf("GET %s: got %d %q, want %d with %q", tt.path, resp.StatusCode, body, tt.status, tt.says)
+		}
+		if resp.StatusCode == 308 && resp.Header.Get("Location") != "/hello/?x=1" {
+			t.Errorf("GET %s: leads to %q, want /hello/?x=1", tt.path, resp.Header.Get("Location"))
+		}
+	}
+}
+
+func TestNothingAClientSaysOfItselfIsBelieved(t *testing.T) {
+	var seen http.Header
+	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		seen = r.Header.Clone()
+		w.Header().Set("X-Ipc-No-Retry", "1")
+		w.Header().Set("X-Request-Id", "the service's own")
+	})})
+	resp, _ := h.get(t, "/hello/", "X-Fit", "id=x", "X-Ipc-Attempt", "7", "X-Ipc-Criticality", "CRITICAL", "X-Ipc-Timeout-Ms", "999999",
+		"X-Forwarded-For", "6.6.6.6", "X-Forwarded-Proto", "https", "X-Real-Ip", "6.6.6.6", "Forwarded", "for=6.6.6.6",
+		"Connection", "X-Secret-Hop", "X-Secret-Hop", "1", "X-Request-Id", "abcdefgh-1", "X-Kept", "yes")
+	for k, want := range map[string]string{
+		"X-Fit": "", "X-Ipc-Attempt": "1", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http", "X-Real-Ip": "", "Forwarded": "",
+		"X-Secret-Hop": "", "X-Request-Id": "abcdefgh-1", "X-Kept": "yes", "X-Ipc-Caller": "edge",
+	} {
+		if got := seen.Get(k); got != want {
+			t.Errorf("the service saw %s: %q, want %q", k, got, want)
+		}
+	}
+	if ms := seen.Get("X-Ipc-Timeout-Ms"); ms == "999999" || ms == "" {
+		t.Errorf("the service was given %q ms, want what is left of the route's 10 s", ms)
+	}
+	if got := resp.Header.Values("X-Request-Id"); len(got) != 1 || got[0] != "abcdefgh-1" {
+		t.Errorf("the client was told the request ids %q, want its own", got)
+	}
+	if got := resp.Header.Get("X-Ipc-No-Retry"); got != "" {
+		t.Errorf("the client was told X-Ipc-No-Retry: %s", got)
+	}
+	h.get(t, "/hello/", "X-Request-Id", "a b<script>")
+	if got := seen.Get("X-Request-Id"); len(got) != 24 {
+		t.Errorf("an unfit request id became %q, want a new one", got)
+	}
+}
+
+func TestRoutesChangeWithoutALostRequest(t *testing.T) {
+	name := func(n string) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, n) })
+	}
+	h := newHouse(t, map[string]http.Handler{"a": name("a"), "b": name("b")})
+	to := func(vip string) string {
+		return `[{"id":"r","match":{"path":{"prefix":"/x"}},"backends":[{"vip":"` + vip + `"}]}]`
+	}
+	h.setRoutes(to("a"))
+	var wg sync.WaitGroup
+	var count atomic.Int64
+	stop := make(chan struct{})
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				resp, err := h.front.Client().Get(h.front.URL + "/x/y")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != 200 || string(body) != "a" && string(body) != "b" {
+					t.Errorf("during a change: got %d %q", resp.StatusCode, body)
+				}
+				count.Add(1)
+			}
+		})
+	}
+	for i := 0; count.Load() < 400; i++ {
+		h.setRoutes(to([]string{"a", "b"}[i%2]))
+	}
+	close(stop)
+	wg.Wait()
+
+	h.setRoutes(to("b"))
+	h.setRoutes(`[{"id":"bad"}]`)
+	if _, body := h.get(t, "/x/"); body != "b" {
+		t.Errorf("after a refused table: got %q, want the old route's b", body)
+	}
+	if h.refused == "" {
+		t.Error("nothing tells why the table was refused")
+	}
+}
+
+func TestFailingBackendsAreNamedWithWhatToDo(t *testing.T) {
+	block := make(chan struct{})
+	h := newHouse(t, map[string]http.Handler{
+		"slow":   http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-block }),
+		"broken": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }),
+	})
+	defer close(block)
+	h.setRoutes(`[{"id":"slow","match":{"path":{"prefix":"/slow"}},"backends":[{"vip":"slow"}],"timeouts":{"request":"100ms"}},
+		{"id":"gone","match":{"path":{"prefix":"/gone"}},"backends":[{"vip":"gone"}]}]`)
+	began := time.Now()
+	resp, body := h.get(t, "/slow/x")
+	if resp.StatusCode != 504 || !strings.Contains(body, "slow did not answer in time") {
+		t.Errorf("a backend slower than the route allows: got %d %q", resp.StatusCode, body)
+	}
+	if took := time.Since(began); took > 2*time.Second {
+		t.Errorf("a request with 100 ms waited %v", took)
+	}
+	if resp, body := h.get(t, "/gone/"); resp.StatusCode != 503 || !strings.Contains(body, "no instance of gone is up") {
+		t.Errorf("an app without instances: got %d %q", resp.StatusCode, body)
+	}
+	if resp, body := h.get(t, "/broken/", "Accept", "application/json"); resp.StatusCode != 502 || !json.Valid([]byte(body)) {
+		t.Errorf("an app that breaks off: got %d %q, want a 502 in JSON", resp.StatusCode, body)
+	}
+}
+
+func TestEventStreamsFlowAndUpgradesPassThrough(t *testing.T) {
+	next := make(chan struct{})
+	h := newHouse(t, map[string]http.Handler{
+		"events": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			for range 2 {
+				io.WriteString(w, "data: x\n\n")
+				http.NewResponseController(w).Flush()
+				<-next
+			}
+		}),
+		"echo": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			conn, rw, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer conn.Close()
+			io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+			line, _ := rw.ReadString('\n')
+			io.WriteString(conn, "echo "+line)
+		}),
+	})
+	req, _ := http.NewRequest("GET", h.front.URL+"/events/", nil)
+	req.Header.Set("Accept", "text/event-stream")
+	resp, err := h.front.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := bufio.NewReader(resp.Body)
+	for range 2 {
+		if line, err := r.ReadString('\n'); err != nil || line != "data: x\n" { // arrives while the backend still waits
+			t.Errorf("got %q, %v", line, err)
+		}
+		r.ReadString('\n')
+		next <- struct{}{}
+	}
+	resp.Body.Close()
+
+	conn, err := net.Dial("tcp", h.front.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /echo/ HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+	cr := bufio.NewReader(conn)
+	up, err := http.ReadResponse(cr, nil)
+	if err != nil || up.StatusCode != 101 {
+		t.Fatalf("upgrade: got %v, %v, want 101", up, err)
+	}
+	io.WriteString(conn, "hi\n")
+	if line, err := cr.ReadString('\n'); line != "echo hi\n" {
+		t.Errorf("through the upgraded connection: got %q, %v", line, err)
+	}
+}
+
+func TestFaultsReachRequestsInScopeOnly(t *testing.T) {
+	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})})
+	key := "a key for tests, thirty-two long"
+	expires := time.Now().Add(time.Hour).UTC().Format(time.RFC3339)
+	all := func(who string) map[string]string {
+		return map[string]string{"fault.key": key, "fault.scenario.f1": `{"rules":"client:hello=error(503)","expires":"` + expires + `","who":` + who + `}`}
+	}
+	log := slog.New(slog.DiscardHandler)
+	status := func(headers ...string) int {
+		t.Helper()
+		resp, _ := h.get(t, "/hello/", headers...)
+		return resp.StatusCode
+	}
+	h.faults.Store(newFaults(all(`{"percent":100}`), log))
+	if got := status(); got != 503 {
+		t.Errorf("a fault for everybody: got %d, want 503", got)
+	}
+	h.faults.Store(newFaults(all(`{"percent":100,"users":["u-1"]}`), log))
+	if a, b := status("X-Member", "u-1"), status("X-Member", "u-2"); a != 503 || b != 200 {
+		t.Errorf("a fault for u-1: u-1 got %d, u-2 got %d; want 503, 200", a, b)
+	}
+	h.faults.Store(newFaults(all(`{"percent":100,"header":{"x-team":"qa"}}`), log))
+	if a, b := status("X-Team", "qa"), status(); a != 503 || b != 200 {
+		t.Errorf("a fault for a header: with it %d, without %d; want 503, 200", a, b)
+	}
+	off := all(`{"percent":100}`)
+	off["fault.enabled"] = "false"
+	h.faults.Store(newFaults(off, log))
+	if got := status(); got != 200 {
+		t.Errorf("with the kill switch: got %d, want 200", got)
+	}
+	gone := all(`{"percent":100}`)
+	gone["fault.scenario.f1"] = strings.Replace(gone["fault.scenario.f1"], expires, "2001-01-01T00:00:00Z", 1)
+	h.faults.Store(newFaults(gone, log))
+	if got := status(); got != 200 {
+		t.Errorf("with an expired fault: got %d, want 200", got)
+	}
+
+	// A share of users is the same users each time.
+	f := newFaults(all(`{"percent":30}`), log)
+	in := 0
+	for i := range 2000 {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("X-Member", fmt.Sprint("u-", i))
+		first := f.scenarios[0].includes(r, "X-Member", "request-1")
+		if second := f.scenarios[0].includes(r, "X-Member", "request-2"); first != second {
+			t.Fatalf("u-%d is in scope of one request and not of the next", i)
+		}
+		if first {
+			in++
+		}
+	}
+	if in < 500 || in > 700 {
+		t.Errorf("30 %% of 2000 users: got %d", in)
+	}
+}
+
+func TestAccessLogHasOneLinePerRequestWithoutSecrets(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "access.log")
+	a := newAccessLog(file, nil, slog.New(slog.DiscardHandler))
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- a.run(ctx) }()
+	for i := range 100 {
+		a.add(entry{ID: fmt.Sprint(i), Path: "/" + strings.Repeat("x", 1000), Status: 200})
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	if len(lines) != 100 {
+		t.Errorf("100 requests left %d lines", len(lines))
+	}
+	for _, l := range lines {
+		var e entry
+		if err := json.Unmarshal([]byte(l), &e); err != nil || len(e.Path) != accessPathLimit {
+			t.Fatalf("line %q: %v, path of %d bytes, want %d", l, err, len(e.Path), accessPathLimit)
+		}
+	}
+}
+
+// BenchmarkPass is what the edge adds to a round trip; compare with BenchmarkDirect.
+func BenchmarkPass(b *testing.B) {
+	h := newHouse(b, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") })})
+	b.ReportAllocs()
+	for b.Loop() {
+		resp, err := h.front.Client().Get(h.front.URL + "/hello/")
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}
+
+// BenchmarkDirect is the same round trip without an edge.
+func BenchmarkDirect(b *testing.B) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello") }))
+	defer srv.Close()
+	b.ReportAllocs()
+	for b.Loop() {
+		resp, err := srv.Client().Get(srv.URL + "/hello/")
+		if err != nil {
+			b.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+	}
+}

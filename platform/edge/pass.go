@@ -1,0 +1,174 @@
+package edge
+
+import (
+	"crypto/rand"
+	"encoding/hex"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roadbed/roadbed/meter"
+)
+
+// passage is one request on its way through.
+type passage struct {
+	id      string
+	match   match
+	backend string
+}
+
+type passageKey struct{}
+
+// newProxy returns the handler that passes a request with a passage on by way of transport.
+func newProxy(transport http.RoundTripper, fail func(http.ResponseWriter, *http.Request, error), log *slog.Logger) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite:      rewrite,
+		Transport:    transport,
+		ErrorHandler: fail,
+		BufferPool:   &buffers{},
+		ErrorLog:     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		ModifyResponse: func(resp *http.Response) error {
+			// What services tell callers of ours is not for the world, and the id is already set.
+			for k := range resp.Header {
+				if internal(k) {
+					delete(resp.Header, k)
+				}
+			}
+			delete(resp.Header, "X-Request-Id")
+			return nil
+		},
+	}
+}
+
+// rewrite makes the request that the backend gets.
+func rewrite(p *httputil.ProxyRequest) {
+	pass := p.In.Context().Value(passageKey{}).(*passage)
+	path := pass.match.path(p.In.URL)
+	u := &url.URL{Scheme: "http", Host: pass.backend, RawQuery: p.In.URL.RawQuery}
+	var err error
+	if u.Path, err = url.PathUnescape(path); err != nil {
+		u.Path = path // cannot be: it was unescaped once when the request was read
+	}
+	u.RawPath = path
+	p.Out.URL = u
+	p.Out.Host = p.In.Host
+
+	// ReverseProxy has taken Forwarded and X-Forwarded-* away already.
+	h := p.Out.Header
+	for k := range h {
+		if internal(k) || strings.HasPrefix(k, "X-Forwarded-") || k == "X-Real-Ip" {
+			delete(h, k)
+		}
+	}
+	p.SetXForwarded()
+	if _, port, err := net.SplitHostPort(p.In.Host); err == nil {
+		h.Set("X-Forwarded-Port", port)
+	}
+	if prefix := pass.match.prefix(p.In.URL); prefix != "" {
+		h.Set("X-Forwarded-Prefix", prefix)
+	}
+	h.Set("X-Request-Id", pass.id)
+}
+
+// internal reports whether a header is spoken only between services. k is in canonical form.
+func internal(k string) bool { return k == "X-Fit" || strings.HasPrefix(k, "X-Ipc-") }
+
+// requestID returns the client's id for the request if it is fit to be passed on, else a new one.
+func requestID(h http.Header) string {
+	id := h.Get("X-Request-Id")
+	if n := len(id); n >= 8 && n <= 64 && token(id) {
+		return id
+	}
+	var b [12]byte
+	rand.Read(b[:]) // never fails
+	return hex.EncodeToString(b[:])
+}
+
+// improper tells what is wrong with a request that no route may get to see; empty when nothing is.
+func improper(r *http.Request) string {
+	if r.Method == http.MethodConnect {
+		return "the edge is no forward proxy; CONNECT is refused"
+	}
+	if !strings.HasPrefix(r.URL.Path, "/") {
+		return "the request's target must be a path"
+	}
+	for s := range strings.SplitSeq(r.URL.Path, "/") {
+		if s == "." || s == ".." {
+			return "the path has a dot segment; send it resolved"
+		}
+	}
+	if strings.ContainsAny(r.URL.Path, "\\\x00\r\n") {
+		return "the path has a character that no route may hold"
+	}
+	return ""
+}
+
+// response notes what a request was answered.
+type response struct {
+	http.ResponseWriter
+	status int
+	bytes  int64
+}
+
+func (r *response) WriteHeader(status int) {
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		r.status = status
+	}
+	r.ResponseWriter.WriteHeader(status)
+}
+
+func (r *response) Write(b []byte) (int, error) {
+	if r.status == 0 {
+		r.status = http.StatusOK
+	}
+	n, err := r.ResponseWriter.Write(b)
+	r.bytes += int64(n)
+	return n, err
+}
+
+// Unwrap lets http.ResponseController flush and hijack.
+func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
+
+// buffers lends copy buffers.
+type buffers struct{ pool sync.Pool }
+
+const bufferSize = 32 << 10
+
+func (b *buffers) Get() []byte {
+	if p, ok := b.pool.Get().(*[bufferSize]byte); ok {
+		return p[:]
+	}
+	return new([bufferSize]byte)[:]
+}
+
+func (b *buffers) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }
+
+// timers meters requests by route and class of status. Routes come and go; their meters expire in the registry.
+type timers struct {
+	meter *meter.Registry
+	byKey sync.Map // routeStatus -> *meter.PercentileTimer
+}
+
+type routeStatus struct {
+	route string
+	class int
+}
+
+var classes = [...]string{"0xx", "1xx", "2xx", "3xx", "4xx", "5xx"}
+
+func (t *timers) record(route string, status int, took time.Duration) {
+	k := routeStatus{route, min(max(status/100, 0), len(classes)-1)}
+	m, ok := t.byKey.Load(k)
+	if !ok {
+		if route == "-" {
+			route = "none"
+		}
+		m, _ = t.byKey.LoadOrStore(k, t.meter.PercentileTimer("edge.request.duration", "edge.route", route, "edge.status", classes[k.class]))
+	}
+	m.(*meter.PercentileTimer).Record(took)
+}
