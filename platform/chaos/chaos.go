@@ -73,8 +73,8 @@ type Fault struct {
 	Created     time.Time `json:"created,omitzero" required:"false" doc:"When it was added. Given by the platform."`
 }
 
-// Who selects requests. A request of one of Users is always in scope. Otherwise it must carry every Header, and its
-// user, or its own id if it names none, must fall among the Percent; with Users but no Header nobody else is in scope.
+// Who selects requests. All that is given must hold: the request's user is one of Users, it carries every Header, and
+// its user, or its own id if it names none, falls among the Percent. The zero Who is everybody.
 type Who struct {
 	Percent float64           `json:"percent,omitempty" doc:"Of users, stable per user; 100 when 0 or absent." minimum:"0" maximum:"100"`
 	Users   []string          `json:"users,omitempty" doc:"These users."`

@@ -2,6 +2,7 @@ package properties
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"strings"
 
@@ -65,46 +66,63 @@ func (r *record) matches(c caller) bool {
 	return true
 }
 
-// reindex makes the index say what the table says.
-func (s *Store) reindex() {
+// refresh makes the index say what the table says about the records of these ids. The table only ever goes forward, so
+// it does not matter who asks for which refresh when.
+func (s *Store) refresh(ids ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.index.Load()
-	entries := s.table.List("")
-	ix := &index{rev: old.rev, records: make([]*record, 0, len(entries)), byID: make(map[string]*record, len(entries)), step: newStep()}
-	changed := map[string]bool{}
-	for _, e := range entries {
-		if e.Value.Deleted {
-			continue
-		}
-		r, ok := old.byID[e.Key]
-		if !ok || r.Rev != e.Rev {
+	touched := make(map[string]*record, len(ids)) // nil = it is gone
+	rev := old.rev
+	for _, id := range ids {
+		e, ok := s.table.Get(id)
+		was := old.byID[id]
+		switch {
+		case !ok || e.Value.Deleted:
+			if was != nil {
+				touched[id] = nil
+			}
+		case was == nil || was.Rev != e.Rev:
 			p := e.Value
-			p.ID, p.Rev = e.Key, e.Rev
-			r = newRecord(p)
-			changed[p.Key] = true
-		}
-		ix.rev = max(ix.rev, e.Rev)
-		ix.records = append(ix.records, r)
-		ix.byID[e.Key] = r
-	}
-	for id, r := range old.byID {
-		if _, ok := ix.byID[id]; !ok {
-			changed[r.Key] = true
+			p.ID, p.Rev = id, e.Rev
+			touched[id] = newRecord(p)
+			rev = max(rev, e.Rev)
 		}
 	}
-	if len(changed) == 0 {
+	if len(touched) == 0 {
 		return
 	}
-	if ix.rev == old.rev {
-		ix.rev++ // a deletion raises no record's revision
+	if rev == old.rev {
+		rev++ // a deletion raises no record's revision
 	}
-	slices.SortFunc(ix.records, byPrecedence)
+	ix := &index{rev: rev, byID: maps.Clone(old.byID), step: newStep(), records: make([]*record, 0, len(old.records)+len(touched))}
+	changed := map[string]bool{}
+	var fresh []*record
+	for id, r := range touched {
+		if was := old.byID[id]; was != nil {
+			changed[was.Key] = true
+		}
+		if r == nil {
+			delete(ix.byID, id)
+			continue
+		}
+		changed[r.Key] = true
+		ix.byID[id] = r
+		fresh = append(fresh, r)
+	}
+	slices.SortFunc(fresh, byPrecedence)
+	for _, r := range old.records {
+		if _, gone := touched[r.ID]; gone {
+			continue
+		}
+		for len(fresh) > 0 && byPrecedence(fresh[0], r) < 0 {
+			ix.records, fresh = append(ix.records, fresh[0]), fresh[1:]
+		}
+		ix.records = append(ix.records, r)
+	}
+	ix.records = append(ix.records, fresh...)
 	s.index.Store(ix)
-	for k := range changed {
-		old.step.keys = append(old.step.keys, k)
-	}
-	slices.Sort(old.step.keys)
+	old.step.keys = slices.Sorted(maps.Keys(changed))
 	old.step.next = ix.step
 	close(old.step.done)
 }

@@ -647,3 +647,145 @@ func ExampleParseFilter() {
 	// true
 	// false
 }
+
+// TestStoreAgreesWithAModel writes at random, with and without preconditions, and compares with a map after each step.
+func TestStoreAgreesWithAModel(t *testing.T) {
+	s := open(t, t.TempDir())
+	keys := rapid.SampledFrom([]string{"a", "b"})
+	apps := rapid.SampledFrom([]string{"", "api", "web"})
+	round := 0
+	rapid.Check(t, func(t *rapid.T) {
+		round++ // each run has keys of its own, so that runs need no clean-up
+		ctx := context.Background()
+		model := map[string]Property{}
+		t.Repeat(map[string]func(*rapid.T){
+			"set": func(t *rapid.T) {
+				p := Property{Key: fmt.Sprint(round, keys.Draw(t, "key")), Value: rapid.StringMatching("[a-z]{0,3}").Draw(t, "value"), Scope: config.Scope{App: apps.Draw(t, "app")}}
+				id := ID(p.Key, p.Scope)
+				old, exists := model[id]
+				rev := rapid.SampledFrom([]uint64{Any, Absent, old.Rev, old.Rev + 1}).Draw(t, "rev")
+				want := rev == Any || rev == Absent && !exists || exists && rev == old.Rev
+				got, err := s.Set(ctx, p, rev)
+				if want != (err == nil) {
+					t.Fatalf("set %+v at rev %d over %+v (%v): got %v, want success %v", p, rev, old, exists, err, want)
+				}
+				if err == nil {
+					model[id] = got
+				}
+			},
+			"delete": func(t *rapid.T) {
+				id := ID(fmt.Sprint(round, keys.Draw(t, "key")), config.Scope{App: apps.Draw(t, "app")})
+				old, exists := model[id]
+				rev := rapid.SampledFrom([]uint64{Any, old.Rev, old.Rev + 1}).Draw(t, "rev")
+				want := exists && (rev == Any || rev == old.Rev)
+				if err := s.Delete(ctx, id, rev); want != (err == nil) {
+					t.Fatalf("delete %+v (%v) at rev %d: got %v, want success %v", old, exists, rev, err, want)
+				}
+				if want {
+					delete(model, id)
+				}
+			},
+			"": func(t *rapid.T) {
+				got := s.List(Prefix(fmt.Sprint(round)))
+				n := 0
+				for _, p := range got {
+					if !strings.HasPrefix(p.Key, fmt.Sprint(round, "a")) && !strings.HasPrefix(p.Key, fmt.Sprint(round, "b")) {
+						continue
+					}
+					n++
+					if want := model[p.ID]; p.Value != want.Value || p.Rev != want.Rev {
+						t.Fatalf("got %+v, want %+v", p, want)
+					}
+				}
+				if n != len(model) {
+					t.Fatalf("got %d properties, want %d", n, len(model))
+				}
+			},
+		})
+	})
+}
+
+// TestManyWatchersHearEveryChangeWhileWritersRace ends when every client knows what the store knows.
+func TestManyWatchersHearEveryChangeWhileWritersRace(t *testing.T) {
+	s := open(t, t.TempDir())
+	url := serve(t, s.Handler())
+	var last []*config.Value[string]
+	for i := range 20 {
+		last = append(last, follow(t, url, config.Scope{App: "api", Instance: fmt.Sprint("i-", i)}).String("last", ""))
+	}
+	var wg sync.WaitGroup
+	for w := range 4 {
+		wg.Go(func() {
+			for i := range 25 {
+				if _, err := s.Set(t.Context(), Property{Key: fmt.Sprint("k", i%5), Value: fmt.Sprint(w, "-", i), Scope: config.Scope{App: "api"}}, Any); err != nil {
+					t.Errorf("set: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	s.must(t, "last", "done", config.Scope{})
+	for _, v := range last {
+		await(t, v, "done")
+	}
+}
+
+func BenchmarkSet(b *testing.B) {
+	for _, n := range []int{100, 10_000} {
+		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {
+			s := open(b, b.TempDir())
+			var wg sync.WaitGroup
+			for w := range 50 { // beside the store, for its speed is not what is prepared here
+				wg.Go(func() {
+					for i := range n / 50 {
+						p := Property{Key: fmt.Sprintf("key.%d.%d", w, i), Value: "v"}
+						if _, err := s.table.Put(b.Context(), ID(p.Key, p.Scope), p); err != nil {
+							b.Error(err)
+						}
+					}
+				})
+			}
+			wg.Wait()
+			for ix := s.index.Load(); len(ix.records) < n; ix = s.index.Load() {
+				<-ix.step.done // the watch brings them
+			}
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				i++
+				if _, err := s.Set(b.Context(), Property{Key: "key.0.0", Value: fmt.Sprint(i)}, Any); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkPush is how long a write takes to reach a client over HTTP, the write itself included.
+func BenchmarkPush(b *testing.B) {
+	s := open(b, b.TempDir())
+	srv := httptest.NewServer(s.Handler())
+	defer srv.Close()
+	p := config.New(config.Options{URL: srv.URL, Log: quiet})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Run(ctx); err != nil {
+			b.Error(err)
+		}
+	})
+	defer wg.Wait()
+	defer cancel()
+	v := p.Int("n", 0)
+	heard := make(chan int, 1)
+	v.OnChange(func(_, now int) { heard <- now })
+	i := 0
+	for b.Loop() {
+		i++
+		if _, err := s.Set(b.Context(), Property{Key: "n", Value: fmt.Sprint(i)}, Any); err != nil {
+			b.Fatal(err)
+		}
+		for got := 0; got != i; got = <-heard {
+		}
+	}
+}
