@@ -16,6 +16,7 @@ import (
 // serve shows the console on made-up rooms, for whoever works on its pages:
 //
 //	go test ./platform/console -serve 127.0.0.1:7171
+//	curl -d 'path=/api/v1/traffic&down=1' http://127.0.0.1:7171/fixture/fail
 var serve = flag.String("serve", "", "serve the console with made-up rooms at this address until interrupted, instead of testing")
 
 func TestMain(m *testing.M) {
@@ -41,7 +42,11 @@ func serveFixture(addr string) error {
 	c := New(Config{API: "http://" + l.Addr().String()})
 	mux := http.NewServeMux()
 	mux.Handle("/", c.Handler())
-	mux.Handle("/api/v1/", newFixture())
+	rooms := newFixture()
+	mux.Handle("/api/v1/", rooms)
+	mux.HandleFunc("POST /fixture/fail", func(w http.ResponseWriter, r *http.Request) {
+		rooms.fail(r.FormValue("path"), r.FormValue("down") != "")
+	})
 	mux.Handle("/api/v1/overview/stream", c.Handler())
 	srv := &http.Server{Handler: mux}
 	go func() {

@@ -40,9 +40,6 @@ func run(console string) error {
 		return err
 	}
 	dist := filepath.Join(console, "dist")
-	if err := os.RemoveAll(dist); err != nil {
-		return err
-	}
 	if err := os.MkdirAll(dist, 0o755); err != nil {
 		return err
 	}
@@ -51,6 +48,18 @@ func run(console string) error {
 			return err
 		}
 		fmt.Printf("%8d  %s\n", len(content), filepath.Join(dist, name))
+	}
+	there, err := os.ReadDir(dist)
+	if err != nil {
+		return err
+	}
+	for _, f := range there {
+		if _, made := files[f.Name()]; made {
+			continue
+		}
+		if err := os.RemoveAll(filepath.Join(dist, f.Name())); err != nil {
+			return err
+		}
 	}
 	return nil
 }

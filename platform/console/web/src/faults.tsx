@@ -18,21 +18,22 @@ export function FaultsPage({ model, ask, available }: { model: Model; ask: (a: A
         </div>
       </div>
       <section class="panel" aria-label="Active faults">
-        {model.faults.length === 0 && <Empty title="No fault is being injected.">{optional.length > 0 && <>Not critical, so members should do without: {optional.map(s => s.name).join(', ')}.</>}</Empty>}
+        {!available && <Empty title="This platform injects no faults.">Its chaos role does not run, or has not answered yet.</Empty>}
+        {available && model.faults.length === 0 && <Empty title="No fault is being injected.">{optional.length > 0 && <>Not critical, so members should do without: {optional.map(s => s.name).join(', ')}.</>}</Empty>}
         {model.faults.length > 0 && (
-          <table class="faults" data-testid="faults">
+          <table role="table" class="faults" data-testid="faults">
             <caption class="hidden">Active faults</caption>
-            <thead><tr><th scope="col">Fault</th><th scope="col">Rules</th><th scope="col" class="num">Requests, %</th><th scope="col">Ends in</th><th scope="col">By</th><th scope="col">Why</th><th scope="col"><span class="hidden">Action</span></th></tr></thead>
-            <tbody>
+            <thead><tr><th scope="col">Fault</th><th scope="col">Rules</th><th scope="col" class="num">Users, %</th><th scope="col">Ends in</th><th scope="col">By</th><th scope="col">Why</th><th scope="col"><span class="hidden">Action</span></th></tr></thead>
+            <tbody role="rowgroup">
               {model.faults.map(f => (
-                <tr key={f.id} data-testid={`fault-${f.id}`}>
-                  <th scope="row"><Mark kind="warning" /> {f.description || f.id}</th>
-                  <td data-label="Rules" class="name rules">{f.rules.split(';').map(r => <code key={r}>{r}</code>)}</td>
-                  <td data-label="Requests, %" class="num">{f.who?.percent ?? 100}{f.who?.users?.length ? ', some users' : ''}{f.who?.header ? ', by header' : ''}</td>
-                  <td data-label="Ends in"><time dateTime={f.expires} title={exact(f.expires)}>{span((when(f.expires) ?? model.now) - model.now)}</time></td>
-                  <td data-label="By">{f.actor || '–'}</td>
-                  <td data-label="Why" class="quiet">{f.why || '–'}</td>
-                  <td class="c-act"><button type="button" class="small" aria-label={`End ${f.description || f.id}`} data-testid={`remove-${f.id}`} onClick={() => ask({
+                <tr role="row" key={f.id} data-testid={`fault-${f.id}`}>
+                  <th role="rowheader" scope="row"><Mark kind="warning" /> {f.description || f.id}</th>
+                  <td role="cell" data-label="Rules" class="name rules">{f.rules.split(';').map(r => <code key={r}>{r}</code>)}</td>
+                  <td role="cell" data-label="Users, %" class="num">{f.who?.percent ?? 100}{f.who?.users?.length ? ', some users' : ''}{f.who?.header ? ', by header' : ''}</td>
+                  <td role="cell" data-label="Ends in"><time dateTime={f.expires} title={exact(f.expires)}>{span((when(f.expires) ?? model.now) - model.now)}</time></td>
+                  <td role="cell" data-label="By">{f.actor || '–'}</td>
+                  <td role="cell" data-label="Why" class="quiet">{f.why || '–'}</td>
+                  <td role="cell" class="c-act"><button type="button" class="small" aria-label={`End ${f.description || f.id}`} data-testid={`remove-${f.id}`} onClick={() => ask({
                     title: 'End this fault?', text: <p>{f.description || f.id}: requests are spared at once.</p>, verb: 'End it', done: 'The fault has ended.',
                     do: why => act('DELETE', `/api/v1/faults/${encodeURIComponent(f.id)}`, why),
                   })}>End</button></td>
@@ -104,5 +105,5 @@ function Duration({ plan }: { plan: { minutes: number } }) {
 }
 
 function Percent({ plan }: { plan: { percent: number } }) {
-  return <label class="field"><span>Of requests, %</span><input type="number" min={0.01} max={100} step="any" defaultValue={plan.percent} required onInput={e => (plan.percent = e.currentTarget.valueAsNumber)} /></label>
+  return <label class="field"><span>Of users, %</span><input type="number" min={0.01} max={100} step="any" defaultValue={plan.percent} required onInput={e => (plan.percent = e.currentTarget.valueAsNumber)} /></label>
 }

@@ -28,11 +28,12 @@ interface Props {
   edges: Edge[]
   now: number
   theme: string
+  stale: boolean // the figures are old: nothing moves
   selected: string | undefined
   select: (name: string | undefined) => void
 }
 
-export function Graph({ nodes, edges, now, theme, selected, select }: Props) {
+export function Graph({ nodes, edges, now, theme, stale, selected, select }: Props) {
   const [box, width] = useWidth<HTMLDivElement>()
   const canvas = useRef<HTMLCanvasElement>(null)
   const painter = useRef<Painter | undefined>(undefined)
@@ -57,12 +58,12 @@ export function Graph({ nodes, edges, now, theme, selected, select }: Props) {
   }, [])
   useEffect(() => {
     if (!placed) return
-    painter.current!.show(placed, edges, look, still, focus)
+    painter.current!.show(placed, edges, look, still, stale, focus)
   })
   const size = placed?.node ?? least
   const known = new Map(nodes.map(n => [n.name, n]))
   return (
-    <div class="graph" ref={box} style={{ height: (placed?.height ?? 320) + 'px', '--node-w': size.w + 'px', '--node-h': size.h + 'px', '--k': scale }} data-testid="graph">
+    <div class={stale ? 'graph old' : 'graph'} ref={box} style={{ height: (placed?.height ?? 320) + 'px', '--node-w': size.w + 'px', '--node-h': size.h + 'px', '--k': scale }} data-testid="graph">
       <canvas ref={canvas} aria-hidden="true" />
       {placed && (
         <ul aria-label="Services, in the order of calls">
@@ -85,7 +86,7 @@ function Card({ name, node, pressed, press, hover }: { name: string; node: Node 
   const kind = node?.class ?? 'normal'
   const idle = !node || node.rps === 0
   const told = node
-    ? `${label(name)}: ${rate(node.rps)} requests per second, ${percent(node.danger)} errors, p99 ${seconds(node.p99)}${s ? `, ${s.up} of ${s.total} instances up` : ''}, ${idle ? 'no traffic' : classWord[kind]}`
+    ? `${label(name)}: ${rate(node.rps)} requests per second, ${percent(node.danger)} errors, ${percent(node.warning)} slow or fallback, p99 ${seconds(node.p99)}${s ? `, ${s.up} of ${s.total} instances up` : ''}, ${idle ? 'no traffic' : classWord[kind]}`
     : `${label(name)}: gone`
   return (
     <button
@@ -97,7 +98,7 @@ function Card({ name, node, pressed, press, hover }: { name: string; node: Node 
       <span class="node-late">{seconds(node?.p99)}</span>
       {s && s.total > 0 ? <Zones zones={s.zones} /> : <span class="zones" />}
       <span class="node-errors">
-        {node && node.danger >= 0.0005 ? <b class="bad">{percent(node.danger)} err</b> : node && node.warning >= 0.005 ? <b class="warn">{percent(node.warning)} slow</b> : idle ? '' : `${percent(node?.danger)} err`}
+        {node && node.danger >= 0.0005 ? <b class="bad">{percent(node.danger)} err</b> : node && node.warning >= 0.005 ? <b class="warn"><Mark kind="warning" size={9} /> {percent(node.warning)}</b> : idle ? '' : `${percent(node?.danger)} err`}
       </span>
     </button>
   )

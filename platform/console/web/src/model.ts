@@ -18,6 +18,7 @@ export interface Instance {
   since?: number // ms
   reason: string
   ours: boolean // the fleet runs it
+  off: boolean // its group is disabled
 }
 
 export interface Group { name: string; disabled: boolean; ours: boolean; instances: Instance[] }
@@ -124,20 +125,22 @@ function instancesOf(o: Overview): Instance[] {
     const [state, status] = stateOf(r.status)
     all.set(r.id, {
       id: r.id, app: r.app, group: r.group ?? '', zone: r.location?.zone || r.metadata?.zone || '', state, status,
-      address: `${r.host}:${r.port}`, since: when(r.since), reason: '', ours: false,
+      address: `${r.host}:${r.port}`, since: when(r.since), reason: '', ours: false, off: false,
     })
   }
   for (const f of list(o.instances)) {
     const known = all.get(f.id)
-    const [ofFleet, word] = stateOf(f.state)
-    const [ofHealth, health] = f.health ? stateOf(f.health) : ([ofFleet, word] as const)
+    const told = f.health ? stateOf(f.health) : undefined
+    const said = told && told[0] !== 'unknown' // else it is prose
     // A process that does not run is what its process is; one that runs is what the registry says, else its health.
-    let [state, status] = [ofFleet, word]
-    if (ofFleet === 'up') [state, status] = known ? [known.state, known.status] : [ofHealth, health]
+    let [state, status] = stateOf(f.state)
+    if (state === 'up' && known && known.state !== 'unknown') [state, status] = [known.state, known.status]
+    else if (state === 'up' && told && said) [state, status] = told
+    if (state === 'up' && f.outOfService) [state, status] = stateOf('OUT_OF_SERVICE')
     all.set(f.id, {
-      id: f.id, app: f.app, group: f.group, zone: f.zone, state, status, address: known?.address ?? `127.0.0.1:${f.port}`, pid: f.pid || undefined,
-      restarts: f.restarts, since: when(f.since) ?? known?.since, ours: true,
-      reason: f.reason || (state === 'up' || state === 'disabled' ? '' : exitOf(f)),
+      id: f.id, app: f.app, group: f.group, zone: f.zone, state, status, address: known?.address ?? (f.port ? `127.0.0.1:${f.port}` : '–'), pid: f.pid || undefined,
+      restarts: f.restarts, since: when(f.since) ?? known?.since, ours: true, off: f.outOfService === true,
+      reason: [f.reason || (said ? '' : f.health), state === 'up' || state === 'disabled' ? '' : exitOf(f)].filter(Boolean).join('; '),
     })
   }
   return [...all.values()].sort((a, b) => a.app.localeCompare(b.app) || a.zone.localeCompare(b.zone) || a.id.localeCompare(b.id, 'en', { numeric: true }))
@@ -153,7 +156,8 @@ function stateOf(word: string): [State, string] {
   switch (w) {
     case 'UP': case 'RUNNING': case 'HEALTHY': case 'PASSING': case 'OK': return ['up', 'up']
     case 'STARTING': case 'LAUNCHING': case 'ACCEPTED': case 'PENDING': return ['starting', 'starting']
-    case 'BACKOFF': case 'RESTARTING': return ['down', 'restarting']
+    case 'BACKOFF': case 'RESTARTING': case 'WAITING': return ['down', 'restarting']
+    case 'CRASH_LOOP': return ['down', 'crash loop']
     case 'STOPPING': case 'DRAINING': return ['starting', 'stopping']
     case 'OUT_OF_SERVICE': case 'DISABLED': return ['disabled', 'out of service']
     case 'DOWN': case 'UNHEALTHY': case 'FAILING': case 'FAILED': case 'EXITED': case 'DEAD': case 'KILLED': case 'STOPPED': return ['down', w === 'UNHEALTHY' || w === 'FAILING' ? 'down' : w.toLowerCase()]
@@ -164,7 +168,7 @@ function stateOf(word: string): [State, string] {
 
 function servicesOf(o: Overview, instances: Instance[], edges: Edge[], region: Traffic | undefined): ServiceView[] {
   const listed = new Map(list(o.services).map(s => [s.name, s]))
-  const disabled = new Map(list(o.clusters).flatMap(c => list(c.serverGroups)).map(g => [g.name, g.disabled === true]))
+  const disabled = new Set(list(o.clusters).flatMap(c => list(c.serverGroups)).flatMap(g => (typeof g !== 'string' && g.disabled ? [g.name] : [])))
   const classes = new Map(list(region?.nodes).map(n => [n.name, n.class]))
   const names = [...new Set([...listed.keys(), ...instances.map(i => i.app)])].sort()
   return names.map(name => {
@@ -174,7 +178,7 @@ function servicesOf(o: Overview, instances: Instance[], edges: Edge[], region: T
       const members = mine.filter(i => i.group === g)
       return {
         name: g, instances: members, ours: members.some(i => i.ours),
-        disabled: disabled.get(g) || members.every(i => i.state === 'disabled'),
+        disabled: disabled.has(g) || members.some(i => i.off) || members.every(i => i.state === 'disabled'),
       }
     })
     const zones = [...new Set(mine.map(i => i.zone))].sort().map(z => ({ name: z, instances: mine.filter(i => i.zone === z) }))

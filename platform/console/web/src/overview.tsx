@@ -10,6 +10,7 @@ import { count, deed, percent, rate, seconds, span, success, when } from './form
 
 export function OverviewPage({ live, model, theme, selected, select }: { live: Live; model: Model; theme: string; selected: string | undefined; select: (name: string | undefined) => void }) {
   const node = model.nodes.find(n => n.name === selected)
+  const stale = live.lost || !!live.overview?.unreachable.some(u => u.part === 'traffic')
   return (
     <>
       <Headline model={model} past={live.past} />
@@ -18,10 +19,13 @@ export function OverviewPage({ live, model, theme, selected, select }: { live: L
           <div class="panel-head"><h2 id="traffic-title">Traffic</h2><Legend /></div>
           {model.nodes.length === 0
             ? <Empty title="Nothing calls anything yet.">Start a service with <code>roadbed run --name hello --port 8081 -- python3 -m http.server</code>, then ask for <code>/hello/</code> at the edge.</Empty>
-            : <><Graph nodes={model.nodes} edges={model.edges} now={model.now} theme={theme} selected={selected} select={select} /><GraphTable edges={model.edges} /></>}
+            : <><Graph nodes={model.nodes} edges={model.edges} now={model.now} theme={theme} stale={stale} selected={selected} select={select} /><GraphTable edges={model.edges} /></>}
         </section>
         <div class="rail">
-          {node ? <Details node={node} model={model} close={() => select(undefined)} /> : <Attention model={model} />}
+          {node ? <Details node={node} model={model} close={() => {
+            select(undefined)
+            document.querySelector<HTMLElement>(`[data-testid="node-${CSS.escape(node.name)}"]`)?.focus()
+          }} /> : <Attention model={model} />}
           <Latest model={model} />
         </div>
       </div>
@@ -50,7 +54,7 @@ function Headline({ model: m, past }: { model: Model; past: Moment[] }) {
 function Members({ of, values }: { of: Flow | undefined; values: number[] }) {
   if (!of) return <Tile name="Members" value="–" unit="no journeys reported" />
   const bad = of.danger > 0.001
-  return <Tile name="Members" value={success(1 - of.danger)} unit={`${rate(of.rps)} journeys/s, p99 ${seconds(of.p99)}`} kind={bad ? 'danger' : 'normal'} spark={<Spark values={values} kind={bad ? 'danger' : 'normal'} />} />
+  return <Tile name="Members" value={success(1 - of.danger)} unit={`${rate(of.rps)}/s, p99 ${seconds(of.p99)}`} kind={bad ? 'danger' : 'normal'} spark={<Spark values={values} kind={bad ? 'danger' : 'normal'} />} />
 }
 
 function Tile({ name, value, unit, kind = 'normal', spark, href }: { name: string; value: string; unit: string; kind?: Class; spark?: preact.ComponentChildren; href?: string }) {

@@ -38,6 +38,7 @@ export class Painter {
   private placed?: Placed
   private look?: Look
   private still = false
+  private frozen = false
   private busiest = 1
   private shown = new Set<string>() // edges of the node in focus
   private timer = 0
@@ -48,10 +49,10 @@ export class Painter {
     this.ctx = canvas.getContext('2d')!
     const tick = (now: number) => {
       this.timer = requestAnimationFrame(tick)
-      if (!this.placed || now - this.last < frame - 2 || (this.still && !this.dirty)) return
+      if (!this.placed || now - this.last < frame - 2 || ((this.still || this.frozen) && !this.dirty)) return
       const passed = Math.min(now - this.last, 100) / 1000
       this.last = now
-      if (!this.still) this.move(passed)
+      if (!this.still && !this.frozen) this.move(passed)
       this.draw()
       this.dirty = false
     }
@@ -62,13 +63,14 @@ export class Painter {
     cancelAnimationFrame(this.timer)
   }
 
-  /** Takes a new picture. Where the way of an edge is unchanged its particles travel on. */
-  show(placed: Placed, edges: Edge[], look: Look, still: boolean, focus: string | undefined) {
+  /** Takes a new picture. Where the way of an edge is unchanged its particles travel on; in a frozen one they stand. */
+  show(placed: Placed, edges: Edge[], look: Look, still: boolean, frozen: boolean, focus: string | undefined) {
     const moved = placed !== this.placed
     const node = placed.node
     this.placed = placed
     this.look = look
     this.still = still
+    this.frozen = frozen
     this.dirty = true
     this.busiest = Math.max(1, ...edges.map(e => e.rps))
     this.shown = new Set(edges.filter(e => e.source === focus || e.target === focus).map(edgeId))

@@ -78,6 +78,10 @@ function Logs({ service }: { service: ServiceView }) {
       setLost(false)
     }
     source.onerror = () => setLost(true)
+    source.addEventListener('end', () => {
+      source.close()
+      waiting.push('The instance has ended.')
+    })
     source.addEventListener('line', e => waiting.push(lineOf((e as MessageEvent<string>).data)))
     const flush = setInterval(() => {
       if (waiting.length) setLines(old => [...old, ...waiting.splice(0)].slice(-keptLines))

@@ -56,23 +56,23 @@ export function GroupTable({ group: g, now, ask }: { group: Group; now: number; 
               do: why => act('POST', `/api/v1/server-groups/${encodeURIComponent(g.name)}/disable`, why),
             })}>Disable</button>)}
       </div>
-      <table class="instances">
+      <table class="instances" role="table">
         <caption class="hidden">Instances of {g.name || 'no server group'}</caption>
         <thead>
           <tr><th scope="col" class="c-id">Instance</th><th scope="col" class="c-zone">Zone</th><th scope="col" class="c-status">Status</th><th scope="col" class="c-addr">Address</th><th scope="col" class="num c-n">PID</th><th scope="col" class="num c-n">Restarts</th><th scope="col" class="num c-age">Age</th><th scope="col" class="c-health">Health</th><th scope="col" class="c-act"><span class="hidden">Action</span></th></tr>
         </thead>
-        <tbody>
+        <tbody role="rowgroup">
           {g.instances.map(i => (
-            <tr key={i.id} data-testid={`instance-${i.id}`}>
-              <th scope="row" class="name">{i.id}</th>
-              <td data-label="Zone"><span class="zone-letter" aria-hidden="true">{zoneLetter(i.zone)}</span>{i.zone}</td>
-              <td data-label="Status"><Status of={i} /></td>
-              <td data-label="Address" class="name">{i.address}</td>
-              <td data-label="PID" class="num">{i.pid ?? '–'}</td>
-              <td data-label="Restarts" class="num">{i.restarts ?? '–'}</td>
-              <td data-label="Age" class="num"><Age since={i.since} now={now} /></td>
-              <td data-label="Health" class="quiet">{i.reason || (i.state === 'up' ? 'passes' : '–')}</td>
-              <td class="c-act">{i.ours && (
+            <tr role="row" key={i.id} data-testid={`instance-${i.id}`}>
+              <th role="rowheader" scope="row" class="name">{i.id}</th>
+              <td role="cell" data-label="Zone"><span class="zone-letter" aria-hidden="true">{zoneLetter(i.zone)}</span>{i.zone}</td>
+              <td role="cell" data-label="Status"><Status of={i} /></td>
+              <td role="cell" data-label="Address" class="name">{i.address}</td>
+              <td role="cell" data-label="PID" class="num">{i.pid ?? '–'}</td>
+              <td role="cell" data-label="Restarts" class="num">{i.restarts ?? '–'}</td>
+              <td role="cell" data-label="Age" class="num"><Age since={i.since} now={now} /></td>
+              <td role="cell" data-label="Health" class="quiet">{i.reason || (i.state === 'up' ? 'passes' : '–')}</td>
+              <td role="cell" class="c-act">{i.ours && (
                 <button type="button" class="small" aria-label={`Kill ${i.id}`} data-testid={`kill-${i.id}`} onClick={() => ask({
                   title: `Kill ${i.id}?`, text: <p>The process {i.pid ? `${i.pid} ` : ''}gets SIGKILL: no farewell, as when a machine dies. The fleet starts it again.</p>, verb: 'Kill', dangerous: true, done: `${i.id} was killed.`,
                   do: why => act('DELETE', `/api/v1/instances/${encodeURIComponent(i.id)}?signal=KILL`, why),

@@ -81,10 +81,11 @@ export function useLive(): Live {
 function news(before: Model | undefined, after: Model): string {
   if (!before) return ''
   const said: string[] = []
-  const old = new Map(before.services.flatMap(s => s.instances).map(i => [i.id, i.status]))
-  const changed = after.services.flatMap(s => s.instances).filter(i => old.has(i.id) && old.get(i.id) !== i.status)
-  if (changed.length > 3) said.push(`${changed.length} instances changed state; ${after.up} of ${after.total} are up`)
-  else changed.forEach(i => said.push(`${i.id} is ${i.status}`))
+  const states = (m: Model) => new Map(m.services.flatMap(s => s.instances).map(i => [i.id, i.status]))
+  const [old, now] = [states(before), states(after)]
+  const changed = [...now].filter(([id, status]) => old.get(id) !== status).map(([id, status]) => `${id} is ${status}`)
+  changed.push(...[...old.keys()].filter(id => !now.has(id)).map(id => `${id} is gone`))
+  said.push(...(changed.length > 3 ? [`${changed.length} instances changed state; ${after.up} of ${after.total} are up`] : changed))
   const had = new Set(before.faults.map(f => f.id))
   const have = new Set(after.faults.map(f => f.id))
   after.faults.filter(f => !had.has(f.id)).forEach(f => said.push(`fault ${f.description || f.id} is active`))

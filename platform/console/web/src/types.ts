@@ -71,11 +71,12 @@ export interface FleetInstance {
   restarts: number
   since?: string
   lastExit?: string | { why?: string } | null
-  health?: string
+  health?: string // a status, or what the last probe found in words
   reason?: string
+  outOfService?: boolean
 }
 
-export interface Cluster { name: string; serverGroups?: { name: string; disabled?: boolean }[] }
+export interface Cluster { name: string; serverGroups?: (string | { name: string; disabled?: boolean })[] }
 
 export interface Change {
   id: number
