@@ -158,7 +158,9 @@ func codeSize(c byte) int {
 func seal(b *openBlock, step int64) []byte {
 	out := make([]byte, pageSize, 4096)
 	for i := range b {
-		out[i], out = encode(&b[i], step, out)
+		var code byte
+		code, out = encode(&b[i], step, out) // may move out
+		out[i] = code
 	}
 	for _, c := range out[:pageSize] {
 		if c != codeEmpty {
