@@ -40,7 +40,7 @@ func TestRoomsImportOnlyWhatTheirFloorAllows(t *testing.T) {
 		t.Fatalf("go list found %d packages; the test looks in the wrong place", len(pkgs))
 	}
 	for _, p := range pkgs {
-		wing, room, inner := place(p.ImportPath)
+		wing, room, _ := place(p.ImportPath)
 		if wing != "" && !slices.Contains(topLevel, wing) {
 			t.Errorf("%s: nothing but the SDK, platform, cmd and examples belongs at the top level", p.ImportPath)
 		}

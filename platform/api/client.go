@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -20,6 +21,8 @@ type Client struct {
 	Token string // sent as a bearer token when not empty
 	Actor string // who asks
 	Why   string // and why, for the ledger
+
+	Header http.Header // sent with every request
 	HTTP  *http.Client
 }
 
@@ -105,6 +108,15 @@ func (c *Client) Follow(ctx context.Context, path string, fn func(name string, d
 	return fmt.Errorf("follow %s: the platform ended the stream: %w", path, io.ErrUnexpectedEOF)
 }
 
+// Download returns the body at path, which the caller closes.
+func (c *Client) Download(ctx context.Context, path string) (io.ReadCloser, error) {
+	resp, err := c.send(ctx, http.MethodGet, path, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
 func (c *Client) send(ctx context.Context, method, path string, in any, header http.Header) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
@@ -118,9 +130,8 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	for k, v := range header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, c.Header)
+	maps.Copy(req.Header, header)
 	if in != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}

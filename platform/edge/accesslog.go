@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -71,7 +72,7 @@ func (a *accessLog) run(ctx context.Context) error {
 	}
 	f, err := openLog(a.file)
 	if err != nil {
-		return err
+		return err // at the start somebody is there to put it right
 	}
 	defer func() { f.close() }()
 	tick := time.NewTicker(accessFlush)
@@ -103,9 +104,12 @@ func (a *accessLog) run(ctx context.Context) error {
 			if err := os.Rename(a.file, a.file+".1"); err != nil {
 				a.log.Warn("the access log cannot be rotated", "err", err)
 			}
-			if f, err = openLog(a.file); err != nil {
-				return err
+			next, err := openLog(a.file)
+			if err != nil {
+				a.log.Warn("the access log cannot be opened again, its lines are lost until it can", "err", err)
+				next = &logFile{w: bufio.NewWriter(io.Discard), size: accessRotate - 1<<20} // tried again a megabyte later
 			}
+			f = next
 		}
 	}
 }
@@ -136,7 +140,7 @@ func (l *logFile) write(e entry) error {
 	}
 	l.size += int64(len(b)) + 1
 	if _, err := l.w.Write(append(b, '\n')); err != nil {
-		l.w.Reset(l.f) // a bufio.Writer that failed stays failed
+		l.w.Reset(l.f) // a bufio.Writer that failed stays failed; one without a file never fails
 		return err
 	}
 	return nil
@@ -151,6 +155,9 @@ func (l *logFile) flush() error {
 }
 
 func (l *logFile) close() {
+	if l.f == nil {
+		return
+	}
 	l.flush() //nolint:errcheck // reported by the next flush if it lasts
 	l.f.Close()
 }

@@ -23,8 +23,8 @@
 //   - A new route table is whole before any request sees it, and no request is lost to the change.
 //   - Registry, configuration and engine may be away: routes and instances stay as last known.
 //   - Nothing a client sends is believed by the services behind: X-Fit, X-Ipc-* and forwarding headers are ours.
-//   - No request waits longer than its route's deadline, 10 s unless the route says otherwise; event streams and
-//     upgraded connections last as long as both ends want.
+//   - No request waits longer than its route's deadline, 10 s unless the route says otherwise, its body included;
+//     event streams and upgraded connections last as long as both ends want.
 //
 // # What it does not
 //   - It runs no programs of yours and speaks no HTTP/3; both come with its own engine. net/http is inside for now.
@@ -197,6 +197,10 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (rout
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, m.route.timeout)
 		defer cancel()
+		if r.ContentLength != 0 {
+			// A client that sends its body drop by drop holds the connection not much longer than that either.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(m.route.timeout + time.Second)) //nolint:errcheck // a test's recorder has none
+		}
 	}
 	ctx = ipc.WithOverride(ctx, limits)
 	backend = m.route.pick()
@@ -232,9 +236,14 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 // statusClientGone is what the access log shows for a client that left, as nginx does. Nobody receives it.
 const statusClientGone = 499
 
-// endless reports whether the request asks for an answer without an end.
+// endless reports whether the request asks for an answer without an end: an upgrade, or an event stream and nothing
+// else, as EventSource asks for.
 func endless(r *http.Request) bool {
-	return r.Header.Get("Upgrade") != "" || strings.Contains(r.Header.Get("Accept"), "text/event-stream")
+	if r.Method != http.MethodGet {
+		return false
+	}
+	return r.Header.Get("Accept") == "text/event-stream" ||
+		r.Header.Get("Upgrade") != "" && strings.Contains(strings.ToLower(r.Header.Get("Connection")), "upgrade")
 }
 
 func clientHost(r *http.Request) string {

@@ -288,6 +288,12 @@ func TestFaultsReachRequestsInScopeOnly(t *testing.T) {
 	if got := status(); got != 503 {
 		t.Errorf("a fault for everybody: got %d, want 503", got)
 	}
+	two := all(`{"percent":100}`)
+	two["fault.scenario.f2"] = strings.Replace(two["fault.scenario.f1"], "client:hello=error(503)", "client:other=delay(1s)", 1)
+	h.faults.Store(newFaults(two, log))
+	if got := status(); got != 503 {
+		t.Errorf("two faults for everybody: got %d, want the first one's 503", got)
+	}
 	h.faults.Store(newFaults(all(`{"percent":100,"users":["u-1"]}`), log))
 	if a, b := status("X-Member", "u-1"), status("X-Member", "u-2"); a != 503 || b != 200 {
 		t.Errorf("a fault for u-1: u-1 got %d, u-2 got %d; want 503, 200", a, b)
@@ -297,10 +303,12 @@ func TestFaultsReachRequestsInScopeOnly(t *testing.T) {
 		t.Errorf("a fault for a header: with it %d, without %d; want 503, 200", a, b)
 	}
 	off := all(`{"percent":100}`)
-	off["fault.enabled"] = "false"
-	h.faults.Store(newFaults(off, log))
-	if got := status(); got != 200 {
-		t.Errorf("with the kill switch: got %d, want 200", got)
+	for _, thrown := range []string{"false", "FALSE", "off", "gibberish"} {
+		off["fault.enabled"] = thrown
+		h.faults.Store(newFaults(off, log))
+		if got := status(); got != 200 {
+			t.Errorf("with fault.enabled %s: got %d, want 200", thrown, got)
+		}
 	}
 	gone := all(`{"percent":100}`)
 	gone["fault.scenario.f1"] = strings.Replace(gone["fault.scenario.f1"], expires, "2001-01-01T00:00:00Z", 1)

@@ -1,14 +1,17 @@
 package edge
 
 import (
+	"cmp"
 	"encoding/json"
 	"log/slog"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
+	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/fault"
 )
 
@@ -17,6 +20,8 @@ type faults struct {
 	key       fault.Key
 	scenarios []scenario
 	userHead  string // the header that names a user
+	log       *slog.Logger
+	tooMany   sync.Once
 }
 
 // scenario is a fault as the property fault.scenario.<id> holds it, with its header signed.
@@ -33,12 +38,12 @@ type scenario struct {
 
 // newFaults reads the properties under "fault.". A scenario that cannot be read is left out and logged.
 func newFaults(props map[string]string, log *slog.Logger) *faults {
-	f := &faults{key: fault.Key(props["fault.key"]), userHead: "X-Member"}
+	f := &faults{key: fault.Key(props["fault.key"]), userHead: "X-Member", log: log}
 	if h := props["fault.userHeader"]; h != "" {
 		f.userHead = http.CanonicalHeaderKey(h)
 	}
-	if props["fault.enabled"] == "false" || len(f.key) == 0 {
-		return f
+	if on, err := config.ParseBool(cmp.Or(props["fault.enabled"], "true")); err != nil || !on || len(f.key) == 0 {
+		return f // a kill switch that cannot be read is thrown
 	}
 	for name, text := range props {
 		id, ok := strings.CutPrefix(name, "fault.scenario.")
@@ -84,10 +89,16 @@ func (f *faults) attach(r *http.Request, id string) *http.Request {
 	if len(ids) == 0 {
 		return r
 	}
-	header := fault.Sign(f.key, strings.Join(ids, ","), until, strings.Join(rules, ";"))
+	header := fault.Sign(f.key, strings.Join(ids, "."), until, strings.Join(rules, ";"))
 	c, err := fault.Parse(f.key, header, id, now)
 	if err != nil {
-		return r // too many rules for a header; fault.Parse counts nothing that was not injected
+		// Together they are too long for a header. Less harm than asked for is better than none by surprise.
+		f.tooMany.Do(func() {
+			f.log.Warn("faults in force do not fit into one request's header; only the first is injected", "faults", ids, "err", err)
+		})
+		if c, err = fault.Parse(f.key, fault.Sign(f.key, ids[0], until, rules[0]), id, now); err != nil {
+			return r
+		}
 	}
 	return r.WithContext(fault.With(r.Context(), c))
 }

@@ -247,8 +247,7 @@ type match struct {
 
 // match finds the most specific route for r. A default route counts as a prefix of one segment without a host.
 func (t *table) match(r *http.Request) (match, bool) {
-	path := r.URL.Path
-	app, rest, slash := strings.Cut(strings.TrimPrefix(path, "/"), "/")
+	app, rest, slash := strings.Cut(strings.TrimPrefix(r.URL.EscapedPath(), "/"), "/")
 	byApp, ok := t.apps[strings.ToLower(app)]
 	for _, x := range t.routes {
 		// Explicit routes are sorted; the first match is the best. The default one is better than a shorter prefix.
@@ -268,9 +267,9 @@ func (t *table) match(r *http.Request) (match, bool) {
 func (r *route) takes(req *http.Request) bool {
 	m := &r.spec.Match
 	switch {
-	case m.Path.Exact != "" && req.URL.Path != m.Path.Exact:
+	case m.Path.Exact != "" && req.URL.EscapedPath() != m.Path.Exact:
 		return false
-	case m.Path.Prefix != "" && !under(req.URL.Path, m.Path.Prefix):
+	case m.Path.Prefix != "" && !under(req.URL.EscapedPath(), m.Path.Prefix):
 		return false
 	case len(m.Methods) > 0 && !slices.Contains(m.Methods, req.Method):
 		return false
@@ -318,7 +317,8 @@ func (r *route) pick() string {
 	return r.backends[len(r.backends)-1].vip
 }
 
-// path returns the escaped path that the backend is asked for.
+// path returns the escaped path that the backend is asked for. Segments are those between slashes that are not
+// escaped, as they are for matching: a path with an escaped slash matches no default route.
 func (m match) path(u *url.URL) string {
 	p := u.EscapedPath()
 	for range m.route.strip {

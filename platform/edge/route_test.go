@@ -42,6 +42,7 @@ func TestMostSpecificRouteWinsWhateverTheOrder(t *testing.T) {
 		{"GET", "http://h/hello/x", "", "hello"},    // by name before a shorter prefix
 		{"GET", "http://h/Hello/x", "", "hello"},
 		{"GET", "http://h/cart/zzz", "", "cart"},
+		{"GET", "http://h/hello%2Fx", "", "root"}, // an escaped slash parts no segments
 	}
 	rapid.Check(t, func(rt *rapid.T) {
 		table := newTable(rapid.Permutation(routes).Draw(rt, "order"), []string{"hello"})

@@ -1,0 +1,525 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/discovery"
+	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/chaos"
+	"github.com/roadbed/roadbed/platform/console"
+	"github.com/roadbed/roadbed/platform/edge"
+	"github.com/roadbed/roadbed/platform/engine"
+	"github.com/roadbed/roadbed/platform/fleet"
+	"github.com/roadbed/roadbed/platform/ledger"
+	"github.com/roadbed/roadbed/platform/properties"
+	"github.com/roadbed/roadbed/platform/registry"
+	"github.com/roadbed/roadbed/platform/telemetry"
+)
+
+// allRoles are the rooms a process can run, in the order they start.
+var allRoles = []string{"engine", "registry", "properties", "telemetry", "fleet", "edge", "console"}
+
+// publishStep is how often meters are published; the live store keeps steps of the same length.
+const publishStep = 5 * time.Second
+
+// cellConfig says what one process of the platform runs and where.
+type cellConfig struct {
+	roles  []string
+	data   string // state directory
+	door   api.Door
+	region string
+	zones  []string
+	log    *slog.Logger
+
+	apiPort, edgePort, eurekaPort, atlasPort, enginePort int
+	offset                                               int // added to every port
+
+	// Where the rooms are that run elsewhere; empty means here, or the usual port of this machine.
+	engineURL, registryURL, telemetryURL, edgeURL string
+
+	apiOf map[string]string // role -> API of the process that runs it
+}
+
+func (c *cellConfig) has(role string) bool { return slices.Contains(c.roles, role) }
+
+// local returns the URL of a port of this process.
+func (c *cellConfig) local(port int) string {
+	host := c.door.Host
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, fmt.Sprint(port+c.offset))
+}
+
+// at returns where a room is: elsewhere if told so, else at a port of this machine.
+func (c *cellConfig) at(url string, port int) string {
+	if url != "" {
+		return strings.TrimSuffix(url, "/")
+	}
+	return c.local(port)
+}
+
+func (c *cellConfig) api() string       { return c.local(c.apiPort) }
+func (c *cellConfig) edge() string      { return c.at(c.edgeURL, c.edgePort) }
+func (c *cellConfig) registry() string  { return c.at(c.registryURL, c.eurekaPort) }
+func (c *cellConfig) telemetry() string { return c.at(c.telemetryURL, c.atlasPort) }
+
+// cell is one process of the platform: the rooms of its roles, wired together.
+type cell struct {
+	cellConfig
+	surface *api.Surface
+	engine  *engine.Engine
+
+	// Rooms end in stages: the fleet drains its instances while everything else still works, then the edge drains,
+	// then what asks other rooms ends, and at last the rooms that are asked.
+	stages [4]stage
+	health []check
+	fail   chan error
+}
+
+type stage struct {
+	cancel context.CancelFunc
+	ctx    context.Context
+	wg     sync.WaitGroup
+}
+
+const (
+	stageFleet = iota
+	stageEdge
+	stageClients
+	stageRooms
+)
+
+// check tells whether a room of this process does its work.
+type check struct {
+	room string
+	err  func() error
+}
+
+// openCell listens on every port of its roles, opens the rooms and starts them. After an error nothing is left
+// running.
+func openCell(ctx context.Context, cfg cellConfig) (_ *cell, err error) {
+	c := &cell{cellConfig: cfg, surface: api.New("roadbed", version), fail: make(chan error, 16)}
+	for i := range c.stages {
+		c.stages[i].ctx, c.stages[i].cancel = context.WithCancel(context.WithoutCancel(ctx))
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, c.close())
+		}
+	}()
+	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
+		return nil, fmt.Errorf("the state directory cannot be made: %w; name another with --data", err)
+	}
+	ports, err := c.listen()
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			for _, l := range ports {
+				l.Close()
+			}
+		}
+	}()
+	if err := c.rooms(ctx, ports); err != nil {
+		return nil, err
+	}
+	c.mountHealth()
+	if err := c.mountElsewhere(); err != nil {
+		return nil, err
+	}
+	c.serve(stageRooms, ports["api"], &http.Server{Handler: c.door.Authenticate(c.surface)})
+	return c, nil
+}
+
+// listen opens every port before anything else happens, so that a taken one costs nothing.
+func (c *cell) listen() (map[string]net.Listener, error) {
+	ports := make(map[string]net.Listener)
+	for _, p := range []struct {
+		name, what, flag string
+		port             int
+		here             bool
+	}{
+		{"api", "the console", "--api-port", c.apiPort, true},
+		{"edge", "the edge", "--edge-port", c.edgePort, c.has("edge")},
+		{"eureka", "the registry", "--eureka-port", c.eurekaPort, c.has("registry") || c.has("properties")},
+		{"atlas", "telemetry", "--atlas-port", c.atlasPort, c.has("telemetry")},
+	} {
+		if !p.here {
+			continue
+		}
+		l, err := c.door.Listen(p.port+c.offset, p.what, p.flag)
+		if err != nil {
+			for _, open := range ports {
+				open.Close()
+			}
+			return nil, err
+		}
+		ports[p.name] = l
+	}
+	return ports, nil
+}
+
+// rooms opens the rooms of the process's roles, floor by floor.
+func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
+	here := roadbed.Location{Region: c.region, Zone: c.zones[0]}
+	cache := filepath.Join(c.data, "cache")
+	var book *ledger.Ledger
+	var err error
+
+	if c.has("engine") || c.has("registry") || c.has("properties") || c.has("fleet") {
+		if c.engine, err = c.openEngine(ctx); err != nil {
+			return err
+		}
+		c.watch("engine", c.engine.Health)
+		if book, err = ledger.Open(ctx, c.engine); err != nil {
+			return err
+		}
+		if c.has("engine") {
+			book.Mount(c.surface)
+			c.surface.Mux.HandleFunc("GET /api/v1/engine/backup", c.serveBackup)
+		}
+	}
+
+	eureka := http.NewServeMux()
+	if c.has("properties") {
+		props, err := properties.New(ctx, properties.Config{Engine: c.engine, Ledger: book, Log: c.log})
+		if err != nil {
+			return err
+		}
+		faults, err := chaos.New(ctx, chaos.Config{Properties: props, Ledger: book})
+		if err != nil {
+			return err
+		}
+		props.Mount(c.surface)
+		faults.Mount(c.surface)
+		eureka.Handle("/config/v1/", props.Handler())
+		c.start(stageRooms, "properties", props.Run)
+		c.start(stageRooms, "chaos", faults.Run)
+	}
+	if c.has("registry") {
+		reg := registry.New(registry.Config{Ledger: book, Location: here, Self: "registry-" + here.Zone, Meter: c.meter(here, "registry"), Log: c.log})
+		reg.Mount(c.surface)
+		c.start(stageRooms, "registry", reg.Run)
+		eureka.Handle("/", reg.Handler())
+	}
+	if l := ports["eureka"]; l != nil {
+		// Eureka's paths may hold doubled slashes, which a mux would redirect; only the configuration's go through it.
+		c.serve(stageRooms, l, &http.Server{Handler: c.door.Authenticate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h, _ := eureka.Handler(&http.Request{Method: r.Method, Host: r.Host, URL: &url.URL{Path: prefixOf(r.URL.Path)}})
+			h.ServeHTTP(w, r)
+		})), IdleTimeout: 90 * time.Second})
+	}
+	if c.has("telemetry") {
+		store := telemetry.New(telemetry.Config{Log: c.log})
+		store.Mount(c.surface)
+		c.start(stageRooms, "telemetry", store.Run)
+		c.serve(stageRooms, ports["atlas"], &http.Server{Handler: c.door.Authenticate(store.Handler())})
+	}
+
+	c.openConsole()
+	if !c.has("fleet") && !c.has("edge") {
+		return nil
+	}
+	found := discovery.New(discovery.Config{Registry: []string{c.registry()}, Cache: cache, Location: here, Log: c.log})
+	c.start(stageClients, "discovery", found.Run)
+	if c.has("fleet") {
+		self, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("find our own binary: %w", err)
+		}
+		crew, err := fleet.New(ctx, fleet.Config{
+			Engine: c.engine, Ledger: book, Discovery: found, Dir: c.data, Region: c.region, Zones: c.zones,
+			Env: c.childEnv(cache), Ports: fleet.Range{First: 20000 + c.offset, Last: 20999 + c.offset}, Self: self, Log: c.log, Meter: c.meter(here, "fleet"),
+		})
+		if err != nil {
+			return err
+		}
+		crew.Mount(c.surface)
+		c.start(stageFleet, "fleet", crew.Run)
+	}
+	if c.has("edge") {
+		c.openEdge(here, cache, found, ports["edge"])
+	}
+	return nil
+}
+
+// prefixOf is enough of a path to tell the configuration API from Eureka's.
+func prefixOf(path string) string {
+	if strings.HasPrefix(path, "/config/v1/") {
+		return "/config/v1/"
+	}
+	return "/"
+}
+
+func (c *cell) openEngine(ctx context.Context) (*engine.Engine, error) {
+	alone := len(c.roles) == len(allRoles)
+	cfg := engine.Config{Dir: filepath.Join(c.data, "engine"), Log: c.log}
+	if !alone {
+		token, err := engineToken(filepath.Join(c.data, "engine.token"), c.has("engine"))
+		if err != nil {
+			return nil, err
+		}
+		cfg.Token = token
+	}
+	switch addr := net.JoinHostPort("127.0.0.1", fmt.Sprint(c.enginePort+c.offset)); {
+	case c.has("engine") && !alone:
+		cfg.Listen = addr
+	case !c.has("engine"):
+		cfg.Dir = filepath.Join(c.data, "view-"+strings.Join(c.roles, "-"))
+		cfg.URL = c.engineURL
+		if cfg.URL == "" {
+			cfg.URL = "nats://" + addr
+		}
+	}
+	return engine.Open(ctx, cfg)
+}
+
+// engineToken returns the secret that processes of one platform share, from a file that the engine's process makes.
+func engineToken(file string, create bool) (string, error) {
+	b, err := os.ReadFile(file)
+	switch {
+	case err == nil:
+		return strings.TrimSpace(string(b)), nil
+	case !errors.Is(err, os.ErrNotExist):
+		return "", fmt.Errorf("read the engine's token: %w", err)
+	case !create:
+		return "", fmt.Errorf("there is no %s: start the process with the engine role first, with the same --data", file)
+	}
+	var secret [32]byte
+	rand.Read(secret[:]) // never fails
+	token := hex.EncodeToString(secret[:])
+	if err := os.WriteFile(file, []byte(token+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("keep the engine's token: %w", err)
+	}
+	return token, nil
+}
+
+func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Client, l net.Listener) {
+	id := "edge-" + here.Zone
+	m := c.meter(here, "edge")
+	props := config.New(config.Options{URL: c.registry(), Scope: config.Scope{App: "edge", Region: here.Region, Zone: here.Zone, Instance: id}, Cache: cache, Log: c.log})
+	c.start(stageClients, "config", props.Run)
+	key := props.String("fault.key", "")
+	calls := ipc.New(ipc.Options{
+		App: "edge", Instance: id, Location: here, Lists: found, Config: props, Meter: m, Log: c.log,
+		FaultKey: func() fault.Key { return fault.Key(key.Get()) },
+	})
+	gate := edge.New(edge.Config{Calls: calls, Discovery: found, Properties: props, Meter: m, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log})
+	gate.Mount(c.surface)
+	c.surface.Mux.Handle("GET /api/v1/edge/calls", calls.StateHandler())
+	c.start(stageEdge, "edge", func(ctx context.Context) error {
+		defer calls.Close()
+		return gate.Run(ctx)
+	})
+	c.serve(stageEdge, l, gate.Server())
+}
+
+func (c *cell) openConsole() {
+	if !c.has("console") {
+		return
+	}
+	ui := console.New(console.Config{API: c.api(), Log: c.log})
+	c.start(stageClients, "console", ui.Run)
+	ui.Mount(c.surface)
+}
+
+// meter returns a registry that publishes to telemetry in the name of app.
+func (c *cell) meter(here roadbed.Location, app string) *meter.Registry {
+	m := meter.New(map[string]string{
+		"nf.app": app, "nf.cluster": app, "nf.node": app + "-" + here.Zone, "nf.zone": here.Zone, "nf.region": here.Region,
+	})
+	c.start(stageClients, "meter", func(ctx context.Context) error { return m.Publish(ctx, c.telemetry(), publishStep) })
+	return m
+}
+
+// childEnv is what every instance is told about the platform.
+func (c *cell) childEnv(cache string) []string {
+	return []string{
+		"ROADBED_REGISTRY=" + c.registry(),
+		"ROADBED_CONFIG=" + c.registry(),
+		"ROADBED_TELEMETRY=" + c.telemetry(),
+		"ROADBED_EDGE=" + c.edge(),
+		"ROADBED_API=" + c.api(),
+		"ROADBED_CACHE=" + cache,
+		"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE=" + c.registry() + "/eureka/",
+	}
+}
+
+// mountElsewhere passes requests for rooms of other processes on, so that one address serves the whole API.
+func (c *cell) mountElsewhere() error {
+	for _, room := range []struct {
+		role     string
+		prefixes []string
+	}{
+		{"engine", []string{"/api/v1/changes", "/api/v1/engine/"}},
+		{"registry", []string{"/api/v1/services", "/api/v1/registry/"}},
+		{"properties", []string{"/config/v1/", "/api/v1/faults"}},
+		{"telemetry", []string{"/api/v1/graph", "/api/v1/tags", "/api/v1/traffic"}},
+		{"fleet", []string{"/api/v1/clusters", "/api/v1/server-groups", "/api/v1/instances"}},
+		{"edge", []string{"/api/v1/edge/"}},
+	} {
+		if c.has(room.role) {
+			continue
+		}
+		var h http.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			api.WriteProblem(w, r, api.Problem(http.StatusServiceUnavailable,
+				"the %s role does not run in this process; name the API of the one that runs it with --api-of %[1]s=URL", room.role))
+		})
+		if base := c.apiOf[room.role]; base != "" {
+			target, err := url.Parse(base)
+			if err != nil {
+				return fmt.Errorf("--api-of %s: %w", room.role, err)
+			}
+			h = &httputil.ReverseProxy{
+				Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(target) },
+				FlushInterval: -1,
+				ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+					api.WriteProblem(w, r, api.Problem(http.StatusBadGateway, "the %s role at %s does not answer: %v", room.role, base, err))
+				},
+			}
+		}
+		for _, p := range room.prefixes {
+			c.surface.Mux.Handle(p, h)
+			if !strings.HasSuffix(p, "/") {
+				c.surface.Mux.Handle(p+"/", h)
+			}
+		}
+	}
+	return nil
+}
+
+func (c *cell) watch(room string, err func() error) { c.health = append(c.health, check{room, err}) }
+
+// roomHealth is one line of GET /api/v1/health.
+type roomHealth struct {
+	Room    string `json:"room"`
+	Healthy bool   `json:"healthy"`
+	Detail  string `json:"detail,omitempty"`
+}
+
+func (c *cell) mountHealth() {
+	c.surface.Mux.HandleFunc("GET /api/v1/health", func(w http.ResponseWriter, r *http.Request) {
+		answer := struct {
+			Status  string       `json:"status"`
+			Version string       `json:"version"`
+			Roles   []string     `json:"roles"`
+			Edge    string       `json:"edge"`
+			Rooms   []roomHealth `json:"rooms"`
+		}{Status: "UP", Version: version, Roles: c.roles, Edge: c.edge()}
+		for _, k := range c.health {
+			h := roomHealth{Room: k.room, Healthy: true}
+			if err := k.err(); err != nil {
+				h.Healthy, h.Detail = false, err.Error()
+				answer.Status = "DEGRADED"
+			}
+			answer.Rooms = append(answer.Rooms, h)
+		}
+		api.WriteJSON(w, answer)
+	})
+}
+
+// serveBackup sends the engine's state. It is collected first, so that a failure is a status and not half a file.
+func (c *cell) serveBackup(w http.ResponseWriter, r *http.Request) {
+	f, err := os.CreateTemp(c.data, "backup-*")
+	if err != nil {
+		api.WriteProblem(w, r, fmt.Errorf("a backup needs room in the state directory: %w", err))
+		return
+	}
+	defer os.Remove(f.Name())
+	defer f.Close()
+	if _, err := c.engine.Backup(r.Context(), f); err != nil {
+		api.WriteProblem(w, r, fmt.Errorf("backup: %w", err))
+		return
+	}
+	if _, err := f.Seek(0, io.SeekStart); err != nil {
+		api.WriteProblem(w, r, fmt.Errorf("backup: %w", err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/zstd")
+	http.ServeContent(w, r, "", time.Time{}, f)
+}
+
+// start runs a room until its stage ends. A room that fails ends the process.
+func (c *cell) start(s int, name string, run func(context.Context) error) {
+	st := &c.stages[s]
+	st.wg.Go(func() {
+		if err := run(st.ctx); err != nil && st.ctx.Err() == nil {
+			c.fail <- fmt.Errorf("%s: %w", name, err)
+		}
+	})
+}
+
+// serve answers on l until its stage ends, then lets requests finish.
+func (c *cell) serve(s int, l net.Listener, srv *http.Server) {
+	if srv.ReadHeaderTimeout == 0 {
+		srv.ReadHeaderTimeout = 10 * time.Second
+	}
+	srv.ErrorLog = slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)
+	st := &c.stages[s]
+	if s == stageRooms {
+		// Event streams last as long as their request, so that must end before the server waits for it. The edge's
+		// requests are somebody's and are left to finish.
+		srv.BaseContext = func(net.Listener) context.Context { return st.ctx }
+	}
+	c.start(s, l.Addr().String(), func(ctx context.Context) error {
+		done := make(chan error, 1)
+		go func() { done <- srv.Serve(l) }()
+		select {
+		case err := <-done:
+			return err
+		case <-ctx.Done():
+		}
+		wait, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		if err := srv.Shutdown(wait); err != nil {
+			srv.Close()
+		}
+		<-done
+		return nil
+	})
+}
+
+// wait blocks until ctx ends or a room fails, calls stopping, then ends everything in order.
+func (c *cell) wait(ctx context.Context, stopping func()) error {
+	var failed error
+	select {
+	case <-ctx.Done():
+	case failed = <-c.fail:
+	}
+	stopping()
+	return errors.Join(failed, c.close())
+}
+
+func (c *cell) close() error {
+	for i := range c.stages {
+		c.stages[i].cancel()
+		c.stages[i].wg.Wait()
+	}
+	if c.engine != nil {
+		return c.engine.Close()
+	}
+	return nil
+}

@@ -1,0 +1,249 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/examples/streaming"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/fleet"
+	"github.com/roadbed/roadbed/platform/properties"
+	"github.com/spf13/cobra"
+)
+
+// The demo is steered by two properties: where the edge sends requests without a route of their own, and how many
+// requests a second its members make.
+const (
+	routesProperty = "edge.routes"
+	loadProperty   = "demo.load.rps"
+)
+
+func (c *cli) demo() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:     "demo",
+		GroupID: "run",
+		Short:   "Steer the streaming service of `roadbed up --demo`",
+		Args:    noArgs,
+	}
+	cmd.AddCommand(c.demoLoad(), c.demoServe())
+	return cmd
+}
+
+func (c *cli) demoLoad() *cobra.Command {
+	var rps int
+	cmd := &cobra.Command{
+		Use:   "load [--rps N]",
+		Short: "Show what members experience, or set how many requests a second they make",
+		Example: `  roadbed demo load             what members experience, each five seconds
+  roadbed demo load --rps 500   from now on 500 requests a second
+  roadbed demo load --rps 0     members pause`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			if cmd.Flags().Changed("rps") {
+				if rps < 0 || rps > 100_000 {
+					return usageError{fmt.Errorf("--rps %d: use 0 to 100000", rps)}
+				}
+				p := properties.Property{Key: loadProperty, Value: strconv.Itoa(rps), Type: "int"}
+				if err := setProperty(cmd.Context(), client, p); err != nil {
+					return err
+				}
+				fmt.Fprintf(cmd.OutOrStdout(), "members make %d requests a second from now on\n", rps)
+				return nil
+			}
+			return newTicker(cmd.OutOrStdout(), client, true, time.Time{}).run(cmd.Context())
+		},
+	}
+	cmd.Flags().IntVar(&rps, "rps", 0, "requests a second, all members together")
+	return cmd
+}
+
+// demoServe is what the fleet starts: one service of the demo in this process.
+func (c *cli) demoServe() *cobra.Command {
+	return &cobra.Command{
+		Use:    "serve NAME",
+		Short:  "Run one service of the demo in this process",
+		Hidden: true,
+		Args:   exactArgs("the NAME of a service"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return streaming.Serve(cmd.Context(), args[0])
+		},
+	}
+}
+
+// startDemo puts the streaming service on the platform: its route, then its services, then its members. What an
+// earlier start left is kept as it is.
+func startDemo(ctx context.Context, out io.Writer, client *api.Client) error {
+	route := properties.Property{Key: routesProperty, Value: `[{"id":"demo","match":{"path":{"prefix":"/"}},"backends":[{"vip":"api"}]}]`, Type: "json"}
+	load := properties.Property{Key: loadProperty, Value: "100", Type: "int"}
+	for _, p := range []properties.Property{route, load} {
+		if err := createProperty(ctx, client, p); err != nil {
+			return err
+		}
+	}
+	var groups []fleet.GroupView
+	if err := client.Do(ctx, http.MethodGet, "/api/v1/server-groups", nil, &groups); err != nil {
+		return err
+	}
+	there := make(map[string]bool)
+	for _, g := range groups {
+		there[g.App] = true
+	}
+	started := 0
+	members := streaming.ServiceInfo{Name: streaming.PopulationName, Criticality: roadbed.Bulk, Instances: 1}
+	for _, s := range append(streaming.Services(), members) {
+		if there[s.Name] {
+			continue
+		}
+		spec := fleet.Spec{
+			Name: s.Name, Command: []string{"{self}", "demo", "serve", s.Name}, Instances: s.Instances,
+			Criticality: s.Criticality, Register: fleet.RegisterSelf,
+		}
+		if err := client.Do(ctx, http.MethodPost, "/api/v1/server-groups", spec, nil); err != nil {
+			return fmt.Errorf("start %s: %w", s.Name, err)
+		}
+		started += s.Instances
+	}
+	if started > 0 {
+		fmt.Fprintf(out, "demo: starting %d services and their members, %d processes in all\n", len(streaming.Services()), started)
+	} else {
+		fmt.Fprintln(out, "demo: it was here before and starts again")
+	}
+	return nil
+}
+
+// createProperty sets a property unless somebody already did.
+func createProperty(ctx context.Context, client *api.Client, p properties.Property) error {
+	careful := *client
+	careful.Header = http.Header{"If-None-Match": {"*"}}
+	err := setProperty(ctx, &careful, p)
+	var problem *api.Error
+	if errors.As(err, &problem) && (problem.Status == http.StatusConflict || problem.Status == http.StatusPreconditionFailed) {
+		return nil
+	}
+	return err
+}
+
+// ticker prints one line about how the platform does, over and over.
+type ticker struct {
+	out    io.Writer
+	client *api.Client
+	demo   bool
+	began  time.Time // when the platform started; zero when that is not of interest
+	every  time.Duration
+	tty    bool
+}
+
+func newTicker(out io.Writer, client *api.Client, demo bool, began time.Time) *ticker {
+	t := &ticker{out: out, client: client, demo: demo, began: began, every: 5 * time.Second, tty: isTerminal(out)}
+	if t.tty {
+		t.every = time.Second
+	}
+	return t
+}
+
+// run prints until ctx ends. A platform that does not answer is said so, once per line.
+func (t *ticker) run(ctx context.Context) error {
+	if !t.began.IsZero() {
+		if err := t.untilHealthy(ctx); err != nil {
+			return err
+		}
+	}
+	for {
+		line, err := t.line(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		switch {
+		case err != nil && t.began.IsZero():
+			return err
+		case err != nil:
+			line = err.Error()
+		}
+		if t.tty {
+			fmt.Fprintf(t.out, "\r\x1b[K%s", line)
+		} else {
+			fmt.Fprintln(t.out, line)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(t.every):
+		}
+	}
+}
+
+// untilHealthy waits until every instance that shall run is UP and says so.
+func (t *ticker) untilHealthy(ctx context.Context) error {
+	for {
+		up, want, err := t.instances(ctx)
+		if err == nil && up >= want && (want > 0 || !t.demo) {
+			if want > 0 {
+				fmt.Fprintf(t.out, "all healthy after %.1f s: %d of %d instances up\n", time.Since(t.began).Seconds(), up, want)
+			} else {
+				fmt.Fprintf(t.out, "nothing runs yet; try: roadbed run --name hello --port 8081 -- python3 -m http.server {port}\n")
+			}
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(200 * time.Millisecond):
+		}
+	}
+}
+
+// instances returns how many instances of the fleet are UP and how many shall be.
+func (t *ticker) instances(ctx context.Context) (up, want int, err error) {
+	var groups []fleet.GroupView
+	if err := t.client.Do(ctx, http.MethodGet, "/api/v1/server-groups", nil, &groups); err != nil {
+		return 0, 0, err
+	}
+	for _, g := range groups {
+		up += g.Healthy
+		want += g.Capacity.Desired
+	}
+	return up, want, nil
+}
+
+func (t *ticker) line(ctx context.Context) (string, error) {
+	var traffic struct {
+		Metadata struct {
+			Edge    flow `json:"edge"`
+			Members flow `json:"members"`
+		} `json:"metadata"`
+	}
+	if err := t.client.Do(ctx, http.MethodGet, "/api/v1/traffic", nil, &traffic); err != nil {
+		return "", err
+	}
+	up, want, err := t.instances(ctx)
+	if err != nil {
+		return "", err
+	}
+	f, who := traffic.Metadata.Edge, "edge"
+	if t.demo && traffic.Metadata.Members.RPS > 0 {
+		f, who = traffic.Metadata.Members, "members"
+	}
+	clock := time.Now().Format("15:04:05")
+	if f.RPS == 0 {
+		return fmt.Sprintf("%s  %s: no requests yet  instances %d/%d up", clock, who, up, want), nil
+	}
+	return fmt.Sprintf("%s  %s: %4.0f requests/s  success %7.3f %%  p99 %4.0f ms  instances %d/%d up",
+		clock, who, f.RPS, 100*f.Success, 1000*f.P99, up, want), nil
+}
+
+// flow is how requests of one kind went: a second, the share that succeeded, and the 99th percentile in seconds.
+type flow struct {
+	RPS     float64 `json:"rps"`
+	Success float64 `json:"success"`
+	P99     float64 `json:"p99"`
+}

@@ -1,0 +1,312 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+var soak = flag.Bool("soak", false, "run the long forms of the tests in which things are broken on purpose")
+
+// binary is roadbed, built once for all tests: what is tested is what users run.
+var binary string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "roadbed-test-*")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		binary = filepath.Join(dir, "roadbed")
+		build := exec.Command("go", append([]string{"build", "-o", binary}, append(raceFlag, ".")...)...)
+		if out, err := build.CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+			return 1
+		}
+		if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "hello"), "./testdata/hello").CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "go build: %v\n%s", err, out)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// TestScripts types what users type. Each script is a file in testdata.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			offset := freeOffset(t)
+			env.Setenv("PATH", filepath.Dir(binary)+string(os.PathListSeparator)+os.Getenv("PATH"))
+			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("OFFSET", fmt.Sprint(offset))
+			env.Setenv("ROADBED_API", fmt.Sprintf("http://127.0.0.1:%d", 7070+offset))
+			env.Setenv("EDGE", fmt.Sprintf("http://127.0.0.1:%d", 7000+offset))
+			env.Setenv("EUREKA", fmt.Sprintf("http://127.0.0.1:%d", 8761+offset))
+			env.Setenv("ATLAS", fmt.Sprintf("http://127.0.0.1:%d", 7101+offset))
+			env.Setenv("PORT", fmt.Sprint(9000+offset))
+			env.Setenv("ROADBED_ACTOR", "tester")
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"platform":   scriptPlatform,
+			"crash":      scriptCrash,
+			"fetch":      scriptFetch,
+			"eventually": scriptEventually,
+		},
+	})
+}
+
+// scriptPlatform starts `roadbed up` with the given flags on the script's ports and waits until it is ready. It ends
+// with the script.
+func scriptPlatform(ts *testscript.TestScript, neg bool, args []string) {
+	var offset int
+	if _, err := fmt.Sscan(ts.Getenv("OFFSET"), &offset); err != nil {
+		ts.Fatalf("OFFSET: %v", err)
+	}
+	p, err := startPlatform(ts.MkAbs("state"), offset, append([]string{"up"}, args...)...)
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	running.Store(ts.Getenv("OFFSET"), p)
+	ts.Defer(func() {
+		if err := p.stop(); err != nil {
+			ts.Fatalf("%v", err)
+		}
+	})
+}
+
+// running holds the platforms of scripts by their offset.
+var running sync.Map
+
+// scriptCrash kills the script's platform as kill -9 does.
+func scriptCrash(ts *testscript.TestScript, neg bool, args []string) {
+	p, ok := running.Load(ts.Getenv("OFFSET"))
+	if !ok {
+		ts.Fatalf("no platform runs")
+	}
+	p.(*testPlatform).crash()
+}
+
+// scriptFetch asks for a URL: fetch [METHOD] URL [STATUS]. The body becomes stdout.
+func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: fetch URL [status]")
+	}
+	want := "200"
+	if len(args) == 2 {
+		want = args[1]
+	}
+	resp, err := http.Get(args[0])
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	defer resp.Body.Close()
+	var body bytes.Buffer
+	if _, err := body.ReadFrom(resp.Body); err != nil {
+		ts.Fatalf("%v", err)
+	}
+	fmt.Fprint(ts.Stdout(), body.String())
+	if got := fmt.Sprint(resp.StatusCode); (got == want) == neg {
+		ts.Fatalf("GET %s: got status %s, want %s (negated: %v)\n%s", args[0], got, want, neg, body.String())
+	}
+}
+
+// scriptEventually runs a command until its output matches a pattern, for at most 20 seconds:
+// eventually 'REGEXP' COMMAND ARG...
+func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 2 || neg {
+		ts.Fatalf("usage: eventually substring command [args]")
+	}
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		cmd := exec.Command(args[1], args[2:]...)
+		cmd.Dir = ts.MkAbs(".")
+		for _, k := range []string{"PATH", "HOME", "ROADBED_API", "ROADBED_ACTOR"} {
+			cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))
+		}
+		out, err := cmd.CombinedOutput()
+		if err == nil && bytes.Contains(out, []byte(args[0])) {
+			fmt.Fprint(ts.Stdout(), string(out))
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("after 20 s %v still prints (%v):\n%s", args[1:], err, out)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+}
+
+// testPlatform is a running roadbed process.
+type testPlatform struct {
+	cmd    *exec.Cmd
+	out    *syncBuffer
+	exited chan struct{}
+	err    error // of the process; read after exited
+	offset int
+	client *api.Client
+}
+
+// startPlatform runs the binary with args on its own ports and returns when it says that it is ready.
+func startPlatform(data string, offset int, args ...string) (*testPlatform, error) {
+	args = append(args, "--data", data, "--port-offset", fmt.Sprint(offset))
+	p := &testPlatform{
+		cmd: exec.Command(binary, args...), out: &syncBuffer{}, exited: make(chan struct{}), offset: offset,
+		client: &api.Client{Base: fmt.Sprintf("http://127.0.0.1:%d", 7070+offset), Actor: "tester"},
+	}
+	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out
+	if err := p.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() { p.err = p.cmd.Wait(); close(p.exited) }()
+	if err := p.says("platform ready", "serving "); err != nil {
+		p.crash()
+		return nil, err
+	}
+	return p, nil
+}
+
+// says waits until the process printed one of the texts.
+func (p *testPlatform) says(texts ...string) error {
+	deadline := time.After(60 * time.Second)
+	for {
+		out := p.out.String()
+		for _, text := range texts {
+			if strings.Contains(out, text) {
+				return nil
+			}
+		}
+		select {
+		case <-p.exited:
+			return fmt.Errorf("roadbed ended before it said %q: %v\n%s", texts, p.err, p.out)
+		case <-deadline:
+			return fmt.Errorf("roadbed did not say %q within 60 s:\n%s", texts, out)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// stop ends the process as ctrl-C does and reports if it did not end well.
+func (p *testPlatform) stop() error {
+	select {
+	case <-p.exited:
+		return nil // crashed on purpose
+	default:
+	}
+	if err := p.cmd.Process.Signal(os.Interrupt); err != nil {
+		return err
+	}
+	select {
+	case <-p.exited:
+	case <-time.After(30 * time.Second):
+		p.crash()
+		return fmt.Errorf("roadbed did not end within 30 s of an interrupt:\n%s", p.out)
+	}
+	if p.err != nil {
+		return fmt.Errorf("roadbed ended with %v:\n%s", p.err, p.out)
+	}
+	return nil
+}
+
+// crash ends the process as kill -9 does.
+func (p *testPlatform) crash() {
+	p.cmd.Process.Signal(syscall.SIGKILL) //nolint:errcheck // it may be gone already
+	<-p.exited
+}
+
+func (p *testPlatform) get(ctx context.Context, path string, out any) error {
+	return p.client.Do(ctx, http.MethodGet, path, nil, out)
+}
+
+// syncBuffer collects a process's output while others read it.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+var lastOffset atomic.Int64
+
+// freeOffset returns a --port-offset at which every port of a platform is free. All stay below the range from which
+// the kernel takes ports for outgoing connections.
+func freeOffset(t testing.TB) int {
+	t.Helper()
+	for range 60 {
+		offset := int(lastOffset.Add(200))
+		if offset > 11000 {
+			break
+		}
+		if allFree(offset) {
+			return offset
+		}
+	}
+	t.Fatal("no --port-offset between 200 and 11000 has all its ports free")
+	return 0
+}
+
+func allFree(offset int) bool {
+	for _, p := range []int{7000, 7070, 7071, 7072, 7101, 8761, 9000, 9001, 9002, 4222, 20000, 20001, 20050} {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p+offset))
+		if err != nil {
+			return false
+		}
+		l.Close()
+	}
+	return true
+}
+
+// processes returns the ids of processes whose environment names data as their platform's state.
+func processes(data string) ([]int, error) {
+	dirs, err := filepath.Glob("/proc/[0-9]*")
+	if err != nil {
+		return nil, err
+	}
+	var found []int
+	for _, d := range dirs {
+		env, err := os.ReadFile(filepath.Join(d, "environ"))
+		if err != nil {
+			if errors.Is(err, os.ErrNotExist) || errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.ESRCH) {
+				continue
+			}
+			return nil, err
+		}
+		if !bytes.Contains(env, []byte("ROADBED_DATA="+data+"\x00")) {
+			continue
+		}
+		var pid int
+		if _, err := fmt.Sscan(filepath.Base(d), &pid); err == nil {
+			found = append(found, pid)
+		}
+	}
+	return found, nil
+}

@@ -1,0 +1,291 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// cellFlags are the flags of up and serve before they are checked.
+type cellFlags struct {
+	cfg                             cellConfig
+	listen, tlsCert, tlsKey, config string
+	logLevel                        string
+	apiOf                           map[string]string
+	tokenFile                       *string
+}
+
+func (f *cellFlags) flags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.cfg.data, "data", ".roadbed", "directory that keeps the platform's state")
+	fs.StringVar(&f.config, "config", "", "YAML file with any of these flags as keys (default roadbed.yaml if there is one)")
+	fs.StringVar(&f.listen, "listen", "127.0.0.1", "address to listen on; any but loopback needs --tls-cert, --tls-key and --token-file")
+	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM file with the certificate chain")
+	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM file with its private key")
+	fs.IntVar(&f.cfg.apiPort, "api-port", 7070, "port of the console and the API")
+	fs.IntVar(&f.cfg.edgePort, "edge-port", 7000, "port of the edge")
+	fs.IntVar(&f.cfg.eurekaPort, "eureka-port", 8761, "port of the registry (Eureka) and of configuration")
+	fs.IntVar(&f.cfg.atlasPort, "atlas-port", 7101, "port of telemetry (Atlas)")
+	fs.IntVar(&f.cfg.offset, "port-offset", 0, "added to every port, so that platforms can run side by side")
+	fs.StringVar(&f.cfg.region, "region", "local", "the region this platform is")
+	fs.StringSliceVar(&f.cfg.zones, "zones", []string{"zone-a", "zone-b", "zone-c"}, "its zones, over which instances are spread")
+	fs.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
+}
+
+// resolve fills flags that were not given from the environment and the configuration file, and checks them all.
+func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
+	if err := settingsFrom(cmd.Flags(), f.config); err != nil {
+		return cellConfig{}, err
+	}
+	c := f.cfg
+	c.apiOf = f.apiOf
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return c, usageError{fmt.Errorf("--log-level %s: use debug, info, warn or error", f.logLevel)}
+	}
+	c.log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	for _, p := range []struct {
+		flag string
+		port int
+	}{{"api-port", c.apiPort}, {"edge-port", c.edgePort}, {"eureka-port", c.eurekaPort}, {"atlas-port", c.atlasPort}} {
+		if at := p.port + c.offset; at < 1 || at > 65535 {
+			return c, usageError{fmt.Errorf("--%s %d with --port-offset %d is port %d; ports are 1 to 65535", p.flag, p.port, c.offset, at)}
+		}
+	}
+	if len(c.zones) == 0 || slices.Contains(c.zones, "") {
+		return c, usageError{errors.New("--zones needs at least one name")}
+	}
+	data, err := filepath.Abs(c.data)
+	if err != nil {
+		return c, fmt.Errorf("--data %s: %w", c.data, err)
+	}
+	c.data = data
+	c.door = api.Door{Host: f.listen}
+	if c.door.Token, err = readToken(*f.tokenFile); err != nil {
+		return c, err
+	}
+	if f.tlsCert != "" || f.tlsKey != "" {
+		pair, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey)
+		if err != nil {
+			return c, fmt.Errorf("--tls-cert %s and --tls-key %s: %w", f.tlsCert, f.tlsKey, err)
+		}
+		c.door.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	}
+	return c, c.door.Validate()
+}
+
+// settingsFrom sets every flag that was not given from ROADBED_<FLAG> or else from the YAML file. A key that is no
+// flag is an error with a suggestion.
+func settingsFrom(fs *pflag.FlagSet, file string) error {
+	keys := make(map[string]any)
+	b, err := os.ReadFile(envOr("ROADBED_CONFIG_FILE", cmp.Or(file, "roadbed.yaml")))
+	switch {
+	case err == nil:
+		if err := yaml.Unmarshal(b, &keys); err != nil {
+			return fmt.Errorf("the configuration file cannot be read: %w", err)
+		}
+	case file != "" || !errors.Is(err, os.ErrNotExist):
+		return fmt.Errorf("--config: %w", err)
+	}
+	for k := range keys {
+		if fs.Lookup(k) == nil {
+			return fmt.Errorf("the configuration file has the key %q, which is none%s", k, nearest(k, fs))
+		}
+	}
+	var failed error
+	fs.VisitAll(func(f *pflag.Flag) {
+		if f.Changed || failed != nil {
+			return
+		}
+		value, ok := os.LookupEnv("ROADBED_" + strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_")))
+		from := "the environment"
+		if !ok {
+			var v any
+			if v, ok = keys[f.Name]; !ok {
+				return
+			}
+			from = "the configuration file"
+			value = fmt.Sprint(v)
+			if list, isList := v.([]any); isList {
+				parts := make([]string, len(list))
+				for i, e := range list {
+					parts[i] = fmt.Sprint(e)
+				}
+				value = strings.Join(parts, ",")
+			}
+		}
+		if err := fs.Set(f.Name, value); err != nil {
+			failed = usageError{fmt.Errorf("%s from %s: %w", f.Name, from, err)}
+		}
+	})
+	return failed
+}
+
+// nearest returns a suggestion for a misspelt key.
+func nearest(key string, fs *pflag.FlagSet) string {
+	best, dist := "", 3
+	fs.VisitAll(func(f *pflag.Flag) {
+		if d := distance(key, f.Name); d < dist {
+			best, dist = f.Name, d
+		}
+	})
+	if best == "" {
+		return "; `roadbed up --help` lists them"
+	}
+	return fmt.Sprintf("; did you mean %q?", best)
+}
+
+// distance is Levenshtein's: how many letters must be added, removed or changed.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diag := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diag
+			if a[i] != b[j] {
+				cost++
+			}
+			diag = row[j+1]
+			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
+
+func (c *cli) up() *cobra.Command {
+	f := cellFlags{tokenFile: &c.tokenFile}
+	var demo bool
+	cmd := &cobra.Command{
+		Use:     "up",
+		GroupID: "run",
+		Short:   "Start the whole platform in one process",
+		Long: `Start the whole platform in one process: console, edge, registry, telemetry,
+configuration and fleet. What ran when it ended runs again.
+
+With --demo it also starts a streaming service: eight services in three zones,
+and members who use them.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := f.resolve(cmd)
+			if err != nil {
+				return err
+			}
+			cfg.roles = allRoles
+			return runUp(cmd.Context(), cmd.OutOrStdout(), cfg, demo, c)
+		},
+	}
+	f.flags(cmd)
+	cmd.Flags().BoolVar(&demo, "demo", false, "start the streaming service and its members too")
+	return cmd
+}
+
+func (c *cli) serve() *cobra.Command {
+	f := cellFlags{tokenFile: &c.tokenFile}
+	var roles []string
+	cmd := &cobra.Command{
+		Use:     "serve --roles ROLE,...",
+		GroupID: "run",
+		Short:   "Start some of the platform's roles in this process",
+		Long: `Start some of the platform's roles in this process. Several processes make a platform:
+
+  roadbed serve --roles engine,registry,properties,telemetry,console \
+      --api-of fleet=http://127.0.0.1:7072 --api-of edge=http://127.0.0.1:7071
+  roadbed serve --roles edge  --api-port 7071
+  roadbed serve --roles fleet --api-port 7072
+
+Roles: ` + strings.Join(allRoles, ", ") + `.
+On one machine processes find each other by the usual ports; the engine's token is in
+the state directory they share.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := f.resolve(cmd)
+			if err != nil {
+				return err
+			}
+			if len(roles) == 0 {
+				return usageError{fmt.Errorf("--roles is missing; name one or more of %s", strings.Join(allRoles, ", "))}
+			}
+			for _, r := range roles {
+				if !slices.Contains(allRoles, r) {
+					return usageError{fmt.Errorf("--roles %s: there is no such role; use %s", r, strings.Join(allRoles, ", "))}
+				}
+			}
+			slices.SortFunc(roles, func(a, b string) int { return slices.Index(allRoles, a) - slices.Index(allRoles, b) })
+			cfg.roles = slices.Compact(roles)
+			cell, err := openCell(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "serving %s, API %s\n", strings.Join(cfg.roles, ", "), cfg.api())
+			return cell.wait(cmd.Context(), func() {})
+		},
+	}
+	f.flags(cmd)
+	fs := cmd.Flags()
+	fs.StringSliceVar(&roles, "roles", nil, "roles to run: "+strings.Join(allRoles, ", "))
+	fs.IntVar(&f.cfg.enginePort, "engine-port", 4222, "port of the engine for other processes of the platform")
+	fs.StringVar(&f.cfg.engineURL, "engine-url", "", "the engine when it runs elsewhere (default nats://127.0.0.1 and --engine-port)")
+	fs.StringVar(&f.cfg.registryURL, "registry-url", "", "registry and configuration when they run elsewhere")
+	fs.StringVar(&f.cfg.telemetryURL, "telemetry-url", "", "telemetry when it runs elsewhere")
+	fs.StringVar(&f.cfg.edgeURL, "edge-url", "", "the edge when it runs elsewhere")
+	fs.StringToStringVar(&f.apiOf, "api-of", nil, "ROLE=URL: the API of the process that runs a role, passed on by this one")
+	return cmd
+}
+
+// runUp starts the platform and says what a person in front of a terminal wants to know: what starts, where it is,
+// when it is healthy, and how it does.
+func runUp(ctx context.Context, out io.Writer, cfg cellConfig, demo bool, c *cli) error {
+	began := time.Now()
+	fmt.Fprintf(out, "roadbed %s, state in %s\n", version, cfg.data)
+	cell, err := openCell(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, `
+  console   %s
+  edge      %s
+  Eureka    %s/eureka/
+  Atlas     %s
+`, cfg.api(), cfg.edge(), cfg.registry(), cfg.telemetry())
+	fmt.Fprintf(out, "\nplatform ready after %s\n", time.Since(began).Round(10*time.Millisecond))
+
+	client := &api.Client{Base: cfg.api(), Actor: c.actor, Why: "roadbed up --demo"}
+	if demo {
+		if err := startDemo(ctx, out, client); err != nil {
+			return errors.Join(err, cell.close())
+		}
+	}
+	watched, stopWatching := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		newTicker(out, client, demo, began).run(watched)
+	}()
+	err = cell.wait(ctx, func() {
+		stopWatching()
+		<-done
+		fmt.Fprintln(out, "\nstopping: instances drain, then the platform ends; interrupt again to end at once")
+	})
+	if err == nil {
+		fmt.Fprintln(out, "stopped")
+	}
+	return err
+}
