@@ -444,3 +444,33 @@ func TestBaseURLsAreUnderstoodOrRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestCancelArrivesAfterARegistrationUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var heard []string
+		c := running(t, func(r *http.Request) (*http.Response, error) {
+			if r.Method == "GET" {
+				return nil, errAway
+			}
+			if r.Method == "POST" {
+				time.Sleep(3 * time.Second) // a slow registry
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			heard = append(heard, r.Method)
+			return answer(200, ""), nil
+		})
+		reg := c.Register(roadbed.Instance{ID: "1", App: "a", Host: "h", Port: 1})
+		time.Sleep(time.Second)
+		if err := reg.Cancel(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		if want := []string{"POST", "DELETE"}; !slices.Equal(heard, want) {
+			t.Errorf("the registry heard %q, want %q", heard, want)
+		}
+	})
+}
