@@ -433,7 +433,7 @@ func (f *Fleet) portsFree(spec Spec, replaces string) error {
 			return fmt.Errorf("port %d belongs to %s; destroy that, or choose another port", port, by)
 		default:
 			if err := portFree(port); err != nil {
-				return err
+				return explainPort(port, err)
 			}
 		}
 	}

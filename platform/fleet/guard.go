@@ -187,6 +187,7 @@ func (g *guardian) tell(format string, args ...any) {
 	if g.pipe == nil {
 		return
 	}
+	g.pipe.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // a guard that was stopped must not stop the fleet
 	if _, err := fmt.Fprintf(g.pipe, format, args...); err != nil && !errors.Is(err, syscall.EPIPE) {
 		g.log.Warn("cannot tell the guard", "err", err)
 	}

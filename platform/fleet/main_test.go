@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -33,6 +34,8 @@ import (
 
 // TestMain is also every program that the tests start: the guard, a small service, and a platform to be killed.
 func TestMain(m *testing.M) {
+	// With -race this binary waits a second before it exits, unless told not to; the services of the tests are it.
+	os.Setenv("GORACE", "atexit_sleep_ms=0")
 	if len(os.Args) > 1 {
 		switch os.Args[1] {
 		case GuardVerb:
@@ -42,6 +45,10 @@ func TestMain(m *testing.M) {
 		case "owner":
 			exitWith(testOwner(os.Args[2]))
 		}
+	}
+	// Each check of the state machine starts real processes; -rapid.checks still decides when given.
+	if err := flag.Set("rapid.checks", "40"); err != nil {
+		exitWith(err)
 	}
 	goleak.VerifyTestMain(m)
 }

@@ -582,40 +582,57 @@ func (s *slot) disabled() bool {
 // last one if possible.
 func (s *slot) takePort() (int, error) {
 	f := s.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	take := func(port int) { s.view.Port = port; f.ports[port] = s.name }
 	if s.spec.Port > 0 {
 		port := s.spec.Port + s.n
-		if by := f.ports[port]; by != "" && by != s.name {
+		if by := s.claim(port); by != "" {
 			return 0, fmt.Errorf("port %d belongs to %s; destroy that, or choose another port", port, by)
 		}
 		if err := portFree(port); err != nil {
-			return 0, err
+			return 0, explainPort(port, err)
 		}
-		take(port)
 		return port, nil
 	}
-	if p := s.view.Port; p != 0 {
-		if f.ports[p] == s.name && portFree(p) == nil {
-			return p, nil
-		}
-		if f.ports[p] == s.name {
-			delete(f.ports, p)
-		}
+	f.mu.Lock()
+	last := s.view.Port
+	f.mu.Unlock()
+	if last != 0 && s.claim(last) == "" && portFree(last) == nil {
+		return last, nil
 	}
 	for port := f.c.Ports.First; port <= f.c.Ports.Last; port++ {
-		if f.ports[port] == "" && portFree(port) == nil {
-			take(port)
+		if s.claim(port) == "" && portFree(port) == nil {
 			return port, nil
 		}
 	}
 	return 0, fmt.Errorf("no port from %d to %d is free", f.c.Ports.First, f.c.Ports.Last)
 }
 
+// claim makes port the slot's only one, unless another slot has it, whose name it returns.
+func (s *slot) claim(port int) (by string) {
+	f := s.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if by := f.ports[port]; by != "" && by != s.name {
+		return by
+	}
+	if f.ports[s.view.Port] == s.name {
+		delete(f.ports, s.view.Port)
+	}
+	f.ports[port] = s.name
+	s.view.Port = port
+	return ""
+}
+
 // portFree returns nil if a process could listen on port at 127.0.0.1 now, or why not.
 func portFree(port int) error {
 	l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", fmt.Sprint(port)))
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+// explainPort says what to do about an error of portFree.
+func explainPort(port int, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		by := portHolder(port)
@@ -625,10 +642,8 @@ func portFree(port int) error {
 		return fmt.Errorf("port %d is taken by %s; stop that, or choose another port", port, by)
 	case errors.Is(err, syscall.EACCES):
 		return fmt.Errorf("port %d is reserved for the system; choose one from 1024 on", port)
-	case err != nil:
-		return fmt.Errorf("port %d cannot be used: %w", port, err)
 	}
-	return l.Close()
+	return fmt.Errorf("port %d cannot be used: %w", port, err)
 }
 
 // suffix returns four random characters that make an instance id unique.
