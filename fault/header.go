@@ -27,6 +27,7 @@ var (
 // Sign returns the header value that carries rules for the experiment id until expires. The rules must be what
 // [ParseRules] accepts and id must be of letters, digits and ".-_"; else receivers ignore the header.
 func Sign(k Key, id string, expires time.Time, rules string) string {
+	rules = strings.Join(strings.Fields(rules), "") // no rule has blanks in it, and a header must not have line ends
 	body := "id=" + id + "; exp=" + strconv.FormatInt(expires.Unix(), 10) + "; r=\"" + rules + "\""
 	return body + "; sig=" + signature(k, body)
 }
