@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strconv"
 
 	"github.com/roadbed/roadbed/platform/telemetry/asl"
 )
@@ -110,7 +109,7 @@ next:
 			for _, t := range have {
 				tags[x.names[t.key]] = x.names[t.value]
 			}
-			f.key, f.tags = strconv.Itoa(int(n)+1<<33), func() map[string]string { return tags }
+			f.key, f.tags = fmt.Sprint(sorted(tags)), func() map[string]string { return tags }
 			out = append(out, f)
 			continue
 		}
@@ -170,39 +169,66 @@ func (r *reader) read(f found) bool {
 	p := f.page
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	gauge := p.series[f.slot].kind == gaugeSeries
 	ring := &p.live
 	if r.t == historyTier {
 		ring = &p.minute
 	}
-	any := false
+	if r.w.Step == r.t.step {
+		return r.readFine(ring, f.slot)
+	}
+	return r.readCoarse(ring, f.slot, p.series[f.slot].kind == gaugeSeries)
+}
+
+// readFine copies points as they are kept, block by block.
+func (r *reader) readFine(ring *ring, slot int) (any bool) {
+	for i := 0; i < len(r.values); {
+		no, at := r.t.block(r.w.Start + int64(i)*r.w.Step)
+		at = max(at, 0) // before the epoch there is nothing
+		run := r.values[i:min(len(r.values), i+blockPoints-at)]
+		i += len(run)
+		points := &emptyRow
+		if no >= 0 {
+			if kept := ring.read(r.t, no, slot, &r.scratch); kept != nil {
+				points = kept
+			}
+		}
+		copy(run, points[at:])
+		for j, v := range run {
+			if v != v {
+				continue
+			}
+			any = true
+			if r.data.Aggr == asl.Count {
+				run[j] = 1
+			}
+		}
+	}
+	return any
+}
+
+// readCoarse makes each point of the fine ones of the interval that it ends.
+func (r *reader) readCoarse(ring *ring, slot int, gauge bool) (any bool) {
 	no := int64(-1)
 	var points *row
-	ratio := int(r.w.Step / r.t.step)
-	count := r.data.Aggr == asl.Count
+	ratio := r.w.Step / r.t.step
 	for i := range r.values {
-		// A coarse point is made of the fine ones of the interval that it ends.
 		end := r.w.Start + int64(i)*r.w.Step
 		c := consolidation{how: r.data.Consolidate()}
-		for j := ratio - 1; j >= 0; j-- {
-			at := end - int64(j)*r.t.step
-			v := math.NaN()
-			if at > 0 {
-				b, k := r.t.block(at)
-				if b != no {
-					no, points = b, ring.read(r.t, b, f.slot, &r.scratch)
-				}
-				if points != nil {
-					v = points[k]
-				}
+		for at := max(end-(ratio-1)*r.t.step, r.t.step); at <= end; at += r.t.step {
+			b, k := r.t.block(at)
+			if b != no {
+				no, points = b, ring.read(r.t, b, slot, &r.scratch)
 			}
-			if count && v == v {
-				v = 1
+			switch {
+			case points == nil || points[k] != points[k]:
+			case r.data.Aggr == asl.Count:
+				c.add(1)
+			default:
+				c.add(points[k])
 			}
-			c.add(v)
 		}
-		r.values[i] = c.result(ratio, gauge)
-		any = any || r.values[i] == r.values[i]
+		r.values[i] = c.result(int(ratio), gauge)
+		any = any || c.present > 0
 	}
 	return any
 }
@@ -215,9 +241,6 @@ type consolidation struct {
 }
 
 func (c *consolidation) add(v float64) {
-	if v != v {
-		return
-	}
 	if c.present++; c.present == 1 {
 		c.value = v
 		return

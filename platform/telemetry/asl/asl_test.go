@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/roadbed/roadbed/meter"
 )
 
 // rows reads a table of testdata: a row a line, cells between tabs. The tables are the conformance table of ASL.
@@ -593,7 +595,7 @@ func TestPercentilesAsInTheTable(t *testing.T) {
 			mode = "odd"
 		}
 		// Several values share a bucket: each is a series of its own, told apart by v.
-		all = append(all, testSeries{map[string]string{"name": "test", "mode": mode, "v": strconv.Itoa(v), "percentile": fmt.Sprintf("D%04X", bucketOf(int64(v)))},
+		all = append(all, testSeries{map[string]string{"name": "test", "mode": mode, "v": strconv.Itoa(v), "percentile": fmt.Sprintf("D%04X", meter.BucketIndex(int64(v)))},
 			func(int) float64 { return 1.0 / 60 }})
 	}
 	w := Window{Step: 60000, Points: 1}
