@@ -292,15 +292,6 @@ func (s *state) overriding(k key) *record {
 	return nil
 }
 
-// renewAny prolongs a lease whatever the status, as an operator's attention does.
-func (s *state) renewAny(k key) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	if e := s.find(k); e != nil {
-		e.lease.renew(s.now())
-	}
-}
-
 // setOverride makes st the status of an instance until it is cleared. dirty, if not 0, is adopted when newer.
 func (s *state) setOverride(k key, st status, dirty int64) result {
 	s.mu.Lock()
