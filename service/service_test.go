@@ -315,6 +315,30 @@ func TestDrainsWithoutLosingARequest(t *testing.T) {
 	}
 }
 
+func TestConnectionsWithoutARequestDoNotDelayTheEnd(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := Start(ctx, Config{Name: "hello", Handler: http.HandlerFunc(greet), Log: discard()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := net.Dial("tcp", s.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if status, _ := get(t, "http://"+s.Addr()+"/"); status != http.StatusOK { // accepted later, so c was accepted too
+		t.Errorf("got %d", status)
+	}
+	begin := time.Now()
+	cancel()
+	if err := s.Wait(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(begin); took > 2*time.Second {
+		t.Errorf("the end took %v with an unused connection open, want about %v", took, firstRequest)
+	}
+}
+
 func TestPropertiesAndFaultKeyComeFromThePlatform(t *testing.T) {
 	startPlatform(t, map[string]string{"fault.key": "secret", "greeting": "good day"})
 	ctx, cancel := context.WithCancel(t.Context())
