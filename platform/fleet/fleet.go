@@ -61,7 +61,7 @@ type Config struct {
 	Engine    *engine.Engine
 	Ledger    *ledger.Ledger
 	Discovery *discovery.Client // nil: nothing is registered
-	Dir       string            // logs, records of what runs, caches of instances; created if absent
+	Dir       string            // holds logs, run (records of what runs), cache (of instances) and a lock; created if absent
 	Region    string            // "local" when empty
 	Zones     []string          // zone-a, zone-b and zone-c when empty
 	Env       []string          // "NAME=value": what every instance gets beside the platform's own environment

@@ -12,7 +12,7 @@ import (
 // lockDir makes sure that only one process runs instances from dir. The kernel lets go of the lock when the process
 // dies, in whatever way.
 func lockDir(dir string) (unlock func(), err error) {
-	name := filepath.Join(dir, "lock")
+	name := filepath.Join(dir, "fleet.lock")
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock %s: %w", dir, err)

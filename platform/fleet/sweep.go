@@ -65,9 +65,15 @@ func (d pidDir) sweep(data string, log *slog.Logger) error {
 	}
 	boot := bootID()
 	left := make(map[string]pidRecord)
+	var done []string
 	for _, e := range entries {
 		name := filepath.Join(string(d), e.Name())
-		if id, ok := strings.CutSuffix(e.Name(), ".json"); ok {
+		id, ok := strings.CutSuffix(strings.TrimSuffix(e.Name(), ".tmp"), ".json")
+		if !ok || !instanceID.MatchString(id) {
+			continue // not the fleet's
+		}
+		done = append(done, name)
+		if strings.HasSuffix(name, ".json") {
 			b, err := os.ReadFile(name)
 			if err != nil {
 				return fmt.Errorf("look for instances of an earlier run: %w", err)
@@ -86,8 +92,8 @@ func (d pidDir) sweep(data string, log *slog.Logger) error {
 			log.Warn("ended processes that an earlier run left behind", "pids", killed)
 		}
 	}
-	for _, e := range entries {
-		if err := os.Remove(filepath.Join(string(d), e.Name())); err != nil && !os.IsNotExist(err) {
+	for _, name := range done {
+		if err := os.Remove(name); err != nil && !os.IsNotExist(err) {
 			return fmt.Errorf("forget instances of an earlier run: %w", err)
 		}
 	}
