@@ -27,6 +27,7 @@ func (c *cli) config() *cobra.Command {
 restart. A property may have a scope: an app, a region, a zone, a server group, an
 instance. The most specific one that fits wins.`,
 		Args: noArgs,
+		RunE: showHelp,
 	}
 	cmd.AddCommand(c.configGet(), c.configSet(), c.configDelete(), c.configList(), c.configWatch(), c.configHistory())
 	return cmd
@@ -120,7 +121,7 @@ func (c *cli) configSet() *cobra.Command {
 			}
 			p := properties.Property{Key: args[0], Scope: s.Scope, Value: args[1], Type: typ, Description: description}
 			if err := setProperty(cmd.Context(), client, p); err != nil {
-				return err
+				return fmt.Errorf("%s stays as it was: %w", args[0], err)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s = %s\n", args[0], args[1])
 			return err
@@ -268,8 +269,9 @@ func (c *cli) configHistory() *cobra.Command {
 				func(ctx context.Context) ([]properties.Property, error) {
 					var page properties.Past
 					err := client.Do(ctx, http.MethodGet, "/config/v1/history?key="+url.QueryEscape(args[0]), nil, &page)
-					if err == nil && len(page.History) == 0 {
-						err = fmt.Errorf("%s was never set", args[0])
+					var problem *api.Error
+					if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
+						return nil, fmt.Errorf("%s was never set", args[0])
 					}
 					return page.History, err
 				},

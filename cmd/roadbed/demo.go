@@ -14,6 +14,7 @@ import (
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/fleet"
 	"github.com/roadbed/roadbed/platform/properties"
+	"github.com/roadbed/roadbed/platform/telemetry"
 	"github.com/spf13/cobra"
 )
 
@@ -30,6 +31,7 @@ func (c *cli) demo() *cobra.Command {
 		GroupID: "run",
 		Short:   "Steer the streaming service of `roadbed up --demo`",
 		Args:    noArgs,
+		RunE:    showHelp,
 	}
 	cmd.AddCommand(c.demoLoad(), c.demoServe())
 	return cmd
@@ -216,12 +218,7 @@ func (t *ticker) instances(ctx context.Context) (up, want int, err error) {
 }
 
 func (t *ticker) line(ctx context.Context) (string, error) {
-	var traffic struct {
-		Metadata struct {
-			Edge    flow `json:"edge"`
-			Members flow `json:"members"`
-		} `json:"metadata"`
-	}
+	var traffic telemetry.Traffic
 	if err := t.client.Do(ctx, http.MethodGet, "/api/v1/traffic", nil, &traffic); err != nil {
 		return "", err
 	}
@@ -229,21 +226,34 @@ func (t *ticker) line(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	f, who := traffic.Metadata.Edge, "edge"
-	if t.demo && traffic.Metadata.Members.RPS > 0 {
-		f, who = traffic.Metadata.Members, "members"
-	}
 	clock := time.Now().Format("15:04:05")
-	if f.RPS == 0 {
-		return fmt.Sprintf("%s  %s: no requests yet  instances %d/%d up", clock, who, up, want), nil
+	who, rps, success, p99 := flow(&traffic)
+	if rps == 0 {
+		return fmt.Sprintf("%s  no requests yet  instances %d/%d up", clock, up, want), nil
 	}
 	return fmt.Sprintf("%s  %s: %4.0f requests/s  success %7.3f %%  p99 %4.0f ms  instances %d/%d up",
-		clock, who, f.RPS, 100*f.Success, 1000*f.P99, up, want), nil
+		clock, who, rps, 100*success, 1000*p99, up, want), nil
 }
 
-// flow is how requests of one kind went: a second, the share that succeeded, and the 99th percentile in seconds.
-type flow struct {
-	RPS     float64 `json:"rps"`
-	Success float64 `json:"success"`
-	P99     float64 `json:"p99"`
+// flow returns how requests go: a second, the share that succeeds, and the 99th percentile in seconds. It is what
+// members experience when there are any, else what the edge answers.
+func flow(t *telemetry.Traffic) (who string, rps, success, p99 float64) {
+	if all, ok := t.Metadata.Members["all"]; ok && all.RPS > 0 {
+		return "members", all.RPS, all.Success, seconds(all.P99)
+	}
+	for _, region := range t.Nodes {
+		for _, n := range region.Nodes {
+			if n.Name == "edge" {
+				return "edge", n.Metadata.RPS, 1 - n.Metadata.ErrorShare, seconds(n.Metadata.P99)
+			}
+		}
+	}
+	return "edge", 0, 1, 0
+}
+
+func seconds(v *float64) float64 {
+	if v == nil {
+		return 0
+	}
+	return *v
 }

@@ -21,7 +21,7 @@ import (
 func (c *cli) faults() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "fault", Aliases: []string{"faults"}, GroupID: "change",
-		Short: "Inject failures into requests, for a while", Args: noArgs,
+		Short: "Inject failures into requests, for a while", Args: noArgs, RunE: showHelp,
 	}
 	cmd.AddCommand(c.faultAdd(), c.faultList(), c.faultRemove())
 	return cmd

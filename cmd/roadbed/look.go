@@ -21,7 +21,7 @@ import (
 )
 
 func (c *cli) services() *cobra.Command {
-	cmd := &cobra.Command{Use: "service", Aliases: []string{"services"}, GroupID: "look", Short: "Services the registry knows", Args: noArgs}
+	cmd := &cobra.Command{Use: "service", Aliases: []string{"services"}, GroupID: "look", Short: "Services the registry knows", Args: noArgs, RunE: showHelp}
 	var l listing
 	list := &cobra.Command{
 		Use:   "list",
@@ -48,7 +48,7 @@ func (c *cli) services() *cobra.Command {
 }
 
 func (c *cli) clusters() *cobra.Command {
-	cmd := &cobra.Command{Use: "cluster", Aliases: []string{"clusters"}, GroupID: "look", Short: "Clusters: all versions of one thing", Args: noArgs}
+	cmd := &cobra.Command{Use: "cluster", Aliases: []string{"clusters"}, GroupID: "look", Short: "Clusters: all versions of one thing", Args: noArgs, RunE: showHelp}
 	var l listing
 	list := &cobra.Command{
 		Use:   "list",
@@ -85,7 +85,7 @@ type instanceRow struct {
 }
 
 func (c *cli) instances() *cobra.Command {
-	cmd := &cobra.Command{Use: "instance", Aliases: []string{"instances"}, GroupID: "look", Short: "Instances, registered and running", Args: noArgs}
+	cmd := &cobra.Command{Use: "instance", Aliases: []string{"instances"}, GroupID: "look", Short: "Instances, registered and running", Args: noArgs, RunE: showHelp}
 	var l listing
 	var app string
 	list := &cobra.Command{
@@ -253,7 +253,7 @@ func (c *cli) changes() *cobra.Command {
 			out := cmd.OutOrStdout()
 			last := uint64(0)
 			put := func(ch roadbed.Change) error {
-				if ch.ID <= last || !strings.HasPrefix(ch.Resource, resource) || actor != "" && ch.Actor != actor || action != "" && !strings.HasPrefix(ch.Action, action) {
+				if ch.ID <= last || !strings.HasPrefix(ch.Resource, resource) || actor != "" && ch.Actor != actor || !actionIs(ch.Action, action) {
 					return nil
 				}
 				last = ch.ID
@@ -281,10 +281,17 @@ func (c *cli) changes() *cobra.Command {
 	fs.BoolVarP(&follow, "follow", "f", false, "go on with changes as they happen")
 	fs.IntVar(&limit, "limit", 20, "how many changes of the past")
 	fs.StringVar(&actor, "actor", "", "only changes by this actor")
-	fs.StringVar(&action, "action", "", "only actions that start so, e.g. serverGroup.")
+	fs.StringVar(&action, "action", "", "only this action; serverGroup.* for all that start so")
 	fs.StringVar(&resource, "resource", "", "only resources that start so, e.g. property:")
 	l.flags(cmd)
 	return cmd
+}
+
+// actionIs reports whether an action is the wanted one: exactly, any that starts so when want ends in *, or any at all
+// when it is empty.
+func actionIs(action, want string) bool {
+	start, open := strings.CutSuffix(want, "*")
+	return want == "" || action == want || open && strings.HasPrefix(action, start)
 }
 
 var changeHeader = []string{"TIME", "ID", "ACTOR", "ACTION", "RESOURCE", "RESULT", "WHY"}

@@ -70,6 +70,7 @@ Start with:
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Args:          noArgs,
+		RunE:          showHelp,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	f := root.PersistentFlags()
@@ -91,10 +92,16 @@ Start with:
 	return root
 }
 
+// showHelp is what a command does that only has commands below it.
+func showHelp(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+
 // noArgs refuses what nobody asked for, with a suggestion when a sub-command was misspelt.
 func noArgs(cmd *cobra.Command, args []string) error {
 	if len(args) == 0 {
 		return nil
+	}
+	if cmd.SuggestionsMinimumDistance == 0 {
+		cmd.SuggestionsMinimumDistance = 2 // letters; zero would suggest nothing
 	}
 	if near := cmd.SuggestionsFor(args[0]); len(near) > 0 {
 		return usageError{fmt.Errorf("%s has no %q; did you mean %s?", cmd.CommandPath(), args[0], strings.Join(near, " or "))}

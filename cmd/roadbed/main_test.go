@@ -64,6 +64,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("EUREKA", fmt.Sprintf("http://127.0.0.1:%d", 8761+offset))
 			env.Setenv("ATLAS", fmt.Sprintf("http://127.0.0.1:%d", 7101+offset))
 			env.Setenv("PORT", fmt.Sprint(9000+offset))
+			env.Setenv("PORT2", fmt.Sprint(9010+offset))
 			env.Setenv("ROADBED_ACTOR", "tester")
 			return nil
 		},
@@ -139,7 +140,11 @@ func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		cmd := exec.Command(args[1], args[2:]...)
+		name := args[1]
+		if name == "roadbed" {
+			name = binary // the script's PATH is not ours
+		}
+		cmd := exec.Command(name, args[2:]...)
 		cmd.Dir = ts.MkAbs(".")
 		for _, k := range []string{"PATH", "HOME", "ROADBED_API", "ROADBED_ACTOR"} {
 			cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))

@@ -184,7 +184,7 @@ func pickInstance(ctx context.Context, client *api.Client, name string) (string,
 		if i.ID == name {
 			return name, nil
 		}
-		if strings.EqualFold(i.App, name) || i.Group == name {
+		if strings.EqualFold(i.App, name) || i.Group == name || strings.HasPrefix(i.ID, name+"-") {
 			of = append(of, i.ID)
 		}
 	}
@@ -213,7 +213,7 @@ func (c *cli) completeInstances(cmd *cobra.Command, args []string, _ string) ([]
 func (c *cli) groups() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "group", Aliases: []string{"groups", "server-group"}, GroupID: "change",
-		Short: "Server groups: resize, disable, enable, destroy", Args: noArgs,
+		Short: "Server groups: resize, disable, enable, destroy", Args: noArgs, RunE: showHelp,
 	}
 	var l listing
 	list := &cobra.Command{
