@@ -108,7 +108,12 @@ func (s *Store) Handler() http.Handler {
 	for _, path := range []string{"/healthcheck", "/ok"} {
 		mux.HandleFunc("GET "+path, func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusOK) })
 	}
-	return errorsAsAtlas(mux)
+	// A page in somebody's browser must not be able to make up measurements.
+	origin := http.NewCrossOriginProtection()
+	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		writeError(w, http.StatusForbidden, "a page of another origin may not publish")
+	}))
+	return origin.Handler(errorsAsAtlas(mux))
 }
 
 // Mount puts graphs, tags and traffic on the platform's API too.

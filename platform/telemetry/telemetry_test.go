@@ -398,3 +398,29 @@ func TestTooManyQueriesAreToldToComeBack(t *testing.T) {
 		t.Errorf("got %s, %v", b, err)
 	}
 }
+
+func TestForeignPagesMayNotPublish(t *testing.T) {
+	s := New(Config{})
+	r := httptest.NewRequest("POST", "/api/v1/publish", strings.NewReader(body("", time.Now(), "name=forged -> 1")))
+	r.Header.Set("Origin", "http://evil.example")
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, r)
+	if w.Code != http.StatusForbidden || s.index.size() != 0 {
+		t.Errorf("got %d and %d series, want 403 and none", w.Code, s.index.size())
+	}
+}
+
+func TestTheStoreMeasuresItself(t *testing.T) {
+	m := meter.New(nil)
+	s := New(Config{Meter: m})
+	if code, _ := post(t, s, body("", time.Now(), "name=good -> 1", "name=b -> 1")); code != 202 {
+		t.Errorf("got %d, want 202", code)
+	}
+	values(t, s, "name,good,:eq", "")
+	if got := [3]int64{m.Counter("telemetry.received").Count(), m.Counter("telemetry.dropped", "reason", "invalid").Count(), int64(s.index.size())}; got != [3]int64{2, 1, 1} {
+		t.Errorf("received, dropped, series: got %v, want 2 1 1", got)
+	}
+	if snap := m.PercentileTimer("telemetry.query.time").Snapshot(); snap.Count != 1 {
+		t.Errorf("queries timed: got %d, want 1", snap.Count)
+	}
+}
