@@ -2,6 +2,8 @@
 
 package fleet
 
+import "syscall"
+
 // Without /proc the fleet knows a process by its pid alone. It then signals nothing it did not start itself in this
 // run: what an earlier run left is the guard's to end, and where somebody listens stays unsaid.
 
@@ -18,6 +20,6 @@ func slayInstances(string, map[string]pidRecord) []int { return nil }
 
 func slayGroups(groups map[int]guarded) {
 	for pgid := range groups {
-		signalGroup(pgid, killSignal) //nolint:errcheck // nobody is left to be told
+		signalGroup(pgid, syscall.SIGKILL) //nolint:errcheck // nobody is left to be told
 	}
 }

@@ -7,7 +7,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 )
 
 // The marks by which a process is known to be an instance of this data directory, and which one.
@@ -15,8 +14,6 @@ const (
 	dataMark     = "ROADBED_DATA"
 	instanceMark = "ROADBED_INSTANCE"
 )
-
-const killSignal = syscall.SIGKILL
 
 // pidRecord remembers one instance on disk, so that the next run can end what this one could not. It is written
 // before the instance is started and again, with its pid, after.
