@@ -112,6 +112,7 @@ func TestRestoreRefusesADamagedBackupAndLeavesNothing(t *testing.T) {
 	}
 }
 
+// Fuzz with -fuzzminimizetime 1x: a server's coverage varies from run to run, so that minimizing would never end.
 func FuzzRestore(f *testing.F) {
 	e := openTest(f, Config{})
 	table := openTable[int](f, e, "t", 2)

@@ -235,3 +235,34 @@ func TestWrongTokenIsRefused(t *testing.T) {
 		t.Errorf("Put with a wrong token: got %v, want ErrUnavailable", err)
 	}
 }
+
+func TestFollowTellsThatTheStreamWentBack(t *testing.T) {
+	ctx := t.Context()
+	host := Config{Dir: t.TempDir(), Listen: freeAddr(t), Log: testLog()}
+	server := openTest(t, host)
+	theirs := openStream(t, server, "S")
+	for range 5 {
+		if _, err := theirs.Append(ctx, []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	client := openTest(t, Config{URL: "nats://" + host.Listen})
+	read := make(chan uint64, 10)
+	ended := make(chan error)
+	mine := openStream(t, client, "S")
+	go func() {
+		ended <- mine.Follow(ctx, 1, func(r Record) error { read <- r.Seq; return nil })
+	}()
+	for seq := uint64(1); seq <= 5; seq++ {
+		if got := <-read; got != seq {
+			t.Fatalf("got record %d, want %d", got, seq)
+		}
+	}
+	if err := server.Close(); err != nil {
+		t.Fatal(err)
+	}
+	openTest(t, Config{Dir: t.TempDir(), Listen: host.Listen, Log: testLog()}) // as restored from an old backup
+	if err := <-ended; err == nil || !strings.Contains(err.Error(), "restored from a backup") {
+		t.Errorf("Follow: got %v, want an error that says so", err)
+	}
+}

@@ -16,10 +16,11 @@ import (
 
 // Bounds of one group commit.
 const (
-	groupMost  = 256
-	groupBytes = 4 << 20
-	groupWait  = 200 * time.Microsecond
-	batchLeast = 8 // a batch smaller than this never pays
+	groupMost     = 256
+	groupBytes    = 4 << 20
+	groupWait     = 200 * time.Microsecond // at least, and
+	groupWaitMost = 2 * time.Millisecond
+	batchLeast    = 8 // a batch smaller than this never pays
 )
 
 // Headers of JetStream's atomic batch publishing (ADR-50) and expectations.
@@ -167,8 +168,8 @@ func (c *committer) run(ctx context.Context) {
 }
 
 // gather waits for a write and takes the ones behind it. Writers that were answered together come back together a
-// moment later: gather waits for as many as there were in the last batch, but never longer than groupWait, and not
-// at all while batches do not pay.
+// moment later: gather waits for as many as there were in the last batch, besides those that queued meanwhile, for
+// an eighth of what a batch takes; and not at all while batches do not pay.
 func (c *committer) gather(ctx context.Context, group []*write) []*write {
 	w := c.held
 	c.held = nil
@@ -180,6 +181,10 @@ func (c *committer) gather(ctx context.Context, group []*write) []*write {
 		}
 	}
 	var wait <-chan time.Time
+	want := min(c.last+len(c.in)+1, groupMost)
+	if c.last == 0 {
+		want = 0
+	}
 	size := 0
 	for {
 		if size+len(w.data) > groupBytes && len(group) > 0 || c.clashes(group, w) {
@@ -196,11 +201,11 @@ func (c *committer) gather(ctx context.Context, group []*write) []*write {
 			continue
 		default:
 		}
-		if len(group) >= c.last {
+		if len(group) >= want {
 			break
 		}
 		if wait == nil {
-			wait = time.After(groupWait)
+			wait = time.After(min(max(c.batch/8, groupWait), groupWaitMost))
 		}
 		select {
 		case w = <-c.in:

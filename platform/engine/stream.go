@@ -129,16 +129,23 @@ func (s *Stream) Last(ctx context.Context) (uint64, error) {
 
 // Follow calls fn with each record from sequence from on, in order, first those that are there and then those that
 // are appended, until ctx or the engine ends or fn fails, and returns why. After the engine was away it goes on where
-// it was: nothing is lost, nothing repeated.
+// it was: nothing is lost, nothing repeated. It fails if the engine comes back, from a backup, without records that
+// were read already.
 func (s *Stream) Follow(ctx context.Context, from uint64, fn func(Record) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(s.e.ctx, cancel)()
-	next := max(from, 1)
+	next, read := max(from, 1), false
 	t := tail{
 		e:      s.e,
 		config: s.config,
-		begin:  func(*jetstream.StreamInfo) uint64 { return next },
+		begin: func(info *jetstream.StreamInfo) (uint64, error) {
+			if read && info.State.LastSeq+1 < next {
+				return 0, fmt.Errorf("engine: follow stream %s: it ends at record %d now, and %d was read already: the engine was restored from a backup; read it anew",
+					s.name, info.State.LastSeq, next-1)
+			}
+			return next, nil
+		},
 		deliver: func(m message) error {
 			if m.seq < next {
 				return nil
@@ -149,7 +156,7 @@ func (s *Stream) Follow(ctx context.Context, from uint64, fn func(Record) error)
 			if err := fn(Record{Seq: m.seq, Time: m.time, Data: m.data}); err != nil {
 				return err
 			}
-			next = m.seq + 1
+			next, read = m.seq+1, true
 			return nil
 		},
 		caughtUp: func() {},

@@ -88,8 +88,8 @@ func OpenTable[T any](ctx context.Context, e *Engine, name string, history int) 
 	tail := tail{
 		e:      e,
 		config: t.config,
-		begin: func(info *jetstream.StreamInfo) uint64 {
-			return t.view.resume(info.Created, info.State.LastSeq)
+		begin: func(info *jetstream.StreamInfo) (uint64, error) {
+			return t.view.resume(info.Created, info.State.LastSeq), nil
 		},
 		deliver: func(m message) error {
 			t.view.apply(strings.TrimPrefix(m.subject, "$KV."+name+"."), m)
@@ -102,7 +102,7 @@ func OpenTable[T any](ctx context.Context, e *Engine, name string, history int) 
 		},
 	}
 	running := e.Go(func(ctx context.Context) {
-		tail.run(ctx) //nolint:errcheck // deliver never fails, so only the end of ctx ends it
+		tail.run(ctx) //nolint:errcheck // begin and deliver never fail, so only the end of ctx ends it
 	})
 	if running && snap != "" {
 		running = e.Go(func(ctx context.Context) { t.view.keep(ctx, snap) })

@@ -22,8 +22,8 @@ type tail struct {
 	config jetstream.StreamConfig // of the stream, which is created if absent
 
 	// begin is told what the stream is each time reading starts, and answers from which sequence to read; 0 means
-	// the newest message of every subject. pending is how many messages will arrive before all are read.
-	begin func(info *jetstream.StreamInfo) (from uint64)
+	// the newest message of every subject. Its error ends the tail.
+	begin func(info *jetstream.StreamInfo) (from uint64, err error)
 	// deliver gets each message. Its error ends the tail.
 	deliver func(m message) error
 	// caughtUp is called when everything in the stream was delivered; again and again.
@@ -40,10 +40,10 @@ type message struct {
 	data    []byte
 }
 
-// stopped is an error of deliver, as opposed to one of the connection.
+// stopped is an error of begin or deliver, as opposed to one of the connection.
 type stopped struct{ error }
 
-// run reads until ctx ends or deliver fails, and returns that error.
+// run reads until ctx ends, or begin or deliver fails, and returns that error.
 func (t *tail) run(ctx context.Context) error {
 	delay := 20 * time.Millisecond
 	for {
@@ -102,7 +102,11 @@ func (t *tail) read(ctx context.Context) error {
 		InactiveThreshold: heartbeat,
 		MaxDeliver:        1,
 	}
-	if from := t.begin(info); from == 0 {
+	from, err := t.begin(info)
+	if err != nil {
+		return stopped{err}
+	}
+	if from == 0 {
 		cfg.DeliverPolicy = jetstream.DeliverLastPerSubjectPolicy
 		cfg.FilterSubject = t.config.Subjects[0]
 	} else {

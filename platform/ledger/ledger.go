@@ -93,7 +93,14 @@ func Open(ctx context.Context, e *engine.Engine) (*Ledger, error) {
 		if last > keepEntries {
 			from = last - keepEntries + 1
 		}
-		log.Follow(ctx, from, l.index) //nolint:errcheck // index never fails, so only the end of ctx ends it
+		for ctx.Err() == nil {
+			err := log.Follow(ctx, from, l.index)
+			if ctx.Err() == nil { // index never fails, so the stream went back: it was restored from a backup
+				e.Log().Warn("the ledger is read anew", "err", err)
+				l.forget()
+				from = 1
+			}
+		}
 	})
 	if !running {
 		return nil, fmt.Errorf("ledger: %w: the engine is closed", engine.ErrUnavailable)
@@ -104,6 +111,13 @@ func Open(ctx context.Context, e *engine.Engine) (*Ledger, error) {
 		}
 	}
 	return l, nil
+}
+
+// forget empties the index.
+func (l *Ledger) forget() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.recent, l.bytes, l.last = nil, 0, 0
 }
 
 // index brings one record into recent.
