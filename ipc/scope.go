@@ -3,6 +3,7 @@ package ipc
 import (
 	"context"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -31,7 +32,7 @@ const noDeadline = math.MaxInt64
 type armed struct {
 	timer  *time.Timer
 	detach func() bool // stops following the parent
-	funcs  map[*func()]struct{}
+	funcs  []*func()
 }
 
 type scopeKey struct{}
@@ -112,16 +113,16 @@ func (s *scope) AfterFunc(f func()) (stop func() bool) {
 		return func() bool { return false }
 	}
 	s.arm()
-	if s.armed.funcs == nil {
-		s.armed.funcs = make(map[*func()]struct{}, 1)
-	}
-	s.armed.funcs[&f] = struct{}{}
+	s.armed.funcs = append(s.armed.funcs, &f)
 	return func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		_, ok := s.armed.funcs[&f]
-		delete(s.armed.funcs, &f)
-		return ok
+		i := slices.Index(s.armed.funcs, &f)
+		if i < 0 {
+			return false
+		}
+		s.armed.funcs = slices.Delete(s.armed.funcs, i, i+1)
+		return true
 	}
 }
 
@@ -154,7 +155,7 @@ func (s *scope) end(reason error) {
 		close(s.done)
 	}
 	a := s.armed
-	var funcs map[*func()]struct{}
+	var funcs []*func()
 	if a != nil {
 		if a.timer != nil {
 			a.timer.Stop()
@@ -165,7 +166,7 @@ func (s *scope) end(reason error) {
 	if a != nil && a.detach != nil {
 		a.detach()
 	}
-	for f := range funcs {
+	for _, f := range funcs {
 		go (*f)()
 	}
 	if s.http != nil {
