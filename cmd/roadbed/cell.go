@@ -233,7 +233,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		})), IdleTimeout: 90 * time.Second})
 	}
 	if c.has("telemetry") {
-		store := telemetry.New(telemetry.Config{Log: c.log})
+		store := telemetry.New(telemetry.Config{Meter: c.meter(here, "telemetry"), Log: c.log})
 		store.Mount(c.surface)
 		c.start(stageRooms, "telemetry", store.Run)
 		c.serve(stageRooms, ports["atlas"], &http.Server{Handler: c.door.Authenticate(store.Handler())})
