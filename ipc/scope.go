@@ -100,8 +100,8 @@ func (s *scope) Done() <-chan struct{} {
 	return s.done
 }
 
-// AfterFunc runs f in its own goroutine once the scope ends. The standard library looks for this method, so that a
-// child context needs no goroutine to follow its parent.
+// AfterFunc runs f once the scope ends, on the goroutine that ends it. The standard library looks for this method, so
+// that a child context needs no goroutine to follow its parent; what it passes is quick and takes no lock of ours.
 func (s *scope) AfterFunc(f func()) (stop func() bool) {
 	if s.deadline == 0 {
 		return context.AfterFunc(s.Context, f)
@@ -109,7 +109,7 @@ func (s *scope) AfterFunc(f func()) (stop func() bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		go f()
+		go f() // mu is held
 		return func() bool { return false }
 	}
 	s.arm()
@@ -167,7 +167,7 @@ func (s *scope) end(reason error) {
 		a.detach()
 	}
 	for _, f := range funcs {
-		go (*f)()
+		(*f)()
 	}
 	if s.http != nil {
 		s.http.finish() // a caller who forgot to close the body must not keep the permit for ever
