@@ -174,7 +174,7 @@ func (r *Registration) record() (wireRecord, string) {
 
 func (r *Registration) register(ctx context.Context) error {
 	w, _ := r.record()
-	_, err := r.c.call(ctx, http.MethodPost, "/apps/"+url.PathEscape(w.App), w)
+	_, err := r.c.call(ctx, http.MethodPost, "/apps/"+url.PathEscape(w.App), map[string]wireRecord{"instance": w})
 	return err
 }
 
