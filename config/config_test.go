@@ -148,7 +148,7 @@ func TestNilPropertiesHoldDefaults(t *testing.T) {
 
 func TestHandlesOfOneKeyTypeAndDefaultAreOne(t *testing.T) {
 	p := New(Options{})
-	if p.Int("k", 1) != p.Int("k", 1) {
+	if first, again := p.Int("k", 1), p.Int("k", 1); first != again {
 		t.Error("two handles of k int 1: got different ones, want the same")
 	}
 	if a, b := p.Int("k", 1), p.Int("k", 2); a.Get() != 1 || b.Get() != 2 {

@@ -58,7 +58,7 @@ func (b *breaker) attemptSlowly(s *settings, clk *clock, w uint64) (trial uint64
 
 // succeeded closes the breaker if the trial is still the one that runs.
 func (b *breaker) succeeded(trial uint64) bool {
-	if !b.word.CompareAndSwap(trial<<stateBits|halfOpen, trial<<stateBits|closed) {
+	if !b.word.CompareAndSwap(trial<<stateBits|halfOpen, trial<<stateBits) { // closed is 0
 		return false
 	}
 	b.openedAt.Store(-1)
@@ -171,9 +171,8 @@ type window struct {
 	mu      sync.Mutex
 	ring    [buckets]tally
 	head    int
-	sum     tally // of ring
-	seen    tally // counters at the last rollover
-	slow    [latencyBins]uint32
+	sum     tally                  // of ring
+	seen    tally                  // counters at the last rollover
 	slowOld [2][latencyBins]uint32 // latency counters at the two last turns of the ring
 }
 

@@ -101,7 +101,7 @@ func values(list string) []string {
 		}
 	}
 	slices.SortStableFunc(out, func(a, b string) int { return strings.Compare(strings.ToLower(a), strings.ToLower(b)) })
-	return slices.CompactFunc(out, func(a, b string) bool { return strings.ToLower(a) == strings.ToLower(b) })
+	return slices.CompactFunc(out, strings.EqualFold)
 }
 
 // derive fills in what a caller's server group tells: app, stack and cluster.

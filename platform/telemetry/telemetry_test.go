@@ -146,7 +146,7 @@ func TestGaugesAverageOverWhatIsThere(t *testing.T) {
 		s := New(Config{})
 		start := time.Now()
 		for i, row := range [][]string{{"a -> 1", "b -> 4", "c -> 3"}, {"a -> 2", "b -> 3", "c -> 1", "d -> 4"}, {"a -> 3", "b -> 2"}, {"a -> 4", "b -> 1"}} {
-			time.Sleep(start.Add(time.Duration(i+1) * time.Minute).Sub(time.Now()))
+			time.Sleep(time.Until(start.Add(time.Duration(i+1) * time.Minute)))
 			for j := range row {
 				row[j] = "atlas.dstype=gauge name=gauge." + row[j]
 			}
