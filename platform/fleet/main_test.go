@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -17,7 +18,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -125,12 +125,18 @@ func (s *safeBuffer) Write(p []byte) (int, error) {
 }
 func (s *safeBuffer) String() string { s.mu.Lock(); defer s.mu.Unlock(); return s.b.String() }
 
-var nextPorts atomic.Int64
-
-// ports gives each test a piece of the port space of its own.
-func ports() Range {
-	first := 21000 + 100*int(nextPorts.Add(1)) + 5000*(os.Getpid()%2)
-	return Range{first, first + 99}
+// ports gives a test a hundred ports of its own, also when other processes run these tests: whoever listens on the
+// last one has them all.
+func ports() (r Range, release func(), err error) {
+	const first, pieces = 21000, 110 // below where the kernel takes ports for outgoing connections
+	start := rand.IntN(pieces)
+	for i := range pieces {
+		from := first + 100*((start+i)%pieces)
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", from+99)); err == nil {
+			return Range{from, from + 98}, func() { l.Close() }, nil
+		}
+	}
+	return Range{}, nil, errors.New("no piece of the port space is free")
 }
 
 type labOptions struct {
@@ -167,7 +173,12 @@ func newLab(t testing.TB, o labOptions) *lab {
 	if l.ledger, err = ledger.Open(ctx, l.engine); err != nil {
 		t.Fatal(err)
 	}
-	c := Config{Engine: l.engine, Ledger: l.ledger, Dir: filepath.Join(o.dir, "fleet"), Ports: ports(), Log: log}
+	mine, release, err := ports()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(release)
+	c := Config{Engine: l.engine, Ledger: l.ledger, Dir: filepath.Join(o.dir, "fleet"), Ports: mine, Log: log}
 	if o.registry {
 		reg := registry.New(registry.Config{Ledger: l.ledger, Location: roadbed.Location{Region: "local", Zone: "zone-a"}, Self: "test", Log: slog.New(slog.DiscardHandler)})
 		srv := httptest.NewServer(reg.Handler())
@@ -316,7 +327,12 @@ func testOwner(dir string) error {
 	if err != nil {
 		return err
 	}
-	c := Config{Engine: e, Ledger: l, Dir: filepath.Join(dir, "fleet"), Ports: ports()}
+	mine, release, err := ports()
+	if err != nil {
+		return err
+	}
+	defer release()
+	c := Config{Engine: e, Ledger: l, Dir: filepath.Join(dir, "fleet"), Ports: mine}
 	if len(os.Args) > 3 && os.Args[3] == "guarded" {
 		c.Self = os.Args[0]
 	}
