@@ -15,24 +15,34 @@ import (
 type scope struct {
 	context.Context // the caller's
 	cmd             *Command
-	deadline        int64 // on the engine's clock; 0 = only the parent's counts; noDeadline = cancelled by end only
-
-	mu    sync.Mutex
-	err   error         // why the scope ended; nil before
-	done  chan struct{} // nil until asked for
-	armed *armed        // nil until asked for
-
-	http  *exchange   // the HTTP call this is the context of; nil in a Call
-	other atomic.Bool // an HTTP call to an app of another name ran inside and reported itself
+	deadline        int64                // on the engine's clock; 0 = only the parent's counts; noDeadline = cancelled by end only
+	life            atomic.Pointer[life] // nil until the scope ends or somebody waits for that
+	http            *exchange            // the HTTP call this is the context of; nil in a Call
+	other           atomic.Bool          // an HTTP call to an app of another name ran inside and reported itself
 }
 
 const noDeadline = math.MaxInt64
 
-// armed is what a scope needs once somebody waits for its end.
-type armed struct {
+// life is a scope's end, or what is needed to learn of it.
+type life struct {
+	mu     sync.Mutex
+	err    error         // why the scope ended; nil before
+	done   chan struct{} // closed once err is set
 	timer  *time.Timer
 	detach func() bool // stops following the parent
 	funcs  []*func()
+}
+
+// The lives of scopes that ended before anybody asked. They never change.
+var (
+	livedTillReturn   = ended(context.Canceled)
+	livedTillDeadline = ended(context.DeadlineExceeded)
+)
+
+func ended(reason error) *life {
+	l := &life{err: reason, done: make(chan struct{})}
+	close(l.done)
+	return l
 }
 
 type scopeKey struct{}
@@ -67,13 +77,16 @@ func (s *scope) Err() error {
 	if s.deadline == 0 {
 		return s.Context.Err()
 	}
-	s.mu.Lock()
-	err := s.err
-	s.mu.Unlock()
-	if err != nil {
-		return err
+	if l := s.life.Load(); l != nil {
+		l.mu.Lock()
+		err := l.err
+		l.mu.Unlock()
+		if err != nil {
+			return err
+		}
 	}
-	if err = s.Context.Err(); err == nil && s.deadline != noDeadline && s.cmd.clock.now() >= s.deadline {
+	err := s.Context.Err()
+	if err == nil && s.deadline != noDeadline && s.cmd.clock.now() >= s.deadline {
 		err = context.DeadlineExceeded
 	}
 	if err != nil {
@@ -87,17 +100,9 @@ func (s *scope) Done() <-chan struct{} {
 	if s.deadline == 0 {
 		return s.Context.Done()
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.done == nil {
-		s.done = make(chan struct{})
-		if s.err != nil {
-			close(s.done)
-		} else {
-			s.arm()
-		}
-	}
-	return s.done
+	l := s.arm()
+	l.mu.Unlock()
+	return l.done
 }
 
 // AfterFunc runs f once the scope ends, on the goroutine that ends it. The standard library looks for this method, so
@@ -106,38 +111,44 @@ func (s *scope) AfterFunc(f func()) (stop func() bool) {
 	if s.deadline == 0 {
 		return context.AfterFunc(s.Context, f)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.err != nil {
+	l := s.arm()
+	defer l.mu.Unlock()
+	if l.err != nil {
 		go f() // mu is held
 		return func() bool { return false }
 	}
-	s.arm()
-	s.armed.funcs = append(s.armed.funcs, &f)
+	l.funcs = append(l.funcs, &f)
 	return func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		i := slices.Index(s.armed.funcs, &f)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		i := slices.Index(l.funcs, &f)
 		if i < 0 {
 			return false
 		}
-		s.armed.funcs = slices.Delete(s.armed.funcs, i, i+1)
+		l.funcs = slices.Delete(l.funcs, i, i+1)
 		return true
 	}
 }
 
-// arm starts the timer and follows the parent, once. The caller holds mu, and the scope has not ended.
-func (s *scope) arm() {
-	if s.armed != nil {
-		return
+// arm starts the timer and follows the parent, once. It returns with the life's mu held.
+func (s *scope) arm() *life {
+	l := s.life.Load()
+	if l == nil {
+		l = &life{done: make(chan struct{})}
+		l.mu.Lock() // before anybody can see it
+		if s.life.CompareAndSwap(nil, l) {
+			if s.deadline != noDeadline {
+				l.timer = time.AfterFunc(time.Duration(s.deadline-s.cmd.clock.now()), func() { s.end(context.DeadlineExceeded) })
+			}
+			if s.Context.Done() != nil {
+				l.detach = context.AfterFunc(s.Context, func() { s.end(s.Context.Err()) })
+			}
+			return l
+		}
+		l = s.life.Load() // never becomes nil again
 	}
-	s.armed = new(armed)
-	if s.deadline != noDeadline {
-		s.armed.timer = time.AfterFunc(time.Duration(s.deadline-s.cmd.clock.now()), func() { s.end(context.DeadlineExceeded) })
-	}
-	if s.Context.Done() != nil {
-		s.armed.detach = context.AfterFunc(s.Context, func() { s.end(s.Context.Err()) })
-	}
+	l.mu.Lock()
+	return l
 }
 
 // end ends the scope: its first reason counts.
@@ -145,26 +156,35 @@ func (s *scope) end(reason error) {
 	if s.deadline == 0 {
 		return
 	}
-	s.mu.Lock()
-	if s.err != nil {
-		s.mu.Unlock()
+	l := s.life.Load()
+	if l == nil {
+		early := livedTillReturn
+		if reason != context.Canceled {
+			early = livedTillDeadline
+		}
+		if s.life.CompareAndSwap(nil, early) {
+			if s.http != nil {
+				s.http.finish()
+			}
+			return
+		}
+		l = s.life.Load()
+	}
+	l.mu.Lock()
+	if l.err != nil {
+		l.mu.Unlock()
 		return
 	}
-	s.err = reason
-	if s.done != nil {
-		close(s.done)
+	l.err = reason
+	close(l.done)
+	if l.timer != nil {
+		l.timer.Stop()
 	}
-	a := s.armed
-	var funcs []*func()
-	if a != nil {
-		if a.timer != nil {
-			a.timer.Stop()
-		}
-		funcs, a.funcs = a.funcs, nil
-	}
-	s.mu.Unlock()
-	if a != nil && a.detach != nil {
-		a.detach()
+	funcs := l.funcs
+	l.funcs = nil
+	l.mu.Unlock()
+	if l.detach != nil {
+		l.detach()
 	}
 	for _, f := range funcs {
 		(*f)()
