@@ -51,6 +51,7 @@ type cellConfig struct {
 	region string
 	zones  []string
 	log    *slog.Logger
+	screen *screen // where log goes, and what is shown
 
 	apiPort, edgePort, eurekaPort, atlasPort, enginePort int
 	offset                                               int // added to every port
@@ -227,16 +228,16 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 	}
 	if l := ports["eureka"]; l != nil {
 		// Eureka's paths may hold doubled slashes, which a mux would redirect; only the configuration's go through it.
-		c.serve(stageRooms, l, &http.Server{Handler: c.door.Authenticate(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c.serve(stageRooms, l, &http.Server{Handler: c.door.Authenticate(api.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h, _ := eureka.Handler(&http.Request{Method: r.Method, Host: r.Host, URL: &url.URL{Path: prefixOf(r.URL.Path)}})
 			h.ServeHTTP(w, r)
-		})), IdleTimeout: 90 * time.Second})
+		})))})
 	}
 	if c.has("telemetry") {
 		store := telemetry.New(telemetry.Config{Meter: c.meter(here, "telemetry"), Log: c.log})
 		store.Mount(c.surface)
 		c.start(stageRooms, "telemetry", store.Run)
-		c.serve(stageRooms, ports["atlas"], &http.Server{Handler: c.door.Authenticate(store.Handler())})
+		c.serve(stageRooms, ports["atlas"], &http.Server{Handler: c.door.Authenticate(api.SameSite(store.Handler()))})
 	}
 
 	c.openConsole()
@@ -476,6 +477,9 @@ func (c *cell) start(s int, name string, run func(context.Context) error) {
 func (c *cell) serve(s int, l net.Listener, srv *http.Server) {
 	if srv.ReadHeaderTimeout == 0 {
 		srv.ReadHeaderTimeout = 10 * time.Second
+	}
+	if srv.IdleTimeout == 0 {
+		srv.IdleTimeout = 90 * time.Second
 	}
 	srv.ErrorLog = slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)
 	st := &c.stages[s]

@@ -62,7 +62,7 @@ func (c *cli) demoLoad() *cobra.Command {
 				fmt.Fprintf(cmd.OutOrStdout(), "members make %d requests a second from now on\n", rps)
 				return nil
 			}
-			return newTicker(cmd.OutOrStdout(), client, true, time.Time{}).run(cmd.Context())
+			return newTicker(&screen{out: cmd.OutOrStdout(), log: cmd.ErrOrStderr()}, client, true, time.Time{}).run(cmd.Context())
 		},
 	}
 	cmd.Flags().IntVar(&rps, "rps", 0, "requests a second, all members together")
@@ -137,17 +137,16 @@ func createProperty(ctx context.Context, client *api.Client, p properties.Proper
 
 // ticker prints one line about how the platform does, over and over.
 type ticker struct {
-	out    io.Writer
+	screen *screen
 	client *api.Client
 	demo   bool
 	began  time.Time // when the platform started; zero when that is not of interest
 	every  time.Duration
-	tty    bool
 }
 
-func newTicker(out io.Writer, client *api.Client, demo bool, began time.Time) *ticker {
-	t := &ticker{out: out, client: client, demo: demo, began: began, every: 5 * time.Second, tty: isTerminal(out)}
-	if t.tty {
+func newTicker(s *screen, client *api.Client, demo bool, began time.Time) *ticker {
+	t := &ticker{screen: s, client: client, demo: demo, began: began, every: 5 * time.Second}
+	if isTerminal(s.out) {
 		t.every = time.Second
 	}
 	return t
@@ -155,6 +154,7 @@ func newTicker(out io.Writer, client *api.Client, demo bool, began time.Time) *t
 
 // run prints until ctx ends. A platform that does not answer is said so, once per line.
 func (t *ticker) run(ctx context.Context) error {
+	defer t.screen.show("")
 	if !t.began.IsZero() {
 		if err := t.untilHealthy(ctx); err != nil {
 			return err
@@ -171,11 +171,7 @@ func (t *ticker) run(ctx context.Context) error {
 		case err != nil:
 			line = err.Error()
 		}
-		if t.tty {
-			fmt.Fprintf(t.out, "\r\x1b[K%s", line)
-		} else {
-			fmt.Fprintln(t.out, line)
-		}
+		t.screen.show(line)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -190,9 +186,9 @@ func (t *ticker) untilHealthy(ctx context.Context) error {
 		up, want, err := t.instances(ctx)
 		if err == nil && up >= want && (want > 0 || !t.demo) {
 			if want > 0 {
-				fmt.Fprintf(t.out, "all healthy after %.1f s: %d of %d instances up\n", time.Since(t.began).Seconds(), up, want)
+				fmt.Fprintf(t.screen.out, "all healthy after %.1f s: %d of %d instances up\n", time.Since(t.began).Seconds(), up, want)
 			} else {
-				fmt.Fprintf(t.out, "nothing runs yet; try: roadbed run --name hello --port 8081 -- python3 -m http.server {port}\n")
+				fmt.Fprintf(t.screen.out, "nothing runs yet; try:\n  roadbed run --name hello --port 8081 -- python3 -m http.server --bind 127.0.0.1 {port}\n")
 			}
 			return nil
 		}
@@ -229,9 +225,10 @@ func (t *ticker) line(ctx context.Context) (string, error) {
 	clock := time.Now().Format("15:04:05")
 	who, rps, success, p99 := flow(&traffic)
 	if rps == 0 {
-		return fmt.Sprintf("%s  no requests yet  instances %d/%d up", clock, up, want), nil
+		return fmt.Sprintf("%s  no requests yet  %d/%d instances up", clock, up, want), nil
 	}
-	return fmt.Sprintf("%s  %s: %4.0f requests/s  success %7.3f %%  p99 %4.0f ms  instances %d/%d up",
+	// It fits a terminal of 80 columns.
+	return fmt.Sprintf("%s  %s %4.0f requests/s  success %7.3f %%  p99 %4.0f ms  %d/%d up",
 		clock, who, rps, 100*success, 1000*p99, up, want), nil
 }
 

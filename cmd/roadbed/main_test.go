@@ -61,6 +61,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("OFFSET", fmt.Sprint(offset))
 			env.Setenv("ROADBED_API", fmt.Sprintf("http://127.0.0.1:%d", 7070+offset))
 			env.Setenv("EDGE", fmt.Sprintf("http://127.0.0.1:%d", 7000+offset))
+			env.Setenv("EDGEAPI", fmt.Sprintf("http://127.0.0.1:%d", 7071+offset))
 			env.Setenv("EUREKA", fmt.Sprintf("http://127.0.0.1:%d", 8761+offset))
 			env.Setenv("ATLAS", fmt.Sprintf("http://127.0.0.1:%d", 7101+offset))
 			env.Setenv("PORT", fmt.Sprint(9000+offset))
@@ -77,14 +78,17 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-// scriptPlatform starts `roadbed up` with the given flags on the script's ports and waits until it is ready. It ends
-// with the script.
+// scriptPlatform starts `roadbed up`, or `roadbed serve` when that is the first argument, on the script's ports and
+// waits until it is ready. It ends with the script.
 func scriptPlatform(ts *testscript.TestScript, neg bool, args []string) {
 	var offset int
 	if _, err := fmt.Sscan(ts.Getenv("OFFSET"), &offset); err != nil {
 		ts.Fatalf("OFFSET: %v", err)
 	}
-	p, err := startPlatform(ts.MkAbs("state"), offset, append([]string{"up"}, args...)...)
+	if len(args) == 0 || args[0] != "serve" {
+		args = append([]string{"up"}, args...)
+	}
+	p, err := startPlatform(ts.MkAbs("state"), offset, args...)
 	if err != nil {
 		ts.Fatalf("%v", err)
 	}
@@ -108,7 +112,7 @@ func scriptCrash(ts *testscript.TestScript, neg bool, args []string) {
 	p.(*testPlatform).crash()
 }
 
-// scriptFetch asks for a URL: fetch [METHOD] URL [STATUS]. The body becomes stdout.
+// scriptFetch asks for a URL as a browser does: fetch URL [STATUS]. The body becomes stdout.
 func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 1 || len(args) > 2 {
 		ts.Fatalf("usage: fetch URL [status]")
@@ -117,7 +121,16 @@ func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) == 2 {
 		want = args[1]
 	}
-	resp, err := http.Get(args[0])
+	req, err := http.NewRequest(http.MethodGet, args[0], nil)
+	if err != nil {
+		ts.Fatalf("%v", err)
+	}
+	req.Header.Set("Accept", "text/html, */*") // as browsers do
+	resp, err := http.DefaultClient.Do(req)
+	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(deadline); {
+		time.Sleep(50 * time.Millisecond) // whoever was started in the background listens soon
+		resp, err = http.DefaultClient.Do(req)
+	}
 	if err != nil {
 		ts.Fatalf("%v", err)
 	}

@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/spf13/cobra"
@@ -73,9 +77,70 @@ func printRows[T any](out io.Writer, format string, header []string, rows []T, c
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(header, "\t"))
 	for _, r := range rows {
-		fmt.Fprintln(w, strings.Join(cells(r), "\t"))
+		row := cells(r)
+		for i := range row {
+			row[i] = printable(row[i])
+		}
+		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
+}
+
+// widest is how many characters a cell of a table may have; -o json and -o yaml show all.
+const widest = 120
+
+// printable returns s as a cell of a table may hold it. Names are whatever anybody registered: what would end a line
+// or steer the terminal is escaped.
+func printable(s string) string {
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		s = strings.Trim(strconv.QuoteToGraphic(s), `"`)
+	}
+	if utf8.RuneCountInString(s) > widest {
+		s = string([]rune(s)[:widest-3]) + "..."
+	}
+	return s
+}
+
+// screen is the terminal of a platform in the foreground: what is logged scrolls above one line that lives at the
+// bottom. Its zero value is ready; on anything but a terminal every line simply follows the one before.
+type screen struct {
+	out, log io.Writer
+
+	mu   sync.Mutex // guards what follows, and the order of writes
+	live string
+}
+
+const eraseLine = "\r\x1b[K"
+
+// Write logs p.
+func (s *screen) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.live == "" {
+		return s.log.Write(p)
+	}
+	fmt.Fprint(s.out, eraseLine)
+	n, err := s.log.Write(p)
+	fmt.Fprint(s.out, s.live)
+	return n, err
+}
+
+// show puts line in place of the one that lives at the bottom; an empty one ends it.
+func (s *screen) show(line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case !isTerminal(s.out):
+		if line != "" {
+			fmt.Fprintln(s.out, line)
+		}
+		return
+	case line != "":
+		fmt.Fprint(s.out, eraseLine+line)
+	case s.live != "":
+		fmt.Fprintln(s.out)
+	}
+	s.live = line
 }
 
 func printJSON(out io.Writer, v any) error {

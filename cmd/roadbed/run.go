@@ -33,12 +33,12 @@ started again when it dies. The command needs no change.
 
 Instance 0 gets PORT, the next ones PORT+1 and so on: in the environment as $PORT, and in
 place of {port} in the arguments.`,
-		Example: `  roadbed run --name hello --port 8081 --instances 2 -- python3 -m http.server {port}
+		Example: `  roadbed run --name hello --port 8081 --instances 2 -- python3 -m http.server --bind 127.0.0.1 {port}
   roadbed run --name shop --port 9000 -- node server.js
   roadbed run --name quotes --port 9100 --instances 3 -- ./quotes`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if cmd.ArgsLenAtDash() != 0 || len(args) == 0 {
-				return usageError{errors.New("name the command after --, e.g. -- python3 -m http.server {port}")}
+				return usageError{errors.New("name the command after --, e.g. -- python3 -m http.server --bind 127.0.0.1 {port}")}
 			}
 			return nil
 		},

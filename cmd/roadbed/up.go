@@ -57,7 +57,8 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return c, usageError{fmt.Errorf("--log-level %s: use debug, info, warn or error", f.logLevel)}
 	}
-	c.log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: level}))
+	c.screen = &screen{out: cmd.OutOrStdout(), log: cmd.ErrOrStderr()}
+	c.log = slog.New(slog.NewTextHandler(c.screen, &slog.HandlerOptions{Level: level}))
 	for _, p := range []struct {
 		flag string
 		port int
@@ -277,12 +278,12 @@ func runUp(ctx context.Context, out io.Writer, cfg cellConfig, demo bool, c *cli
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		newTicker(out, client, demo, began).run(watched)
+		newTicker(cfg.screen, client, demo, began).run(watched)
 	}()
 	err = cell.wait(ctx, func() {
 		stopWatching()
 		<-done
-		fmt.Fprintln(out, "\nstopping: instances drain, then the platform ends; interrupt again to end at once")
+		fmt.Fprintln(out, "stopping: instances drain first; interrupt again to end at once")
 	})
 	if err == nil {
 		fmt.Fprintln(out, "stopped")
