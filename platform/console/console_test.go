@@ -191,8 +191,8 @@ func TestOverviewHoldsWhatEveryRoomSays(t *testing.T) {
 		if err := json.Unmarshal(o.Changes, &changes); err != nil || len(changes) != 9 || changes[0].Actor != "ana" {
 			t.Errorf("changes: got %v %+v, want a list of 9, the newest by ana", err, changes)
 		}
-		var members struct{ Success float64 }
-		if err := json.Unmarshal(o.Members, &members); err != nil || members.Success != 0.9997 {
+		var members map[string]struct{ Success float64 }
+		if err := json.Unmarshal(o.Members, &members); err != nil || members["all"].Success != 0.9997 {
 			t.Errorf("members: got %v %+v, want success 0.9997", err, members)
 		}
 	})
@@ -397,7 +397,7 @@ func TestChangesMayComeAsPageOrList(t *testing.T) {
 
 func TestMembersAreReadFromTraffic(t *testing.T) {
 	for in, want := range map[string]string{
-		`{"metadata":{"members":{"rps":5}},"nodes":[]}`: `{"rps":5}`,
+		`{"metadata":{"members":{"all":{"rps":5}}},"nodes":[]}`: `{"all":{"rps":5}}`,
 		`{"nodes":[]}`: ``,
 		`[]`:           ``,
 		``:             ``,

@@ -232,7 +232,7 @@ func (f *fixture) traffic(*http.Request) any {
 	}
 	return map[string]any{
 		"renderer": "global", "name": "edge", "maxVolume": 600, "serverUpdateTime": time.Now().UnixMilli(),
-		"metadata":    map[string]any{"members": map[string]any{"rps": rate / 3, "success": 0.9997, "p99": 0.081}},
+		"metadata":    map[string]any{"members": map[string]any{"all": map[string]any{"rps": rate / 3, "success": 0.9997, "p99": 0.081}}},
 		"connections": []any{},
 		"nodes": []any{map[string]any{"renderer": "region", "name": "local", "layout": "ltrTree", "updated": time.Now().UnixMilli(),
 			"maxVolume": 600, "class": "normal", "nodes": nodes, "connections": conns}},

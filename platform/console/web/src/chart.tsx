@@ -26,9 +26,11 @@ interface Props {
   theme: string
   name?: (legend: string) => string
   series?: (name: string) => string | undefined // a named colour for a line that means something
+  occurring?: boolean // leaves out what did not happen: lines that are 0 all the time, if others are not
+  none?: string // said when there is nothing to draw
 }
 
-export function Chart({ title, unit, query, minutes, theme, name = s => s, series }: Props) {
+export function Chart({ title, unit, query, minutes, theme, name = s => s, series, occurring, none = 'No data in this time.' }: Props) {
   const [box, width] = useWidth<HTMLDivElement>()
   const plot = useRef<uPlot | undefined>(undefined)
   const [data, setData] = useState<GraphData>()
@@ -44,7 +46,8 @@ export function Chart({ title, unit, query, minutes, theme, name = s => s, serie
         try {
           const q = new URLSearchParams({ q: query, s: `e-${minutes}m`, step: `${step}s`, format: 'json' })
           const d = await get<GraphData>(`/api/v1/graph?${q}`, stop.signal)
-          setData({ ...d, values: d.values ?? [], legend: d.legend ?? [] })
+          const known = { ...d, values: d.values ?? [], legend: d.legend ?? [] }
+          setData(occurring ? withoutZeros(known) : known)
           setRead(Date.now())
           setError('')
         } catch (e) {
@@ -118,10 +121,15 @@ export function Chart({ title, unit, query, minutes, theme, name = s => s, serie
       <div class="panel-head"><h2>{title}</h2>{error && read > 0 && <span class="stale">last data {new Date(read).toLocaleTimeString()}</span>}</div>
       <p class="hidden">Now: {told}</p>
       <div class="plot" ref={box} aria-hidden="true">
-        {empty && <p class="plot-empty">{error || (data ? 'No data in this time.' : 'Reading…')}</p>}
+        {empty && <p class="plot-empty">{error || (data ? none : 'Reading…')}</p>}
       </div>
     </section>
   )
+}
+
+function withoutZeros(d: GraphData): GraphData {
+  const kept = d.legend.map((_, k) => k).filter(k => d.values.some(row => typeof row[k] === 'number' && row[k] > 0))
+  return kept.length ? { ...d, legend: kept.map(k => d.legend[k]), values: d.values.map(row => kept.map(k => row[k])) } : d
 }
 
 function columnsOf(d: GraphData): (number | null)[][] {

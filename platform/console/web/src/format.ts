@@ -96,6 +96,13 @@ export function deed(action: string, resource: string): [string, string] {
   return [`${past[verb] ?? words(verb)} ${words(kind)}`, name]
 }
 
+/** The same for several resources of a kind: "created 9 server groups". */
+export function deeds(action: string, resource: string, n: number): string {
+  const [noun] = deed('', resource).map(s => s.trim())
+  const verb = deed(action, resource)[0].slice(0, -noun.length).trim()
+  return `${verb} ${n} ${noun.endsWith('y') ? noun.slice(0, -1) + 'ies' : noun + 's'}`
+}
+
 /** "serverGroup" as "server group". */
 export function words(s: string): string {
   return s.replace(/([a-z])([A-Z])/g, '$1 $2').replace(/_/g, ' ').toLowerCase()

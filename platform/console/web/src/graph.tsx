@@ -40,13 +40,15 @@ export function Graph({ nodes, edges, now, theme, stale, selected, select }: Pro
   const [hovered, hover] = useState<string>()
   const still = useMedia('(prefers-reduced-motion: reduce)')
   remember(nodes, edges, now)
-  const names = [...seen.nodes.keys()].sort()
   const lines = [...seen.edges.values()].sort((a, b) => edgeId(a).localeCompare(edgeId(b)))
+  const calls = new Set(lines.flatMap(l => [l.source, l.target]))
+  const names = [...seen.nodes.keys()].filter(n => calls.has(n)).sort()
+  const quiet = [...seen.nodes.keys()].filter(n => !calls.has(n) && n !== outside).sort()
   const shape = names.join() + '|' + lines.map(edgeId).join()
   const scale = Math.min(1.45, Math.max(1, width / 1400))
   const room = Math.round(Math.max(0, innerHeight - 400) / 40) * 40
-  const least = { w: Math.floor(width < 600 ? Math.min(170, (width - 18) / 2) : 148 * scale), h: Math.round(86 * scale) }
-  const placed = useMemo(() => (width ? place(names, lines, outside, width, room, least, Math.round(18 * scale)) : undefined), [shape, width, room])
+  const least = { w: Math.floor(width < 600 ? Math.min(170, (width - 18) / 2) : 148 * scale), h: Math.round((innerHeight < 960 ? 72 : 86) * scale) }
+  const placed = useMemo(() => (width ? place(names, lines, outside, width, room, least, Math.round((innerHeight < 960 ? 14 : 18) * scale)) : undefined), [shape, width, room])
   const focus = hovered ?? selected
   const look = useMemo(() => ({
     line: color('edge'), normal: color('flow'), warning: color('warning'), danger: color('danger'), text: color('text'), paper: color('surface'),
@@ -63,7 +65,8 @@ export function Graph({ nodes, edges, now, theme, stale, selected, select }: Pro
   const size = placed?.node ?? least
   const known = new Map(nodes.map(n => [n.name, n]))
   return (
-    <div class={stale ? 'graph old' : 'graph'} ref={box} style={{ height: (placed?.height ?? 320) + 'px', '--node-w': size.w + 'px', '--node-h': size.h + 'px', '--k': scale }} data-testid="graph">
+    <>
+    <div class={stale ? 'graph old' : 'graph'} ref={box} style={{ height: (placed && names.length ? placed.height : names.length ? 320 : 0) + 'px', '--node-w': size.w + 'px', '--node-h': size.h + 'px', '--k': scale }} data-testid="graph">
       <canvas ref={canvas} aria-hidden="true" />
       {placed && (
         <ul aria-label="Services, in the order of calls">
@@ -78,6 +81,24 @@ export function Graph({ nodes, edges, now, theme, stale, selected, select }: Pro
         </ul>
       )}
     </div>
+    {quiet.length > 0 && (
+      <div class="without">
+        <p id="without-title">Without calls</p>
+        <ul aria-labelledby="without-title">
+          {quiet.map(name => {
+            const s = known.get(name)?.service
+            return (
+              <li key={name}>
+                <button type="button" class="small" aria-pressed={selected === name} data-testid={`node-${name}`} aria-label={`${label(name)}: no calls${s ? `, ${s.up} of ${s.total} instances up` : ''}`} onClick={() => select(selected === name ? undefined : name)}>
+                  {label(name)}{s && s.total > 0 && <Zones zones={s.zones} />}
+                </button>
+              </li>
+            )
+          })}
+        </ul>
+      </div>
+    )}
+    </>
   )
 }
 

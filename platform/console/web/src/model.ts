@@ -16,7 +16,8 @@ export interface Instance {
   pid?: number
   restarts?: number
   since?: number // ms
-  reason: string
+  reason: string // why it is not up, or what the fleet says of it
+  probe: string // what the last health check found
   ours: boolean // the fleet runs it
   off: boolean // its group is disabled
 }
@@ -73,9 +74,9 @@ export function modelOf(o: Overview): Model {
   names.delete('')
   const nodes = [...names].map((name): Node => {
     const flow = together(edges.filter(e => (name === outside ? e.source : e.target) === name))
-    return { name, ...flow, class: named.get(name)?.class ?? worst(edges.filter(e => e.target === name)), service: byName.get(name) }
+    return { name, ...flow, class: worst([...edges.filter(e => e.target === name), named.get(name) ?? {}]), service: byName.get(name) }
   })
-  const m = o.members
+  const m = o.members?.all
   return {
     now: when(o.time) ?? Date.now(),
     nodes,
@@ -86,7 +87,7 @@ export function modelOf(o: Overview): Model {
     total: instances.length,
     faults: list(o.faults),
     changes: list(o.changes),
-    members: m && m.rps !== undefined ? { rps: m.rps, warning: 0, danger: 1 - (m.success ?? NaN), p99: m.p99 } : undefined,
+    members: m && m.rps !== undefined ? { rps: m.rps, warning: 0, danger: 1 - (m.success ?? NaN), p99: m.p99 ?? undefined } : undefined,
   }
 }
 
@@ -103,7 +104,7 @@ function edgeOf(c: Connection): Edge {
   const rps = n + w + d
   return {
     source: c.source, target: c.target, rps, warning: rps && w / rps, danger: rps && d / rps,
-    p50: c.metadata?.p50, p99: c.metadata?.p99, class: c.class ?? 'normal',
+    p50: c.metadata?.p50 ?? undefined, p99: c.metadata?.p99 ?? undefined, class: c.class ?? 'normal',
   }
 }
 
@@ -115,8 +116,9 @@ function together(flows: Flow[]): Flow {
   return { rps, warning: share('warning'), danger: share('danger'), p50: most('p50'), p99: most('p99') }
 }
 
-function worst(edges: Edge[]): Class {
-  return edges.some(e => e.class === 'danger') ? 'danger' : edges.some(e => e.class === 'warning') ? 'warning' : 'normal'
+// How a service fares is the worse of what it says itself and what its callers see.
+function worst(of: { class?: Class }[]): Class {
+  return of.some(e => e.class === 'danger') ? 'danger' : of.some(e => e.class === 'warning') ? 'warning' : 'normal'
 }
 
 function instancesOf(o: Overview): Instance[] {
@@ -125,7 +127,7 @@ function instancesOf(o: Overview): Instance[] {
     const [state, status] = stateOf(r.status)
     all.set(r.id, {
       id: r.id, app: r.app, group: r.group ?? '', zone: r.location?.zone || r.metadata?.zone || '', state, status,
-      address: `${r.host}:${r.port}`, since: when(r.since), reason: '', ours: false, off: false,
+      address: `${r.host}:${r.port}`, since: when(r.since), reason: '', probe: '', ours: false, off: false,
     })
   }
   for (const f of list(o.instances)) {
@@ -140,7 +142,7 @@ function instancesOf(o: Overview): Instance[] {
     all.set(f.id, {
       id: f.id, app: f.app, group: f.group, zone: f.zone, state, status, address: known?.address ?? (f.port ? `127.0.0.1:${f.port}` : '–'), pid: f.pid || undefined,
       restarts: f.restarts, since: when(f.since) ?? known?.since, ours: true, off: f.outOfService === true,
-      reason: [f.reason || (said ? '' : f.health), state === 'up' || state === 'disabled' ? '' : exitOf(f)].filter(Boolean).join('; '),
+      reason: [f.reason || (said || state === 'up' ? '' : f.health), state === 'up' || state === 'disabled' ? '' : exitOf(f)].filter(Boolean).join('; '), probe: f.health ?? '',
     })
   }
   return [...all.values()].sort((a, b) => a.app.localeCompare(b.app) || a.zone.localeCompare(b.zone) || a.id.localeCompare(b.id, 'en', { numeric: true }))
@@ -183,7 +185,7 @@ function servicesOf(o: Overview, instances: Instance[], edges: Edge[], region: T
     })
     const zones = [...new Set(mine.map(i => i.zone))].sort().map(z => ({ name: z, instances: mine.filter(i => i.zone === z) }))
     return {
-      name, ...together(into), class: classes.get(name) ?? worst(into), criticality: (listed.get(name)?.criticality || 'CRITICAL').toUpperCase(),
+      name, ...together(into), class: worst([...into, { class: classes.get(name) }]), criticality: (listed.get(name)?.criticality || 'CRITICAL').toUpperCase(),
       up: mine.length ? mine.filter(i => i.state === 'up').length : (listed.get(name)?.up ?? 0),
       total: mine.length || (listed.get(name)?.instances ?? 0), zones, groups, instances: mine,
     }

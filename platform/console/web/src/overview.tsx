@@ -1,12 +1,12 @@
 // The first page: the live picture, the figures that matter, and what needs a look.
 
 import { useEffect, useRef } from 'preact/hooks'
-import type { Class } from './types'
+import type { Change, Class } from './types'
 import type { Live, Moment } from './store'
 import { type Edge, type Flow, type Model, type Node, outside } from './model'
 import { Graph, GraphTable, label, Legend } from './graph'
 import { Age, Ago, classWord, Empty, Mark, Spark, Status } from './ui'
-import { count, deed, percent, rate, seconds, span, success, when } from './format'
+import { count, deed, deeds, percent, rate, seconds, span, success, when } from './format'
 
 export function OverviewPage({ live, model, theme, selected, select }: { live: Live; model: Model; theme: string; selected: string | undefined; select: (name: string | undefined) => void }) {
   const node = model.nodes.find(n => n.name === selected)
@@ -40,21 +40,20 @@ function Headline({ model: m, past }: { model: Model; past: Moment[] }) {
   return (
     <section aria-label="Headline figures">
       <dl class="tiles" data-testid="headline">
+        {m.members && <Members of={m.members} values={column('members')} />}
         <Tile name="Requests" value={rate(m.entry.rps)} unit="per second" spark={<Spark values={column('rps')} low={0} />} />
         <Tile name="Success" value={success(m.entry.rps ? 1 - m.entry.danger : undefined)} unit="at the edge" kind={broken ? 'danger' : 'normal'} spark={<Spark values={column('success')} kind={broken ? 'danger' : 'normal'} />} />
         <Tile name="Latency" value={seconds(m.entry.p99)} unit="p99 at the edge" spark={<Spark values={column('p99')} low={0} />} />
         <Tile name="Instances" value={`${m.up}/${m.total}`} unit={missing ? `up, ${missing} not` : 'up'} kind={missing ? 'warning' : 'normal'} spark={<Spark values={column('up')} low={0} kind={missing ? 'warning' : 'normal'} />} href="#/services" />
         <Tile name="Faults" value={String(m.faults.length)} unit={m.faults.length ? 'being injected' : 'none injected'} kind={m.faults.length ? 'warning' : 'normal'} href="#/faults" />
-        <Members of={m.members} values={column('members')} />
       </dl>
     </section>
   )
 }
 
-function Members({ of, values }: { of: Flow | undefined; values: number[] }) {
-  if (!of) return <Tile name="Members" value="–" unit="no journeys reported" />
+function Members({ of, values }: { of: Flow; values: number[] }) {
   const bad = of.danger > 0.001
-  return <Tile name="Members" value={success(1 - of.danger)} unit={`${rate(of.rps)}/s, p99 ${seconds(of.p99)}`} kind={bad ? 'danger' : 'normal'} spark={<Spark values={values} kind={bad ? 'danger' : 'normal'} />} />
+  return <Tile name="Members" value={success(1 - of.danger)} unit={`succeed, p99 ${seconds(of.p99)}`} kind={bad ? 'danger' : 'normal'} spark={<Spark values={values} kind={bad ? 'danger' : 'normal'} />} />
 }
 
 function Tile({ name, value, unit, kind = 'normal', spark, href }: { name: string; value: string; unit: string; kind?: Class; spark?: preact.ComponentChildren; href?: string }) {
@@ -70,6 +69,8 @@ function Tile({ name, value, unit, kind = 'normal', spark, href }: { name: strin
 function Attention({ model: m }: { model: Model }) {
   const instances = m.services.flatMap(s => s.instances).filter(i => i.state !== 'up')
   const nodes = m.nodes.filter(n => n.class !== 'normal' && n.name !== outside)
+  // An instance that dies is back within a second or two: that it was gone stays visible for a while.
+  const back = m.services.flatMap(s => s.instances).filter(i => i.state === 'up' && i.restarts && i.since && m.now - i.since < 60_000)
   const calm = instances.length + nodes.length + m.faults.length === 0
   return (
     <section class="panel" aria-labelledby="attention-title" data-testid="attention">
@@ -81,6 +82,7 @@ function Attention({ model: m }: { model: Model }) {
           <li key={n.name}><Mark kind={n.class} /><span><a href={`#/services/${encodeURIComponent(n.name)}`}>{n.name}</a> <span class="quiet">{n.danger >= 0.0005 ? `${percent(n.danger)} errors` : n.warning > 0 ? `${percent(n.warning)} slow or fallback` : classWord[n.class]}</span></span></li>
         ))}
         {instances.slice(0, 8).map(i => <li key={i.id}><Status of={i} /><span><a href={`#/services/${encodeURIComponent(i.app)}`}>{i.id}</a> <span class="quiet">{i.reason || i.zone}</span></span></li>)}
+        {back.slice(0, 4).map(i => <li key={i.id} data-testid={`back-${i.id}`}><Mark kind="normal" /><span><a href={`#/services/${encodeURIComponent(i.app)}`}>{i.id}</a> <span class="quiet">is back, started <Ago at={i.since} now={m.now} /></span></span></li>)}
         {instances.length > 8 && <li><a href="#/services">and {instances.length - 8} more</a></li>}
       </ul>
     </section>
@@ -93,12 +95,17 @@ function Latest({ model: m }: { model: Model }) {
       <div class="panel-head"><h2 id="latest-title">Latest changes</h2><a href="#/changes">All changes</a></div>
       {m.changes.length === 0 && <p class="calm">Nothing was changed yet.</p>}
       <ol class="lines feed">
-        {m.changes.slice(0, 9).map(c => {
+        {runs(m.changes).slice(0, 9).map(run => {
+          const c = run[0]
           const [verb, name] = deed(c.action, c.resource)
           return (
-            <li key={c.id}>
+            <li key={run[run.length - 1].id}>
               <span class="when"><Ago at={when(c.time)} now={m.now} /></span>
-              <span><b>{c.actor}</b> {c.result === 'FAILED' ? 'failed: ' : c.result === 'DENIED' ? 'was denied: ' : ''}{verb} <span class="name">{name}</span>{c.why && <span class="quiet">, {c.why}</span>}</span>
+              <span>
+                <b>{c.actor}</b> {c.result === 'FAILED' ? 'failed: ' : c.result === 'DENIED' ? 'was denied: ' : ''}
+                {run.length === 1 ? <>{verb} <span class="name">{name}</span></> : <>{deeds(c.action, c.resource, run.length)}: <span class="name">{run.slice(0, 3).map(r => deed(r.action, r.resource)[1]).join(', ')}</span>{run.length > 3 && <> and {run.length - 3} more</>}</>}
+                {c.why && <span class="why">{c.why}</span>}
+              </span>
             </li>
           )
         })}
@@ -107,9 +114,21 @@ function Latest({ model: m }: { model: Model }) {
   )
 }
 
+// Changes of one kind that one actor made one after the other for one reason are one line.
+function runs(changes: Change[]): Change[][] {
+  const alike = (a: Change, b: Change) => a.actor === b.actor && a.action === b.action && a.why === b.why && a.result === b.result && Math.abs((when(a.time) ?? 0) - (when(b.time) ?? 0)) < 60_000
+  const out: Change[][] = []
+  for (const c of changes) {
+    const last = out[out.length - 1]
+    if (last && c.why && alike(last[last.length - 1], c)) last.push(c)
+    else out.push([c])
+  }
+  return out
+}
+
 function Details({ node, model, close }: { node: Node; model: Model; close: () => void }) {
   const head = useRef<HTMLHeadingElement>(null)
-  useEffect(() => head.current?.focus({ preventScroll: matchMedia('(min-width: 1600px)').matches }), [node.name])
+  useEffect(() => head.current?.focus({ preventScroll: matchMedia('(min-width: 1400px)').matches }), [node.name])
   const into = model.edges.filter(e => e.target === node.name)
   const out = model.edges.filter(e => e.source === node.name)
   const s = node.service

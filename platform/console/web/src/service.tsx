@@ -27,14 +27,16 @@ export function ServicePage({ name, model, ask, theme }: { name: string; model: 
         <label class="range"><span>Show the last</span> <select value={minutes} onChange={e => setMinutes(Number(e.currentTarget.value))} data-testid="range">{ranges.map(([m, t]) => <option key={m} value={m}>{t}</option>)}</select></label>
       </div>
       <div class="charts">
-        <Chart {...chart} title="Requests/s, by result" unit="rate" query={`${served}${counted},(,${status.by},),:by,$(${status.by}),:legend`} series={statusColor} />
-        <Chart {...chart} title="Latency, as the service sees it" unit="seconds" query={`${served},(,50,99,),:percentiles`} name={percentile} series={percentileColor} />
+        <Chart {...chart} title="Requests/s, by result" unit="rate" occurring query={`${served}${counted},(,${status.by},),:by,$(${status.by}),:legend`} series={statusColor} />
+        <Chart {...chart} title={name === 'edge' ? 'Latency, as customers see it' : 'Latency, as the service sees it'} unit="seconds" query={`${served},(,50,99,),:percentiles`} name={percentile} series={percentileColor} />
         {name !== 'edge' && <>
           <Chart {...chart} title="Latency, as its callers see it" unit="seconds" query={`${called},(,50,99,),:percentiles`} name={percentile} series={percentileColor} />
-          <Chart {...chart} title="Failed calls to it/s, by cause" unit="rate" query={`${called},ipc.cause,none,:eq,:not,:and${counted},(,ipc.cause,),:by,$(ipc.cause),:legend`} />
+          <Chart {...chart} title="Failed calls to it/s, by cause" unit="rate" occurring none="No call to it failed in this time." query={`${called},ipc.cause,none,:eq,:not,:and${counted},(,ipc.cause,),:by,$(ipc.cause),:legend`} />
           <Chart {...chart} title="Breakers of its callers" unit="breaker" query={`name,ipc.breaker.state,:eq,ipc.command,${name},:eq,:and,:max,(,nf.app,),:by,$(nf.app),:legend`} />
         </>}
-        <Chart {...chart} title="Requests/s, by zone" unit="rate" query={`${served}${counted},(,nf.zone,),:by,$(nf.zone),:legend`} />
+        {name === 'edge'
+          ? <Chart {...chart} title="Requests/s, by route" unit="rate" occurring query={`${served}${counted},(,edge.route,),:by,$(edge.route),:legend`} />
+          : <Chart {...chart} title="Requests/s, by zone" unit="rate" query={`${served}${counted},(,nf.zone,),:by,$(nf.zone),:legend`} />}
       </div>
       {s && s.groups.length > 0 && (
         <section class="panel service" aria-labelledby="endpoints-title">
@@ -49,7 +51,7 @@ export function ServicePage({ name, model, ask, theme }: { name: string; model: 
 }
 
 const percentile = (legend: string) => {
-  const m = /(\d+(?:\.\d+)?)\s*$/.exec(legend)
+  const m = /(\d+(?:\.\d+)?)\s*\)?\s*$/.exec(legend) // percentile(name=ipc.server.call,  99.0)
   return m ? `p${Number(m[1])}` : legend
 }
 

@@ -71,7 +71,7 @@ export function GroupTable({ group: g, now, ask }: { group: Group; now: number; 
               <td role="cell" data-label="PID" class="num">{i.pid ?? '–'}</td>
               <td role="cell" data-label="Restarts" class="num">{i.restarts ?? '–'}</td>
               <td role="cell" data-label="Age" class="num"><Age since={i.since} now={now} /></td>
-              <td role="cell" data-label="Health" class="quiet">{i.reason || (i.state === 'up' ? 'passes' : '–')}</td>
+              <td role="cell" data-label="Health" class="quiet" title={i.probe || undefined}>{i.reason || (i.state === 'up' ? 'passes' : '–')}</td>
               <td role="cell" class="c-act">{i.ours && (
                 <button type="button" class="small" aria-label={`Kill ${i.id}`} data-testid={`kill-${i.id}`} onClick={() => ask({
                   title: `Kill ${i.id}?`, text: <p>The process {i.pid ? `${i.pid} ` : ''}gets SIGKILL: no farewell, as when a machine dies. The fleet starts it again.</p>, verb: 'Kill', dangerous: true, done: `${i.id} was killed.`,

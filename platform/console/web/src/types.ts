@@ -24,7 +24,7 @@ export interface Traffic {
   class?: Class
   maxVolume?: number
   updated?: number
-  metadata?: { zones?: Record<string, number>; members?: Members; p50?: number; p99?: number }
+  metadata?: { zones?: Record<string, number>; members?: Members; p50?: number | null; p99?: number | null }
   notices?: { title: string; severity?: number }[]
   nodes?: Traffic[]
   connections?: Connection[]
@@ -35,10 +35,13 @@ export interface Connection {
   target: string
   class?: Class
   metrics?: { normal?: number; warning?: number; danger?: number } // per second
-  metadata?: { p50?: number; p99?: number } // seconds
+  metadata?: { p50?: number | null; p99?: number | null } // seconds
 }
 
-export interface Members { rps?: number; success?: number; p99?: number } // success as a share of 1, p99 in seconds
+/** What members experience, by journey; "all" is all of them. */
+export type Members = Record<string, Journey>
+
+export interface Journey { rps?: number; success?: number; late?: number; p99?: number | null } // shares of 1, p99 in seconds
 
 export interface Service {
   name: string

@@ -124,7 +124,7 @@ export function Spark({ values, low, kind = 'normal' }: { values: number[]; low?
   const max = Math.max(...known)
   const min = Math.min(low ?? Infinity, ...known)
   const y = (v: number) => (max === min ? 16 : 29 - ((v - min) / (max - min)) * 26)
-  const n = 119
+  const n = Math.max(30, values.length) - 1 // from the left after half a minute
   let path = ''
   let first = 0
   let lastX = 0
