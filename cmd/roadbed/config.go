@@ -30,6 +30,14 @@ instance. The most specific one that fits wins.`,
 		RunE: showHelp,
 	}
 	cmd.AddCommand(c.configGet(), c.configSet(), c.configDelete(), c.configList(), c.configWatch(), c.configHistory())
+	keys := completer(c, func(ctx context.Context, client *api.Client) ([]properties.Property, error) {
+		return listProperties(ctx, client, "")
+	}, func(p properties.Property) string { return p.Key })
+	for _, sub := range cmd.Commands() {
+		if sub.Name() != "list" {
+			sub.ValidArgsFunction = keys
+		}
+	}
 	return cmd
 }
 
@@ -89,6 +97,7 @@ func (c *cli) configGet() *cobra.Command {
 			}
 			q := s.query()
 			q.Set("prefix", args[0])
+			q.Set("explain", "true") // what is for people has no secrets in it
 			var r properties.Resolved
 			if err := client.Do(cmd.Context(), http.MethodGet, "/config/v1/resolve?"+q.Encode(), nil, &r); err != nil {
 				return err
@@ -222,6 +231,22 @@ func (c *cli) configWatch() *cobra.Command {
 				q.Set("prefix", args[0])
 			}
 			out := cmd.OutOrStdout()
+			// The watch is for processes, which get secrets; people do not.
+			shown := func(prefix string, values map[string]string) error {
+				records, err := listProperties(cmd.Context(), client, prefix)
+				if err != nil {
+					return err
+				}
+				for _, p := range records {
+					if _, ok := values[p.Key]; ok && p.Sensitive {
+						values[p.Key] = properties.Mask
+					}
+				}
+				for _, k := range slices.Sorted(maps.Keys(values)) {
+					fmt.Fprintf(out, "%s = %s\n", k, values[k])
+				}
+				return nil
+			}
 			return client.Follow(cmd.Context(), "/config/v1/watch?"+q.Encode(), func(name string, data []byte) error {
 				switch name {
 				case "snapshot":
@@ -229,9 +254,7 @@ func (c *cli) configWatch() *cobra.Command {
 					if err := json.Unmarshal(data, &snap); err != nil {
 						return fmt.Errorf("a snapshot: %w", err)
 					}
-					for _, k := range slices.Sorted(maps.Keys(snap.Properties)) {
-						fmt.Fprintf(out, "%s = %s\n", k, snap.Properties[k])
-					}
+					return shown(q.Get("prefix"), snap.Properties)
 				case "change":
 					var ch struct {
 						Key   string  `json:"key"`
@@ -242,9 +265,9 @@ func (c *cli) configWatch() *cobra.Command {
 					}
 					if ch.Value == nil {
 						fmt.Fprintf(out, "%s deleted\n", ch.Key)
-					} else {
-						fmt.Fprintf(out, "%s = %s\n", ch.Key, *ch.Value)
+						return nil
 					}
+					return shown(ch.Key, map[string]string{ch.Key: *ch.Value})
 				}
 				return nil
 			})

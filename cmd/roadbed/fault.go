@@ -88,6 +88,8 @@ func (c *cli) faultAdd() *cobra.Command {
 	fs.StringSliceVar(&users, "user", nil, "only for these users")
 	fs.DurationVar(&last, "for", 10*time.Minute, "when it ends by itself, at most 24h")
 	fs.StringVar(&description, "description", "", "what it is for, in a few words")
+	byService := completer(c, listAt[registry.Service]("/api/v1/services"), func(s registry.Service) string { return s.Name })
+	cmd.RegisterFlagCompletionFunc("service", byService) //nolint:errcheck // fails only for a flag that does not exist
 	return cmd
 }
 
@@ -206,5 +208,6 @@ func (c *cli) faultRemove() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "end all faults")
+	cmd.ValidArgsFunction = completer(c, listAt[chaos.Fault]("/api/v1/faults"), func(f chaos.Fault) string { return f.ID })
 	return cmd
 }

@@ -163,7 +163,7 @@ func (c *cli) logs() *cobra.Command {
 		Example: `  roadbed logs api-v000-0-x7f3
   roadbed logs api --follow       any instance of api`,
 		Args:              exactArgs("an INSTANCE or a service's name"),
-		ValidArgsFunction: c.completeInstances,
+		ValidArgsFunction: c.completeInstances(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {

@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("PATH", filepath.Dir(binary)+string(os.PathListSeparator)+os.Getenv("PATH"))
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("OFFSET", fmt.Sprint(offset))
+			env.Setenv("OFFSET2", fmt.Sprint(freeOffset(t)))
 			env.Setenv("ROADBED_API", fmt.Sprintf("http://127.0.0.1:%d", 7070+offset))
 			env.Setenv("EDGE", fmt.Sprintf("http://127.0.0.1:%d", 7000+offset))
 			env.Setenv("EDGEAPI", fmt.Sprintf("http://127.0.0.1:%d", 7071+offset))
@@ -73,6 +74,7 @@ func TestScripts(t *testing.T) {
 			"platform":   scriptPlatform,
 			"crash":      scriptCrash,
 			"fetch":      scriptFetch,
+			"foreign":    scriptForeign,
 			"eventually": scriptEventually,
 		},
 	})
@@ -110,6 +112,29 @@ func scriptCrash(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("no platform runs")
 	}
 	p.(*testPlatform).crash()
+}
+
+// scriptForeign does what a page of somebody else could make a browser do: post to a URL, under its own name or under
+// one that it made resolve to this machine. Both must be refused.
+func scriptForeign(ts *testscript.TestScript, neg bool, args []string) {
+	for _, alter := range []func(*http.Request){
+		func(r *http.Request) { r.Header.Set("Origin", "http://evil.example") },
+		func(r *http.Request) { r.Host = "evil.example" },
+	} {
+		req, err := http.NewRequest(http.MethodPost, args[0], strings.NewReader("{}"))
+		if err != nil {
+			ts.Fatalf("%v", err)
+		}
+		alter(req)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			ts.Fatalf("%v", err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusForbidden {
+			ts.Fatalf("POST %s for %s from %q: got %s, want 403", args[0], req.Host, req.Header.Get("Origin"), resp.Status)
+		}
+	}
 }
 
 // scriptFetch asks for a URL as a browser does: fetch URL [STATUS]. The body becomes stdout.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
+	"github.com/roadbed/roadbed/platform/api"
 	"github.com/spf13/cobra"
 )
 
@@ -182,4 +184,29 @@ func orDash(s string) string {
 		return "-"
 	}
 	return s
+}
+
+// completer returns what completes a first argument: a name per row that fetch returns.
+func completer[T any](c *cli, fetch func(context.Context, *api.Client) ([]T, error), name func(T) string) cobra.CompletionFunc {
+	return func(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		client, err := c.client()
+		if err != nil || len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		rows, err := fetch(cmd.Context(), client)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, r := range rows {
+			names = append(names, name(r))
+		}
+		slices.Sort(names)
+		return slices.Compact(names), cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// listAt fetches the JSON list at path, for a completer.
+func listAt[T any](path string) func(context.Context, *api.Client) ([]T, error) {
+	return func(ctx context.Context, client *api.Client) ([]T, error) { return fetchList[T](client, path)(ctx) }
 }

@@ -151,7 +151,7 @@ The name of a service kills one of its instances at random.`,
 		Example: `  roadbed kill api
   roadbed kill catalog-v000-1-x7f3 --signal TERM --why "trying a graceful stop"`,
 		Args:              exactArgs("an INSTANCE or a service's name"),
-		ValidArgsFunction: c.completeInstances,
+		ValidArgsFunction: c.completeInstances(),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -194,20 +194,8 @@ func pickInstance(ctx context.Context, client *api.Client, name string) (string,
 	return of[rand.IntN(len(of))], nil
 }
 
-func (c *cli) completeInstances(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, err := c.client()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	list, err := fetchList[fleet.InstanceView](client, "/api/v1/instances")(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var ids []string
-	for _, i := range list {
-		ids = append(ids, i.ID)
-	}
-	return ids, cobra.ShellCompDirectiveNoFileComp
+func (c *cli) completeInstances() cobra.CompletionFunc {
+	return completer(c, listAt[fleet.InstanceView]("/api/v1/instances"), func(i fleet.InstanceView) string { return i.ID })
 }
 
 func (c *cli) groups() *cobra.Command {
@@ -260,7 +248,7 @@ func (c *cli) groups() *cobra.Command {
 		simple("destroy", "destroyed", "Stop all instances of a server group and forget it", http.MethodDelete, ""))
 	for _, sub := range cmd.Commands() {
 		if sub != list {
-			sub.ValidArgsFunction = c.completeGroups
+			sub.ValidArgsFunction = c.completeGroups()
 		}
 	}
 	return cmd
@@ -278,18 +266,6 @@ func (c *cli) onGroup(cmd *cobra.Command, method, group, path string, body any, 
 	return nil
 }
 
-func (c *cli) completeGroups(cmd *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-	client, err := c.client()
-	if err != nil || len(args) > 0 {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	list, err := fetchList[fleet.GroupView](client, "/api/v1/server-groups")(cmd.Context())
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	var names []string
-	for _, g := range list {
-		names = append(names, g.Name)
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+func (c *cli) completeGroups() cobra.CompletionFunc {
+	return completer(c, listAt[fleet.GroupView]("/api/v1/server-groups"), func(g fleet.GroupView) string { return g.Name })
 }
