@@ -167,10 +167,11 @@ func (p *Properties) Prefix(prefix string, fn func(map[string]string)) (stop fun
 	s.running.Lock() // so that a change cannot overtake the first call
 	defer s.running.Unlock()
 	p.mu.Lock()
-	s.last = under(p.raw, prefix)
+	now := under(p.raw, prefix)
+	s.last = now
 	p.subs[s] = struct{}{}
 	p.mu.Unlock()
-	fn(maps.Clone(s.last))
+	fn(maps.Clone(now))
 	return func() {
 		p.mu.Lock()
 		defer p.mu.Unlock()
