@@ -23,6 +23,7 @@
 //   - A new route table is whole before any request sees it, and no request is lost to the change.
 //   - Registry, configuration and engine may be away: routes and instances stay as last known.
 //   - Nothing a client sends is believed by the services behind: X-Fit, X-Ipc-* and forwarding headers are ours.
+//   - A request that is led back to the edge again and again ends with 508 after three rounds.
 //   - No request waits longer than its route's deadline, 10 s unless the route says otherwise, its body included;
 //     event streams and upgraded connections last as long as both ends want.
 //
@@ -38,6 +39,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -121,7 +123,7 @@ func (g *Gateway) setApps(all []roadbed.Instance) {
 	seen := make(map[string]bool)
 	var apps []string
 	for _, i := range all {
-		if !seen[i.App] {
+		if !seen[i.App] && routable(i.App) {
 			seen[i.App] = true
 			apps = append(apps, i.App)
 		}
@@ -130,6 +132,13 @@ func (g *Gateway) setApps(all []roadbed.Instance) {
 	defer g.mu.Unlock()
 	g.apps = apps
 	g.table.Store(newTable(g.explicit, apps))
+}
+
+// routable reports whether app can be a path's first segment. Anybody may register anything; a name that no path can
+// hold gets no route and no place in a list of routes.
+func routable(app string) bool {
+	u := url.URL{Path: "/" + app}
+	return app != "" && app != "." && app != ".." && len(app) <= 255 && !strings.Contains(app, "/") && u.EscapedPath() == u.Path
 }
 
 // setRoutes takes a new list of explicit routes into force, or says why it does not.
@@ -172,6 +181,10 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (rout
 	w.Header().Set("X-Request-Id", id)
 	if why := improper(r); why != "" {
 		writeError(w, r, http.StatusBadRequest, why)
+		return "-", "-"
+	}
+	if passages(r.Header) >= maxPassages {
+		writeError(w, r, http.StatusLoopDetected, fmt.Sprintf("the request came through this edge %d times; a route or an instance leads back to it", maxPassages))
 		return "-", "-"
 	}
 	t := g.table.Load()

@@ -336,6 +336,45 @@ func TestFaultsReachRequestsInScopeOnly(t *testing.T) {
 	}
 }
 
+func TestARequestThatIsLedBackEndsAfterThreeRounds(t *testing.T) {
+	var asked atomic.Int32
+	h := newHouse(t, nil)
+	self := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		h.ServeHTTP(w, r)
+	}))
+	t.Cleanup(self.Close)
+	addr := self.Listener.Addr().(*net.TCPAddr)
+	loop := roadbed.Instance{ID: "loop-0", App: "loop", Host: "127.0.0.1", Port: addr.Port, Status: roadbed.Up, Since: time.Now().Add(-time.Hour)}
+	h.lists["loop"] = []roadbed.Instance{loop}
+	h.setRoutes(`[{"id":"spin","match":{"path":{"prefix":"/spin"}},"backends":[{"vip":"loop"}]}]`)
+	resp, body := h.get(t, "/spin/x")
+	if resp.StatusCode != http.StatusLoopDetected || asked.Load() != maxPassages {
+		t.Errorf("a route that leads to the edge: got %d %s after %d rounds, want 508 after %d", resp.StatusCode, body, asked.Load(), maxPassages)
+	}
+}
+
+func TestWhatOthersNoteInViaIsNoLoop(t *testing.T) {
+	var via []string
+	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { via = r.Header["Via"] })})
+	resp, _ := h.get(t, "/hello/", "Via", "1.1 a, 1.0 b, 2 c, 1.1 not-roadbed-edge, 1.1 roadbed-edge")
+	if resp.StatusCode != 200 || len(via) != 2 || via[1] != "1.1 roadbed-edge" {
+		t.Errorf("got %d and Via %q, want 200 and our mark after the others", resp.StatusCode, via)
+	}
+}
+
+func TestNamesThatNoPathCanHoldGetNoRoute(t *testing.T) {
+	h := newHouse(t, nil)
+	var all []roadbed.Instance
+	for _, app := range []string{"good", "also.good_1", "a+b", "../../etc", "a/b", ".", "..", "<script>", "a?b", "a#b", "\x1b[31m", "a\nb", "", "a b", strings.Repeat("a", 256)} {
+		all = append(all, roadbed.Instance{App: app})
+	}
+	h.setApps(all)
+	if got, want := fmt.Sprint(h.table.Load().appNames()), "[a+b also.good_1 good]"; got != want {
+		t.Errorf("got routes for %q, want %s", got, want)
+	}
+}
+
 func TestAccessLogHasOneLinePerRequestWithoutSecrets(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "access.log")
 	a := newAccessLog(file, nil, slog.New(slog.DiscardHandler))

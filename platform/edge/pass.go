@@ -73,6 +73,26 @@ func rewrite(p *httputil.ProxyRequest) {
 		h.Set("X-Forwarded-Prefix", prefix)
 	}
 	h.Set("X-Request-Id", pass.id)
+	h.Add("Via", "1.1 "+pseudonym)
+}
+
+// A request leaves its mark each time it comes through, so that one which is led back here does not go round for ever.
+// spec: RFC 9110 §7.6.3
+const (
+	pseudonym   = "roadbed-edge"
+	maxPassages = 3
+)
+
+// passages returns how often a request came through the edge before.
+func passages(h http.Header) (n int) {
+	for _, v := range h["Via"] {
+		for by := range strings.SplitSeq(v, ",") {
+			if strings.HasSuffix(strings.TrimSpace(by), " "+pseudonym) {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 // internal reports whether a header is spoken only between services. k is in canonical form.

@@ -372,7 +372,7 @@ func (t *table) writeIndex(w http.ResponseWriter, _ *http.Request) {
 <title>roadbed edge</title><style>body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem;color-scheme:light dark}</style>
 <h1>The edge</h1>`)
 	if len(t.apps) == 0 {
-		b.WriteString("<p>Nothing is registered yet. Try <code>roadbed run --name hello --port 8081 -- python3 -m http.server {port}</code></p>")
+		b.WriteString("<p>Nothing is registered yet. Try <code>roadbed run --name hello --port 8081 -- python3 -m http.server --bind 127.0.0.1 {port}</code></p>")
 	} else {
 		b.WriteString("<p>Services that can be reached from here:</p><ul>")
 		for _, n := range t.appNames() {
