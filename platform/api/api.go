@@ -10,7 +10,7 @@
 //	}
 //
 // Faces that follow somebody else's wire format to the byte (Eureka, Atlas) have their own handlers and use only
-// [Listen] and [Authenticate].
+// [Door.Listen], [Door.Authenticate] and [SameSite].
 //
 // # What it promises
 //   - Every error body is a problem detail that says what failed, why and what to do.
@@ -44,7 +44,7 @@ func New(title, version string) *Surface {
 	cfg.CreateHooks = nil // nor Link headers to them
 	mux := http.NewServeMux()
 	s := &Surface{Mux: mux, API: humago.New(mux, cfg)}
-	s.handler = sameSite(identify(idempotent(notFoundAsProblem(mux))))
+	s.handler = SameSite(identify(idempotent(notFoundAsProblem(mux))))
 	return s
 }
 
@@ -78,9 +78,10 @@ func (h *headerOnly) Header() http.Header         { return h.header }
 func (h *headerOnly) WriteHeader(status int)      { h.status = status }
 func (h *headerOnly) Write(b []byte) (int, error) { return len(b), nil }
 
-// sameSite refuses what a hostile web page could make a browser send: mutations from another origin, and requests by
-// a name that resolves to loopback without being a loopback name (DNS rebinding).
-func sameSite(next http.Handler) http.Handler {
+// SameSite refuses what a hostile web page could make a browser send: mutations from another origin, and requests by
+// a name that resolves to loopback without being a loopback name (DNS rebinding). A [Surface] has it; a listener with
+// a handler of its own needs it too.
+func SameSite(next http.Handler) http.Handler {
 	origin := http.NewCrossOriginProtection()
 	origin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		WriteProblem(w, r, Problem(http.StatusForbidden, "a page of another origin may not alter the platform; use the console or the CLI"))

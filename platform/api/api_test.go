@@ -219,6 +219,30 @@ func TestForeignPagesAndNamesAreRefused(t *testing.T) {
 	}
 }
 
+func TestOtherFacesCanRefuseForeignPagesToo(t *testing.T) {
+	face := api.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(http.StatusNoContent) }))
+	for _, tt := range []struct {
+		method, host, origin string
+		status               int
+	}{
+		{"POST", "127.0.0.1:8761", "", 204},
+		{"POST", "localhost:8761", "http://evil.example", 403},
+		{"GET", "localhost:8761", "http://evil.example", 204},
+		{"GET", "evil.example:8761", "", 403},
+	} {
+		r := httptest.NewRequest(tt.method, "/eureka/apps/X", nil)
+		r.Host = tt.host
+		if tt.origin != "" {
+			r.Header.Set("Origin", tt.origin)
+		}
+		w := httptest.NewRecorder()
+		face.ServeHTTP(w, r)
+		if w.Code != tt.status {
+			t.Errorf("%s for %s from %q: got %d, want %d", tt.method, tt.host, tt.origin, w.Code, tt.status)
+		}
+	}
+}
+
 func TestOnlyLoopbackGoesWithoutTLSAndToken(t *testing.T) {
 	cfg := &tls.Config{}
 	tests := []struct {

@@ -23,7 +23,7 @@ type Client struct {
 	Why   string // and why, for the ledger
 
 	Header http.Header // sent with every request
-	HTTP  *http.Client
+	HTTP   *http.Client
 }
 
 // Error is a problem detail as the server sent it.
@@ -153,7 +153,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 		return nil, fmt.Errorf("no platform answers at %s; start one with `roadbed up`, or name another with --api", c.Base)
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("ask the platform at %s: %w", c.Base, errors.Unwrap(err))
 	}
 	if resp.StatusCode < 300 {
 		return resp, nil
@@ -167,6 +167,10 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 		return nil, &Error{Status: resp.StatusCode, Title: resp.Status, Detail: "the platform wants a token; give it with --token-file or ROADBED_TOKEN"}
 	}
 	p := &Error{Status: resp.StatusCode, Title: resp.Status}
+	if resp.StatusCode == http.StatusNotFound && !strings.Contains(resp.Header.Get("Content-Type"), "problem") {
+		p.Detail = fmt.Sprintf("what answers at %s is not a platform's API, whose port is the console's; name it with --api", c.Base)
+		return nil, p
+	}
 	if strings.Contains(resp.Header.Get("Content-Type"), "json") && json.Unmarshal(raw, p) == nil && p.Status != 0 {
 		return nil, p
 	}
