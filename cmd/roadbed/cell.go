@@ -362,7 +362,7 @@ func (c *cell) childEnv(cache string) []string {
 		"ROADBED_REGISTRY=" + c.registry(),
 		"ROADBED_CONFIG=" + c.registry(),
 		"ROADBED_TELEMETRY=" + c.telemetry(),
-		"ROADBED_EDGE=" + c.edge(),
+		"ROADBED_EDGE=" + c.edge() + "/",
 		"ROADBED_API=" + c.api(),
 		"ROADBED_CACHE=" + cache,
 		"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE=" + c.registry() + "/eureka/",

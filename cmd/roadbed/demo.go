@@ -25,6 +25,9 @@ const (
 	loadProperty   = "demo.load.rps"
 )
 
+// demoRoutes sends whatever no service owns to the api. Members wait two seconds; the edge answers before that.
+const demoRoutes = `[{"id":"demo","match":{"path":{"prefix":"/"}},"backends":[{"vip":"api"}],"timeouts":{"request":"1800ms"}}]`
+
 func (c *cli) demo() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "demo",
@@ -85,7 +88,7 @@ func (c *cli) demoServe() *cobra.Command {
 // startDemo puts the streaming service on the platform: its route, then its services, then its members. What an
 // earlier start left is kept as it is.
 func startDemo(ctx context.Context, out io.Writer, client *api.Client) error {
-	route := properties.Property{Key: routesProperty, Value: `[{"id":"demo","match":{"path":{"prefix":"/"}},"backends":[{"vip":"api"}]}]`, Type: "json"}
+	route := properties.Property{Key: routesProperty, Value: demoRoutes, Type: "json"}
 	load := properties.Property{Key: loadProperty, Value: "100", Type: "int"}
 	for _, p := range []properties.Property{route, load} {
 		if err := createProperty(ctx, client, p); err != nil {
