@@ -366,9 +366,11 @@ func TestDisableIsAStatusOverrideAndHoldsForNewInstances(t *testing.T) {
 	if _, err := l.f.Resize(ana(), g.Name, Resize{Desired: new(3)}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := l.f.Kill(ana(), g.Name+"-0", "KILL", ""); err != nil {
+	killed, err := l.f.Kill(ana(), g.Name+"-0", "KILL", "")
+	if err != nil {
 		t.Fatal(err)
 	}
+	l.until("the next life of slot 0", func() bool { return l.f.groups[g.Name].slots[0].view.ID != killed.ID })
 	for _, v := range l.settled(g.Name, 3, StateUp) {
 		l.inRegistry(v.ID, roadbed.OutOfService)
 	}
