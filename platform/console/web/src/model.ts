@@ -20,6 +20,7 @@ export interface Instance {
   probe: string // what the last health check found
   ours: boolean // the fleet runs it
   off: boolean // its group is disabled
+  back?: number // when it came up again, ms; for a while after it was lost
 }
 
 export interface Group { name: string; disabled: boolean; ours: boolean; instances: Instance[] }
@@ -59,6 +60,9 @@ export interface Model {
   changes: Change[]
   members?: Flow
 }
+
+// An instance that dies is up again in less than the second between two looks: that it was gone stays visible this long.
+const backFor = 30_000
 
 /** The name telemetry gives to whoever calls from outside. */
 export const outside = 'INTERNET'
@@ -130,6 +134,7 @@ function instancesOf(o: Overview): Instance[] {
       address: `${r.host}:${r.port}`, since: when(r.since), reason: '', probe: '', ours: false, off: false,
     })
   }
+  const now = when(o.time) ?? Date.now()
   for (const f of list(o.instances)) {
     const known = all.get(f.id)
     const told = f.health ? stateOf(f.health) : undefined
@@ -142,6 +147,7 @@ function instancesOf(o: Overview): Instance[] {
     all.set(f.id, {
       id: f.id, app: f.app, group: f.group, zone: f.zone, state, status, address: known?.address ?? (f.port ? `127.0.0.1:${f.port}` : '–'), pid: f.pid || undefined,
       restarts: f.restarts, since: when(f.since) ?? known?.since, ours: true, off: f.outOfService === true,
+      back: state === 'up' && f.restarts > 0 && now - (when(f.since) ?? 0) < backFor ? when(f.since) : undefined,
       reason: [f.reason || (said || state === 'up' ? '' : f.health), state === 'up' || state === 'disabled' ? '' : exitOf(f)].filter(Boolean).join('; '), probe: f.health ?? '',
     })
   }

@@ -37,6 +37,7 @@ function Headline({ model: m, past }: { model: Model; past: Moment[] }) {
   const column = (k: keyof Moment) => past.map(p => p[k])
   const broken = m.entry.rps > 0 && m.entry.danger > 0.01
   const missing = m.total - m.up
+  const back = m.services.flatMap(s => s.instances).filter(i => i.back).length
   return (
     <section aria-label="Headline figures">
       <dl class="tiles" data-testid="headline">
@@ -44,7 +45,7 @@ function Headline({ model: m, past }: { model: Model; past: Moment[] }) {
         <Tile name="Requests" value={rate(m.entry.rps)} unit="per second" spark={<Spark values={column('rps')} low={0} />} />
         <Tile name="Success" value={success(m.entry.rps ? 1 - m.entry.danger : undefined)} unit="at the edge" kind={broken ? 'danger' : 'normal'} spark={<Spark values={column('success')} kind={broken ? 'danger' : 'normal'} />} />
         <Tile name="Latency" value={seconds(m.entry.p99)} unit="p99 at the edge" spark={<Spark values={column('p99')} low={0} />} />
-        <Tile name="Instances" value={`${m.up}/${m.total}`} unit={missing ? `up, ${missing} not` : 'up'} kind={missing ? 'warning' : 'normal'} spark={<Spark values={column('up')} low={0} kind={missing ? 'warning' : 'normal'} />} href="#/services" />
+        <Tile name="Instances" value={`${m.up}/${m.total}`} unit={missing ? `up, ${missing} not` : back ? `up, ${back} came back` : 'up'} kind={missing ? 'warning' : 'normal'} spark={<Spark values={column('up')} low={0} kind={missing ? 'warning' : 'normal'} />} href="#/services" />
         <Tile name="Faults" value={String(m.faults.length)} unit={m.faults.length ? 'being injected' : 'none injected'} kind={m.faults.length ? 'warning' : 'normal'} href="#/faults" />
       </dl>
     </section>
@@ -69,8 +70,7 @@ function Tile({ name, value, unit, kind = 'normal', spark, href }: { name: strin
 function Attention({ model: m }: { model: Model }) {
   const instances = m.services.flatMap(s => s.instances).filter(i => i.state !== 'up')
   const nodes = m.nodes.filter(n => n.class !== 'normal' && n.name !== outside)
-  // An instance that dies is back within a second or two: that it was gone stays visible for a while.
-  const back = m.services.flatMap(s => s.instances).filter(i => i.state === 'up' && i.restarts && i.since && m.now - i.since < 60_000)
+  const back = m.services.flatMap(s => s.instances).filter(i => i.back)
   const calm = instances.length + nodes.length + m.faults.length === 0
   return (
     <section class="panel" aria-labelledby="attention-title" data-testid="attention">
@@ -82,7 +82,7 @@ function Attention({ model: m }: { model: Model }) {
           <li key={n.name}><Mark kind={n.class} /><span><a href={`#/services/${encodeURIComponent(n.name)}`}>{n.name}</a> <span class="quiet">{n.danger >= 0.0005 ? `${percent(n.danger)} errors` : n.warning > 0 ? `${percent(n.warning)} slow or fallback` : classWord[n.class]}</span></span></li>
         ))}
         {instances.slice(0, 8).map(i => <li key={i.id}><Status of={i} /><span><a href={`#/services/${encodeURIComponent(i.app)}`}>{i.id}</a> <span class="quiet">{i.reason || i.zone}</span></span></li>)}
-        {back.slice(0, 4).map(i => <li key={i.id} data-testid={`back-${i.id}`}><Mark kind="normal" /><span><a href={`#/services/${encodeURIComponent(i.app)}`}>{i.id}</a> <span class="quiet">is back, started <Ago at={i.since} now={m.now} /></span></span></li>)}
+        {back.slice(0, 4).map(i => <li key={i.id} data-testid={`back-${i.id}`}><Mark kind="normal" /><span><a href={`#/services/${encodeURIComponent(i.app)}`}>{i.id}</a> <span class="quiet">came back <Ago at={i.back} now={m.now} /></span></span></li>)}
         {instances.length > 8 && <li><a href="#/services">and {instances.length - 8} more</a></li>}
       </ul>
     </section>

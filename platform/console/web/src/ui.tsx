@@ -18,10 +18,11 @@ export function Mark({ kind, size = 10 }: { kind: Class; size?: number }) {
 export const classWord: Record<Class, string> = { normal: 'healthy', warning: 'slow or on fallback', danger: 'failing' }
 
 /** A shape for the state of an instance: disc, ring, cross, bar. */
-export function Dot({ state }: { state: State }) {
+export function Dot({ state, back }: { state: State; back?: boolean }) {
   return (
     <svg class={`dot ${state}`} width="10" height="10" viewBox="0 0 12 12" aria-hidden="true">
-      {state === 'up' && <circle cx="6" cy="6" r="4.5" />}
+      {state === 'up' && <circle cx="6" cy="6" r={back ? 2.6 : 4.5} />}
+      {back && <circle cx="6" cy="6" r="5" class="halo" />}
       {state === 'starting' && <circle cx="6" cy="6" r="4" class="ring" />}
       {state === 'down' && <path d="M2.4 2.4l7.2 7.2M9.6 2.4l-7.2 7.2" class="stroke" />}
       {state === 'disabled' && <path d="M2 6h8" class="stroke" />}
@@ -39,9 +40,9 @@ export function Zones({ zones }: { zones: { name: string; instances: Instance[] 
   return (
     <span class="zones" aria-hidden="true">
       {zones.map(z => (
-        <span class="zone" key={z.name} title={z.instances.map(i => `${i.id}: ${i.status}`).join('\n')}>
+        <span class="zone" key={z.name} title={z.instances.map(i => `${i.id}: ${i.status}${i.back ? ', came back' : ''}`).join('\n')}>
           <b>{zoneLetter(z.name)}</b>
-          {z.instances.slice(0, 6).map(i => <Dot key={i.id} state={i.state} />)}
+          {z.instances.slice(0, 6).map(i => <Dot key={i.id} state={i.state} back={!!i.back} />)}
           {z.instances.length > 6 && <small>+{z.instances.length - 6}</small>}
         </span>
       ))}
