@@ -140,7 +140,7 @@ func settingsFrom(fs *pflag.FlagSet, file string) error {
 func nearest(key string, fs *pflag.FlagSet) string {
 	best, dist := "", 3
 	fs.VisitAll(func(f *pflag.Flag) {
-		if d := distance(key, f.Name); d < dist {
+		if d := api.Distance(key, f.Name); d < dist {
 			best, dist = f.Name, d
 		}
 	})
@@ -148,27 +148,6 @@ func nearest(key string, fs *pflag.FlagSet) string {
 		return "; `roadbed up --help` lists them"
 	}
 	return fmt.Sprintf("; did you mean %q?", best)
-}
-
-// distance is Levenshtein's: how many letters must be added, removed or changed.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diag
-			if a[i] != b[j] {
-				cost++
-			}
-			diag = row[j+1]
-			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
-		}
-	}
-	return row[len(b)]
 }
 
 func (c *cli) up() *cobra.Command {

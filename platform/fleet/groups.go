@@ -484,7 +484,7 @@ func suggest(asked string, have []string, none string) string {
 	}
 	slices.Sort(have)
 	slices.SortStableFunc(have, func(a, b string) int {
-		return cmp.Compare(distance(asked, a), distance(asked, b))
+		return cmp.Compare(api.Distance(asked, a), api.Distance(asked, b))
 	})
 	more := ""
 	if len(have) > 3 {
@@ -492,29 +492,4 @@ func suggest(asked string, have []string, none string) string {
 		have = have[:3]
 	}
 	return "; near: " + strings.Join(have, ", ") + more
-}
-
-// distance is Levenshtein's, with names that begin alike nearer.
-func distance(a, b string) int {
-	if strings.HasPrefix(b, a) {
-		return 0
-	}
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diag := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			up := row[j+1]
-			d := diag
-			if a[i] != b[j] {
-				d++
-			}
-			row[j+1] = min(d, up+1, row[j]+1)
-			diag = up
-		}
-	}
-	return row[len(b)]
 }
