@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
@@ -136,6 +137,21 @@ func TestClientCarriesActorAndReasonAndReadsProblems(t *testing.T) {
 	gone := &api.Client{Base: "http://127.0.0.1:1"}
 	if err := gone.Do(t.Context(), "GET", "/", nil, nil); err == nil || !strings.Contains(err.Error(), "roadbed up") {
 		t.Errorf("with nothing listening: got %v, want a hint to start a platform", err)
+	}
+}
+
+func TestClientSaysWhatToDoAboutAnUnknownCertificate(t *testing.T) {
+	srv := httptest.NewUnstartedServer(http.NotFoundHandler())
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0)
+	srv.StartTLS()
+	defer srv.Close()
+	err := (&api.Client{Base: srv.URL}).Do(t.Context(), "GET", "/", nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "SSL_CERT_FILE") {
+		t.Errorf("got %v, want a hint at SSL_CERT_FILE", err)
+	}
+	err = (&api.Client{Base: srv.URL, HTTP: srv.Client()}).Do(t.Context(), "GET", "/", nil, nil)
+	if err == nil || !strings.Contains(err.Error(), "is not a platform's API") {
+		t.Errorf("something else that answers 404: got %v, want that it is no platform", err)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -151,6 +152,9 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 	resp, err := hc.Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
 		return nil, fmt.Errorf("no platform answers at %s; start one with `roadbed up`, or name another with --api", c.Base)
+	}
+	if errors.As(err, new(x509.UnknownAuthorityError)) {
+		return nil, fmt.Errorf("the certificate of %s is signed by nobody this machine knows; if it is your own, name its file in SSL_CERT_FILE", c.Base)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the platform at %s: %w", c.Base, errors.Unwrap(err))

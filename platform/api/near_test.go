@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/roadbed/roadbed/platform/api"
+	"pgregory.net/rapid"
 )
 
 func TestDistanceCountsLettersAndPrefixesAreNear(t *testing.T) {
@@ -18,4 +19,14 @@ func TestDistanceCountsLettersAndPrefixesAreNear(t *testing.T) {
 			t.Errorf("Distance(%q, %q) = %d, want %d", tt.asked, tt.have, got, tt.want)
 		}
 	}
+}
+
+func TestDistanceIsSymmetricAndZeroOnlyForTheSame(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		a, b := rapid.StringMatching(`[ab]{3,6}x`).Draw(t, "a"), rapid.StringMatching(`[ab]{3,6}x`).Draw(t, "b")
+		d, e := api.Distance(a, b), api.Distance(b, a)
+		if d != e || (d == 0) != (a == b) || d > max(len(a), len(b)) {
+			t.Errorf("distance of %q and %q: got %d and %d", a, b, d, e)
+		}
+	})
 }

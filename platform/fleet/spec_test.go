@@ -182,13 +182,3 @@ func TestSuggestionsAreNearestFirst(t *testing.T) {
 		t.Errorf("with nothing there: got %q", got)
 	}
 }
-
-func TestDistanceIsSymmetricAndZeroOnlyForTheSame(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		a, b := rapid.StringMatching(`[ab]{3,6}x`).Draw(t, "a"), rapid.StringMatching(`[ab]{3,6}x`).Draw(t, "b")
-		d, e := distance(a, b), distance(b, a)
-		if d != e || (d == 0) != (a == b) || d > max(len(a), len(b)) {
-			t.Errorf("distance of %q and %q: got %d and %d", a, b, d, e)
-		}
-	})
-}
