@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"pgregory.net/rapid"
 
 	"github.com/roadbed/roadbed"
 )
