@@ -1,0 +1,83 @@
+package interop
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/roadbed/roadbed"
+)
+
+// eventually waits until what a client or the registry says is as wanted.
+func eventually(t *testing.T, claim string, got func() []string, want ...string) {
+	t.Helper()
+	var last []string
+	for began := time.Now(); time.Since(began) < 20*time.Second; time.Sleep(50 * time.Millisecond) {
+		if last = got(); slices.Equal(last, want) {
+			return
+		}
+	}
+	t.Fatalf("%s: got %q after 20 s, want %q", claim, last, want)
+}
+
+// held says what the registry has of an app, as APP/id/STATUS.
+func (s *server) held(app string) []string {
+	var out []string
+	for _, i := range s.reg.Instances(app) {
+		out = append(out, strings.ToUpper(i.App)+"/"+i.ID+"/"+string(i.Status))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func TestPyEurekaClientGoesThroughItsFullCycle(t *testing.T) {
+	need(t, "python3", "apt-get install python3 python3-pip")
+	packages := t.TempDir()
+	command(t, "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", packages, "-r", "requirements.txt")
+	t.Setenv("PYTHONPATH", packages)
+	hello := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello from "+r.URL.Path) })) //nolint:errcheck // the client says what it got
+	defer hello.Close()
+	_, port, err := net.SplitHostPort(hello.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	s := newServer(t)
+	url := "http://" + s.addr + "/eureka/"
+	mine, others := "PQ/127.0.0.1:pq:"+port+"/", "OTHER/127.0.0.1:other:9191/"
+	py := start(t, "python3", "pyeureka.py", url, "pq", port)
+	py.order("start", "started")
+	known := s.reg.Instances("pq")
+	if len(known) != 1 || known[0].Addr() != "127.0.0.1:"+port || known[0].Status != roadbed.Up || known[0].VIP != "pq.test" || known[0].Metadata["user_id"] != "7" {
+		t.Fatalf("registered: got %+v, want one UP instance at port %s with VIP pq.test and user_id 7", known, port)
+	}
+	see := func() []string { return py.order("known", "known") }
+	eventually(t, "it sees itself, read as XML", see, mine+"UP")
+	if got := py.order("serve", "served"); !slices.Equal(got, []string{"hello from /hello"}) {
+		t.Errorf("do_service by app name: got %q, want the answer of the service", got)
+	}
+
+	other := start(t, "python3", "pyeureka.py", url, "other", "9191")
+	other.order("start", "started")
+	eventually(t, "by delta it sees another come", see, others+"UP", mine+"UP")
+	other.order("status OUT_OF_SERVICE", "status")
+	eventually(t, "by delta it sees the other out of service", see, others+"OUT_OF_SERVICE", mine+"UP")
+	other.order("clear", "cleared")
+	other.order("status UP", "status")
+	eventually(t, "by delta it sees the other up again", see, others+"UP", mine+"UP")
+	other.order("stop", "stopped")
+	eventually(t, "the other is gone from the registry", func() []string { return s.held("other") })
+	eventually(t, "by delta it sees the other gone", see, mine+"UP")
+
+	s.stop()
+	s.start() // it has lost its memory
+	eventually(t, "it registers again by itself", func() []string { return s.held("pq") }, mine+"UP")
+	eventually(t, "it sees itself again", see, mine+"UP")
+	py.order("stop", "stopped")
+	eventually(t, "it is gone after its farewell", func() []string { return s.held("") })
+}
