@@ -414,6 +414,16 @@ func (c *cell) mountElsewhere() error {
 
 func (c *cell) watch(room string, err func() error) { c.health = append(c.health, check{room, err}) }
 
+// healthy returns why a room of this process does not do its work, nil when all do.
+func (c *cell) healthy() error {
+	for _, k := range c.health {
+		if err := k.err(); err != nil {
+			return fmt.Errorf("%s: %w", k.room, err)
+		}
+	}
+	return nil
+}
+
 // roomHealth is one line of GET /api/v1/health.
 type roomHealth struct {
 	Room    string `json:"room"`

@@ -79,7 +79,10 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 	if c.door.Token, err = readToken(*f.tokenFile); err != nil {
 		return c, err
 	}
-	if f.tlsCert != "" || f.tlsKey != "" {
+	if (f.tlsCert == "") != (f.tlsKey == "") {
+		return c, usageError{errors.New("--tls-cert and --tls-key go together: the certificate and its private key")}
+	}
+	if f.tlsCert != "" {
 		pair, err := tls.LoadX509KeyPair(f.tlsCert, f.tlsKey)
 		if err != nil {
 			return c, fmt.Errorf("--tls-cert %s and --tls-key %s: %w", f.tlsCert, f.tlsKey, err)
@@ -245,7 +248,14 @@ func runUp(ctx context.Context, out io.Writer, cfg cellConfig, demo bool, c *cli
   Eureka    %s/eureka/
   Atlas     %s
 `, cfg.api(), cfg.edge(), cfg.registry(), cfg.telemetry())
-	fmt.Fprintf(out, "\nplatform ready after %s\n", time.Since(began).Round(10*time.Millisecond))
+	if cfg.door.TLS != nil {
+		fmt.Fprintln(out, "\nother machines reach these by https and this one's name, with the token; the edge without")
+	}
+	if err := cell.healthy(); err != nil {
+		fmt.Fprintf(out, "\nnothing can be changed for now: %v\n", err)
+	} else {
+		fmt.Fprintf(out, "\nplatform ready after %s\n", time.Since(began).Round(10*time.Millisecond))
+	}
 
 	client := &api.Client{Base: cfg.api(), Actor: c.actor, Why: "roadbed up --demo"}
 	if demo {
