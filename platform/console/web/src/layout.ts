@@ -36,7 +36,7 @@ export function place(names: string[], lines: Line[], entry: string, width: numb
   const depth = Math.max(0, ...layerOf.values()) + 1
   const between = gap * 2.7 // what an edge needs to be seen
   if (depth * least.w + (depth - 1) * between > width) return stack(order, layerOf, depth, width, least, gap)
-  const node = { w: Math.round(Math.min(least.w * 1.25, (width - (depth - 1) * between) / depth)), h: least.h }
+  const node = { w: Math.round(Math.max(least.w, Math.min(least.w * 1.25, (width - (depth - 1) * gap * 4.5) / depth))), h: least.h } // where there is room it goes to the edges first
   return spread(order, lines, layerOf, depth, width, room, node, gap)
 }
 

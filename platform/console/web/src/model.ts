@@ -78,6 +78,7 @@ export function modelOf(o: Overview): Model {
   names.delete('')
   const nodes = [...names].map((name): Node => {
     const flow = together(edges.filter(e => (name === outside ? e.source : e.target) === name))
+    flow.danger = Math.max(flow.danger, ownErrors(named.get(name)))
     return { name, ...flow, class: worst([...edges.filter(e => e.target === name), named.get(name) ?? {}]), service: byName.get(name) }
   })
   const m = o.members?.all
@@ -118,6 +119,11 @@ function together(flows: Flow[]): Flow {
   // Percentiles of different callers cannot be added: the worst caller's is shown.
   const most = (k: 'p50' | 'p99') => flows.reduce<number | undefined>((m, f) => (f[k] === undefined ? m : Math.max(m ?? 0, f[k])), undefined)
   return { rps, warning: share('warning'), danger: share('danger'), p50: most('p50'), p99: most('p99') }
+}
+
+// A service that fails while its callers have fallbacks fails nonetheless.
+function ownErrors(node: Traffic | undefined): number {
+  return node?.metadata?.errorShare ?? 0
 }
 
 // How a service fares is the worse of what it says itself and what its callers see.
@@ -177,11 +183,13 @@ function stateOf(word: string): [State, string] {
 function servicesOf(o: Overview, instances: Instance[], edges: Edge[], region: Traffic | undefined): ServiceView[] {
   const listed = new Map(list(o.services).map(s => [s.name, s]))
   const disabled = new Set(list(o.clusters).flatMap(c => list(c.serverGroups)).flatMap(g => (typeof g !== 'string' && g.disabled ? [g.name] : [])))
-  const classes = new Map(list(region?.nodes).map(n => [n.name, n.class]))
+  const said = new Map(list(region?.nodes).map(n => [n.name, n]))
   const names = [...new Set([...listed.keys(), ...instances.map(i => i.app)])].sort()
   return names.map(name => {
     const mine = instances.filter(i => i.app === name)
     const into = edges.filter(e => e.target === name)
+    const flow = together(into)
+    flow.danger = Math.max(flow.danger, ownErrors(said.get(name)))
     const groups = [...new Set(mine.map(i => i.group))].sort().map((g): Group => {
       const members = mine.filter(i => i.group === g)
       return {
@@ -191,7 +199,7 @@ function servicesOf(o: Overview, instances: Instance[], edges: Edge[], region: T
     })
     const zones = [...new Set(mine.map(i => i.zone))].sort().map(z => ({ name: z, instances: mine.filter(i => i.zone === z) }))
     return {
-      name, ...together(into), class: worst([...into, { class: classes.get(name) }]), criticality: (listed.get(name)?.criticality || 'CRITICAL').toUpperCase(),
+      name, ...flow, class: worst([...into, said.get(name) ?? {}]), criticality: (listed.get(name)?.criticality || 'CRITICAL').toUpperCase(),
       up: mine.length ? mine.filter(i => i.state === 'up').length : (listed.get(name)?.up ?? 0),
       total: mine.length || (listed.get(name)?.instances ?? 0), zones, groups, instances: mine,
     }

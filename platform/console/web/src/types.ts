@@ -24,7 +24,7 @@ export interface Traffic {
   class?: Class
   maxVolume?: number
   updated?: number
-  metadata?: { zones?: Record<string, number>; members?: Members; p50?: number | null; p99?: number | null }
+  metadata?: { zones?: Record<string, number>; members?: Members; errorShare?: number; p50?: number | null; p99?: number | null }
   notices?: { title: string; severity?: number }[]
   nodes?: Traffic[]
   connections?: Connection[]
