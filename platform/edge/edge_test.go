@@ -2,6 +2,7 @@ package edge
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -333,6 +334,24 @@ func TestFaultsReachRequestsInScopeOnly(t *testing.T) {
 	}
 	if in < 500 || in > 700 {
 		t.Errorf("30 %% of 2000 users: got %d", in)
+	}
+}
+
+func TestAFaultInItsLastSecondTakesNoOtherAway(t *testing.T) {
+	scenario := func(rules string, left time.Duration) string {
+		return fmt.Sprintf(`{"rules":%q,"who":{"percent":100},"expires":%q}`, rules, time.Now().Add(left).Format(time.RFC3339Nano))
+	}
+	var logged bytes.Buffer
+	for _, left := range []time.Duration{200 * time.Millisecond, 400 * time.Millisecond, 600 * time.Millisecond, 800 * time.Millisecond} {
+		f := newFaults(map[string]string{
+			"fault.key":        "a key for tests, thirty-two long",
+			"fault.scenario.a": scenario("server:a=error(503)", left),
+			"fault.scenario.b": scenario("server:b=error(503)", time.Hour),
+		}, slog.New(slog.NewTextHandler(&logged, nil)))
+		r := f.attach(httptest.NewRequest("GET", "/", nil), "request-1")
+		if c := fault.From(r.Context()); c == nil || c.ID() != "a.b" {
+			t.Errorf("one fault with %s left, another with an hour: got %v, want both: %s", left, c, logged.String())
+		}
 	}
 }
 

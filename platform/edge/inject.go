@@ -89,6 +89,9 @@ func (f *faults) attach(r *http.Request, id string) *http.Request {
 	if len(ids) == 0 {
 		return r
 	}
+	// Headers count in whole seconds. Rounded down, the last part of a second would be refused, and with it every fault
+	// that is in force beside this one.
+	until = until.Add(time.Second - 1)
 	header := fault.Sign(f.key, strings.Join(ids, "."), until, strings.Join(rules, ";"))
 	c, err := fault.Parse(f.key, header, id, now)
 	if err != nil {
