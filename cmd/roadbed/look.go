@@ -104,8 +104,9 @@ func (c *cli) instances() *cobra.Command {
 					if i.PID != 0 {
 						pid = strconv.Itoa(i.PID)
 					}
+					// The registry believes an instance as long as its lease lasts; the fleet sees sooner that it is not well.
 					status := string(i.Status)
-					if i.Status == "" {
+					if i.Status == "" || i.Status == roadbed.Up && i.State != "" && i.State != string(fleet.StateUp) {
 						status = i.State
 					}
 					return []string{i.ID, i.App, i.Zone, i.Address, status, pid, strconv.Itoa(i.Restarts), i.Age, orDash(firstLine(i.Health))}

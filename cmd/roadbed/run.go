@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -164,12 +165,33 @@ The name of a service kills one of its instances at random.`,
 			if err := client.Do(cmd.Context(), http.MethodDelete, "/api/v1/instances/"+url.PathEscape(id)+"?signal="+url.QueryEscape(sig), nil, nil); err != nil {
 				return err
 			}
+			if sig == "KILL" {
+				awaitGone(cmd.Context(), client, id)
+			}
 			fmt.Fprintf(cmd.OutOrStdout(), "killed %s\n", id)
 			return nil
 		},
 	}
 	cmd.Flags().StringVar(&sig, "signal", "KILL", "KILL, TERM, INT or QUIT")
 	return cmd
+}
+
+// awaitGone waits until the fleet has noticed that an instance is gone, so that who looks next does not still see it.
+// That takes milliseconds; it gives up after a second.
+func awaitGone(ctx context.Context, client *api.Client, id string) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	for {
+		list, err := fetchList[fleet.InstanceView](client, "/api/v1/instances")(ctx)
+		if err != nil || !slices.ContainsFunc(list, func(i fleet.InstanceView) bool { return i.ID == id && i.PID != 0 }) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
 }
 
 // pickInstance returns name if it is an instance of the fleet, else a random instance of the service or group called
