@@ -318,6 +318,29 @@ func TestConsole(t *testing.T) {
 		b.shot("service 1280 light")
 	})
 
+	part("the page blacks out what members can do without, and ends it", func(t *testing.T) {
+		answer := func(why string) {
+			b.until(5*time.Second, "it asks why", `document.querySelector('dialog[open] [data-testid="why"]')`)
+			b.eval(`document.querySelector('[data-testid="why"]').focus()`)
+			b.do("Input.insertText", map[string]any{"text": why}, nil)
+			b.eval(`document.querySelector('[data-testid="confirm"]').click()`)
+		}
+		b.eval(`location.hash = '#/faults'`)
+		b.until(5*time.Second, "the button is there", `document.querySelector('[data-testid="blackout"]:enabled')`)
+		b.eval(`document.querySelector('[data-testid="blackout"]').click()`)
+		if said := b.eval(`document.querySelector('dialog').innerText`).(string); strings.Contains(said, "population") || !strings.Contains(said, "recommendations") {
+			t.Errorf("the dialog says %q, want the services that members can do without and not their load", said)
+		}
+		answer("interop: from the page")
+		b.until(10*time.Second, "the fault is listed", `/recommendations=error\(503\)[^]*console[^]*interop: from the page/.test(`+text("faults")+`)`)
+		if listed := d.cli("fault", "list"); !strings.Contains(listed, "Non-critical services blacked out") {
+			t.Errorf("the CLI lists %q, want what the page added", listed)
+		}
+		b.eval(`document.querySelector('[data-testid^="remove-"]').click()`)
+		answer("interop: enough")
+		b.until(10*time.Second, "it has ended", `/No fault is being injected/.test(document.querySelector('main').innerText)`)
+	})
+
 	part("every page fits 360 px in light and dark, without scrolling sideways", func(t *testing.T) {
 		ground := map[string]any{}
 		for _, scheme := range []string{"light", "dark"} {
