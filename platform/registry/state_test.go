@@ -299,7 +299,14 @@ func TestClientThatAppliesEveryDeltaCountsTheHash(t *testing.T) {
 				}
 			}
 		}
-		take(&s.current("").full, true)
+		// A snapshot that was dear to make, as any is on a busy machine, may be served a little longer; not here.
+		latest := func() *snapshot {
+			if sn := s.snap.Load(); sn != nil {
+				sn.cost = 0
+			}
+			return s.current("")
+		}
+		take(&latest().full, true)
 		keys := rapid.Custom(func(t *rapid.T) key {
 			return key{rapid.SampledFrom([]string{"A", "B"}).Draw(t, "app"), rapid.SampledFrom([]string{"1", "2", "3"}).Draw(t, "id")}
 		})
@@ -319,8 +326,8 @@ func TestClientThatAppliesEveryDeltaCountsTheHash(t *testing.T) {
 			"clear": func(t *rapid.T) {
 				s.clearOverride(keys.Draw(t, "key"), sts.Draw(t, "then"), rapid.Bool().Draw(t, "own"), 0)
 			},
-			"delta": func(*rapid.T) { take(s.current("").delta(), false) },
-			"full":  func(*rapid.T) { take(&s.current("").full, true) },
+			"delta": func(*rapid.T) { take(latest().delta(), false) },
+			"full":  func(*rapid.T) { take(&latest().full, true) },
 			"": func(t *rapid.T) {
 				checkState(t, s)
 				if s.log.version < lastVersion {
