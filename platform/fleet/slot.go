@@ -372,6 +372,9 @@ func (s *slot) mourn(p *process, id string, out *os.File, in *presence) {
 	s.log.end()
 	p.exit.Log, _ = s.log.tail(5)
 	ran := time.Duration(p.exit.Ran * float64(time.Second)).Round(time.Millisecond)
+	if ran > 10*time.Second {
+		ran = ran.Round(time.Second)
+	}
 	switch {
 	case p.exit.Signal != "":
 		p.exit.Why = fmt.Sprintf("was ended by signal %s after %v", p.exit.Signal, ran)
