@@ -267,3 +267,15 @@ func BenchmarkLookup(b *testing.B) {
 		r.Counter("ipc.client.call", "ipc.vip", "catalog", "ipc.result", "success").Inc()
 	}
 }
+
+func TestHandlerOfSeveralRegistriesKeepsFamiliesTogether(t *testing.T) {
+	a, b := New(map[string]string{"nf.app": "edge"}), New(map[string]string{"nf.app": "fleet"})
+	a.Counter("calls").Add(2)
+	b.Counter("calls").Add(3)
+	rec := httptest.NewRecorder()
+	Handler(a, nil, b).ServeHTTP(rec, httptest.NewRequest("GET", "/metrics", nil))
+	want := "# TYPE calls_total counter\ncalls_total{nf_app=\"edge\"} 2\ncalls_total{nf_app=\"fleet\"} 3\n"
+	if got := rec.Body.String(); got != want {
+		t.Errorf("got:\n%swant:\n%s", got, want)
+	}
+}

@@ -23,23 +23,29 @@ func prometheusBounds() []int {
 
 // Handler answers with all meters in Prometheus' text format 0.0.4: counters as NAME_total, timers as summaries
 // NAME_seconds, percentile timers as histograms NAME_seconds, summaries as summaries NAME.
-func (r *Registry) Handler() http.Handler {
+func (r *Registry) Handler() http.Handler { return Handler(r) }
+
+// Handler answers as [Registry.Handler] does, with the meters of several registries together.
+func Handler(registries ...*Registry) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 		w.Header().Set("Content-Type", "text/plain; version=0.0.4; charset=utf-8")
-		if r == nil {
-			return
-		}
-		w.Write(r.prometheus()) //nolint:errcheck // the scraper is gone if this fails
+		w.Write(prometheus(registries)) //nolint:errcheck // the scraper is gone if this fails
 	})
 }
 
 // family is all meters of one name and type, which must stand together.
 type family struct {
 	name, typ string
-	meters    []*meter
+	meters    []owned
 }
 
-func (r *Registry) prometheus() []byte {
+// owned is a meter with the registry whose common tags it has.
+type owned struct {
+	*meter
+	by *Registry
+}
+
+func prometheus(registries []*Registry) []byte {
 	types := [...]struct{ suffix, typ string }{
 		counterKind:    {"_total", "counter"},
 		gaugeKind:      {"", "gauge"},
@@ -49,25 +55,30 @@ func (r *Registry) prometheus() []byte {
 		summaryKind:    {"", "summary"},
 	}
 	families := make(map[string]*family)
-	for _, m := range r.snapshot() {
-		t := types[m.kind]
-		name := prometheusName(m.name) + t.suffix
-		if f := families[name]; f != nil && f.typ != t.typ {
-			name += "_" + t.typ // two kinds of one name: Prometheus takes one type each
+	for _, r := range registries {
+		if r == nil {
+			continue
 		}
-		f := families[name]
-		if f == nil {
-			f = &family{name: name, typ: t.typ}
-			families[name] = f
+		for _, m := range r.snapshot() {
+			t := types[m.kind]
+			name := prometheusName(m.name) + t.suffix
+			if f := families[name]; f != nil && f.typ != t.typ {
+				name += "_" + t.typ // two kinds of one name: Prometheus takes one type each
+			}
+			f := families[name]
+			if f == nil {
+				f = &family{name: name, typ: t.typ}
+				families[name] = f
+			}
+			f.meters = append(f.meters, owned{m, r})
 		}
-		f.meters = append(f.meters, m)
 	}
 	var out []byte
 	for _, name := range slices.Sorted(maps.Keys(families)) {
 		f := families[name]
 		out = fmt.Appendf(out, "# TYPE %s %s\n", f.name, f.typ)
 		for _, m := range f.meters {
-			out = r.appendMeter(out, f.name, m)
+			out = m.by.appendMeter(out, f.name, m.meter)
 		}
 	}
 	return out

@@ -96,6 +96,7 @@ type cell struct {
 	// then what asks other rooms ends, and at last the rooms that are asked.
 	stages [4]stage
 	health []check
+	meters []*meter.Registry
 	fail   chan error
 }
 
@@ -148,6 +149,7 @@ func openCell(ctx context.Context, cfg cellConfig) (_ *cell, err error) {
 		return nil, err
 	}
 	c.mountHealth()
+	c.surface.Mux.Handle("GET /metrics", meter.Handler(c.meters...))
 	if err := c.mountElsewhere(); err != nil {
 		return nil, err
 	}
@@ -198,6 +200,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		if book, err = ledger.Open(ctx, c.engine); err != nil {
 			return err
 		}
+		c.watch("ledger", book.Health)
 		if c.has("engine") {
 			book.Mount(c.surface)
 			c.surface.Mux.HandleFunc("GET /api/v1/engine/backup", c.serveBackup)
@@ -352,6 +355,7 @@ func (c *cell) meter(here roadbed.Location, app string) *meter.Registry {
 	m := meter.New(map[string]string{
 		"nf.app": app, "nf.cluster": app, "nf.node": app + "-" + here.Zone, "nf.zone": here.Zone, "nf.region": here.Region,
 	})
+	c.meters = append(c.meters, m)
 	c.start(stageClients, "meter", func(ctx context.Context) error { return m.Publish(ctx, c.telemetry(), publishStep) })
 	return m
 }

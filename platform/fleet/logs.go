@@ -98,6 +98,7 @@ func (l *logFile) write(b []byte) {
 		}
 		if err := l.rotate(); err != nil {
 			l.complain(err)
+			return // a file at its limit grows no more; what comes is lost until it can be rotated
 		}
 	}
 	l.append(b)

@@ -185,3 +185,21 @@ func FuzzLog(f *testing.F) {
 }
 
 func logEnd(l *logFile) int64 { _, end, _, _ := l.state(); return end }
+
+func TestLogThatCannotBeRotatedStopsGrowingAndComplainsOnce(t *testing.T) {
+	l := newLog(t, 1000)
+	var said bytes.Buffer
+	l.log = slog.New(slog.NewTextHandler(&said, nil))
+	if err := os.Remove(l.path); err != nil { // so that it cannot be renamed
+		t.Fatal(err)
+	}
+	for range 500 {
+		l.write([]byte("a line of some length\n"))
+	}
+	if l.size > 1000 {
+		t.Errorf("the file grew to %d bytes, want at most 1000", l.size)
+	}
+	if n := strings.Count(said.String(), "cannot write an instance's log"); n != 1 {
+		t.Errorf("it was said %d times, want once:\n%.500s", n, said.String())
+	}
+}

@@ -14,7 +14,7 @@ import (
 // Spec says what a server group runs. It is what a user posts; it never changes afterwards.
 type Spec struct {
 	Name        string              `json:"name" doc:"the cluster: app, app-stack or app-stack-detail" example:"hello"`
-	Command     []string            `json:"command" nullable:"false" doc:"program and arguments; {port}, {zone}, {slot} and {self} (the roadbed binary) are replaced" example:"[\"python3\",\"-m\",\"http.server\",\"{port}\"]"`
+	Command     []string            `json:"command" nullable:"false" doc:"program and arguments; {port}, {zone}, {slot} and {self} (the roadbed binary) are replaced" example:"[\"python3\",\"-m\",\"http.server\",\"--bind\",\"127.0.0.1\",\"{port}\"]"`
 	Dir         string              `json:"dir,omitempty" doc:"working directory; the platform's own when empty"`
 	Env         map[string]string   `json:"env,omitempty" doc:"added to the environment; wins except over ROADBED_*, EC2_* and NETFLIX_INSTANCE_ID"`
 	Port        int                 `json:"port,omitempty" minimum:"0" maximum:"65535" doc:"port of slot 0, each next slot one more; 0 takes free ones from the platform's range"`
@@ -51,7 +51,7 @@ func (s *Spec) normalize(zones []string) (roadbed.Moniker, error) {
 		return m, fmt.Errorf("name %q has a version; name the cluster, %q, and the fleet counts its versions", s.Name, m.Cluster())
 	}
 	if len(s.Command) == 0 || s.Command[0] == "" {
-		return m, fmt.Errorf("%s has no command; give the program to run, e.g. [\"python3\", \"-m\", \"http.server\", \"{port}\"]", s.Name)
+		return m, fmt.Errorf("%s has no command; give the program to run, e.g. [\"python3\", \"-m\", \"http.server\", \"--bind\", \"127.0.0.1\", \"{port}\"]", s.Name)
 	}
 	for _, a := range s.Command {
 		if strings.ContainsRune(a, 0) {

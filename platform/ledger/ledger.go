@@ -60,6 +60,8 @@ type Ledger struct {
 	recent  []roadbed.Change // the newest entries, ascending ids without gaps; guarded by mu
 	bytes   int              // size of recent, about; guarded by mu
 	last    uint64           // id of the newest entry that recent has had; guarded by mu
+	next    uint64           // id that must come next, 0 before the first; guarded by mu
+	lost    uint64           // entries that should be there and are not; guarded by mu
 	changed chan struct{}    // closed when last grows; guarded by mu
 }
 
@@ -94,6 +96,7 @@ func Open(ctx context.Context, e *engine.Engine) (*Ledger, error) {
 			from = last - keepEntries + 1
 		}
 		for ctx.Err() == nil {
+			l.expect(from)
 			err := log.Follow(ctx, from, l.index)
 			if ctx.Err() == nil { // index never fails, so the stream went back: it was restored from a backup
 				e.Log().Warn("the ledger is read anew", "err", err)
@@ -113,11 +116,45 @@ func Open(ctx context.Context, e *engine.Engine) (*Ledger, error) {
 	return l, nil
 }
 
+// expect says which entry Follow gives first.
+func (l *Ledger) expect(id uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.next = id
+}
+
+// Health reports entries that were acknowledged and are no longer there, which only damage to the state directory
+// can bring about.
+func (l *Ledger) Health() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.lost == 0 {
+		return nil
+	}
+	return fmt.Errorf("ledger: %d entries are lost: the state directory was damaged; `roadbed restore` a backup into a new one", l.lost)
+}
+
+// miss notes the entries before id that did not come. Up to a hundred of them stand in the index as lost, so that
+// whoever reads the log sees the hole. The caller holds mu.
+func (l *Ledger) miss(id uint64) {
+	if l.next == 0 || id <= l.next {
+		return
+	}
+	l.lost += id - l.next
+	l.e.Log().Error("entries of the change log are lost; the state directory was damaged", "first", l.next, "last", id-1)
+	for n := l.next; n < id && n < l.next+100; n++ {
+		l.recent = append(l.recent, roadbed.Change{
+			ID: n, Actor: "unknown", Action: "unknown", Resource: "unknown", Result: roadbed.Failed,
+			Error: fmt.Sprintf("entry %d is lost: the state directory was damaged", n),
+		})
+	}
+}
+
 // forget empties the index.
 func (l *Ledger) forget() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.recent, l.bytes, l.last = nil, 0, 0
+	l.recent, l.bytes, l.last, l.next = nil, 0, 0, 0
 }
 
 // index brings one record into recent.
@@ -125,6 +162,8 @@ func (l *Ledger) index(r engine.Record) error {
 	c := decode(r)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.miss(r.Seq)
+	l.next = r.Seq + 1
 	l.recent = append(l.recent, c)
 	l.bytes += size(c)
 	for len(l.recent) > keepEntries || l.bytes > keepBytes && len(l.recent) > 1 {

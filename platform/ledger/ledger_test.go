@@ -212,3 +212,36 @@ func BenchmarkList(b *testing.B) {
 		}
 	}
 }
+
+func TestLostEntriesAreToldAndShown(t *testing.T) {
+	l, _ := openTest(t, t.TempDir())
+	for range 3 {
+		if _, err := l.Record(t.Context(), change("ana", "property.set", "property:x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := l.await(t.Context(), 3); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Health(); err != nil {
+		t.Errorf("a whole ledger: got %v", err)
+	}
+	if err := l.index(engine.Record{Seq: 6, Time: time.Now(), Data: []byte(`{"actor":"ana","action":"x.y","resource":"x:1"}`)}); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Health(); err == nil || !strings.Contains(err.Error(), "2 entries are lost") {
+		t.Errorf("with entries 4 and 5 missing: got %v, want 2 entries are lost", err)
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var ids []uint64
+	for _, c := range l.recent {
+		ids = append(ids, c.ID)
+		if lost := c.ID == 4 || c.ID == 5; lost != (c.Error != "") {
+			t.Errorf("entry %d: got %+v, want it shown as lost: %v", c.ID, c, lost)
+		}
+	}
+	if fmt.Sprint(ids) != "[1 2 3 4 5 6]" {
+		t.Errorf("got entries %v, want 1 to 6 without a gap", ids)
+	}
+}
