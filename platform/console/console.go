@@ -4,7 +4,7 @@
 //
 // The console owns no facts. It asks the other rooms through their HTTP API, as any client would, and so works the
 // same wherever those rooms run. Once a second, and only while somebody looks, one poller asks all of them and
-// gives every viewer the same [Overview]. What a person does in the console (kill an instance, disable a server
+// gives every viewer the same [Overview]: whole at first, then what changed of it. What a person does in the console (kill an instance, disable a server
 // group, add a fault) the browser sends straight to the room concerned, with who and why.
 //
 //	c := console.New(console.Config{API: "http://127.0.0.1:7070"})
@@ -18,11 +18,13 @@
 //   - A room that does not answer empties no page: its last data stays, named as old, beside the rooms that answer.
 //   - A slow room delays no other.
 //   - Nobody watching costs nothing: no room is asked.
+//   - Many watching cost little: an overview is encoded once for all of them, and one who reads slowly skips some.
 //   - The browser asks nobody but this origin.
 //
 // # What it does not
 //   - It keeps no history: what it shows is what the rooms know now, and a graph is as old as telemetry's memory.
 //   - It checks no permissions: the API does.
+//   - It serves no crowd: 64 may watch at once, and an overview lists the first 1,000 rows of each list of instances.
 package console
 
 import (
@@ -58,9 +60,12 @@ type Console struct {
 	rooms []*room // touched by Run only
 
 	mu      sync.Mutex
-	viewers map[chan api.Event]bool // each holds the newest overview its viewer has not read yet; guarded by mu
-	woken   chan struct{}           // somebody began to watch
-	done    chan struct{}           // closed when Run has returned
+	viewers map[chan struct{}]bool // each is a bell that tells its viewer of a new frame; guarded by mu, like all here
+	newest  *frame                 // nil when nothing is fresh
+	frames  uint64                 // how many there were
+
+	woken chan struct{} // somebody began to watch
+	done  chan struct{} // closed when Run has returned
 }
 
 // New returns a console that shows nothing new until [Console.Run] runs.
@@ -75,7 +80,7 @@ func New(c Config) *Console {
 		api:     strings.TrimSuffix(c.API, "/"),
 		http:    &http.Client{Transport: transport, Timeout: answerWithin},
 		rooms:   newRooms(),
-		viewers: make(map[chan api.Event]bool),
+		viewers: make(map[chan struct{}]bool),
 		woken:   make(chan struct{}, 1),
 		done:    make(chan struct{}),
 	}
@@ -122,60 +127,7 @@ func (c *Console) routes(mux *http.ServeMux) {
 		}
 		mux.Handle("GET "+at, newPage(path.Base(name), content))
 	}
-	mux.HandleFunc("GET /api/v1/overview/stream", c.stream)
-}
-
-// stream answers server-sent events named "overview", one at once and one each second.
-func (c *Console) stream(w http.ResponseWriter, r *http.Request) {
-	viewer := make(chan api.Event, 1)
-	c.mu.Lock()
-	c.viewers[viewer] = true
-	c.mu.Unlock()
-	defer func() {
-		c.mu.Lock()
-		delete(c.viewers, viewer)
-		c.mu.Unlock()
-	}()
-	select {
-	case c.woken <- struct{}{}:
-	default: // already told
-	}
-	ctx, cancel := context.WithCancel(r.Context())
-	defer cancel()
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		select {
-		case <-c.done:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	if err := api.Stream(ctx, w, viewer); err != nil {
-		c.log.Warn("console: overview stream broke", "error", err)
-	}
-	cancel()
-	<-stopped
-}
-
-// show gives every viewer o, in place of one it has not read yet.
-func (c *Console) show(o Overview) {
-	ev := api.Event{Name: "overview", Data: o}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for v := range c.viewers {
-		select {
-		case <-v:
-		default:
-		}
-		v <- ev // has room: only this goroutine fills it
-	}
-}
-
-func (c *Console) watched() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return len(c.viewers) > 0
+	mux.HandleFunc("GET /api/v1/overview/stream", c.stream) // viewers.go
 }
 
 // page is one embedded file as it is served.

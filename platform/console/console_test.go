@@ -126,8 +126,8 @@ func run(t *testing.T, h http.Handler) *Console {
 	return c
 }
 
-// watch opens a viewer's stream. The returned function waits for the next overview; it gives false when the stream
-// has ended.
+// watch opens a viewer's stream. The returned function waits for the next event and gives the overview as it then
+// is; it gives false when the stream has ended.
 func watch(t *testing.T, c *Console) (next func() (Overview, bool), leave func()) {
 	ctx, cancel := context.WithCancel(t.Context())
 	r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/api/v1/overview/stream", nil)
@@ -146,9 +146,14 @@ func watch(t *testing.T, c *Console) (next func() (Overview, bool), leave func()
 		<-ended
 	}
 	t.Cleanup(leave)
+	var last Overview
 	return func() (Overview, bool) {
 		t.Helper()
+		event := ""
 		for lines.Scan() {
+			if name, ok := strings.CutPrefix(lines.Text(), "event: "); ok {
+				event = name
+			}
 			data, ok := strings.CutPrefix(lines.Text(), "data: ")
 			if !ok {
 				continue
@@ -157,6 +162,15 @@ func watch(t *testing.T, c *Console) (next func() (Overview, bool), leave func()
 			if err := json.Unmarshal([]byte(data), &o); err != nil {
 				t.Fatalf("overview is not JSON: %v\n%s", err, data)
 			}
+			if event == "change" {
+				was := last.parts()
+				for name, part := range o.parts() {
+					if len(*part) == 0 {
+						*part = *was[name]
+					}
+				}
+			}
+			last = o
 			return o, true
 		}
 		return Overview{}, false

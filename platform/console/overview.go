@@ -1,6 +1,7 @@
 package console
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -19,11 +20,12 @@ const (
 	answerWithin = 3 * time.Second        // a room that takes longer does not answer
 	answerLimit  = 16 << 20               // bytes
 	shownChanges = 50                     // newest first
+	shownRows    = 1000                   // of a list of instances
 )
 
 // Overview is what a viewer sees, once a second: the answers of the rooms as they gave them. A part is absent when
 // its room has never answered. Parts whose room does not answer now are named in Unreachable, and are as old as that
-// says.
+// says. Of parts that are too long only the first rows are here; Truncated says how many more there are.
 type Overview struct {
 	Time        time.Time       `json:"time"`
 	Platform    json.RawMessage `json:"platform,omitempty"`  // GET /api/v1/health
@@ -36,6 +38,29 @@ type Overview struct {
 	Changes     json.RawMessage `json:"changes,omitempty"`   // GET /api/v1/changes: the last 50, newest first, as a list
 	Faults      json.RawMessage `json:"faults,omitempty"`    // GET /api/v1/faults
 	Unreachable []Unreachable   `json:"unreachable"`
+	Truncated   map[string]int  `json:"truncated"` // rows left out, by part, e.g. "registry": 2000
+}
+
+func (o *Overview) parts() map[string]*json.RawMessage {
+	return map[string]*json.RawMessage{
+		"platform": &o.Platform, "traffic": &o.Traffic, "members": &o.Members, "services": &o.Services, "registry": &o.Registry,
+		"instances": &o.Instances, "clusters": &o.Clusters, "changes": &o.Changes, "faults": &o.Faults,
+	}
+}
+
+// since returns o without the parts that are as they were in before. A part that has gone is null.
+func (o Overview) since(before Overview) Overview {
+	old := before.parts()
+	for name, part := range o.parts() {
+		was := *old[name]
+		switch {
+		case bytes.Equal(*part, was):
+			*part = nil
+		case len(*part) == 0:
+			*part = json.RawMessage("null")
+		}
+	}
+	return o
 }
 
 // Unreachable is a part of the overview that could not be read just now.
@@ -49,9 +74,11 @@ type Unreachable struct {
 // room is one question and its newest answer.
 type room struct {
 	name, part, path string
+	rows             int // how many of its answer's rows are shown at most; 0 = all, for it is no long list
 
 	asking bool
-	data   json.RawMessage // the last good answer
+	data   json.RawMessage // the last good answer, or its first rows
+	left   int             // rows left out of it
 	at     time.Time       // when it came
 	err    error           // why the last question went unanswered
 }
@@ -61,8 +88,8 @@ func newRooms() []*room {
 		{name: "platform", part: "platform", path: "/api/v1/health"},
 		{name: "telemetry", part: "traffic", path: "/api/v1/traffic"},
 		{name: "registry", part: "services", path: "/api/v1/services"},
-		{name: "registry", part: "registry", path: "/api/v1/registry/instances"},
-		{name: "fleet", part: "instances", path: "/api/v1/instances"},
+		{name: "registry", part: "registry", path: "/api/v1/registry/instances", rows: shownRows},
+		{name: "fleet", part: "instances", path: "/api/v1/instances", rows: shownRows},
 		{name: "fleet", part: "clusters", path: "/api/v1/clusters"},
 		{name: "ledger", part: "changes", path: fmt.Sprintf("/api/v1/changes?limit=%d", shownChanges)},
 		{name: "chaos", part: "faults", path: "/api/v1/faults"},
@@ -88,6 +115,7 @@ func (c *Console) poll(ctx context.Context) {
 			r.asking = false
 		}
 	}()
+	defer c.forget()
 	tick := time.NewTicker(askEvery)
 	defer tick.Stop()
 	for round := 0; c.watched(); round++ {
@@ -117,8 +145,6 @@ func (c *Console) poll(ctx context.Context) {
 				}
 			case <-enough:
 				open = 0
-			case <-c.woken: // a viewer joined: it need not wait for the next second
-				shown = false
 			case <-tick.C:
 				next = true
 			case <-ctx.Done():
@@ -143,18 +169,19 @@ func (c *Console) take(a answer) {
 	}
 	r.err = a.err
 	if a.err == nil {
-		r.data, r.at = a.data, time.Now()
+		r.data, r.left = firstRows(a.data, r.rows)
+		r.at = time.Now()
 	}
 }
 
 func (c *Console) overview() Overview {
-	o := Overview{Time: time.Now(), Unreachable: []Unreachable{}}
-	parts := map[string]*json.RawMessage{
-		"platform": &o.Platform, "traffic": &o.Traffic, "services": &o.Services, "registry": &o.Registry,
-		"instances": &o.Instances, "clusters": &o.Clusters, "changes": &o.Changes, "faults": &o.Faults,
-	}
+	o := Overview{Time: time.Now(), Unreachable: []Unreachable{}, Truncated: map[string]int{}}
+	parts := o.parts()
 	for _, r := range c.rooms {
 		*parts[r.part] = r.data
+		if r.left > 0 {
+			o.Truncated[r.part] = r.left
+		}
 		err := r.err
 		if err == nil && r.asking && o.Time.Sub(r.at) > 2*askEvery {
 			err = errors.New("it has not answered yet")
@@ -212,6 +239,21 @@ func plainly(ctx context.Context, err error) error {
 		return fmt.Errorf("it did not answer within %v", answerWithin)
 	}
 	return err
+}
+
+// firstRows returns the list raw without what is beyond its first most rows, and how many rows that is. What is no
+// list, and any list when most is 0, is returned whole.
+func firstRows(raw json.RawMessage, most int) (json.RawMessage, int) {
+	var rows []json.RawMessage
+	if most == 0 || json.Unmarshal(raw, &rows) != nil || len(rows) <= most {
+		return raw, 0
+	}
+	left := len(rows) - most
+	short, err := json.Marshal(rows[:most])
+	if err != nil {
+		return raw, 0 // cannot be: each row was read as JSON
+	}
+	return short, left
 }
 
 // membersOf takes what members experience out of the traffic picture. It is null when the picture does not say.

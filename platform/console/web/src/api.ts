@@ -14,6 +14,19 @@ export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
   return (await r.json()) as T
 }
 
+/** Why the platform refuses what it should stream at path, in a sentence; empty when it does not refuse. */
+export async function refusal(path: string): Promise<string> {
+  const stop = new AbortController()
+  try {
+    await answer(await reach(path, { signal: stop.signal }))
+    return ''
+  } catch (e) {
+    return (e as Error).message
+  } finally {
+    stop.abort()
+  }
+}
+
 async function reach(path: string, init: RequestInit): Promise<Response> {
   try {
     return await fetch(path, init)

@@ -6,7 +6,7 @@ import 'uplot/style'
 import './style.css'
 import type { Overview } from './types'
 import { connect, type Live, useLive } from './store'
-import { when, span } from './format'
+import { count, span, when } from './format'
 import { sentence } from './api'
 import { type Ask, Dialog, Mark, useMedia } from './ui'
 import { OverviewPage } from './overview'
@@ -106,7 +106,7 @@ function App() {
       <Notices live={live} overview={overview} />
       <main ref={main} id="main">
         <h1 tabIndex={-1} class={route.page === 'overview' ? 'hidden' : ''}>{route.page === 'service' && <a href="#/services" class="up">Services</a>}{title}</h1>
-        {!model && <p class="calm wait">{live.lost ? 'The platform does not answer. This page connects by itself when it does.' : 'Reading the platform…'}</p>}
+        {!model && <p class="calm wait">{live.refused ? 'This page connects by itself when it can.' : live.lost ? 'The platform does not answer. This page connects by itself when it does.' : 'Reading the platform…'}</p>}
         {model && route.page === 'overview' && <OverviewPage live={live} model={model} theme={shade} selected={selected} select={select} />}
         {model && route.page === 'services' && <ServicesPage model={model} ask={setAsk} />}
         {model && route.page === 'service' && <ServicePage key={route.name} name={route.name} model={model} ask={setAsk} theme={shade} />}
@@ -135,13 +135,18 @@ function Notices({ live, overview }: { live: Live; overview: Overview | undefine
     if (since) r.since = Math.min(since, r.since ?? Infinity)
     rooms.set(u.room, r)
   }
-  if (!live.lost && rooms.size === 0) return null
+  const left = Math.max(0, ...Object.values(overview?.truncated ?? {}))
+  const lost = live.lost || live.refused !== ''
+  if (!lost && rooms.size === 0 && left === 0) return null
   return (
     <section class="notices" aria-label="Notices" data-testid="notices">
-      {live.lost && (
-        <p class="notice danger" data-testid="lost"><Mark kind="danger" size={12} /><span><b role="alert">Connection lost.</b> <span>{live.at ? <>Last data {span(Date.now() - live.at)} old.</> : 'There is no data yet.'} Trying again by itself.</span></span></p>
+      {lost && (
+        <p class="notice danger" data-testid="lost"><Mark kind="danger" size={12} /><span><b role="alert">{live.refused || 'Connection lost.'}</b> <span>{live.at ? <>Last data {span(Date.now() - live.at)} old.</> : 'There is no data yet.'} Trying again by itself.</span></span></p>
       )}
-      {!live.lost && [...rooms].map(([name, r]) => (
+      {!lost && left > 0 && (
+        <p class="notice" data-testid="truncated"><Mark kind="warning" size={12} /><span><b role="alert">{count(left, 'instance')} not shown.</b> <span>There are too many for this page, so it lists the first only. The counts of services include all; <code>roadbed instance list</code> lists them all.</span></span></p>
+      )}
+      {!lost && [...rooms].map(([name, r]) => (
         <p class="notice" key={name} data-testid={`unreachable-${name}`}><Mark kind="warning" size={12} /><span><b role="alert">{name === 'platform' ? 'The health report' : sentence(name).slice(0, -1)} does not answer:</b> {sentence(r.error)} <span>{r.since ? `What is shown of ${r.parts.join(' and ')} is ${span(now - r.since)} old.` : `There is no data on ${r.parts.join(' and ')} yet.`}</span></span></p>
       ))}
     </section>

@@ -88,8 +88,8 @@ export function modelOf(o: Overview): Model {
     edges,
     services,
     entry: together(edges.filter(e => e.source === outside)),
-    up: instances.filter(i => i.state === 'up').length,
-    total: instances.length,
+    up: partial(o) ? sum(services.map(s => s.up)) : instances.filter(i => i.state === 'up').length,
+    total: partial(o) ? sum(services.map(s => s.total)) : instances.length,
     faults: list(o.faults),
     changes: list(o.changes),
     members: m && m.rps !== undefined ? { rps: m.rps, warning: 0, danger: 1 - (m.success ?? NaN), p99: m.p99 ?? undefined } : undefined,
@@ -200,10 +200,19 @@ function servicesOf(o: Overview, instances: Instance[], edges: Edge[], region: T
     const zones = [...new Set(mine.map(i => i.zone))].sort().map(z => ({ name: z, instances: mine.filter(i => i.zone === z) }))
     return {
       name, ...flow, class: worst([...into, said.get(name) ?? {}]), criticality: (listed.get(name)?.criticality || 'CRITICAL').toUpperCase(),
-      up: mine.length ? mine.filter(i => i.state === 'up').length : (listed.get(name)?.up ?? 0),
-      total: mine.length || (listed.get(name)?.instances ?? 0), zones, groups, instances: mine,
+      up: mine.length && !partial(o) ? mine.filter(i => i.state === 'up').length : (listed.get(name)?.up ?? 0),
+      total: partial(o) ? Math.max(mine.length, listed.get(name)?.instances ?? 0) : mine.length || (listed.get(name)?.instances ?? 0), zones, groups, instances: mine,
     }
   })
+}
+
+// Whether there are more instances than the overview lists. Then those of a service are counted by the registry.
+function partial(o: Overview): boolean {
+  return Object.keys(o.truncated ?? {}).length > 0
+}
+
+function sum(numbers: number[]): number {
+  return numbers.reduce((s, n) => s + n, 0)
 }
 
 /** A list that may be missing, or be the only list of a wrapping object. */

@@ -18,7 +18,7 @@ export function OverviewPage({ live, model, theme, selected, select }: { live: L
         <section class="panel picture" aria-labelledby="traffic-title">
           <div class="panel-head"><h2 id="traffic-title">Traffic</h2><Legend /></div>
           {model.nodes.length === 0
-            ? <Empty title="Nothing calls anything yet.">Start a service with <code>roadbed run --name hello --port 8081 -- python3 -m http.server</code>, then ask for <code>/hello/</code> at the edge.</Empty>
+            ? <Empty title="Nothing calls anything yet.">Start a service with <code>roadbed run --name hello --port 8081 -- python3 -m http.server --bind 127.0.0.1 {'{port}'}</code>, then ask for <code>/hello/</code> at the edge.</Empty>
             : <><Graph nodes={model.nodes} edges={model.edges} now={model.now} theme={theme} stale={stale} selected={selected} select={select} /><GraphTable edges={model.edges} /></>}
         </section>
         <div class="rail">

@@ -18,7 +18,7 @@ export function ServicesPage({ model, ask }: { model: Model; ask: (a: Ask) => vo
         <p class="quiet">{count(model.services.length, 'service')}, {model.up} of {count(model.total, 'instance')} up</p>
         <label class="search"><span class="hidden">Filter by name, zone or status</span><input type="search" placeholder="Filter by name, zone or status" value={filter} onInput={e => setFilter(e.currentTarget.value)} data-testid="filter" /></label>
       </div>
-      {model.services.length === 0 && <div class="panel"><Empty title="No service is registered.">Start one with <code>roadbed run --name hello --port 8081 -- python3 -m http.server</code>, or see a whole one with <code>roadbed up --demo</code>.</Empty></div>}
+      {model.services.length === 0 && <div class="panel"><Empty title="No service is registered.">Start one with <code>roadbed run --name hello --port 8081 -- python3 -m http.server --bind 127.0.0.1 {'{port}'}</code>, or see a whole one with <code>roadbed up --demo</code>.</Empty></div>}
       {model.services.length > 0 && shown.length === 0 && <div class="panel"><Empty title={`Nothing matches “${filter}”.`} /></div>}
       {shown.map(s => <ServicePanel key={s.name} service={s} now={model.now} ask={ask} />)}
     </>

@@ -2,6 +2,7 @@
 
 import { useEffect, useState } from 'preact/hooks'
 import type { Overview } from './types'
+import { refusal } from './api'
 import { type Model, modelOf } from './model'
 
 export interface Live {
@@ -9,6 +10,7 @@ export interface Live {
   model?: Model
   at: number // when the newest overview came, by this browser's clock; 0 = never
   lost: boolean
+  refused: string // why the platform will not show us the overview, in a sentence
   past: Moment[] // oldest first
   said: string // the newest change of state in words, for those who listen
 }
@@ -18,9 +20,11 @@ export interface Moment { rps: number; success: number; p99: number; up: number;
 const remembered = 120 // seconds
 const lostAfter = 4_000
 const renewAfter = 15_000
+const retryAfter = 5_000 // one that was refused
+const path = '/api/v1/overview/stream'
 const sleepAfter = 15_000 // a hidden page stops asking; browsers allow few connections to one place
 
-let live: Live = { at: 0, lost: false, past: [], said: '' }
+let live: Live = { at: 0, lost: false, refused: '', past: [], said: '' }
 const listeners = new Set<() => void>()
 let source: EventSource | undefined
 let opened = 0
@@ -33,16 +37,25 @@ function set(next: Partial<Live>) {
 function open() {
   source?.close()
   opened = Date.now()
-  source = new EventSource('/api/v1/overview/stream')
-  source.addEventListener('overview', e => {
-    const overview = JSON.parse((e as MessageEvent<string>).data) as Overview
-    const model = modelOf(overview)
-    const m: Moment = {
-      rps: model.entry.rps, success: model.entry.rps ? 1 - model.entry.danger : NaN, p99: model.entry.p99 ?? NaN, up: model.up,
-      members: model.members ? 1 - model.members.danger : NaN,
-    }
-    set({ overview, model, at: Date.now(), lost: false, past: [...live.past, m].slice(-remembered), said: news(live.model, model) || live.said })
+  const mine = (source = new EventSource(path))
+  mine.addEventListener('overview', e => see(JSON.parse((e as MessageEvent<string>).data) as Overview))
+  // Only the parts that changed since the event before.
+  mine.addEventListener('change', e => see({ ...live.overview, ...(JSON.parse((e as MessageEvent<string>).data) as Overview) }))
+  // An EventSource does not tell what it was answered.
+  mine.addEventListener('error', async () => {
+    if (mine.readyState !== EventSource.CLOSED) return
+    const refused = await refusal(path)
+    if (source === mine) set({ refused })
   })
+}
+
+function see(overview: Overview) {
+  const model = modelOf(overview)
+  const m: Moment = {
+    rps: model.entry.rps, success: model.entry.rps ? 1 - model.entry.danger : NaN, p99: model.entry.p99 ?? NaN, up: model.up,
+    members: model.members ? 1 - model.members.danger : NaN,
+  }
+  set({ overview, model, at: Date.now(), lost: false, refused: '', past: [...live.past, m].slice(-remembered), said: news(live.model, model) || live.said })
 }
 
 function close() {
@@ -63,7 +76,7 @@ export function connect() {
     if (!source) return
     const silent = Date.now() - Math.max(live.at, opened)
     if (Date.now() - (live.at || opened) > lostAfter) set({ lost: true })
-    if (source.readyState === EventSource.CLOSED ? silent > 2_000 : silent > renewAfter) open()
+    if (source.readyState === EventSource.CLOSED ? silent > (live.refused ? retryAfter : 2_000) : silent > renewAfter) open()
   }, 1_000)
 }
 

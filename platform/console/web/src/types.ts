@@ -12,6 +12,7 @@ export interface Overview {
   changes?: Change[]
   faults?: Fault[]
   unreachable: Unreachable[]
+  truncated: Record<string, number> // rows left out, by part
 }
 
 export interface Unreachable { room: string; part: string; error: string; since?: string }
