@@ -14,11 +14,12 @@ export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
   return (await r.json()) as T
 }
 
-/** Why the platform refuses what it should stream at path, in a sentence; empty when it does not refuse. */
+/** Why the platform refuses to stream what is at path, in a sentence; empty when it does not, or does not answer. */
 export async function refusal(path: string): Promise<string> {
   const stop = new AbortController()
+  const r = await reach(path, { signal: stop.signal }).catch(() => undefined)
   try {
-    await answer(await reach(path, { signal: stop.signal }))
+    if (r) await answer(r)
     return ''
   } catch (e) {
     return (e as Error).message

@@ -43,8 +43,7 @@ function open() {
   mine.addEventListener('change', e => see({ ...live.overview, ...(JSON.parse((e as MessageEvent<string>).data) as Overview) }))
   // An EventSource does not tell what it was answered.
   mine.addEventListener('error', async () => {
-    if (mine.readyState !== EventSource.CLOSED) return
-    const refused = await refusal(path)
+    const refused = mine.readyState === EventSource.CLOSED ? await refusal(path) : ''
     if (source === mine) set({ refused })
   })
 }
