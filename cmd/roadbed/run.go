@@ -23,6 +23,7 @@ func (c *cli) run() *cobra.Command {
 	var spec fleet.Spec
 	var env []string
 	var criticality, healthPath string
+	var selfRegisters bool
 	var wait time.Duration
 	cmd := &cobra.Command{
 		Use:     "run --name NAME --port PORT [--instances N] -- COMMAND [ARG ...]",
@@ -63,6 +64,9 @@ place of {port} in the arguments.`,
 				}
 				spec.Env[k] = v
 			}
+			if selfRegisters {
+				spec.Register = fleet.RegisterSelf
+			}
 			if healthPath != "" {
 				spec.Health = &fleet.HealthCheck{Path: healthPath}
 			}
@@ -93,7 +97,8 @@ place of {port} in the arguments.`,
 	fs.IntVar(&spec.Port, "port", 0, "port of the first instance (default: one of the fleet's own)")
 	fs.IntVar(&spec.Instances, "instances", 1, "how many")
 	fs.StringSliceVar(&spec.Zones, "zones", nil, "only in these zones (default: spread over all)")
-	fs.StringVar(&healthPath, "health", "", "path that answers 200 when an instance is fit (default: any answer at / that is no server error)")
+	fs.StringVar(&healthPath, "health", "", "path that answers 200 when an instance is fit (default: /healthcheck, or any answer at / that is no server error)")
+	fs.BoolVar(&selfRegisters, "self-registers", false, "it registers itself, as service.Start does (default: the fleet registers it)")
 	fs.StringVar(&criticality, "criticality", "CRITICAL", "CRITICAL, DEGRADED, BEST_EFFORT or BULK")
 	fs.StringArrayVar(&env, "env", nil, "NAME=VALUE for its environment; may be repeated")
 	fs.DurationVar(&wait, "wait", 30*time.Second, "how long to wait until all instances are up; 0 does not wait")
