@@ -260,7 +260,10 @@ func (d *demo) judge(when string, r streaming.Report) {
 		d.t.Errorf("%s: %.3f %% of %d requests succeeded, want at least %v %%: %v", when, f.SuccessPercent, f.Requests, bar, f.Causes)
 	}
 	if f.Late > f.Requests/1000 {
-		d.t.Errorf("%s: %d requests waited past their deadline", when, f.Late)
+		d.t.Errorf("%s: %d requests had no answer within their deadline of %v", when, f.Late, streaming.Deadline)
+	}
+	if longest := time.Duration(f.Max * float64(time.Second)); longest > streaming.Deadline+time.Second { // a second is the scheduler's
+		d.t.Errorf("%s: a request waited %v, past its deadline of %v", when, longest, streaming.Deadline)
 	}
 }
 
