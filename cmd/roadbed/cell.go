@@ -207,7 +207,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		}
 	}
 
-	eureka := http.NewServeMux()
+	conf, eureka := http.NotFoundHandler(), http.NotFoundHandler()
 	if c.has("properties") {
 		props, err := properties.New(ctx, properties.Config{Engine: c.engine, Ledger: book, Log: c.log})
 		if err != nil {
@@ -219,7 +219,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		}
 		props.Mount(c.surface)
 		faults.Mount(c.surface)
-		eureka.Handle("/config/v1/", props.Handler())
+		conf = props.Handler()
 		c.start(stageRooms, "properties", props.Run)
 		c.start(stageRooms, "chaos", faults.Run)
 	}
@@ -227,13 +227,16 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		reg := registry.New(registry.Config{Ledger: book, Location: here, Self: "registry-" + here.Zone, Meter: c.meter(here, "registry"), Log: c.log})
 		reg.Mount(c.surface)
 		c.start(stageRooms, "registry", reg.Run)
-		eureka.Handle("/", reg.Handler())
+		eureka = reg.Handler()
 	}
 	if l := ports["eureka"]; l != nil {
-		// Eureka's paths may hold doubled slashes, which a mux would redirect; only the configuration's go through it.
+		// No mux: Eureka's paths may hold doubled slashes, which one would redirect.
 		c.serve(stageRooms, l, &http.Server{Handler: c.door.Authenticate(api.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			h, _ := eureka.Handler(&http.Request{Method: r.Method, Host: r.Host, URL: &url.URL{Path: prefixOf(r.URL.Path)}})
-			h.ServeHTTP(w, r)
+			if strings.HasPrefix(r.URL.Path, "/config/v1/") {
+				conf.ServeHTTP(w, r)
+			} else {
+				eureka.ServeHTTP(w, r)
+			}
 		})))})
 	}
 	if c.has("telemetry") {
@@ -268,14 +271,6 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		c.openEdge(here, cache, found, ports["edge"])
 	}
 	return nil
-}
-
-// prefixOf is enough of a path to tell the configuration API from Eureka's.
-func prefixOf(path string) string {
-	if strings.HasPrefix(path, "/config/v1/") {
-		return "/config/v1/"
-	}
-	return "/"
 }
 
 func (c *cell) openEngine(ctx context.Context) (*engine.Engine, error) {

@@ -159,48 +159,50 @@ func (g *Gateway) setRoutes(text string) {
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	id := requestID(r.Header)
-	rec := &response{ResponseWriter: w}
-	route, backend := "-", "-"
+	rec := &response{ResponseWriter: w, route: "-", backend: "-"}
 	// Deferred, for an answer that breaks off half-way leaves here by http.ErrAbortHandler.
 	defer func() {
 		took := time.Since(began)
 		if rec.status == 0 {
 			rec.status = http.StatusOK
 		}
-		g.times.record(route, rec.status, took)
+		g.times.record(rec.route, rec.status, took)
 		g.access.add(entry{
 			Time: began, ID: id, Client: clientHost(r), Method: r.Method, Host: r.Host, Path: r.URL.Path, Status: rec.status,
-			Bytes: rec.bytes, Millis: float64(took.Microseconds()) / 1000, Route: route, Origin: backend, Agent: r.UserAgent(),
+			Bytes: rec.bytes, Millis: float64(took.Microseconds()) / 1000, Route: rec.route, Origin: rec.backend, Agent: r.UserAgent(),
 		})
 	}()
-	route, backend = g.serve(rec, r, id)
+	g.serve(rec, r, id)
 }
 
-// serve passes the request on and returns the route and the app it took, "-" when there was none.
-func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (route, backend string) {
+// serve passes the request on and notes the route and the app it takes.
+func (g *Gateway) serve(w *response, r *http.Request, id string) {
 	w.Header().Set("X-Request-Id", id)
 	if why := improper(r); why != "" {
 		writeError(w, r, http.StatusBadRequest, why)
-		return "-", "-"
+		return
 	}
 	if passages(r.Header) >= maxPassages {
 		writeError(w, r, http.StatusLoopDetected, fmt.Sprintf("the request came through this edge %d times; a route or an instance leads back to it", maxPassages))
-		return "-", "-"
+		return
 	}
 	t := g.table.Load()
 	m, ok := t.match(r)
 	switch {
 	case !ok && r.URL.Path == "/":
+		w.route = "index"
 		t.writeIndex(w, r)
-		return "index", "-"
+		return
 	case !ok:
 		writeError(w, r, http.StatusNotFound, t.nothingAt(r.URL.Path))
-		return "-", "-"
-	case m.addSlash:
+		return
+	}
+	w.route = m.route.id
+	if m.addSlash {
 		u := *r.URL
 		u.Path, u.RawPath, u.Scheme, u.Host = u.Path+"/", "", "", ""
 		http.Redirect(w, r, u.String(), http.StatusPermanentRedirect)
-		return m.route.id, "-"
+		return
 	}
 	ctx := r.Context()
 	limits := ipc.Override{Timeout: m.route.timeout}
@@ -216,11 +218,10 @@ func (g *Gateway) serve(w http.ResponseWriter, r *http.Request, id string) (rout
 		}
 	}
 	ctx = ipc.WithOverride(ctx, limits)
-	backend = m.route.pick()
-	out := r.WithContext(context.WithValue(ctx, passageKey{}, &passage{id: id, match: m, backend: backend}))
+	w.backend = m.route.pick()
+	out := r.WithContext(context.WithValue(ctx, passageKey{}, &passage{id: id, match: m, backend: w.backend}))
 	out = g.faults.Load().attach(out, id)
 	g.proxy.ServeHTTP(w, out)
-	return m.route.id, backend
 }
 
 // fail answers for a backend that did not.

@@ -451,3 +451,24 @@ func BenchmarkDirect(b *testing.B) {
 		resp.Body.Close()
 	}
 }
+
+func TestAnswersThatBreakOffAreLoggedWithTheirRoute(t *testing.T) {
+	h := newHouse(t, map[string]http.Handler{"half": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		io.WriteString(w, "half of it")
+		http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	})})
+	h.access.file = "kept in the channel, for nothing runs that would write it"
+	resp, err := h.front.Client().Get(h.front.URL + "/half/x")
+	if err == nil { // the head may have been sent, or not yet
+		_, err = io.ReadAll(resp.Body)
+		resp.Body.Close()
+	}
+	if err == nil {
+		t.Error("the client was given a whole answer, want one that breaks off")
+	}
+	if e := <-h.access.entries; e.Route != "half" || e.Origin != "half" || e.Path != "/half/x" {
+		t.Errorf("logged as route %q to %q at %q, want half to half at /half/x", e.Route, e.Origin, e.Path)
+	}
+}

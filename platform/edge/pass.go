@@ -131,8 +131,9 @@ func improper(r *http.Request) string {
 // response notes what a request was answered.
 type response struct {
 	http.ResponseWriter
-	status int
-	bytes  int64
+	status         int
+	bytes          int64
+	route, backend string // that the request took; "-" for none
 }
 
 func (r *response) WriteHeader(status int) {
