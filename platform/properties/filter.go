@@ -10,9 +10,10 @@ import (
 //
 //	(appId='api' or appId is null) and (env='prod')
 //
-// The names are those of the scope's fields, and key, propertyId and prefix (of the key). name='v' fits a record
-// whose list holds v, in any letter case; keys and ids are compared to the letter. "is null" and =” both fit a record
-// without that field. The zero Filter selects everything.
+// The names are those of the scope's fields, and key, propertyId, prefix (of the key) and q. name='v' fits a record
+// whose list holds v, in any letter case; keys and ids are compared to the letter. q='v' fits one that holds v anywhere
+// a person would see it, see [Property.Mentions]. "is null" and =” both fit a record without that field. The zero Filter
+// selects everything.
 type Filter struct {
 	all       [][]atom // every one must have one that fits
 	mentioned map[string]bool
@@ -88,6 +89,8 @@ func (a atom) fits(p Property, scope []string) bool {
 		return p.ID == a.value
 	case "prefix":
 		return strings.HasPrefix(p.Key, a.value)
+	case "q":
+		return p.Mentions(a.value)
 	}
 	have := scope[slices.Index(fieldNames[:], a.name)]
 	if a.value == "" || have == "" {
@@ -163,8 +166,8 @@ func (p *filterParser) group() ([]atom, error) {
 // atom reads "name='value'" or "name is null".
 func (p *filterParser) atom() (atom, error) {
 	name := p.name()
-	if !slices.Contains(fieldNames[:], name) && name != "key" && name != "propertyId" && name != "prefix" {
-		return atom{}, fmt.Errorf("%q is not a field; there are %s, key, propertyId and prefix", name, strings.Join(fieldNames[:], ", "))
+	if !slices.Contains(fieldNames[:], name) && name != "key" && name != "propertyId" && name != "prefix" && name != "q" {
+		return atom{}, fmt.Errorf("%q is not a field; there are %s, key, propertyId, prefix and q", name, strings.Join(fieldNames[:], ", "))
 	}
 	if p.word("is") {
 		if !p.word("null") {

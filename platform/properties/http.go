@@ -34,7 +34,7 @@ func (s *Store) Handler() http.Handler {
 //
 //	GET    resolve     what a caller sees, by scope and ?prefix=; with ?explain=true why
 //	GET    watch       the same as server-sent events: snapshot, change, hash
-//	GET    properties  records, by ?filter=, ?key= and ?prefix=
+//	GET    properties  records, by ?filter=, ?key=, ?prefix= and ?q= (words in what a person sees); at most ?limit=
 //	POST   properties  set one, by key and scope; If-Match: "rev", or If-None-Match: * for a new one
 //	DELETE properties  every record that ?filter= selects; a large deletion needs ?confirm=
 //	GET, PUT, DELETE properties/{id}
@@ -68,11 +68,14 @@ func problem(err error) error {
 	if errors.As(err, &se) {
 		return se
 	}
+	var unconfirmed *Unconfirmed
+	if errors.As(err, &unconfirmed) {
+		return huma.NewError(http.StatusPreconditionRequired, err.Error(), &huma.ErrorDetail{Message: "the token", Location: "query.confirm", Value: unconfirmed.Token})
+	}
 	status := http.StatusInternalServerError
 	for sentinel, code := range map[error]int{
 		ErrNotFound: http.StatusNotFound, ErrExists: http.StatusConflict, ErrConflict: http.StatusConflict,
-		ErrInvalid: http.StatusUnprocessableEntity, ErrUnavailable: http.StatusServiceUnavailable,
-		ErrLoading: http.StatusServiceUnavailable, ErrUnconfirmed: http.StatusPreconditionRequired,
+		ErrInvalid: http.StatusUnprocessableEntity, ErrUnavailable: http.StatusServiceUnavailable, ErrLoading: http.StatusServiceUnavailable,
 	} {
 		if errors.Is(err, sentinel) {
 			status = code
@@ -230,14 +233,14 @@ func (s *Store) feed(ctx context.Context, scope config.Scope, prefix, lastID str
 	}
 }
 
-// filterOf reads ?filter=, ?key=, ?prefix= and ?skipPropsWithExtraScopes=.
+// filterOf reads ?filter=, ?key=, ?prefix=, ?q= and ?skipPropsWithExtraScopes=.
 func filterOf(r *http.Request) (Filter, error) {
 	q := r.URL.Query()
 	f, err := ParseFilter(q.Get("filter"))
 	if err != nil {
 		return Filter{}, api.Problem(http.StatusBadRequest, "%v", err)
 	}
-	for _, name := range []string{"key", "prefix"} {
+	for _, name := range []string{"key", "prefix", "q"} {
 		if v := q.Get(name); v != "" {
 			f.all = append(f.all, []atom{{name, v}})
 		}
@@ -248,9 +251,10 @@ func filterOf(r *http.Request) (Filter, error) {
 	return f, nil
 }
 
-// Listing is the answer to a search.
+// Listing is the answer to a search. More is how many records it leaves out, because a limit was given.
 type Listing struct {
 	Properties []Property `json:"properties"`
+	More       int        `json:"more,omitempty"`
 }
 
 func (s *Store) getList(w http.ResponseWriter, r *http.Request) error {
@@ -258,13 +262,23 @@ func (s *Store) getList(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	limit := 0
+	if text := r.URL.Query().Get("limit"); text != "" {
+		if limit, err = strconv.Atoi(text); err != nil || limit < 1 {
+			return api.Problem(http.StatusBadRequest, "limit is %q; want how many records at most, 1 or more", text)
+		}
+	}
 	if !s.loaded.Load() {
 		return ErrLoading
 	}
 	if unchanged(w, r, fmt.Sprintf(`"%d-%x"`, s.index.Load().rev, r.URL.RawQuery)) {
 		return nil
 	}
-	api.WriteJSON(w, Listing{s.List(f)})
+	found := Listing{Properties: s.List(f)}
+	if limit > 0 && len(found.Properties) > limit {
+		found.Properties, found.More = found.Properties[:limit], len(found.Properties)-limit
+	}
+	api.WriteJSON(w, found)
 	return nil
 }
 
@@ -393,13 +407,13 @@ func (s *Store) deleteMany(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(f.all) == 0 {
-		return api.Problem(http.StatusBadRequest, "say which properties to delete, with filter, key or prefix")
+		return api.Problem(http.StatusBadRequest, "say which properties to delete, with filter, key, prefix or q")
 	}
 	gone, err := s.DeleteAll(r.Context(), f, r.URL.Query().Get("confirm"))
 	if err != nil {
 		return err
 	}
-	api.WriteJSON(w, Listing{gone})
+	api.WriteJSON(w, Listing{Properties: gone})
 	return nil
 }
 

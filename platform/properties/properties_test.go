@@ -335,6 +335,73 @@ func TestDeletingManyNeedsAConfirmationOfExactlyThose(t *testing.T) {
 	}
 }
 
+func TestASearchFindsWhatAPersonSeesAndNoSecret(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.must(t, "db.timeout", "250", config.Scope{App: "api", Region: "eu"})
+	s.must(t, "db.host", "localhost", config.Scope{Group: "api-v001"})
+	if _, err := s.Set(t.Context(), Property{Key: "db.password", Value: "hunter2", Sensitive: true, Description: "of the main database"}, Any); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		query string
+		want  string // keys, and how many more there are
+	}{
+		{"q=TIMEOUT", "db.timeout 0"},
+		{"q=local", "db.host 0"},
+		{"q=app%3Dapi", "db.timeout 0"},
+		{"q=appId%3Dapi", "db.timeout 0"},
+		{"q=group%3Dapi-v001", "db.host 0"},
+		{"q=region%3Deu+250", "db.timeout 0"},
+		{"q=main+database", "db.password 0"},
+		{"q=hunter2", " 0"},
+		{"q=ana", "db.host,db.timeout 0"},
+		{"q=db&limit=2", "db.host,db.password 1"},
+		{"q=db&prefix=db.h", "db.host 0"},
+		{"filter=q%3D'db'+and+appId%3D'api'", "db.timeout 0"},
+	} {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/config/v1/properties?"+c.query, nil))
+		var found Listing
+		if err := json.Unmarshal(w.Body.Bytes(), &found); err != nil {
+			t.Fatalf("%s: %v in %s", c.query, err, w.Body)
+		}
+		var keys []string
+		for _, p := range found.Properties {
+			keys = append(keys, p.Key)
+		}
+		if got := fmt.Sprintf("%s %d", strings.Join(keys, ","), found.More); got != c.want {
+			t.Errorf("%s: got %q, want %q", c.query, got, c.want)
+		}
+	}
+	w := httptest.NewRecorder()
+	s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/config/v1/properties?limit=none", nil))
+	if w.Code != 400 || !strings.Contains(w.Body.String(), "1 or more") {
+		t.Errorf("limit=none: got %d %s, want a 400 that says what is allowed", w.Code, w.Body)
+	}
+}
+
+func TestAnUnconfirmedDeletionTellsItsTokenToPrograms(t *testing.T) {
+	s := open(t, t.TempDir())
+	for _, k := range []string{"a.1", "a.2", "b"} {
+		s.must(t, k, "v", config.Scope{})
+	}
+	ask := func(query string) *httptest.ResponseRecorder {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("DELETE", "http://localhost/config/v1/properties?prefix=a."+query, nil))
+		return w
+	}
+	w := ask("")
+	var problem struct {
+		Errors []struct{ Location, Value string }
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &problem); err != nil || w.Code != 428 || len(problem.Errors) != 1 || problem.Errors[0].Location != "query.confirm" {
+		t.Fatalf("got %d %s (%v), want a 428 with the token at query.confirm", w.Code, w.Body, err)
+	}
+	if w := ask("&confirm=" + problem.Errors[0].Value); w.Code != 200 {
+		t.Errorf("with the token: got %d %s, want 200", w.Code, w.Body)
+	}
+}
+
 func TestReadsGoOnAndWritesAreRefusedWithTheEngineAway(t *testing.T) {
 	s := open(t, t.TempDir())
 	s.must(t, "k", "1", config.Scope{})

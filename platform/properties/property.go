@@ -133,6 +133,23 @@ func (p Property) ScopeText() string {
 	return strings.Join(scope, " ")
 }
 
+// Mentions reports whether every word of text stands in p, in any letter case: in its key, value, type, scope,
+// description, owner, ticket or writer. A scope is found by the names of its fields and by those that people use:
+// "appId=api" and "app=api". The value of a sensitive property is not looked at, lest a search find it out.
+func (p Property) Mentions(text string) bool {
+	scope := p.ScopeText()
+	shown := strings.ToLower(strings.Join([]string{p.Key, p.mask().Value, p.Type, scope, forPeople.Replace(scope), p.Description, p.Email, p.Ticket, p.UpdatedBy}, "\n"))
+	for _, word := range strings.Fields(strings.ToLower(text)) {
+		if !strings.Contains(shown, word) {
+			return false
+		}
+	}
+	return true
+}
+
+// forPeople gives the fields of a scope the names they have on screens.
+var forPeople = strings.NewReplacer("appId=", "app=", "asg=", "group=", "serverId=", "instance=")
+
 // SameScope reports whether p and q are for the same callers, as [ID] sees it.
 func (p Property) SameScope(q Property) bool { return ID("", p.Scope) == ID("", q.Scope) }
 

@@ -182,7 +182,8 @@ func (h *eureka) setStatus(w http.ResponseWriter, r *http.Request, t target) {
 	case rec.status == st || originOf(r).replicated:
 		empty(w, h.s.setOverride(k, st, dirty)) // nothing new, or recorded where it was decided
 	default:
-		h.decide(w, r, k, overrideAction, rec, st, func() result { return h.s.setOverride(k, st, dirty) })
+		res, err := h.decide(r.Context(), asked(r, overrideAction), k, rec, st, func() result { return h.s.setOverride(k, st, dirty) })
+		answerDecision(w, res, err)
 	}
 }
 
@@ -209,8 +210,17 @@ func (h *eureka) clearStatus(w http.ResponseWriter, r *http.Request, t target) {
 		if ownWord {
 			then = rec.own
 		}
-		h.decide(w, r, k, clearAction, rec, then, end)
+		res, err := h.decide(r.Context(), asked(r, clearAction), k, rec, then, end)
+		answerDecision(w, res, err)
 	}
+}
+
+func answerDecision(w http.ResponseWriter, res result, err error) {
+	if err != nil {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		return
+	}
+	empty(w, res)
 }
 
 func dirtyOf(r *http.Request) int64 {

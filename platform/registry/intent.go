@@ -3,8 +3,10 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -36,17 +38,20 @@ func decisionJSON(st, ov status) json.RawMessage {
 
 func (k key) resource() string { return resourceKind + strings.ToLower(k.app) + "/" + k.id }
 
+// errUndecided is why a decision did not happen: it could not be recorded.
+var errUndecided = errors.New("the change log cannot be written now")
+
 // decide does what an operator decided once it is in the ledger, one decision at a time so that the ledger has them in
-// the order in which they took effect. If the ledger cannot be written soon, it refuses.
-func (h *eureka) decide(w http.ResponseWriter, r *http.Request, k key, what string, was *record, st status, do func() result) {
-	ctx, cancel := context.WithTimeout(r.Context(), ledgerWait)
+// the order in which they took effect. If the ledger cannot be written soon, it fails with errUndecided and nothing has
+// happened.
+func (r *Registry) decide(ctx context.Context, by roadbed.Change, k key, was *record, st status, do func() result) (result, error) {
+	ctx, cancel := context.WithTimeout(ctx, ledgerWait)
 	defer cancel()
 	select {
-	case h.deciding <- struct{}{}:
-		defer func() { <-h.deciding }()
+	case r.deciding <- struct{}{}:
+		defer func() { <-r.deciding }()
 	case <-ctx.Done():
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return
+		return done, errUndecided
 	}
 	res, applied := done, false
 	apply := func(context.Context) error {
@@ -56,20 +61,76 @@ func (h *eureka) decide(w http.ResponseWriter, r *http.Request, k key, what stri
 		}
 		return nil
 	}
-	after := decisionJSON(st, unknown)
-	if what == overrideAction {
-		after = decisionJSON(st, st)
+	by.Resource, by.Result = k.resource(), roadbed.Succeeded
+	by.Before, by.After = decisionJSON(was.status, was.override), decisionJSON(st, unknown)
+	if by.Action == overrideAction {
+		by.After = decisionJSON(st, st)
 	}
-	err := h.record(ctx, roadbed.Change{
-		Actor: actorOf(r), Why: r.Header.Get(api.WhyHeader), Action: what, Resource: k.resource(),
-		Result: roadbed.Succeeded, Before: decisionJSON(was.status, was.override), After: after,
-	}, apply)
+	err := r.record(ctx, by, apply)
 	if !applied {
-		h.log.Warn("an override is refused, for the ledger cannot be written", "app", k.app, "instance", k.id, "err", err)
-		w.WriteHeader(http.StatusServiceUnavailable)
-		return
+		r.log.Warn("an override is refused, for the ledger cannot be written", "app", k.app, "instance", k.id, "err", err)
+		return done, errUndecided
 	}
-	empty(w, res)
+	return res, nil
+}
+
+// Override makes st the status of an instance until it is cleared, whatever the instance says. Actor and reason are
+// taken from ctx, as [api.As] put them there. It fails with an [api.Problem] if the instance is not registered or the
+// decision cannot be recorded.
+func (r *Registry) Override(ctx context.Context, app, id string, st roadbed.Status) error {
+	k := key{strings.ToUpper(app), id}
+	want, ok := parseStatus(string(st))
+	if !ok || want == unknown {
+		return api.Problem(http.StatusUnprocessableEntity, "%q is no status to decide on; use UP, DOWN, STARTING or OUT_OF_SERVICE", st)
+	}
+	rec := r.s.overriding(k)
+	if rec == nil {
+		return notRegistered(k)
+	}
+	set := func() result { return r.s.setOverride(k, want, 0) }
+	if rec.status == want {
+		return k.problem(set(), nil) // nothing new
+	}
+	return k.problem(r.decide(ctx, api.Change(ctx, overrideAction, ""), k, rec, want, set))
+}
+
+// ClearOverride ends an override: the instance's own word counts again. It fails as Override does; an instance without
+// an override is no failure.
+func (r *Registry) ClearOverride(ctx context.Context, app, id string) error {
+	k := key{strings.ToUpper(app), id}
+	rec := r.s.overriding(k)
+	if rec == nil {
+		return notRegistered(k)
+	}
+	end := func() result { return r.s.clearOverride(k, unknown, true, 0) }
+	if !r.s.overridden(k) {
+		return k.problem(end(), nil)
+	}
+	return k.problem(r.decide(ctx, api.Change(ctx, clearAction, ""), k, rec, rec.own, end))
+}
+
+func notRegistered(k key) error {
+	return api.Problem(http.StatusNotFound, "instance %q of %s is not registered; it may have been replaced: look who is", k.id, strings.ToLower(k.app))
+}
+
+// problem is the answer to a decision about k.
+func (k key) problem(res result, err error) error {
+	switch {
+	case err != nil:
+		return api.Problem(http.StatusServiceUnavailable, "instance %q of %s stays as it is: %v; try again in a moment", k.id, strings.ToLower(k.app), err)
+	case res == notFound:
+		return notRegistered(k)
+	}
+	return nil
+}
+
+// asked is the beginning of a ledger entry for what r asks.
+func asked(r *http.Request, action string) roadbed.Change {
+	why, err := url.PathUnescape(r.Header.Get(api.WhyHeader))
+	if err != nil {
+		why = r.Header.Get(api.WhyHeader) // it was not encoded
+	}
+	return roadbed.Change{Actor: actorOf(r), Why: why, Action: action}
 }
 
 // actorOf names who decided: what the request says, else what kind of client it is.
