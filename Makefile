@@ -24,10 +24,10 @@ test:
 soak:
 	$(GO) test -count=1 -timeout 60m -run '^TestSeen' ./cmd/roadbed -args -soak
 
-## interop: real clients and a real browser against us; needs Node, npm, Python and Chromium
+## interop: real clients, servers and a real browser against us; needs Node, npm, Python, Chromium, a JDK and Maven
 interop:
 	./interop/install.sh
-	cd interop && $(GO) test -count=1 -timeout 15m ./...
+	cd interop && $(GO) test -count=1 -timeout 20m ./...
 
 ## bench: side-by-side tables against peers
 bench:

@@ -1,6 +1,8 @@
 #!/bin/sh
-# Installs what the interop tests drive: Node with npm, Python with pip, and Chromium. Each that is there already stays.
+# Installs what the interop tests drive: Node with npm, Python with pip, Chromium, and a JDK with Maven, by which it
+# builds the Java programs into java/*/target. Each that is there already stays.
 set -eu
+cd "$(dirname "$0")"
 need() { # need COMMAND PACKAGE
 	command -v "$1" >/dev/null && return
 	if ! command -v apt-get >/dev/null; then
@@ -17,3 +19,19 @@ need npm npm
 need python3 python3
 need pip3 python3-pip
 need chromium chromium
+need javac default-jdk-headless
+need mvn maven
+
+built=java/target/built
+current() { # whether the Java programs are as their sources are, and the libraries that they were built with are there
+	[ -f "$built" ] || return 1
+	[ -z "$(find java -name target -prune -o -type f -newer "$built" -print)" ] || return 1
+	for list in java/*/target/classpath; do
+		tr : '\n' <"$list" | while read -r jar; do [ -f "$jar" ] || return 1; done || return 1
+	done
+}
+if ! current; then
+	echo "building the Java programs with Maven"
+	(cd java && mvn --batch-mode --quiet --no-transfer-progress process-classes)
+	touch "$built"
+fi

@@ -16,13 +16,19 @@ import (
 // eventually waits until what a client or the registry says is as wanted.
 func eventually(t *testing.T, claim string, got func() []string, want ...string) {
 	t.Helper()
+	within(t, 20*time.Second, claim, got, want...)
+}
+
+// within waits as eventually does, but for at most limit.
+func within(t *testing.T, limit time.Duration, claim string, got func() []string, want ...string) {
+	t.Helper()
 	var last []string
-	for began := time.Now(); time.Since(began) < 20*time.Second; time.Sleep(50 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < limit; time.Sleep(50 * time.Millisecond) {
 		if last = got(); slices.Equal(last, want) {
 			return
 		}
 	}
-	t.Fatalf("%s: got %q after 20 s, want %q", claim, last, want)
+	t.Fatalf("%s: got %q after %v, want %q", claim, last, limit, want)
 }
 
 // held says what the registry has of an app, as APP/id/STATUS.

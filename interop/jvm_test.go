@@ -1,0 +1,181 @@
+package interop
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"slices"
+	"testing"
+	"time"
+)
+
+// needJava ends the test unless the Java programs are built.
+func needJava(t *testing.T) {
+	t.Helper()
+	need(t, "java", "apt-get install default-jdk-headless")
+	if _, err := os.Stat("java/target/built"); err != nil {
+		t.Fatal("the Java programs are not built; run ./interop/install.sh")
+	}
+}
+
+// spring is a stock Eureka server of Spring Cloud Netflix, in a process of its own. Servers that are peers need
+// addresses of their own within 127.0.0.0/8, for they tell each other apart by host alone.
+type spring struct {
+	t    *testing.T
+	base string // of Eureka's API, http://HOST:PORT/eureka/
+	args []string
+	cmd  *exec.Cmd
+	said *lockedBuffer
+	done chan struct{} // closed when the process has ended
+}
+
+// quick are settings under which a server acts as one that has run for long, and tells what it knows at once.
+var quick = []string{
+	"--eureka.server.useReadOnlyResponseCache=false",
+	"--eureka.server.peerEurekaNodesUpdateIntervalMs=1000",
+	"--eureka.server.enableSelfPreservation=false",
+	"--eureka.instance.leaseRenewalIntervalInSeconds=5",
+	"--eureka.client.registryFetchIntervalSeconds=5",
+	"--eureka.client.initialInstanceInfoReplicationIntervalSeconds=1",
+}
+
+// newSpring starts a server at a free port of host. peers, if not empty, is the comma-separated list of the servers it
+// replicates to. Extra arguments are properties, --name=value.
+func newSpring(t *testing.T, host, peers string, args ...string) *spring {
+	t.Helper()
+	needJava(t)
+	port := freePort(t, host)
+	s := &spring{t: t, base: fmt.Sprintf("http://%s:%s/eureka/", host, port)}
+	alone := "false"
+	if peers == "" {
+		peers, alone = s.base, "true"
+	}
+	s.args = append([]string{
+		"server", "Server", "--server.address=" + host, "--server.port=" + port, "--spring.application.name=eureka",
+		"--eureka.instance.hostname=" + host, "--eureka.client.serviceUrl.defaultZone=" + peers,
+		"--eureka.client.registerWithEureka=" + fmt.Sprint(alone == "false"), "--eureka.client.fetchRegistry=" + fmt.Sprint(alone == "false"),
+		"--spring.main.banner-mode=off",
+	}, args...)
+	s.launch()
+	t.Cleanup(func() {
+		s.kill()
+		if t.Failed() {
+			t.Logf("%s said:\n%s", s.base, s.said)
+		}
+	})
+	return s
+}
+
+// launch starts the process without waiting for it; ready waits.
+func (s *spring) launch() {
+	s.t.Helper()
+	s.said = new(lockedBuffer)
+	s.cmd = exec.Command("java/run", s.args...)
+	s.cmd.Stdout, s.cmd.Stderr = s.said, s.said
+	if err := s.cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	cmd, done := s.cmd, make(chan struct{})
+	s.done = done
+	go func() { defer close(done); cmd.Wait() }() //nolint:errcheck // what it said tells more
+}
+
+// ready waits until the server answers reads.
+func (s *spring) ready() {
+	s.t.Helper()
+	for began := time.Now(); time.Since(began) < 90*time.Second; time.Sleep(100 * time.Millisecond) {
+		select {
+		case <-s.done:
+			s.t.Fatalf("%s ended before it was ready:\n%s", s.base, s.said)
+		default:
+		}
+		resp, err := http.Get(s.base + "apps/")
+		if err != nil {
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode == http.StatusOK {
+			return
+		}
+	}
+	s.t.Fatalf("%s is not ready after 90 s:\n%s", s.base, s.said)
+}
+
+func (s *spring) kill() {
+	s.cmd.Process.Kill() //nolint:errcheck // it may have ended
+	<-s.done
+}
+
+func freePort(t *testing.T, host string) string {
+	t.Helper()
+	l, err := net.Listen("tcp", host+":0")
+	if err != nil {
+		t.Fatalf("find a free port of %s: %v", host, err)
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}
+
+// wireInstance is what the tests read of an instance in Eureka's JSON.
+type wireInstance struct {
+	InstanceID       string            `json:"instanceId"`
+	App              string            `json:"app"`
+	Status           string            `json:"status"`
+	OverriddenStatus string            `json:"overriddenStatus"`
+	Metadata         map[string]string `json:"metadata"`
+}
+
+// instances reads the instances of an app, or of all apps if it is empty, from the Eureka API at base.
+func instances(base, app string) ([]wireInstance, error) {
+	req, err := http.NewRequest(http.MethodGet, base+"apps/"+app, nil)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if app != "" && resp.StatusCode == http.StatusNotFound {
+		return nil, nil
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("GET %sapps/%s: status %d", base, app, resp.StatusCode)
+	}
+	type application struct{ Instance []wireInstance }
+	var doc struct {
+		Application  application
+		Applications struct{ Application []application }
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&doc); err != nil {
+		return nil, fmt.Errorf("GET %sapps/%s: %w", base, app, err)
+	}
+	list := doc.Application.Instance
+	for _, a := range doc.Applications.Application {
+		list = append(list, a.Instance...)
+	}
+	return list, nil
+}
+
+// held says what the Eureka API at base has of an app, as APP/id/STATUS.
+func held(t *testing.T, base, app string) []string {
+	t.Helper()
+	list, err := instances(base, app)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, i := range list {
+		out = append(out, i.App+"/"+i.InstanceID+"/"+i.Status)
+	}
+	slices.Sort(out)
+	return out
+}
