@@ -38,6 +38,7 @@ func (s *Store) Handler() http.Handler {
 //	POST   properties  set one, by key and scope; If-Match: "rev", or If-None-Match: * for a new one
 //	DELETE properties  every record that ?filter= selects; a large deletion needs ?confirm=
 //	GET, PUT, DELETE properties/{id}
+//	GET    properties/{app}.properties  what a caller sees, as a Java properties file: Archaius 1 polls it
 //	GET    history     versions, by ?id= or ?key=
 func (s *Store) Mount(surface *api.Surface) {
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
@@ -283,6 +284,9 @@ func (s *Store) getList(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (s *Store) getOne(w http.ResponseWriter, r *http.Request) error {
+	if app, ok := strings.CutSuffix(r.PathValue("id"), propertiesFile); ok {
+		return s.getPropertiesFile(w, r, app)
+	}
 	p, ok := s.Get(r.PathValue("id"))
 	if !ok {
 		return fmt.Errorf("%w: %s", ErrNotFound, r.PathValue("id"))

@@ -426,7 +426,7 @@ func TestReadsGoOnAndWritesAreRefusedWithTheEngineAway(t *testing.T) {
 func TestBeforeAnythingIsLoadedReadersAreToldToWait(t *testing.T) {
 	s := open(t, t.TempDir())
 	s.loaded.Store(false)
-	for _, path := range []string{"resolve", "watch", "properties"} {
+	for _, path := range []string{"resolve", "watch", "properties", "properties/api.properties"} {
 		w := httptest.NewRecorder()
 		s.Handler().ServeHTTP(w, request("GET", "/config/v1/"+path, ""))
 		if w.Code != http.StatusServiceUnavailable {

@@ -1,0 +1,77 @@
+package properties
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+// propertiesFile ends the path of what Archaius 1, and whatever else reads a Java properties file from a URL, polls:
+// /config/v1/properties/{app}.properties?{context}.
+const propertiesFile = ".properties"
+
+// getPropertiesFile answers with everything that a caller sees. A key that is missing is deleted at the reader, so the
+// answer is whole or no 200: while nothing is loaded it is 503, and its length is told in advance.
+func (s *Store) getPropertiesFile(w http.ResponseWriter, r *http.Request, app string) error {
+	scope := scopeOf(r)
+	scope.App = app
+	snap, err := s.Resolve(scope)
+	if err != nil {
+		return err
+	}
+	writeWhole(w, r, "text/plain;charset=ISO-8859-1", javaProperties(snap.Properties))
+	return nil
+}
+
+// gzipFrom is the size in bytes from which compressing a body pays.
+const gzipFrom = 256
+
+// writeWhole answers with a body that a reader polls again and again: its length tells a reader whether it is whole,
+// its ETag spares sending it twice, and it is compressed for who can read that.
+func writeWhole(w http.ResponseWriter, r *http.Request, contentType string, body []byte) {
+	h := w.Header()
+	h.Set("Vary", "Accept, Accept-Encoding")
+	tag := fmt.Sprintf(`"%016x"`, xxhash.Sum64(body))
+	zip := len(body) >= gzipFrom && takesGzip(r.Header.Get("Accept-Encoding"))
+	if zip {
+		tag = strings.TrimSuffix(tag, `"`) + `-gzip"` // RFC 9110 §8.8.3: another encoding, another tag
+	}
+	if unchanged(w, r, tag) {
+		return
+	}
+	if zip {
+		var z bytes.Buffer
+		gz, err := gzip.NewWriterLevel(&z, gzip.BestSpeed)
+		if err == nil {
+			_, err = gz.Write(body)
+		}
+		if err == nil {
+			err = gz.Close()
+		}
+		if err != nil { // neither a level that exists nor a buffer in memory fails
+			panic(err)
+		}
+		h.Set("Content-Encoding", "gzip")
+		body = z.Bytes()
+	}
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Length", strconv.Itoa(len(body)))
+	w.Write(body) //nolint:errcheck // the client is gone if this fails
+}
+
+// takesGzip reads an Accept-Encoding.
+func takesGzip(accept string) bool {
+	for coding := range strings.SplitSeq(accept, ",") {
+		name, quality, _ := strings.Cut(coding, ";")
+		if name = strings.TrimSpace(name); strings.EqualFold(name, "gzip") || strings.EqualFold(name, "x-gzip") {
+			q, err := strconv.ParseFloat(strings.TrimPrefix(strings.ReplaceAll(quality, " ", ""), "q="), 64)
+			return err != nil || q > 0
+		}
+	}
+	return false
+}
