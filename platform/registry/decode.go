@@ -153,7 +153,7 @@ func latin1(in io.Reader) (io.Reader, error) {
 }
 
 // member finds name in t, exactly or else in any letter case.
-func member(t tree, name string) any {
+func member[V any](t map[string]V, name string) (v V) {
 	if v, ok := t[name]; ok {
 		return v
 	}
@@ -164,7 +164,7 @@ func member(t tree, name string) any {
 		}
 	}
 	if found == "" {
-		return nil
+		return v
 	}
 	return t[found]
 }
