@@ -2,10 +2,12 @@ package registry
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
 	"testing"
+	"time"
 )
 
 // filled returns a registry of n instances like the reference one, 20 to an application.
@@ -54,6 +56,31 @@ func BenchmarkRenew(b *testing.B) {
 	for b.Loop() {
 		if res, _ := r.s.renew(key{"APP7", "web-141.internal:shop:8080"}, origin{}, 0, unknown); res != done {
 			b.Fatal(res)
+		}
+	}
+}
+
+// BenchmarkLook is a second of 100,000 instances that all renew: what the keeper does in it.
+func BenchmarkLook(b *testing.B) {
+	r := filled(b, 100_000)
+	k := keeper{s: r.s, log: slog.New(slog.DiscardHandler)}
+	var all []*entry
+	for _, a := range r.s.apps {
+		all = append(all, a.order...)
+	}
+	now := int64(0)
+	for i, e := range all { // renewals spread over 30 s
+		e.lease.renewed.Store(int64(i%30) * int64(time.Second))
+		r.s.wheel.put(e, e.lease.lateAt())
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		now += int64(time.Second)
+		for i := int(now/int64(time.Second)) % 30; i < len(all); i += 30 {
+			all[i].lease.renew(now, true)
+		}
+		if got := k.silent(now); len(got) > 0 {
+			b.Fatalf("%d are silent", len(got))
 		}
 	}
 }

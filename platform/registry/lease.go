@@ -1,154 +1,115 @@
 package registry
 
 import (
-	"context"
-	"log/slog"
-	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 )
 
 // lease is the promise an instance keeps by renewing. Times are nanoseconds since the state's epoch.
 type lease struct {
-	renewed  atomic.Int64
-	duration atomic.Int64
+	renewed  atomic.Int64 // by anybody
+	direct   atomic.Int64 // by the instance itself, not by a peer that tells of it; never if that did not happen
+	duration atomic.Int64 // without a renewal after which it ends; ended when its instance is no longer registered
+	patience atomic.Int64 // without a renewal after which the instance is late
 }
 
-func (l *lease) start(now int64, seconds int32) {
+const (
+	never = int64(-1)
+	ended = int64(-1)
+)
+
+// start begins a lease of duration, for an instance that means to renew it every renewal.
+func (l *lease) start(now int64, duration, renewal time.Duration, direct bool) {
+	if l.duration.Load() == 0 {
+		l.direct.Store(never)
+	}
+	l.renew(now, direct)
+	l.duration.Store(int64(duration))
+	// Who renews three times in a lease is late with the second that is missing, who renews once with the first.
+	l.patience.Store(int64(max(duration*2/3, min(renewal*3/2, duration))))
+}
+
+// renew prolongs the lease; direct says that the instance itself asked for it.
+//
+// hot path: 0 allocs, BenchmarkRenew
+func (l *lease) renew(now int64, direct bool) {
 	l.renewed.Store(now)
-	l.duration.Store(int64(seconds) * int64(time.Second))
+	if direct {
+		l.direct.Store(now)
+	}
 }
 
-func (l *lease) renew(now int64) { l.renewed.Store(now) }
+func (l *lease) end() { l.duration.Store(ended) }
+
+func (l *lease) hasEnded() bool { return l.duration.Load() == ended }
 
 func (l *lease) expired(now int64) bool { return now > l.renewed.Load()+l.duration.Load() }
 
-const (
-	tick = time.Second // how often leases are looked at
+// lateAt is when the instance is late unless it renews.
+func (l *lease) lateAt() int64 { return l.renewed.Load() + l.patience.Load() }
 
-	// Self-preservation: when many fall silent at once the network is the likelier culprit. In any slice of time at
-	// most this share of the instances is evicted, or two if that is more.
-	sliceTime  = 30 * time.Second
-	sliceShare = 0.15
-	sliceLeast = 2
+func (l *lease) late(now int64) bool { return now > l.lateAt() }
 
-	// warmUp is how long after the first registration a fresh registry says that it may not know everybody yet.
-	warmUp = 35 * time.Second
-)
-
-// keeper ends leases. It belongs to the goroutine of Run.
-type keeper struct {
-	s         *state
-	log       *slog.Logger
-	last      int64 // ns since epoch of the last look
-	slice     int64 // ns since epoch at which the current slice of time began
-	budget    int   // how many more may be evicted in it
-	preserved bool  // whether expired leases were kept at the last look
+// directAge is how long ago the instance itself renewed, if it ever did here.
+func (l *lease) directAge(now int64) (age time.Duration, ok bool) {
+	d := l.direct.Load()
+	return time.Duration(now - d), d != never
 }
 
-func (k *keeper) run(ctx context.Context) {
-	t := time.NewTicker(tick)
-	defer t.Stop()
-	k.last = k.s.now()
-	k.slice = k.last - int64(sliceTime)
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-t.C:
-			k.look()
-		}
-	}
+// wheel finds the leases that run out without looking at the others. An entry is in the slot of the second in which it
+// would be late; when that second comes, one that has renewed is put into a later slot. So an entry is touched about
+// once per lease, however often it renews, and renewals do not touch the wheel at all.
+type wheel struct {
+	mu    sync.Mutex
+	slots [wheelSlots][]*entry
+	at    int64 // second that was taken last
 }
 
-// look ends the leases that ran out, within what self-preservation allows.
-func (k *keeper) look() {
-	now := k.s.now()
-	late := now - k.last - int64(tick)
-	k.last = now
-	if late >= int64(2*tick) {
-		// This process stood still. Renewals could not reach it, so nobody is to blame for silence.
-		k.s.prolong(late)
-		k.log.Warn("registry stood still; leases are prolonged by as much", "for", time.Duration(late).Round(time.Millisecond))
-	}
-	k.s.endWarmUp(now)
-	silent, total := k.s.silent(now)
-	if now-k.slice >= int64(sliceTime) {
-		k.slice = now
-		k.budget = max(sliceLeast, int(sliceShare*float64(total)))
-	}
-	rand.Shuffle(len(silent), func(i, j int) { silent[i], silent[j] = silent[j], silent[i] })
-	evict := silent[:min(len(silent), k.budget)]
-	gone := k.s.evict(evict, now)
-	k.budget -= gone
-	if gone > 0 {
-		k.log.Info("leases ran out", "evicted", gone, "silent", len(silent), "registered", total)
-	}
-	if kept := len(silent) > len(evict); kept != k.preserved {
-		k.preserved = kept
-		if kept {
-			k.log.Warn("many instances fell silent at once; evicting them slowly", "silent", len(silent), "registered", total, "per", sliceTime)
-		} else {
-			k.log.Info("no longer preserving silent instances")
-		}
+const wheelSlots = 512 // seconds; who is late only after more is looked at on the way
+
+// put enters e to be looked at in the second of time t, in nanoseconds since the state's epoch, or soon if that has
+// passed. An earlier look that was planned for it does not take place.
+func (w *wheel) put(e *entry, t int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.place(e, t)
+}
+
+// hasten is put, unless e will be looked at before t anyway.
+func (w *wheel) hasten(e *entry, t int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if e.due == 0 || second(t) < e.due {
+		w.place(e, t)
 	}
 }
 
-// silent lists the instances whose leases ran out, and counts all.
-func (s *state) silent(now int64) (ks []key, total int) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for _, a := range s.apps {
-		for _, e := range a.order {
-			if e.lease.expired(now) {
-				ks = append(ks, e.rec.key())
+func (w *wheel) place(e *entry, t int64) {
+	e.due = max(w.at+1, min(second(t), w.at+wheelSlots-1))
+	i := e.due % wheelSlots
+	w.slots[i] = append(w.slots[i], e)
+}
+
+// second is the first whole second after t.
+func second(t int64) int64 { return t/int64(time.Second) + 1 }
+
+// take removes and returns what must be looked at up to now.
+func (w *wheel) take(now int64) (due []*entry) {
+	to := now / int64(time.Second)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for range min(to-w.at, wheelSlots) {
+		w.at++
+		i := w.at % wheelSlots
+		for _, e := range w.slots[i] {
+			if e.due == w.at { // else it was planned anew since
+				e.due = 0
+				due = append(due, e)
 			}
 		}
+		w.slots[i] = nil
 	}
-	return ks, s.count
-}
-
-// evict removes those of ks that are still silent. Decisions about them stay, for the case that they come back.
-func (s *state) evict(ks []key, now int64) (gone int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, k := range ks {
-		if e := s.find(k); e == nil || !e.lease.expired(now) {
-			continue
-		}
-		s.remove(k)
-		gone++
-		if ov, ok := s.overrides[k]; ok {
-			ov.orphan = now
-			s.overrides[k] = ov
-		}
-	}
-	for k, ov := range s.overrides {
-		if ov.orphan != 0 && now-ov.orphan > int64(overrideOutlives) {
-			delete(s.overrides, k)
-		}
-	}
-	return gone
-}
-
-// prolong moves every lease by d. One that is renewed meanwhile needs no help.
-func (s *state) prolong(d int64) {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	for _, a := range s.apps {
-		for _, e := range a.order {
-			was := e.lease.renewed.Load()
-			e.lease.renewed.CompareAndSwap(was, was+d)
-		}
-	}
-}
-
-// endWarmUp tells the watchers, once, that from now on silence about an instance means it is gone.
-func (s *state) endWarmUp(now int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.warming && s.first >= 0 && now-s.first >= int64(warmUp) {
-		s.warming = false
-		s.broadcast()
-	}
+	w.at = max(w.at, to)
+	return due
 }

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"pgregory.net/rapid"
 )
 
 // running starts a registry in a synctest bubble and stops it at the end of the test.
@@ -116,20 +118,128 @@ func TestTwoMayAlwaysGo(t *testing.T) {
 }
 
 func TestStandingStillProlongsLeases(t *testing.T) {
-	r := New(Config{Log: slog.New(slog.DiscardHandler)})
-	r.s.register(reg("WEB", "1", up, 0), origin{})
-	e := r.s.find(key{"WEB", "1"})
-	now := r.s.now()
-	k := keeper{s: r.s, log: r.log, last: now - int64(200*time.Second), slice: now - int64(sliceTime)}
-	e.lease.renewed.Store(now - int64(210*time.Second)) // 10 s before this process stood still
-	k.look()
-	if r.count() != 1 {
-		t.Error("after standing still for 200 s: the instance was evicted, want its lease prolonged by as much")
-	}
-	k.look()
-	if r.count() != 1 {
-		t.Error("the next look evicted the instance, want time for a renewal")
-	}
+	synctest.Test(t, func(t *testing.T) {
+		r := New(Config{Log: slog.New(slog.DiscardHandler)})
+		r.s.register(reg("WEB", "1", up, 0), origin{})
+		k := keeper{s: r.s, log: r.log}
+		look := func() {
+			k.look()
+			if r.count() != 1 {
+				t.Errorf("%v after registering: the instance was evicted, want its lease prolonged by the time stood still", time.Duration(r.s.now()))
+			}
+		}
+		time.Sleep(time.Second)
+		look()
+		time.Sleep(200 * time.Second) // this process stands still
+		look()
+		for range 85 {
+			time.Sleep(time.Second)
+			look()
+		}
+		for range 5 {
+			time.Sleep(time.Second)
+			k.look()
+		}
+		if r.count() != 0 {
+			t.Error("90 s after standing still, without a renewal: the instance is there, want it evicted")
+		}
+	})
+}
+
+// TestEveryLeaseEndsInItsTime registers, renews and cancels at random, and compares who is there with who must be.
+func TestEveryLeaseEndsInItsTime(t *testing.T) {
+	rapid.Check(t, func(rt *rapid.T) {
+		synctest.Test(t, func(*testing.T) {
+			s := newState("")
+			k := keeper{s: s, log: slog.New(slog.DiscardHandler)}
+			ends := map[key]time.Time{} // model
+			long := map[key]time.Duration{}
+			for range rapid.IntRange(1, 60).Draw(rt, "steps") {
+				id := key{"A", rapid.SampledFrom([]string{"1", "2", "3"}).Draw(rt, "id")}
+				switch rapid.SampledFrom([]string{"register", "renew", "renew", "cancel", "pass", "pass"}).Draw(rt, "do") {
+				case "register":
+					x := reg(id.app, id.id, up, 0)
+					x.duration = rapid.SampledFrom([]int32{1, 3, 90, 700, 2000}).Draw(rt, "duration")
+					x.renewal = rapid.SampledFrom([]int32{1, 30, 5000}).Draw(rt, "renewal")
+					s.register(x, origin{})
+					long[id] = time.Duration(x.duration) * time.Second
+					ends[id] = time.Now().Add(long[id])
+				case "renew":
+					res, _ := s.renew(id, origin{}, 0, unknown)
+					if _, there := ends[id]; there != (res == done) {
+						rt.Fatalf("renewal of %v: got %v, registered %v", id, res, there)
+					} else if there {
+						ends[id] = time.Now().Add(long[id])
+					}
+				case "cancel":
+					s.cancel(id)
+					delete(ends, id)
+				case "pass":
+					for range rapid.SampledFrom([]int{1, 2, 30, 89, 800}).Draw(rt, "seconds") {
+						time.Sleep(time.Second)
+						s.evict(k.silent(s.now()), s.now())
+						for id, end := range ends {
+							if there := s.find(id) != nil; time.Now().After(end.Add(tick)) && there {
+								rt.Fatalf("%v is there %v after its lease ended", id, time.Since(end))
+							} else if !there {
+								if time.Now().Before(end) {
+									rt.Fatalf("%v was evicted %v before its lease ended", id, time.Until(end))
+								}
+								delete(ends, id)
+							}
+						}
+					}
+				}
+			}
+		})
+	})
+}
+
+func TestLeasesLastLongerWhereTheConfigurationStretchesThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newState("")
+		s.stretch = 2
+		k := keeper{s: s, log: slog.New(slog.DiscardHandler)}
+		s.register(reg("WEB", "1", up, 0), origin{})
+		for at := 1; at <= 182; at++ {
+			time.Sleep(time.Second)
+			k.look()
+			if got, want := s.size(), 1; at <= 180 && got != want || at == 182 && got != 0 {
+				t.Errorf("%d s after registering for 90 s, stretched twice: got %d instances", at, got)
+			}
+		}
+	})
+}
+
+func TestRenewalsByPeersAreToldApartFromTheInstancesOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newState("")
+		k := key{"WEB", "1"}
+		age := func() string {
+			d, ok := s.find(k).lease.directAge(s.now())
+			if !ok {
+				return "never"
+			}
+			return d.String()
+		}
+		steps := []struct {
+			do   func()
+			want string
+		}{
+			{func() { s.register(reg("WEB", "1", up, 1), origin{replicated: true}) }, "never"},
+			{func() { s.renew(k, origin{replicated: true}, 0, unknown) }, "never"},
+			{func() { s.renew(k, origin{}, 0, unknown) }, "0s"},
+			{func() { time.Sleep(7 * time.Second); s.renew(k, origin{replicated: true}, 0, unknown) }, "7s"},
+			{func() { s.register(reg("WEB", "1", up, 2), origin{replicated: true}) }, "7s"},
+			{func() { s.setOverride(k, outOfService, 0) }, "7s"},
+			{func() { s.register(reg("WEB", "1", up, 3), origin{}) }, "0s"},
+		}
+		for i, st := range steps {
+			if st.do(); age() != st.want {
+				t.Errorf("step %d: the instance's own last renewal was %s ago, want %s", i, age(), st.want)
+			}
+		}
+	})
 }
 
 func TestWarmUpEnds35sAfterTheFirstRegistration(t *testing.T) {

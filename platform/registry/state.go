@@ -9,8 +9,9 @@ import (
 // state is the registry's memory: who is registered, what operators decided, and what changed lately. Everything but
 // renewals happens under mu for a few microseconds; renewals share it and touch one lease.
 type state struct {
-	epoch time.Time // of the monotonic clock by which leases are measured
-	self  string
+	epoch   time.Time // of the monotonic clock by which leases are measured
+	self    string
+	stretch float64 // leaseExpiryMultiplier
 
 	mu        sync.RWMutex
 	apps      map[string]*app // by name in upper case
@@ -19,6 +20,8 @@ type state struct {
 	byStatus  [statuses]int
 	first     int64 // ns since epoch of the first registration, -1 before it
 	warming   bool  // this process has not yet heard of everybody
+
+	wheel wheel // finds the leases that run out
 
 	log     changeLog
 	edition uint64        // rises with everything documents show, heartbeats excepted
@@ -43,6 +46,7 @@ type app struct {
 type entry struct {
 	rec   *record // replaced under mu, never altered
 	lease lease
+	due   int64 // second in which the wheel turns to it, 0 when none is planned; guarded by the wheel's mu
 }
 
 // override is an operator's decision about the status of an instance.
@@ -57,7 +61,7 @@ const overrideOutlives = 24 * time.Hour
 
 func newState(self string) *state {
 	return &state{
-		epoch: time.Now(), self: self,
+		epoch: time.Now(), self: self, stretch: 1,
 		apps: make(map[string]*app), overrides: make(map[key]override),
 		first: -1, warming: true,
 		log:  changeLog{byKey: make(map[key]*change)},
@@ -152,7 +156,8 @@ func (s *state) register(r *record, o origin) {
 		s.byStatus[old.status]--
 		s.byStatus[r.status]++
 	}
-	e.lease.start(now, r.duration)
+	e.lease.start(now, s.lasts(r), time.Duration(r.renewal)*time.Second, !o.replicated)
+	s.wheel.hasten(e, e.lease.lateAt())
 	if old != nil && r.same(old) {
 		r.updated, r.action, r.registered = old.updated, old.action, old.registered
 		e.rec = r
@@ -161,6 +166,11 @@ func (s *state) register(r *record, o origin) {
 	}
 	e.rec = r
 	s.publish(r)
+}
+
+// lasts is how long the lease of r is, which is what its instance asked for unless the configuration stretches it.
+func (s *state) lasts(r *record) time.Duration {
+	return time.Duration(float64(r.duration) * s.stretch * float64(time.Second))
 }
 
 // effective is the status that counts for an instance that says own (Eureka's five rules, by number). ownWins leaves
@@ -196,7 +206,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 		return notFound, nil
 	}
 	s.renewals.Add(1)
-	e.lease.renew(s.now())
+	e.lease.renew(s.now(), !o.replicated)
 	s.mu.RUnlock()
 
 	if eff != r.status {
@@ -261,6 +271,7 @@ func (s *state) remove(k key) bool {
 	if e == nil {
 		return false
 	}
+	e.lease.end()
 	a := s.apps[k.app]
 	delete(a.byID, k.id)
 	for i, x := range a.order {
@@ -300,7 +311,7 @@ func (s *state) setOverride(k key, st status, dirty int64) result {
 	if e == nil {
 		return notFound
 	}
-	e.lease.renew(s.now())
+	e.lease.renew(s.now(), false)
 	if e.rec.status == st {
 		return done
 	}
@@ -361,7 +372,7 @@ func (s *state) setMeta(k key, add []pair) result {
 	if e == nil {
 		return notFound
 	}
-	e.lease.renew(s.now())
+	e.lease.renew(s.now(), false)
 	r := *e.rec
 	for _, p := range add {
 		r.meta = setPair(r.meta, p.key, p.value)

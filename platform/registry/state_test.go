@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
@@ -246,7 +247,7 @@ func TestOverrideOfAnEvictedInstanceHoldsWhenItReturns(t *testing.T) {
 	s := at(t, "overridden")
 	k := key{"A", "i"}
 	s.find(k).lease.renewed.Store(-int64(1e12))
-	if n := s.evict([]key{k}, s.now()); n != 1 {
+	if n := s.evict([]*entry{s.find(k)}, s.now()); n != 1 {
 		t.Fatalf("evicted: got %d, want 1", n)
 	}
 	s.register(reg("A", "i", up, 20), origin{native: true})
@@ -255,8 +256,12 @@ func TestOverrideOfAnEvictedInstanceHoldsWhenItReturns(t *testing.T) {
 	}
 	later := s.now() + int64(overrideOutlives) + 2
 	s.find(k).lease.renewed.Store(-int64(1e12))
-	s.evict([]key{k}, 1)
-	s.evict(nil, later)
+	s.evict([]*entry{s.find(k)}, 1)
+	s.forgetOverrides(later - int64(time.Minute))
+	if len(s.overrides) != 1 {
+		t.Errorf("within a day of the second eviction: got %d overrides kept, want 1", len(s.overrides))
+	}
+	s.forgetOverrides(later)
 	if len(s.overrides) != 0 {
 		t.Errorf("a day after the second eviction: got %d overrides kept, want none", len(s.overrides))
 	}
