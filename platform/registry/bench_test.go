@@ -116,7 +116,7 @@ func BenchmarkFullFetchOf10000(b *testing.B) {
 			w := &blackhole{header: make(http.Header, 8)}
 			b.ReportAllocs()
 			for n := 0; b.Loop(); n++ {
-				r.s.setOverride(key{"APP7", "web-141.internal:shop:8080"}, []status{down, up}[n%2], 0)
+				r.s.setOverride(key{"APP7", "web-141.internal:shop:8080"}, []status{down, up}[n%2], 0, origin{})
 				r.Handler().ServeHTTP(w, req)
 			}
 			b.SetBytes(int64(w.bytes / b.N))

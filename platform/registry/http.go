@@ -111,8 +111,9 @@ func (h *eureka) register(w http.ResponseWriter, r *http.Request, t target) {
 }
 
 func (h *eureka) cancel(w http.ResponseWriter, r *http.Request, t target) {
-	res, decided := h.s.cancel(key{t.app, t.id})
-	if decided != nil {
+	o := originOf(r)
+	res, decided := h.s.cancel(key{t.app, t.id}, o)
+	if decided != nil && !o.replicated { // otherwise recorded where the client was
 		h.note(*decided, actorOf(r))
 	}
 	empty(w, res)
@@ -174,15 +175,15 @@ func (h *eureka) setStatus(w http.ResponseWriter, r *http.Request, t target) {
 		w.WriteHeader(http.StatusInternalServerError) // as Eureka answers it
 		return
 	}
-	k, dirty := key{t.app, t.id}, dirtyOf(r)
+	k, dirty, o := key{t.app, t.id}, dirtyOf(r), originOf(r)
 	rec := h.s.overriding(k)
 	switch {
 	case rec == nil:
 		w.WriteHeader(http.StatusNotFound)
-	case rec.status == st || originOf(r).replicated:
-		empty(w, h.s.setOverride(k, st, dirty)) // nothing new, or recorded where it was decided
+	case rec.status == st || o.replicated:
+		empty(w, h.s.setOverride(k, st, dirty, o)) // nothing new, or recorded where it was decided
 	default:
-		res, err := h.decide(r.Context(), asked(r, overrideAction), k, rec, st, func() result { return h.s.setOverride(k, st, dirty) })
+		res, err := h.decide(r.Context(), asked(r, overrideAction), k, rec, st, func() result { return h.s.setOverride(k, st, dirty, o) })
 		answerDecision(w, res, err)
 	}
 }
@@ -199,7 +200,7 @@ func (h *eureka) clearStatus(w http.ResponseWriter, r *http.Request, t target) {
 	}
 	k, dirty, o := key{t.app, t.id}, dirtyOf(r), originOf(r)
 	ownWord := o.native && value == ""
-	end := func() result { return h.s.clearOverride(k, then, ownWord, dirty) }
+	end := func() result { return h.s.clearOverride(k, then, ownWord, dirty, o) }
 	rec := h.s.overriding(k)
 	switch {
 	case rec == nil:
@@ -237,7 +238,7 @@ func (h *eureka) setMetadata(w http.ResponseWriter, r *http.Request, t target) {
 	for _, k := range slices.Sorted(maps.Keys(q)) {
 		add = append(add, pair{clean(k), clean(q[k][0])})
 	}
-	empty(w, h.s.setMeta(key{t.app, t.id}, add))
+	empty(w, h.s.setMeta(key{t.app, t.id}, add, originOf(r)))
 }
 
 // read answers everything that alters nothing.

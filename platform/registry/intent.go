@@ -87,7 +87,7 @@ func (r *Registry) Override(ctx context.Context, app, id string, st roadbed.Stat
 	if rec == nil {
 		return notRegistered(k)
 	}
-	set := func() result { return r.s.setOverride(k, want, 0) }
+	set := func() result { return r.s.setOverride(k, want, 0, origin{native: true}) }
 	if rec.status == want {
 		return k.problem(set(), nil) // nothing new
 	}
@@ -102,7 +102,7 @@ func (r *Registry) ClearOverride(ctx context.Context, app, id string) error {
 	if rec == nil {
 		return notRegistered(k)
 	}
-	end := func() result { return r.s.clearOverride(k, unknown, true, 0) }
+	end := func() result { return r.s.clearOverride(k, unknown, true, 0, origin{native: true}) }
 	if !r.s.overridden(k) {
 		return k.problem(end(), nil)
 	}

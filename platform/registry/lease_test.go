@@ -172,7 +172,7 @@ func TestEveryLeaseEndsInItsTime(t *testing.T) {
 						ends[id] = time.Now().Add(long[id])
 					}
 				case "cancel":
-					s.cancel(id)
+					s.cancel(id, origin{})
 					delete(ends, id)
 				case "pass":
 					for range rapid.SampledFrom([]int{1, 2, 30, 89, 800}).Draw(rt, "seconds") {
@@ -231,7 +231,7 @@ func TestRenewalsByPeersAreToldApartFromTheInstancesOwn(t *testing.T) {
 			{func() { s.renew(k, origin{}, 0, unknown) }, "0s"},
 			{func() { time.Sleep(7 * time.Second); s.renew(k, origin{replicated: true}, 0, unknown) }, "7s"},
 			{func() { s.register(reg("WEB", "1", up, 2), origin{replicated: true}) }, "7s"},
-			{func() { s.setOverride(k, outOfService, 0) }, "7s"},
+			{func() { s.setOverride(k, outOfService, 0, origin{}) }, "7s"},
 			{func() { s.register(reg("WEB", "1", up, 3), origin{}) }, "0s"},
 		}
 		for i, st := range steps {

@@ -32,6 +32,7 @@ type state struct {
 	building sync.Mutex // held by the one who makes the next snapshot
 
 	renewals atomic.Uint64
+	peers    *outboxes // nil without peers
 }
 
 // app is the instances of one application.
@@ -144,6 +145,9 @@ func (s *state) register(r *record, o origin) {
 	}
 	r.updated = nowMS
 	now := s.now()
+	if !o.replicated {
+		s.peers.tell(k, slot{since: now, last: now, registered: true})
+	}
 	if s.first < 0 {
 		s.first = now
 	}
@@ -206,8 +210,12 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 		return notFound, nil
 	}
 	s.renewals.Add(1)
-	e.lease.renew(s.now(), !o.replicated)
+	now := s.now()
+	e.lease.renew(now, !o.replicated)
 	s.mu.RUnlock()
+	if !o.replicated {
+		s.peers.tell(k, slot{since: now, last: now, renewed: true})
+	}
 
 	if eff != r.status {
 		r = s.settle(k)
@@ -251,9 +259,13 @@ type decided struct {
 }
 
 // cancel removes an instance and the decision about it, which comes back if there was one.
-func (s *state) cancel(k key) (result, *decided) {
+func (s *state) cancel(k key, o origin) (result, *decided) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if e := s.find(k); e != nil && !o.replicated {
+		now := s.now()
+		s.peers.tell(k, slot{since: now, last: now, ended: true, dirty: e.rec.dirty})
+	}
 	var was *decided
 	if ov, ok := s.overrides[k]; ok {
 		was = &decided{k, ov.status}
@@ -304,14 +316,18 @@ func (s *state) overriding(k key) *record {
 }
 
 // setOverride makes st the status of an instance until it is cleared. dirty, if not 0, is adopted when newer.
-func (s *state) setOverride(k key, st status, dirty int64) result {
+func (s *state) setOverride(k key, st status, dirty int64, o origin) result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(k)
 	if e == nil {
 		return notFound
 	}
-	e.lease.renew(s.now(), false)
+	now := s.now()
+	e.lease.renew(now, false)
+	if !o.replicated {
+		s.peers.tell(k, slot{since: now, last: now, decided: overrode, status: st})
+	}
 	if e.rec.status == st {
 		return done
 	}
@@ -330,7 +346,7 @@ func (s *state) setOverride(k key, st status, dirty int64) result {
 
 // clearOverride ends an override. The instance takes the status then until it speaks for itself; with ownWord it
 // takes what it last said of itself.
-func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64) result {
+func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64, o origin) result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(k)
@@ -345,6 +361,10 @@ func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64) res
 	r.override, r.status = unknown, then
 	if ownWord {
 		r.status = r.own
+	}
+	if !o.replicated {
+		now := s.now()
+		s.peers.tell(k, slot{since: now, last: now, decided: cleared, status: r.status})
 	}
 	if r.status == up && r.serviceUp == 0 {
 		r.serviceUp = time.Now().UnixMilli()
@@ -365,14 +385,18 @@ func (s *state) overridden(k key) bool {
 }
 
 // setMeta merges add into an instance's metadata.
-func (s *state) setMeta(k key, add []pair) result {
+func (s *state) setMeta(k key, add []pair, o origin) result {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(k)
 	if e == nil {
 		return notFound
 	}
-	e.lease.renew(s.now(), false)
+	now := s.now()
+	e.lease.renew(now, false)
+	if !o.replicated {
+		s.peers.tell(k, slot{since: now, last: now, registered: true})
+	}
 	r := *e.rec
 	for _, p := range add {
 		r.meta = setPair(r.meta, p.key, p.value)

@@ -68,18 +68,18 @@ func at(t *testing.T, condition string) *state {
 	case "absent":
 	case "cancelled":
 		s.register(reg("A", "i", up, 10), origin{})
-		s.cancel(k)
+		s.cancel(k, origin{})
 	case "up":
 		s.register(reg("A", "i", up, 10), origin{})
 	case "down":
 		s.register(reg("A", "i", down, 10), origin{})
 	case "overridden":
 		s.register(reg("A", "i", up, 10), origin{})
-		s.setOverride(k, outOfService, 0)
+		s.setOverride(k, outOfService, 0, origin{})
 	case "cleared":
 		s.register(reg("A", "i", up, 10), origin{})
-		s.setOverride(k, outOfService, 0)
-		s.clearOverride(k, unknown, false, 0)
+		s.setOverride(k, outOfService, 0, origin{})
+		s.clearOverride(k, unknown, false, 0, origin{})
 	default:
 		t.Fatalf("no condition %q", condition)
 	}
@@ -111,13 +111,13 @@ func TestEveryTransition(t *testing.T) {
 		"renew older":              renew(origin{}, 5, unknown),
 		"renew older peer":         renew(peer, 5, unknown),
 		"renew newer peer OUT":     renew(peer, 20, outOfService),
-		"cancel":                   func(s *state) result { res, _ := s.cancel(k); return res },
-		"override OUT":             func(s *state) result { return s.setOverride(k, outOfService, 0) },
-		"override UP newer":        func(s *state) result { return s.setOverride(k, up, 30) },
-		"clear":                    func(s *state) result { return s.clearOverride(k, unknown, false, 0) },
-		"clear to UP":              func(s *state) result { return s.clearOverride(k, up, false, 0) },
-		"clear to own word, newer": func(s *state) result { return s.clearOverride(k, unknown, true, 30) },
-		"metadata":                 func(s *state) result { return s.setMeta(k, []pair{{"a", "b"}}) },
+		"cancel":                   func(s *state) result { res, _ := s.cancel(k, origin{}); return res },
+		"override OUT":             func(s *state) result { return s.setOverride(k, outOfService, 0, origin{}) },
+		"override UP newer":        func(s *state) result { return s.setOverride(k, up, 30, origin{}) },
+		"clear":                    func(s *state) result { return s.clearOverride(k, unknown, false, 0, origin{}) },
+		"clear to UP":              func(s *state) result { return s.clearOverride(k, up, false, 0, origin{}) },
+		"clear to own word, newer": func(s *state) result { return s.clearOverride(k, unknown, true, 30, origin{}) },
+		"metadata":                 func(s *state) result { return s.setMeta(k, []pair{{"a", "b"}}, origin{}) },
 	}
 	// what follows: result, then status/override/version/action of the newest change, or "gone"
 	want := map[string]map[string]string{
@@ -326,10 +326,10 @@ func TestClientThatAppliesEveryDeltaCountsTheHash(t *testing.T) {
 			"renew": func(t *rapid.T) {
 				s.renew(keys.Draw(t, "key"), origin{replicated: rapid.Bool().Draw(t, "peer")}, rapid.Int64Range(0, 50).Draw(t, "dirty"), sts.Draw(t, "claimed"))
 			},
-			"cancel":   func(t *rapid.T) { s.cancel(keys.Draw(t, "key")) },
-			"override": func(t *rapid.T) { s.setOverride(keys.Draw(t, "key"), sts.Draw(t, "status"), 0) },
+			"cancel":   func(t *rapid.T) { s.cancel(keys.Draw(t, "key"), origin{}) },
+			"override": func(t *rapid.T) { s.setOverride(keys.Draw(t, "key"), sts.Draw(t, "status"), 0, origin{}) },
 			"clear": func(t *rapid.T) {
-				s.clearOverride(keys.Draw(t, "key"), sts.Draw(t, "then"), rapid.Bool().Draw(t, "own"), 0)
+				s.clearOverride(keys.Draw(t, "key"), sts.Draw(t, "then"), rapid.Bool().Draw(t, "own"), 0, origin{})
 			},
 			"delta": func(*rapid.T) { take(latest().delta(), false) },
 			"full":  func(*rapid.T) { take(&latest().full, true) },

@@ -79,7 +79,7 @@ func TestWatchersAreToldWhenTheRegistryIsWarm(t *testing.T) {
 		if got := w.take(); got != "snapshot(warm)" {
 			t.Errorf("when warm: got %s, want one snapshot", got)
 		}
-		r.s.cancel(key{"WEB", "1"})
+		r.s.cancel(key{"WEB", "1"}, origin{})
 		if got := w.take(); got != "remove" {
 			t.Errorf("after a cancel: got %s, want remove", got)
 		}
@@ -89,7 +89,7 @@ func TestWatchersAreToldWhenTheRegistryIsWarm(t *testing.T) {
 func TestCancelEndsTheOverride(t *testing.T) {
 	s := at(t, "overridden")
 	k := key{"A", "i"}
-	res, was := s.cancel(k)
+	res, was := s.cancel(k, origin{})
 	if res != done || was == nil || *was != (decided{k, outOfService}) {
 		t.Errorf("cancel of an overridden instance: got %v, %v; want done and its override", res, was)
 	}

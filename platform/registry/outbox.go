@@ -1,0 +1,199 @@
+package registry
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// What clients tell this registry its peers hear from it; what a peer told it goes no further. Each peer has an outbox
+// with at most one slot for an instance, which holds what the peer does not know yet about it. What is sent is then
+// read from the state, so that a peer that was away for a while hears how things are and not how they came about: an
+// outbox is never larger than the registry, and nothing in it is ever crowded out.
+
+// outboxes are those of the peers there are at the moment. A nil *outboxes belongs to a registry without peers.
+type outboxes struct{ list atomic.Pointer[[]*outbox] }
+
+// tell puts n in the outbox of every peer.
+//
+// hot path: 0 allocs, BenchmarkRenewWithPeers
+func (o *outboxes) tell(k key, n slot) {
+	if o == nil {
+		return
+	}
+	list := o.list.Load()
+	if list == nil {
+		return
+	}
+	for _, b := range *list {
+		b.lane(k).put(k, n)
+	}
+}
+
+// lanes is into how many parts an outbox is divided. An instance is always in the same, and each lane has one request
+// on its way at a time, so what happens to one instance is told in order.
+const lanes = 4
+
+// outbox is what one peer is to be told.
+type outbox struct{ lanes [lanes]lane }
+
+func newOutbox() *outbox {
+	b := &outbox{}
+	for i := range b.lanes {
+		b.lanes[i].slots, b.lanes[i].ready = make(map[key]slot), make(chan struct{}, 1)
+	}
+	return b
+}
+
+func (b *outbox) lane(k key) *lane { return &b.lanes[k.hash()%lanes] }
+
+// hash is FNV-1a of the instance's names: the same on every node.
+func (k key) hash() uint32 {
+	h := uint32(2166136261)
+	for i := range len(k.app) {
+		h = (h ^ uint32(k.app[i])) * 16777619
+	}
+	h = (h ^ '/') * 16777619
+	for i := range len(k.id) {
+		h = (h ^ uint32(k.id[i])) * 16777619
+	}
+	return h ^ h>>15
+}
+
+// lane is one part of an outbox, in the order in which its instances came in.
+type lane struct {
+	mu    sync.Mutex
+	slots map[key]slot
+	order []key         // of slots, from taken on
+	taken int           // how many of order are no longer in slots
+	ready chan struct{} // holds a token while slots is not empty
+}
+
+// put merges n into the slot of k.
+func (l *lane) put(k key, n slot) {
+	l.mu.Lock()
+	was, ok := l.slots[k]
+	if ok {
+		n = was.then(n)
+	} else {
+		l.order = append(l.order, k)
+	}
+	l.slots[k] = n
+	l.mu.Unlock()
+	if !ok {
+		l.signal()
+	}
+}
+
+func (l *lane) signal() {
+	select {
+	case l.ready <- struct{}{}:
+	default:
+	}
+}
+
+// noted is one instance and what a peer does not know about it.
+type noted struct {
+	key
+	slot
+}
+
+// take empties the slots of at most n instances, oldest first.
+func (l *lane) take(n int) []noted {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n = min(n, len(l.order)-l.taken)
+	out := make([]noted, n)
+	for i, k := range l.order[l.taken : l.taken+n] {
+		out[i] = noted{k, l.slots[k]}
+		delete(l.slots, k)
+	}
+	l.taken += n
+	switch {
+	case l.taken == len(l.order):
+		l.order, l.taken = l.order[:0], 0
+	case l.taken > len(l.order)/2:
+		l.order = l.order[:copy(l.order, l.order[l.taken:])]
+		l.taken = 0
+	}
+	if len(l.order) > 0 {
+		l.signal()
+	}
+	return out
+}
+
+// back returns what could not be sent. What came in meanwhile counts as later.
+func (l *lane) back(list []noted) {
+	l.mu.Lock()
+	for _, n := range list {
+		if newer, ok := l.slots[n.key]; ok {
+			n.slot = n.then(newer)
+		} else {
+			l.order = append(l.order, n.key)
+		}
+		l.slots[n.key] = n.slot
+	}
+	l.mu.Unlock()
+	if len(list) > 0 {
+		l.signal()
+	}
+}
+
+// oldest is when the oldest thing that waits came in, in ns since the state's epoch; ok is false if nothing waits.
+func (l *lane) oldest() (since int64, ok bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.order) == l.taken {
+		return 0, false
+	}
+	return l.slots[l.order[l.taken]].since, true
+}
+
+// slot is what a peer does not know yet about an instance. At most one request each is needed for its record, for an
+// operator's decision about it and for its end, whatever happened in between.
+type slot struct {
+	since int64 // ns since the state's epoch at which the first of it happened
+	last  int64 // at which the last of it happened
+	dirty int64 // of an instance that ended: the version that ended
+
+	renewed    bool
+	registered bool
+	decided    verdict
+	afterwards bool // whether it was decided after the instance registered
+	ended      bool
+
+	status status // that was decided, or that the instance takes when a decision ends
+}
+
+// verdict is what an operator did.
+type verdict uint8
+
+const (
+	undecided verdict = iota
+	overrode
+	cleared
+)
+
+// then is the slot after n happened to what s is about.
+func (s slot) then(n slot) slot {
+	if n.ended {
+		n.since = s.since
+		return n
+	}
+	if s.ended && n.registered {
+		// The peer may hold a decision that ended with the instance.
+		s = slot{since: s.since, decided: cleared, status: unknown}
+	}
+	s.last = n.last
+	s.ended = s.ended && !n.registered
+	s.renewed = s.renewed || n.renewed
+	if n.decided != undecided {
+		s.decided, s.status, s.afterwards = n.decided, n.status, true
+	}
+	if n.registered {
+		s.registered = true
+		if n.decided == undecided || !n.afterwards {
+			s.afterwards = false
+		}
+	}
+	return s
+}
