@@ -1,11 +1,12 @@
 // Package console is roadbed's face in a browser: the live picture of who calls whom, the services and their
-// instances, what was changed by whom, the graphs of each service, and the faults that are being injected. At Netflix
-// this was Vizceral, with the pages of Asgard and Atlas around it.
+// instances, the registry with its leases and overrides, what was changed by whom, the graphs of each service, and the
+// faults that are being injected. At Netflix this was Vizceral, with the pages of Eureka, Asgard and Atlas around it.
 //
 // The console owns no facts. It asks the other rooms through their HTTP API, as any client would, and so works the
 // same wherever those rooms run. Once a second, and only while somebody looks, one poller asks all of them and
-// gives every viewer the same [Overview]: whole at first, then what changed of it. What a person does in the console (kill an instance, disable a server
-// group, add a fault) the browser sends straight to the room concerned, with who and why.
+// gives every viewer the same [Overview]: whole at first, then what changed of it. What only one page shows (graphs,
+// logs, leases) the browser asks for itself while that page is open, and what a person does in the console (kill an
+// instance, disable a server group, add a fault) it sends straight to the room concerned, with who and why.
 //
 //	c := console.New(console.Config{API: "http://127.0.0.1:7070"})
 //	c.Mount(surface) // or http.Serve(listener, c.Handler())

@@ -54,6 +54,7 @@ type fakeInstance struct {
 	Reason   string    `json:"reason,omitempty"`
 
 	back time.Time // when a killed one runs again
+	out  bool      // an operator took it out of traffic
 }
 
 // calls of the made-up service: who, whom, calls per request of a member, median seconds.
@@ -91,20 +92,24 @@ func newFixture() *fixture {
 	}
 	f.record("ana", "property.set", "property:edge.routes", "home page moves to /browse", map[string]any{"routes": []string{"/ -> api"}}, map[string]any{"routes": []string{"/ -> api", "/browse -> api"}})
 	for part, h := range map[string]func(*http.Request) any{
-		"GET /api/v1/health":                        func(*http.Request) any { return map[string]any{"status": "UP", "version": "0.1.0"} },
-		"GET /api/v1/traffic":                       f.traffic,
-		"GET /api/v1/services":                      f.services,
-		"GET /api/v1/registry/instances":            f.registry,
-		"GET /api/v1/instances":                     f.fleet,
-		"GET /api/v1/clusters":                      f.clusters,
-		"GET /api/v1/changes":                       f.listChanges,
-		"GET /api/v1/faults":                        func(*http.Request) any { return append([]map[string]any{}, f.faults...) },
-		"GET /api/v1/graph":                         f.graph,
-		"POST /api/v1/faults":                       f.addFault,
-		"DELETE /api/v1/faults/{id}":                f.removeFault,
-		"DELETE /api/v1/instances/{id}":             f.kill,
-		"POST /api/v1/server-groups/{name}/disable": func(r *http.Request) any { return f.disable(r, true) },
-		"POST /api/v1/server-groups/{name}/enable":  func(r *http.Request) any { return f.disable(r, false) },
+		"GET /api/v1/health":                                  func(*http.Request) any { return map[string]any{"status": "UP", "version": "0.1.0"} },
+		"GET /api/v1/traffic":                                 f.traffic,
+		"GET /api/v1/services":                                f.services,
+		"GET /api/v1/registry/instances":                      f.registry,
+		"GET /api/v1/registry/status":                         f.node,
+		"GET /api/v1/registry/leases":                         f.leases,
+		"GET /api/v1/instances":                               f.fleet,
+		"GET /api/v1/clusters":                                f.clusters,
+		"GET /api/v1/changes":                                 f.listChanges,
+		"GET /api/v1/faults":                                  func(*http.Request) any { return append([]map[string]any{}, f.faults...) },
+		"GET /api/v1/graph":                                   f.graph,
+		"POST /api/v1/faults":                                 f.addFault,
+		"DELETE /api/v1/faults/{id}":                          f.removeFault,
+		"DELETE /api/v1/instances/{id}":                       f.kill,
+		"PUT /api/v1/registry/instances/{app}/{id}/status":    func(r *http.Request) any { return f.override(r, true) },
+		"DELETE /api/v1/registry/instances/{app}/{id}/status": func(r *http.Request) any { return f.override(r, false) },
+		"POST /api/v1/server-groups/{name}/disable":           func(r *http.Request) any { return f.disable(r, true) },
+		"POST /api/v1/server-groups/{name}/enable":            func(r *http.Request) any { return f.disable(r, false) },
 	} {
 		f.mux.HandleFunc(part, func(w http.ResponseWriter, r *http.Request) {
 			f.mu.Lock()
@@ -274,6 +279,56 @@ func (f *fixture) registry(*http.Request) any {
 		}
 	}
 	return out
+}
+
+func (f *fixture) node(*http.Request) any {
+	up, out := 0, 0
+	for _, a := range f.apps {
+		for _, i := range a.instances {
+			if i.out || a.disabled {
+				out++
+			} else {
+				up++
+			}
+		}
+	}
+	return map[string]any{"self": "registry-zone-a", "location": map[string]any{"region": "local", "zone": "zone-a"}, "since": f.start,
+		"warming": time.Since(f.start) < 35*time.Second, "apps": len(f.apps), "instances": up + out, "statuses": map[string]int{"UP": up, "OUT_OF_SERVICE": out}, "overrides": out}
+}
+
+func (f *fixture) leases(r *http.Request) any {
+	rows := []any{}
+	for _, a := range f.apps {
+		for n, i := range a.instances {
+			if q := r.URL.Query().Get("q"); !strings.Contains(i.ID+i.Zone, q) {
+				continue
+			}
+			l := map[string]any{"id": i.ID, "app": a.name, "group": i.Group, "location": map[string]any{"region": "local", "zone": i.Zone},
+				"address": fmt.Sprintf("127.0.0.1:%d", i.Port), "says": i.Health, "status": i.Health, "registered": i.Since, "up": i.Since,
+				"renewed": time.Now().Add(-time.Duration((time.Now().Unix()+int64(i.Port)*7)%30) * time.Second), "interval": 30, "duration": 90}
+			if a.disabled || i.out {
+				l["status"], l["override"] = "OUT_OF_SERVICE", "OUT_OF_SERVICE"
+			}
+			if a.name == "abtest" && n == 1 {
+				l["renewed"] = time.Now().Add(-time.Duration(60+time.Now().Unix()%40) * time.Second) // it hangs
+			}
+			rows = append(rows, l)
+		}
+	}
+	return map[string]any{"leases": rows, "more": 0}
+}
+
+func (f *fixture) override(r *http.Request, set bool) any {
+	actor, why := asked(r)
+	for _, a := range f.apps {
+		for _, i := range a.instances {
+			if i.ID == r.PathValue("id") {
+				i.out = set
+				f.record(actor, map[bool]string{true: "instance.override", false: "instance.clearOverride"}[set], "instance:"+a.name+"/"+i.ID, why, nil, nil)
+			}
+		}
+	}
+	return nil
 }
 
 func (f *fixture) fleet(*http.Request) any {

@@ -37,6 +37,7 @@ type Overview struct {
 	Clusters    json.RawMessage `json:"clusters,omitempty"`  // GET /api/v1/clusters
 	Changes     json.RawMessage `json:"changes,omitempty"`   // GET /api/v1/changes: the last 50, newest first, as a list
 	Faults      json.RawMessage `json:"faults,omitempty"`    // GET /api/v1/faults
+	Node        json.RawMessage `json:"node,omitempty"`      // GET /api/v1/registry/status: the registry itself
 	Unreachable []Unreachable   `json:"unreachable"`
 	Truncated   map[string]int  `json:"truncated"` // rows left out, by part, e.g. "registry": 2000
 }
@@ -44,7 +45,7 @@ type Overview struct {
 func (o *Overview) parts() map[string]*json.RawMessage {
 	return map[string]*json.RawMessage{
 		"platform": &o.Platform, "traffic": &o.Traffic, "members": &o.Members, "services": &o.Services, "registry": &o.Registry,
-		"instances": &o.Instances, "clusters": &o.Clusters, "changes": &o.Changes, "faults": &o.Faults,
+		"instances": &o.Instances, "clusters": &o.Clusters, "changes": &o.Changes, "faults": &o.Faults, "node": &o.Node,
 	}
 }
 
@@ -89,6 +90,7 @@ func newRooms() []*room {
 		{name: "telemetry", part: "traffic", path: "/api/v1/traffic"},
 		{name: "registry", part: "services", path: "/api/v1/services"},
 		{name: "registry", part: "registry", path: "/api/v1/registry/instances", rows: shownRows},
+		{name: "registry", part: "node", path: "/api/v1/registry/status"},
 		{name: "fleet", part: "instances", path: "/api/v1/instances", rows: shownRows},
 		{name: "fleet", part: "clusters", path: "/api/v1/clusters"},
 		{name: "ledger", part: "changes", path: fmt.Sprintf("/api/v1/changes?limit=%d", shownChanges)},

@@ -1,11 +1,30 @@
 // Asking the platform to do something, as "console" and for a reason.
 
-/** Sends a mutation. Fails with a sentence that can be shown. */
-export async function act(method: string, path: string, why: string, body?: unknown): Promise<void> {
+/** What the platform refused to do. The message is a sentence that can be shown. */
+export class Refusal extends Error {
+  constructor(message: string, readonly status: number, readonly details: { message: string; location?: string; value?: unknown }[]) {
+    super(message)
+  }
+}
+
+/**
+ * Sends a mutation, provided that what it alters is at revision rev, if one is given; 0 means that nothing may be there.
+ * Fails with a sentence that can be shown.
+ */
+export async function act(method: string, path: string, why: string, body?: unknown, rev?: number): Promise<void> {
+  await send(method, path, why, body, rev)
+}
+
+/** The same for a mutation whose answer matters. */
+export async function send<T>(method: string, path: string, why: string, body?: unknown, rev?: number): Promise<T | undefined> {
   const headers: Record<string, string> = { 'Roadbed-Actor': 'console' }
   if (why) headers['Roadbed-Why'] = encodeURIComponent(why)
   if (body !== undefined) headers['Content-Type'] = 'application/json'
-  await answer(await reach(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) }))
+  if (rev === 0) headers['If-None-Match'] = '*'
+  else if (rev !== undefined) headers['If-Match'] = `"${rev}"`
+  const r = await reach(path, { method, headers, body: body === undefined ? undefined : JSON.stringify(body) })
+  await answer(r)
+  return r.headers.get('Content-Type')?.includes('json') ? ((await r.json()) as T) : undefined
 }
 
 export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
@@ -40,13 +59,15 @@ async function reach(path: string, init: RequestInit): Promise<Response> {
 async function answer(r: Response): Promise<void> {
   if (r.ok) return
   let detail = ''
+  let details: Refusal['details'] = []
   try {
-    const p = (await r.json()) as { detail?: string; title?: string; message?: string; errors?: { message: string; location?: string }[] }
-    detail = [p.detail || p.message || p.title, ...(p.errors ?? []).map(e => e.message + (e.location ? ` (${e.location})` : ''))].filter(Boolean).join('; ')
+    const p = (await r.json()) as { detail?: string; title?: string; message?: string; errors?: Refusal['details'] }
+    details = p.errors ?? []
+    detail = [p.detail || p.message || p.title, ...details.map(e => e.message + (e.location ? ` (${e.location})` : ''))].filter(Boolean).join('; ')
   } catch {
     // no JSON: the status has to do
   }
-  throw new Error(detail ? sentence(detail) : `The platform answered ${r.status} ${r.statusText}.`)
+  throw new Refusal(detail ? sentence(detail) : `The platform answered ${r.status} ${r.statusText}.`, r.status, details)
 }
 
 export function sentence(s: string): string {

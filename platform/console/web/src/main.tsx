@@ -14,13 +14,14 @@ import { ServicesPage } from './services'
 import { ServicePage } from './service'
 import { ChangesPage } from './changes'
 import { FaultsPage } from './faults'
+import { RegistryPage } from './registry'
 
-interface Route { page: 'overview' | 'services' | 'service' | 'changes' | 'faults'; name: string }
+interface Route { page: 'overview' | 'services' | 'service' | 'registry' | 'changes' | 'faults'; name: string }
 
 function routeOf(hash: string): Route {
   const [page, name] = hash.replace(/^#\/?/, '').split('/').map(decode)
   if (page === 'services' && name) return { page: 'service', name }
-  if (page === 'services' || page === 'changes' || page === 'faults') return { page, name: '' }
+  if (page === 'services' || page === 'registry' || page === 'changes' || page === 'faults') return { page, name: '' }
   return { page: 'overview', name: '' }
 }
 
@@ -32,7 +33,7 @@ function decode(s: string): string {
   }
 }
 
-const pages = [['overview', 'Overview', '#/'], ['services', 'Services', '#/services'], ['changes', 'Changes', '#/changes'], ['faults', 'Faults', '#/faults']] as const
+const pages = [['overview', 'Overview', '#/'], ['services', 'Services', '#/services'], ['registry', 'Registry', '#/registry'], ['changes', 'Changes', '#/changes'], ['faults', 'Faults', '#/faults']] as const
 
 type Theme = 'system' | 'light' | 'dark'
 
@@ -81,6 +82,7 @@ function App() {
   const title = route.page === 'service' ? route.name : pages.find(p => p[0] === route.page)![1]
   useEffect(() => {
     document.title = `${title} · roadbed`
+    document.querySelector('.top nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' })
   }, [title])
   const shade = theme === 'system' ? (dark ? 'dark' : 'light') : theme
   document.documentElement.dataset.theme = theme // before children read colours
@@ -110,13 +112,14 @@ function App() {
         {model && route.page === 'overview' && <OverviewPage live={live} model={model} theme={shade} selected={selected} select={select} />}
         {model && route.page === 'services' && <ServicesPage model={model} ask={setAsk} />}
         {model && route.page === 'service' && <ServicePage key={route.name} name={route.name} model={model} ask={setAsk} theme={shade} />}
+        {model && route.page === 'registry' && <RegistryPage model={model} node={overview?.node ?? undefined} ask={setAsk} />}
         {model && route.page === 'changes' && <ChangesPage model={model} />}
         {model && route.page === 'faults' && <FaultsPage model={model} ask={setAsk} available={overview?.faults !== undefined} />}
       </main>
       <footer><span>roadbed{overview?.platform?.version ? ` ${overview.platform.version}` : ''}</span><a href="/api/v1/openapi.json">API</a><a href="/licences.txt">Licences</a></footer>
       <p class="hidden" role="status" aria-live="polite">{live.said}</p>
       <div class="toast" role="status" aria-live="polite">{said && <p data-testid="toast"><Mark kind="normal" /> {said}</p>}</div>
-      {ask && <Dialog ask={ask} close={() => setAsk(undefined)} say={say} />}
+      {ask && <Dialog key={ask.title} ask={ask} next={setAsk} close={() => setAsk(undefined)} say={say} />}
     </>
   )
 }

@@ -44,6 +44,7 @@ export interface ServiceView extends Flow {
   up: number
   total: number
   zones: { name: string; instances: Instance[] }[]
+  counts: [string, { up: number; total: number }][] // by zone, as the registry counts
   groups: Group[]
   instances: Instance[]
 }
@@ -165,7 +166,8 @@ function exitOf(f: FleetInstance): string {
   return why ? `last exit: ${why}` : ''
 }
 
-function stateOf(word: string): [State, string] {
+/** The state a word means, and the word for people. */
+export function stateOf(word: string): [State, string] {
   const w = word.toUpperCase()
   switch (w) {
     case 'UP': case 'RUNNING': case 'HEALTHY': case 'PASSING': case 'OK': return ['up', 'up']
@@ -202,6 +204,7 @@ function servicesOf(o: Overview, instances: Instance[], edges: Edge[], region: T
       name, ...flow, class: worst([...into, said.get(name) ?? {}]), criticality: (listed.get(name)?.criticality || 'CRITICAL').toUpperCase(),
       up: mine.length && !partial(o) ? mine.filter(i => i.state === 'up').length : (listed.get(name)?.up ?? 0),
       total: partial(o) ? Math.max(mine.length, listed.get(name)?.instances ?? 0) : mine.length || (listed.get(name)?.instances ?? 0), zones, groups, instances: mine,
+      counts: Object.entries(listed.get(name)?.zones ?? {}).sort(([a], [b]) => a.localeCompare(b)),
     }
   })
 }

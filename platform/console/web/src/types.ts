@@ -11,6 +11,7 @@ export interface Overview {
   clusters?: Cluster[]
   changes?: Change[]
   faults?: Fault[]
+  node?: RegistryNode
   unreachable: Unreachable[]
   truncated: Record<string, number> // rows left out, by part
 }
@@ -63,6 +64,58 @@ export interface RegistryInstance {
   since?: string
   metadata?: Record<string, string>
 }
+
+/** The registry of this platform, as its status tells it. */
+export interface RegistryNode {
+  self: string
+  location?: { region?: string; zone?: string }
+  since: string
+  warming: boolean
+  apps: number
+  instances: number
+  statuses: Record<string, number>
+  overrides: number
+}
+
+export interface Lease {
+  id: string
+  app: string
+  group?: string
+  location?: { region?: string; zone?: string }
+  address: string
+  says: string // what the instance says of itself
+  status: string // what counts
+  override?: string
+  registered: string
+  up?: string
+  renewed: string
+  interval: number // seconds
+  duration: number // seconds
+}
+
+export interface Leases { leases: Lease[]; more: number }
+
+/** Whom a property is for, or who asks; an empty field is any, or unknown. */
+export interface Scope { env?: string; appId?: string; stack?: string; region?: string; zone?: string; cluster?: string; asg?: string; serverId?: string }
+
+export interface Property extends Scope {
+  propertyId: string
+  key: string
+  value: string
+  type?: string
+  constraint?: { min?: number; max?: number; pattern?: string }
+  sensitive?: boolean
+  description?: string
+  email?: string
+  ts?: number // ms
+  rev?: number
+  updatedBy?: string
+  deleted?: boolean
+}
+
+export interface Listing { properties: Property[]; more?: number }
+
+export interface Candidate extends Property { matches: boolean; wins: boolean; reason: string }
 
 export interface FleetInstance {
   id: string

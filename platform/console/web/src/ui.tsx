@@ -4,6 +4,7 @@ import type { ComponentChildren, RefObject } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import type { Class } from './types'
 import { type Instance, type State, zoneLetter } from './model'
+import { get } from './api'
 import { ago, exact, span } from './format'
 
 /** A shape for how a service fares: circle, triangle, diamond. */
@@ -70,14 +71,15 @@ export interface Ask {
   verb: string
   dangerous?: boolean
   fields?: ComponentChildren
+  why?: string // a reason that was given already
   done: string // said when it worked
-  do: (why: string) => Promise<void>
+  do: (why: string) => Promise<void | Ask> // what must be asked next, if anything
 }
 
 /** Asks whether to do something, and why; does it; says what went wrong or that it is done. */
-export function Dialog({ ask, close, say }: { ask: Ask; close: () => void; say: (text: string) => void }) {
+export function Dialog({ ask, next, close, say }: { ask: Ask; next: (ask: Ask) => void; close: () => void; say: (text: string) => void }) {
   const ref = useRef<HTMLDialogElement>(null)
-  const [why, setWhy] = useState('')
+  const [why, setWhy] = useState(ask.why ?? '')
   const [error, setError] = useState('')
   const [busy, setBusy] = useState(false)
   useEffect(() => {
@@ -90,7 +92,11 @@ export function Dialog({ ask, close, say }: { ask: Ask; close: () => void; say: 
     setBusy(true)
     setError('')
     try {
-      await ask.do(why.trim())
+      const more = await ask.do(why.trim())
+      if (more) {
+        next({ ...more, why })
+        return
+      }
       say(ask.done)
       close()
     } catch (e) {
@@ -116,6 +122,48 @@ export function Dialog({ ask, close, say }: { ask: Ask; close: () => void; say: 
       </form>
     </dialog>
   )
+}
+
+/**
+ * What the platform answers at path, read again every few milliseconds while somebody looks, and at once when path or
+ * after changes. What was read stays when a later question fails.
+ */
+export function useRead<T>(path: string, every: number, after?: unknown): { data?: T; error: string; again: () => void } {
+  const [state, set] = useState<{ path: string; data?: T; error: string }>({ path, error: '' })
+  const [asked, ask] = useState(0)
+  useEffect(() => {
+    if (!path) return
+    const stop = new AbortController()
+    let timer = 0
+    const read = async () => {
+      if (!document.hidden) {
+        try {
+          const data = await get<T>(path, stop.signal)
+          set({ path, data, error: '' })
+        } catch (e) {
+          if (stop.signal.aborted) return
+          set(old => ({ path, data: old.path === path ? old.data : undefined, error: (e as Error).message }))
+        }
+      }
+      timer = window.setTimeout(read, every)
+    }
+    read()
+    return () => {
+      stop.abort()
+      clearTimeout(timer)
+    }
+  }, [path, every, after, asked])
+  return { data: state.data, error: state.error, again: () => ask(n => n + 1) }
+}
+
+/** The value a while after it stopped changing. */
+export function useCalm<T>(value: T, ms: number): T {
+  const [calm, set] = useState(value)
+  useEffect(() => {
+    const t = setTimeout(() => set(value), ms)
+    return () => clearTimeout(t)
+  }, [value])
+  return calm
 }
 
 /** A line of recent values, without axes. */
