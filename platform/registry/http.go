@@ -43,7 +43,9 @@ func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.clearStatus(w, r, t)
 	case t.what == instanceMetadata && r.Method == http.MethodPut:
 		h.setMetadata(w, r, t)
-	case get && t.what != instanceStatus && t.what != instanceMetadata:
+	case t.what == peerBatch && r.Method == http.MethodPost:
+		h.batch(w, r)
+	case get && t.what != instanceStatus && t.what != instanceMetadata && t.what != peerBatch:
 		h.read(w, r, t)
 	default:
 		w.WriteHeader(http.StatusMethodNotAllowed)
@@ -52,11 +54,7 @@ func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // empty answers without a body: clients try to parse one.
 func empty(w http.ResponseWriter, res result) {
-	if res == notFound {
-		w.WriteHeader(http.StatusNotFound)
-		return
-	}
-	w.WriteHeader(http.StatusOK)
+	w.WriteHeader(res.code())
 }
 
 func originOf(r *http.Request) origin {

@@ -21,6 +21,7 @@ const (
 	svip
 	serverStatus
 	overrideList
+	peerBatch
 	watch
 )
 
@@ -111,6 +112,10 @@ func parsePath(escaped string) target {
 	case "status":
 		if len(s) == 1 {
 			return target{what: serverStatus}
+		}
+	case "peerreplication":
+		if len(s) == 2 && s[1] == "batch" {
+			return target{what: peerBatch}
 		}
 	}
 	return target{}

@@ -23,6 +23,7 @@ func TestEveryPrefixNamesTheSameResources(t *testing.T) {
 		{"vips/Shop", target{what: vip, id: "Shop"}},
 		{"svips/shop", target{what: svip, id: "shop"}},
 		{"status", target{what: serverStatus}},
+		{"peerreplication/batch/", target{what: peerBatch}},
 		{"serverinfo/statusoverrides", target{what: overrideList}},
 		{"apps//WEB///i", target{what: oneInstance, app: "WEB", id: "i"}},
 		{"apps/WEB/i/other", target{app: "WEB"}},

@@ -55,6 +55,7 @@ type Registry struct {
 	s    *state
 	face *eureka
 
+	batches     throttle            // of peers
 	deciding    chan struct{}       // holds a token while a decision is recorded and done
 	notes       chan roadbed.Change // for the ledger, written by Run
 	incarnation string              // tells event ids of this process from those of the last
@@ -67,7 +68,7 @@ type Registry struct {
 func New(c Config) *Registry {
 	r := &Registry{
 		c: c, log: c.Log, s: newState(c.Self), incarnation: newIncarnation(), stop: make(chan struct{}),
-		deciding: make(chan struct{}, 1), notes: make(chan roadbed.Change, 1024),
+		batches: newThrottle(), deciding: make(chan struct{}, 1), notes: make(chan roadbed.Change, 1024),
 	}
 	if r.log == nil {
 		r.log = slog.Default()

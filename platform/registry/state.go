@@ -226,7 +226,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 	case dirty > r.dirty:
 		if o.replicated && claimed != unknown {
 			s.mu.Lock()
-			s.overrides[k] = override{status: claimed}
+			s.overrides[r.key()] = override{status: claimed} // k may be a part of something large
 			s.mu.Unlock()
 		}
 		return notFound, r
