@@ -232,7 +232,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 	if l := ports["eureka"]; l != nil {
 		// No mux: Eureka's paths may hold doubled slashes, which one would redirect.
 		c.serve(stageRooms, l, &http.Server{Handler: c.door.Authenticate(api.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if strings.HasPrefix(r.URL.Path, "/config/v1/") {
+			if strings.HasPrefix(r.URL.Path, "/config/") {
 				conf.ServeHTTP(w, r)
 			} else {
 				eureka.ServeHTTP(w, r)
@@ -376,7 +376,7 @@ func (c *cell) mountElsewhere() error {
 	}{
 		{"engine", []string{"/api/v1/changes", "/api/v1/engine/"}},
 		{"registry", []string{"/api/v1/services", "/api/v1/registry/"}},
-		{"properties", []string{"/config/v1/", "/api/v1/faults"}},
+		{"properties", []string{"/config/", "/api/v1/faults"}},
 		{"telemetry", []string{"/api/v1/graph", "/api/v1/tags", "/api/v1/traffic"}},
 		{"fleet", []string{"/api/v1/clusters", "/api/v1/server-groups", "/api/v1/instances"}},
 		{"edge", []string{"/api/v1/edge/"}},

@@ -3,12 +3,17 @@ package properties
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/cespare/xxhash/v2"
+
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/platform/api"
 )
 
 // propertiesFile ends the path of what Archaius 1, and whatever else reads a Java properties file from a URL, polls:
@@ -25,6 +30,48 @@ func (s *Store) getPropertiesFile(w http.ResponseWriter, r *http.Request, app st
 		return err
 	}
 	writeWhole(w, r, "text/plain;charset=ISO-8859-1", javaProperties(snap.Properties))
+	return nil
+}
+
+// persisted is the answer to the persisted-properties reader of Archaius 2.
+type persisted struct {
+	List []persistedProperty `json:"propertiesList"`
+}
+
+// persistedProperty is a record as that reader knows it: every member is a string, a scope that is missing is any.
+type persistedProperty struct {
+	ID    string `json:"propertyId"`
+	Key   string `json:"key"`
+	Value string `json:"value"`
+	config.Scope
+}
+
+// getPersisted answers /config/archaius2?skipPropsWithExtraScopes={bool}&filter={expression}: every record that the
+// filter selects, for the reader to choose from by its own order of scopes. It takes a record only for one that names
+// a scope where the one before names none, so of records that are equal to it the first wins: here the last written,
+// as everywhere.
+func (s *Store) getPersisted(w http.ResponseWriter, r *http.Request) error {
+	if !s.loaded.Load() {
+		return ErrLoading
+	}
+	f, err := ParseFilter(r.URL.Query().Get("filter"))
+	if err != nil {
+		return api.Problem(http.StatusBadRequest, "%v", err)
+	}
+	if r.URL.Query().Get("skipPropsWithExtraScopes") == "true" {
+		f = f.WithoutExtraScopes()
+	}
+	answer := persisted{List: []persistedProperty{}}
+	for _, rec := range slices.Backward(s.index.Load().records) {
+		if f.Match(rec.Property) {
+			answer.List = append(answer.List, persistedProperty{rec.ID, rec.Key, rec.Value, rec.Scope})
+		}
+	}
+	body, err := json.Marshal(answer)
+	if err != nil {
+		return fmt.Errorf("encode the properties: %w", err)
+	}
+	writeWhole(w, r, "application/json", body)
 	return nil
 }
 

@@ -2,12 +2,15 @@ package properties
 
 import (
 	"compress/gzip"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -230,5 +233,206 @@ func TestAPolledBodyIsNeverSentTwiceNorBrokenOff(t *testing.T) {
 	s.must(t, "seen", "x", config.Scope{App: "api"})
 	if again := ask("", plain.Header().Get("ETag")); again.Code != http.StatusOK {
 		t.Errorf("after a change: got %d, want 200", again.Code)
+	}
+}
+
+// scopeQuery is what an Archaius 2 client is told to ask for: for each scope the values it wants, nil for records that
+// have none. filter is how it writes that down; the order of scopes and values is any.
+type scopeQuery map[string][]*string
+
+func (q scopeQuery) filter() string {
+	var groups []string
+	for name, values := range q {
+		var atoms []string
+		for _, v := range values {
+			if v == nil {
+				atoms = append(atoms, name+" is null")
+			} else {
+				atoms = append(atoms, name+"='"+*v+"'")
+			}
+		}
+		if len(atoms) > 0 {
+			groups = append(groups, "("+strings.Join(atoms, " or ")+")")
+		}
+	}
+	return strings.Join(groups, " and ")
+}
+
+// selects says the same in words of the record.
+func (q scopeQuery) selects(record map[string]string, skipExtra bool) bool {
+	for name, values := range q {
+		have := strings.Split(strings.ToLower(record[name]), ",")
+		if len(values) > 0 && !slices.ContainsFunc(values, func(v *string) bool {
+			if v == nil || *v == "" {
+				return record[name] == ""
+			}
+			return slices.Contains(have, strings.ToLower(*v))
+		}) {
+			return false
+		}
+	}
+	for name, v := range record {
+		if skipExtra && v != "" && len(q[name]) == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+func TestTheFilterMeansWhatArchaius2AsksFor(t *testing.T) {
+	value := rapid.SampledFrom([]string{"", "a", "B", "us-east-1", "x y", "(a)", "and", "is null"})
+	names := rapid.SampledFrom(fieldNames[:])
+	rapid.Check(t, func(t *rapid.T) {
+		q := scopeQuery(rapid.MapOf(names, rapid.SliceOfN(rapid.Ptr(value, true), 0, 3)).Draw(t, "query"))
+		text := q.filter()
+		f, err := ParseFilter(text)
+		if err != nil {
+			t.Fatalf("%q: %v", text, err)
+		}
+		record := rapid.MapOf(names, rapid.SampledFrom([]string{"", "A", "b", "a,us-east-1", "x y"})).Draw(t, "record")
+		b, err := json.Marshal(record)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p Property
+		if err := json.Unmarshal(b, &p); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := f.Match(p), q.selects(record, false); got != want {
+			t.Fatalf("%q on %v: got %v, want %v", text, record, got, want)
+		}
+		if got, want := f.WithoutExtraScopes().Match(p), q.selects(record, true); got != want {
+			t.Fatalf("%q on %v without extra scopes: got %v, want %v", text, record, got, want)
+		}
+	})
+}
+
+// readPersisted does with an answer what Archaius 2's reader is documented to do: a record fits when each of its
+// scopes holds the reader's value, and of two that fit the later one is taken only if, at the first of the prioritized
+// scopes where one names something and the other does not, it is the one that does.
+func readPersisted(t *testing.T, body []byte, mine map[string]string, order []string) map[string]string {
+	t.Helper()
+	var answer struct{ PropertiesList []map[string]any }
+	if err := json.Unmarshal(body, &answer); err != nil {
+		t.Fatalf("%s: %v", body, err)
+	}
+	best := map[string]map[string]string{}
+	for _, raw := range answer.PropertiesList {
+		rec := map[string]string{}
+		for name, v := range raw {
+			text, ok := v.(string)
+			if !ok {
+				t.Fatalf("%s of %v is no string", name, raw)
+			}
+			rec[name] = text
+		}
+		fits := true
+		for _, scope := range order {
+			fits = fits && (rec[scope] == "" || slices.Contains(strings.Split(strings.ToLower(rec[scope]), ","), strings.ToLower(mine[scope])))
+		}
+		if !fits {
+			continue
+		}
+		was, known := best[rec["key"]]
+		better := !known
+		for _, scope := range order {
+			if known && (was[scope] == "") != (rec[scope] == "") {
+				better = was[scope] == ""
+				break
+			}
+		}
+		if better {
+			best[rec["key"]] = rec
+		}
+	}
+	out := map[string]string{}
+	for key, rec := range best {
+		out[key] = rec["value"]
+	}
+	return out
+}
+
+func TestArchaius2SeesWhatResolveSays(t *testing.T) {
+	s := open(t, t.TempDir())
+	h := s.Handler()
+	rapid.Check(t, func(t2 *rapid.T) {
+		field := rapid.SampledFrom([]string{"", "", "", "", "a", "B", "a,c", "b,C"})
+		var records []*record
+		for i, n := 0, rapid.IntRange(0, 12).Draw(t2, "records"); i < n; i++ {
+			p := Property{Key: []string{"k", "k2"}[i%2], Value: fmt.Sprint(i), Rev: uint64(i + 1)}
+			scope := map[string]string{}
+			for _, name := range fieldNames {
+				scope[name] = field.Draw(t2, name)
+			}
+			b, err := json.Marshal(scope)
+			if err != nil {
+				t2.Fatal(err)
+			}
+			if err := json.Unmarshal(b, &p); err != nil {
+				t2.Fatal(err)
+			}
+			p.Scope = canonical(p.Scope)
+			p.ID = ID(p.Key, p.Scope)
+			records = append(records, newRecord(p))
+		}
+		slices.SortFunc(records, byPrecedence)
+		s.index.Store(&index{rev: 1, records: records, step: newStep()})
+
+		mine, query := map[string]string{}, scopeQuery{}
+		for _, name := range fieldNames {
+			v := rapid.SampledFrom([]string{"", "a", "A", "b", "c"}).Draw(t2, "my "+name)
+			mine[name] = v
+			query[name] = []*string{&v, nil}
+		}
+		caller := url.Values{}
+		for name, v := range mine {
+			caller.Set(name, v)
+		}
+		filter := rapid.SampledFrom([]string{"", query.filter()}).Draw(t2, "filter")
+		skip := rapid.Bool().Draw(t2, "skipPropsWithExtraScopes") && filter != ""
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, request("GET", fmt.Sprintf("/config/archaius2?skipPropsWithExtraScopes=%v&filter=%s", skip, url.QueryEscape(filter)), ""))
+		got := readPersisted(t, w.Body.Bytes(), mine, fieldNames[:])
+		want := s.index.Load().resolve(scopeOf(request("GET", "/?"+caller.Encode(), "")), "").Properties
+		if !maps.Equal(got, want) {
+			t2.Fatalf("%s\nfor %v: got %v, want %v", w.Body, mine, got, want)
+		}
+	})
+}
+
+func TestArchaius2IsAnsweredAsItsReaderExpects(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.must(t, "a.b", "1", config.Scope{Env: "prod", App: "api", Region: "us-east-1,eu-west-1"})
+	s.must(t, "global", strings.Repeat("x", 300), config.Scope{})
+	h := s.Handler()
+	filter := url.QueryEscape("(appId='api' or appId is null) and (env='prod')")
+	for query, want := range map[string]string{
+		"?skipPropsWithExtraScopes=false&filter=" + filter: `{"propertiesList":[{"propertyId":"` + ID("a.b", config.Scope{Env: "prod", App: "api", Region: "us-east-1,eu-west-1"}) +
+			`","key":"a.b","value":"1","env":"prod","appId":"api","region":"eu-west-1,us-east-1"}]}`,
+		"?skipPropsWithExtraScopes=true&filter=" + filter: `{"propertiesList":[]}`,
+	} {
+		got, header := get(t, h, "/config/archaius2"+query)
+		if got != want || header.Get("Content-Type") != "application/json" {
+			t.Errorf("%s: got %s %s, want %s", query, header.Get("Content-Type"), got, want)
+		}
+	}
+	if got, _ := get(t, h, "/config/archaius2"); strings.Count(got, `"key"`) != 2 {
+		t.Errorf("no filter: got %s, want everything", got)
+	}
+	r := request("GET", "/config/archaius2?skipPropsWithExtraScopes=false&filter=", "")
+	r.Header.Set("Accept-Encoding", "gzip")
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if w.Header().Get("Content-Encoding") != "gzip" || w.Header().Get("ETag") == "" {
+		t.Fatalf("got header %v, want gzip and an ETag", w.Header())
+	}
+	r.Header.Set("If-None-Match", w.Header().Get("ETag"))
+	w = httptest.NewRecorder()
+	if h.ServeHTTP(w, r); w.Code != http.StatusNotModified {
+		t.Errorf("with the ETag it gave: got %d, want 304", w.Code)
+	}
+	w = httptest.NewRecorder()
+	if h.ServeHTTP(w, request("GET", "/config/archaius2?filter=(color='red')", "")); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "there are serverId") {
+		t.Errorf("a scope there is not: got %d %s, want 400 and those there are", w.Code, w.Body)
 	}
 }

@@ -23,14 +23,14 @@ const StaleHeader = "X-Config-Stale"
 // hashEvery is how often a watch tells its hash.
 const hashEvery = 30 * time.Second
 
-// Handler answers /config/v1/... with the platform's conventions, for the listener where services ask.
+// Handler answers /config/... with the platform's conventions, for the listener where services ask.
 func (s *Store) Handler() http.Handler {
 	surface := api.New("roadbed properties", "1")
 	s.Mount(surface)
 	return surface
 }
 
-// Mount puts the properties on an API, under /config/v1:
+// Mount puts the properties on an API, under /config/v1, and beside it what other systems' clients ask for:
 //
 //	GET    resolve     what a caller sees, by scope and ?prefix=; with ?explain=true why
 //	GET    watch       the same as server-sent events: snapshot, change, hash
@@ -40,6 +40,7 @@ func (s *Store) Handler() http.Handler {
 //	GET, PUT, DELETE properties/{id}
 //	GET    properties/{app}.properties  what a caller sees, as a Java properties file: Archaius 1 polls it
 //	GET    history     versions, by ?id= or ?key=
+//	GET    /config/archaius2  the records that ?filter= selects, for the persisted-properties reader of Archaius 2
 func (s *Store) Mount(surface *api.Surface) {
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /config/v1/resolve":            s.getResolve,
@@ -51,6 +52,7 @@ func (s *Store) Mount(surface *api.Surface) {
 		"PUT /config/v1/properties/{id}":    s.put,
 		"DELETE /config/v1/properties/{id}": s.deleteOne,
 		"GET /config/v1/history":            s.getHistory,
+		"GET /config/archaius2":             s.getPersisted,
 	} {
 		surface.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if since := s.stale.Load(); since != 0 {

@@ -22,7 +22,7 @@
 //   - With a revision given, a write succeeds only if nobody wrote in between.
 //   - Reads and watches go on while the engine is away, marked with X-Config-Stale; writes are refused.
 //   - A watcher hears only what changes for it, and after a break resumes without a full copy if nothing did.
-//   - A sensitive value leaves only by resolve and watch, to those who use it; never by list, history or the ledger.
+//   - A sensitive value leaves only by what processes read, to those who use it; never by list, history or the ledger.
 //   - Deleting many properties at once needs a confirmation that names exactly those.
 //
 // # What it does not

@@ -426,9 +426,9 @@ func TestReadsGoOnAndWritesAreRefusedWithTheEngineAway(t *testing.T) {
 func TestBeforeAnythingIsLoadedReadersAreToldToWait(t *testing.T) {
 	s := open(t, t.TempDir())
 	s.loaded.Store(false)
-	for _, path := range []string{"resolve", "watch", "properties", "properties/api.properties"} {
+	for _, path := range []string{"v1/resolve", "v1/watch", "v1/properties", "v1/properties/api.properties", "archaius2"} {
 		w := httptest.NewRecorder()
-		s.Handler().ServeHTTP(w, request("GET", "/config/v1/"+path, ""))
+		s.Handler().ServeHTTP(w, request("GET", "/config/"+path, ""))
 		if w.Code != http.StatusServiceUnavailable {
 			t.Errorf("%s: got %d, want 503, never an empty 200", path, w.Code)
 		}
