@@ -55,6 +55,9 @@ func (s *server) start() {
 	s.stop = sync.OnceFunc(func() { cancel(); srv.Close(); wg.Wait() })
 }
 
+// base is that of Eureka's API, as Spring's clients spell it.
+func (s *server) base() string { return "http://" + s.addr + "/eureka/" }
+
 func (s *server) port() string { return s.addr[strings.LastIndex(s.addr, ":")+1:] }
 
 // need ends the test unless a command is installed.

@@ -2,6 +2,7 @@ package interop
 
 import (
 	"encoding/json"
+	"flag"
 	"fmt"
 	"net"
 	"net/http"
@@ -11,6 +12,9 @@ import (
 	"testing"
 	"time"
 )
+
+// soak asks for the long forms of the tests that have one.
+var soak = flag.Bool("soak", false, "run each test that has one in its long form")
 
 // needJava ends the test unless the Java programs are built.
 func needJava(t *testing.T) {
@@ -172,9 +176,18 @@ func held(t *testing.T, base, app string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return named(list, false)
+}
+
+// named lists instances as APP/id/STATUS and, with metadata, their entry n.
+func named(list []wireInstance, metadata bool) []string {
 	var out []string
 	for _, i := range list {
-		out = append(out, i.App+"/"+i.InstanceID+"/"+i.Status)
+		s := i.App + "/" + i.InstanceID + "/" + i.Status
+		if n := i.Metadata["n"]; metadata && n != "" {
+			s += "/" + n
+		}
+		out = append(out, s)
 	}
 	slices.Sort(out)
 	return out
