@@ -50,6 +50,7 @@ type cellConfig struct {
 	door   api.Door
 	region string
 	zones  []string
+	eureka registry.Settings
 	log    *slog.Logger
 	screen *screen // where log goes, and what is shown
 
@@ -224,7 +225,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		c.start(stageRooms, "chaos", faults.Run)
 	}
 	if c.has("registry") {
-		reg := registry.New(registry.Config{Ledger: book, Location: here, Self: "registry-" + here.Zone, Meter: c.meter(here, "registry"), Log: c.log})
+		reg := registry.New(registry.Config{Ledger: book, Location: here, Self: "registry-" + here.Zone, Settings: c.eureka, Meter: c.meter(here, "registry"), Log: c.log})
 		reg.Mount(c.surface)
 		c.start(stageRooms, "registry", reg.Run)
 		eureka = reg.Handler()

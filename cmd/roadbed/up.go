@@ -26,6 +26,7 @@ type cellFlags struct {
 	listen, tlsCert, tlsKey, config string
 	logLevel                        string
 	apiOf                           map[string]string
+	eureka                          []string // KEY=VALUE
 	tokenFile                       *string
 }
 
@@ -43,12 +44,14 @@ func (f *cellFlags) flags(cmd *cobra.Command) {
 	fs.IntVar(&f.cfg.offset, "port-offset", 0, "added to every port, so that platforms can run side by side")
 	fs.StringVar(&f.cfg.region, "region", "local", "the region this platform is")
 	fs.StringSliceVar(&f.cfg.zones, "zones", []string{"zone-a", "zone-b", "zone-c"}, "its zones, over which instances are spread")
+	fs.StringArrayVar(&f.eureka, "eureka", nil, "KEY=VALUE: a key of a Eureka server, such as server.enableSelfPreservation=false; again for each")
 	fs.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 }
 
 // resolve fills flags that were not given from the environment and the configuration file, and checks them all.
 func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
-	if err := settingsFrom(cmd.Flags(), f.config); err != nil {
+	fromFile, err := settingsFrom(cmd.Flags(), f.config)
+	if err != nil {
 		return cellConfig{}, err
 	}
 	c := f.cfg
@@ -59,6 +62,9 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 	}
 	c.screen = &screen{out: cmd.OutOrStdout(), log: cmd.ErrOrStderr()}
 	c.log = slog.New(slog.NewTextHandler(c.screen, &slog.HandlerOptions{Level: level}))
+	if c.eureka, err = eurekaSettings(fromFile, os.Environ(), f.eureka, c.log); err != nil {
+		return c, usageError{err}
+	}
 	for _, p := range []struct {
 		flag string
 		port int
@@ -93,21 +99,22 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 }
 
 // settingsFrom sets every flag that was not given from ROADBED_<FLAG> or else from the YAML file. A key that is no
-// flag is an error with a suggestion.
-func settingsFrom(fs *pflag.FlagSet, file string) error {
+// flag is an error with a suggestion, except those of Eureka, which come back.
+func settingsFrom(fs *pflag.FlagSet, file string) (eureka map[string]string, err error) {
 	keys := make(map[string]any)
 	b, err := os.ReadFile(envOr("ROADBED_CONFIG_FILE", cmp.Or(file, "roadbed.yaml")))
 	switch {
 	case err == nil:
 		if err := yaml.Unmarshal(b, &keys); err != nil {
-			return fmt.Errorf("the configuration file cannot be read: %w", err)
+			return nil, fmt.Errorf("the configuration file cannot be read: %w", err)
 		}
 	case file != "" || !errors.Is(err, os.ErrNotExist):
-		return fmt.Errorf("--config: %w", err)
+		return nil, fmt.Errorf("--config: %w", err)
 	}
+	eureka = eurekaKeys(keys)
 	for k := range keys {
 		if fs.Lookup(k) == nil {
-			return fmt.Errorf("the configuration file has the key %q, which is none%s", k, nearest(k, fs))
+			return nil, fmt.Errorf("the configuration file has the key %q, which is none%s", k, nearest(k, fs))
 		}
 	}
 	var failed error
@@ -123,20 +130,26 @@ func settingsFrom(fs *pflag.FlagSet, file string) error {
 				return
 			}
 			from = "the configuration file"
-			value = fmt.Sprint(v)
-			if list, isList := v.([]any); isList {
-				parts := make([]string, len(list))
-				for i, e := range list {
-					parts[i] = fmt.Sprint(e)
-				}
-				value = strings.Join(parts, ",")
-			}
+			value = yamlText(v)
 		}
 		if err := fs.Set(f.Name, value); err != nil {
 			failed = usageError{fmt.Errorf("%s from %s: %w", f.Name, from, err)}
 		}
 	})
-	return failed
+	return eureka, failed
+}
+
+// yamlText is a value as a flag takes it.
+func yamlText(v any) string {
+	list, ok := v.([]any)
+	if !ok {
+		return fmt.Sprint(v)
+	}
+	parts := make([]string, len(list))
+	for i, e := range list {
+		parts[i] = fmt.Sprint(e)
+	}
+	return strings.Join(parts, ",")
 }
 
 // nearest returns a suggestion for a misspelt key.

@@ -44,6 +44,7 @@ type Config struct {
 	Ledger   *ledger.Ledger   // where overrides are recorded; nil records nothing
 	Location roadbed.Location // Region is that of instances which do not name one
 	Self     string           // this registry's own instance id, if it is registered
+	Settings Settings         // what operators of Eureka servers set
 	Meter    *meter.Registry
 	Log      *slog.Logger // slog.Default() when nil
 }
