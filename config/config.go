@@ -61,7 +61,10 @@ type Scope struct {
 	Zone     string `json:"zone,omitempty"`
 	Cluster  string `json:"cluster,omitempty"`
 	Group    string `json:"asg,omitempty"`      // the server group, e.g. "api-prod-v042"
+	AMI      string `json:"ami,omitempty"`      // the image it runs
 	Instance string `json:"serverId,omitempty"` // the registry's instance id
+
+	Countries string `json:"countries,omitempty"` // whose customers it serves, e.g. "us"
 }
 
 // Properties follows one caller's properties. Its methods may be called from many goroutines; nil is usable.

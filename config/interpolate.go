@@ -14,6 +14,16 @@ const maxReferences = 10_000
 // maxExpanded bounds the text.
 const maxExpanded = 1 << 20
 
+// Interpolate returns props with every ${other} and ${other:default} replaced, as handles see them. A text that goes
+// round in a circle stays as it is written.
+func Interpolate(props map[string]string) map[string]string {
+	out := make(map[string]string, len(props))
+	for k := range props {
+		out[k], _ = lookup(props, k) // it is there
+	}
+	return out
+}
+
 // lookup returns the text of key with every ${other} and ${other:default} replaced.
 func lookup(raw map[string]string, key string) (string, bool) {
 	text, ok := raw[key]

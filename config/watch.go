@@ -71,7 +71,7 @@ func EventID(rev uint64, props map[string]string) string {
 func (s Scope) Query() url.Values {
 	q := url.Values{}
 	for name, v := range map[string]string{"env": s.Env, "appId": s.App, "stack": s.Stack, "region": s.Region, "zone": s.Zone,
-		"cluster": s.Cluster, "asg": s.Group, "serverId": s.Instance} {
+		"cluster": s.Cluster, "asg": s.Group, "ami": s.AMI, "serverId": s.Instance, "countries": s.Countries} {
 		if v != "" {
 			q.Set(name, v)
 		}

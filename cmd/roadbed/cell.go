@@ -45,14 +45,15 @@ const publishStep = 5 * time.Second
 
 // cellConfig says what one process of the platform runs and where.
 type cellConfig struct {
-	roles  []string
-	data   string // state directory
-	door   api.Door
-	region string
-	zones  []string
-	eureka registry.Settings
-	log    *slog.Logger
-	screen *screen // where log goes, and what is shown
+	roles      []string
+	data       string // state directory
+	door       api.Door
+	region     string
+	zones      []string
+	eureka     registry.Settings
+	scopeOrder properties.Order
+	log        *slog.Logger
+	screen     *screen // where log goes, and what is shown
 
 	apiPort, edgePort, eurekaPort, atlasPort, enginePort int
 	offset                                               int // added to every port
@@ -210,7 +211,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 
 	conf, eureka := http.NotFoundHandler(), http.NotFoundHandler()
 	if c.has("properties") {
-		props, err := properties.New(ctx, properties.Config{Engine: c.engine, Ledger: book, Log: c.log})
+		props, err := properties.New(ctx, properties.Config{Engine: c.engine, Ledger: book, Order: c.scopeOrder, Log: c.log})
 		if err != nil {
 			return err
 		}

@@ -53,7 +53,9 @@ func (s *scopeFlags) flags(cmd *cobra.Command, what string) {
 	fs.StringVar(&s.Zone, "zone", "", what+" this zone")
 	fs.StringVar(&s.Cluster, "cluster", "", what+" this cluster")
 	fs.StringVar(&s.Group, "group", "", what+" this server group")
+	fs.StringVar(&s.AMI, "ami", "", what+" this image")
 	fs.StringVar(&s.Instance, "instance", "", what+" this instance")
+	fs.StringVar(&s.Countries, "countries", "", what+" these countries, e.g. us,ca")
 }
 
 // scopeText writes a scope for a table, "everybody" when it is empty.
@@ -61,7 +63,7 @@ func scopeText(s config.Scope) string {
 	var parts []string
 	for _, f := range []struct{ name, value string }{
 		{"env", s.Env}, {"app", s.App}, {"stack", s.Stack}, {"region", s.Region}, {"zone", s.Zone},
-		{"cluster", s.Cluster}, {"group", s.Group}, {"instance", s.Instance},
+		{"cluster", s.Cluster}, {"group", s.Group}, {"ami", s.AMI}, {"instance", s.Instance}, {"countries", s.Countries},
 	} {
 		if f.value != "" {
 			parts = append(parts, f.name+"="+f.value)
@@ -74,15 +76,7 @@ func scopeText(s config.Scope) string {
 }
 
 // query returns the scope as the configuration API's parameters.
-func (s *scopeFlags) query() url.Values {
-	q := url.Values{}
-	for k, v := range map[string]string{"env": s.Env, "appId": s.App, "stack": s.Stack, "region": s.Region, "zone": s.Zone, "cluster": s.Cluster, "asg": s.Group, "serverId": s.Instance} {
-		if v != "" {
-			q.Set(k, v)
-		}
-	}
-	return q
-}
+func (s *scopeFlags) query() url.Values { return s.Query() }
 
 func (c *cli) configGet() *cobra.Command {
 	var s scopeFlags

@@ -16,6 +16,7 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/properties"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -24,7 +25,7 @@ import (
 type cellFlags struct {
 	cfg                             cellConfig
 	listen, tlsCert, tlsKey, config string
-	logLevel                        string
+	logLevel, scopeOrder            string
 	apiOf                           map[string]string
 	eureka                          []string // KEY=VALUE
 	tokenFile                       *string
@@ -45,6 +46,7 @@ func (f *cellFlags) flags(cmd *cobra.Command) {
 	fs.StringVar(&f.cfg.region, "region", "local", "the region this platform is")
 	fs.StringSliceVar(&f.cfg.zones, "zones", []string{"zone-a", "zone-b", "zone-c"}, "its zones, over which instances are spread")
 	fs.StringArrayVar(&f.eureka, "eureka", nil, "KEY=VALUE: a key of a Eureka server, such as server.enableSelfPreservation=false; again for each")
+	fs.StringVar(&f.scopeOrder, "scope-order", "platform", "which of two properties is more specific: platform (a zone beats an app) or netflix (an app beats a zone, as in Archaius 2)")
 	fs.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 }
 
@@ -59,6 +61,9 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return c, usageError{fmt.Errorf("--log-level %s: use debug, info, warn or error", f.logLevel)}
+	}
+	if c.scopeOrder, err = properties.ParseOrder(f.scopeOrder); err != nil {
+		return c, usageError{fmt.Errorf("--scope-order: %w", err)}
 	}
 	c.screen = &screen{out: cmd.OutOrStdout(), log: cmd.ErrOrStderr()}
 	c.log = slog.New(slog.NewTextHandler(c.screen, &slog.HandlerOptions{Level: level}))

@@ -62,11 +62,13 @@ func (s *Store) getPersisted(w http.ResponseWriter, r *http.Request) error {
 		f = f.WithoutExtraScopes()
 	}
 	answer := persisted{List: []persistedProperty{}}
-	for _, rec := range slices.Backward(s.index.Load().records) {
+	s.index.Load().all(f.prefix(), func(rec *record) bool {
 		if f.Match(rec.Property) {
 			answer.List = append(answer.List, persistedProperty{rec.ID, rec.Key, rec.Value, rec.Scope})
 		}
-	}
+		return true
+	})
+	slices.Reverse(answer.List)
 	body, err := json.Marshal(answer)
 	if err != nil {
 		return fmt.Errorf("encode the properties: %w", err)

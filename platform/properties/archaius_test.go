@@ -357,7 +357,7 @@ func TestArchaius2SeesWhatResolveSays(t *testing.T) {
 	h := s.Handler()
 	rapid.Check(t, func(t2 *rapid.T) {
 		field := rapid.SampledFrom([]string{"", "", "", "", "a", "B", "a,c", "b,C"})
-		var records []*record
+		var records []Property
 		for i, n := 0, rapid.IntRange(0, 12).Draw(t2, "records"); i < n; i++ {
 			p := Property{Key: []string{"k", "k2"}[i%2], Value: fmt.Sprint(i), Rev: uint64(i + 1)}
 			scope := map[string]string{}
@@ -373,10 +373,9 @@ func TestArchaius2SeesWhatResolveSays(t *testing.T) {
 			}
 			p.Scope = canonical(p.Scope)
 			p.ID = ID(p.Key, p.Scope)
-			records = append(records, newRecord(p))
+			records = append(records, p)
 		}
-		slices.SortFunc(records, byPrecedence)
-		s.index.Store(&index{rev: 1, records: records, step: newStep()})
+		s.index.Store(indexOf(records...))
 
 		mine, query := map[string]string{}, scopeQuery{}
 		for _, name := range fieldNames {
@@ -393,7 +392,7 @@ func TestArchaius2SeesWhatResolveSays(t *testing.T) {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, request("GET", fmt.Sprintf("/config/archaius2?skipPropsWithExtraScopes=%v&filter=%s", skip, url.QueryEscape(filter)), ""))
 		got := readPersisted(t, w.Body.Bytes(), mine, fieldNames[:])
-		want := s.index.Load().resolve(scopeOf(request("GET", "/?"+caller.Encode(), "")), "").Properties
+		want := s.index.Load().resolve(asCaller(scopeOf(request("GET", "/?"+caller.Encode(), "")), Platform), "").Properties
 		if !maps.Equal(got, want) {
 			t2.Fatalf("%s\nfor %v: got %v, want %v", w.Body, mine, got, want)
 		}

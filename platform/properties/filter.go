@@ -81,7 +81,7 @@ func (f Filter) Match(p Property) bool {
 	return true
 }
 
-func (a atom) fits(p Property, scope []string) bool {
+func (a atom) fits(p Property, scope [len(fieldNames)]string) bool {
 	switch a.name {
 	case "key":
 		return p.Key == a.value
@@ -188,6 +188,17 @@ func (p *filterParser) atom() (atom, error) {
 	p.at += len(value) + 2
 	p.space()
 	return atom{name, value}, nil
+}
+
+// prefix returns what the key of everything that f selects starts with.
+func (f Filter) prefix() string {
+	longest := ""
+	for _, any := range f.all {
+		if len(any) == 1 && (any[0].name == "prefix" || any[0].name == "key") && len(any[0].value) > len(longest) {
+			longest = any[0].value
+		}
+	}
+	return longest
 }
 
 // Prefix returns the filter that selects the keys that start with prefix.

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,10 +34,12 @@ func (s *Store) Handler() http.Handler {
 
 // Mount puts the properties on an API, under /config/v1, and beside it what other systems' clients ask for:
 //
-//	GET    resolve     what a caller sees, by scope and ?prefix=; with ?explain=true why
+//	GET    resolve     what a caller sees, by scope and ?prefix=; with ?explain=true why, with ?interpolate=true with
+//	                   every ${reference} replaced, with ?scopeOrder=platform|netflix in that order of precedence
 //	GET    watch       the same as server-sent events: snapshot, change, hash
 //	GET    properties  records, by ?filter=, ?key=, ?prefix= and ?q= (words in what a person sees); at most ?limit=
-//	POST   properties  set one, by key and scope; If-Match: "rev", or If-None-Match: * for a new one
+//	POST   properties  set one, by key and scope; If-Match: "rev", or If-None-Match: * for a new one; ?confirm=global
+//	                   for one that names a zone, region or stack but no app
 //	DELETE properties  every record that ?filter= selects; a large deletion needs ?confirm=
 //	GET, PUT, DELETE properties/{id}
 //	GET    properties/{app}.properties  what a caller sees, as a Java properties file: Archaius 1 polls it
@@ -91,7 +95,26 @@ func problem(err error) error {
 func scopeOf(r *http.Request) config.Scope {
 	q := r.URL.Query()
 	return config.Scope{Env: q.Get("env"), App: q.Get("appId"), Stack: q.Get("stack"), Region: q.Get("region"), Zone: q.Get("zone"),
-		Cluster: q.Get("cluster"), Group: q.Get("asg"), Instance: q.Get("serverId")}
+		Cluster: q.Get("cluster"), Group: q.Get("asg"), AMI: q.Get("ami"), Instance: q.Get("serverId"), Countries: q.Get("countries")}
+}
+
+// orderOf reads ?scopeOrder=.
+func (s *Store) orderOf(r *http.Request) (Order, error) {
+	text := r.URL.Query().Get("scopeOrder")
+	if text == "" {
+		return s.order, nil
+	}
+	order, err := ParseOrder(text)
+	if err != nil {
+		return order, api.Problem(http.StatusBadRequest, "scopeOrder: %v", err)
+	}
+	return order, nil
+}
+
+// flag reads a parameter that is true or absent; anything but what means true is no.
+func flag(r *http.Request, name string) bool {
+	v, err := strconv.ParseBool(r.URL.Query().Get(name))
+	return err == nil && v
 }
 
 // Resolved is the answer to resolve. Explain has every record of every key, if it was asked for.
@@ -104,15 +127,31 @@ func (s *Store) getResolve(w http.ResponseWriter, r *http.Request) error {
 	if !s.loaded.Load() {
 		return ErrLoading
 	}
+	order, err := s.orderOf(r)
+	if err != nil {
+		return err
+	}
 	ix, scope, prefix := s.index.Load(), derive(scopeOf(r)), r.URL.Query().Get("prefix")
-	answer := Resolved{Snapshot: ix.resolve(scope, prefix)}
-	if explain, _ := strconv.ParseBool(r.URL.Query().Get("explain")); explain { // anything else is no
-		answer.Explain = map[string][]Candidate{}
-		for _, rec := range ix.records {
-			if _, done := answer.Explain[rec.Key]; !done && strings.HasPrefix(rec.Key, prefix) {
-				answer.Explain[rec.Key] = ix.explain(rec.Key, scope)
+	c := asCaller(scope, order)
+	answer := Resolved{Snapshot: ix.resolve(c, prefix)}
+	if flag(r, "interpolate") {
+		if prefix != "" { // what the values name may be elsewhere
+			whole := config.Interpolate(ix.resolve(c, "").Properties)
+			for key := range answer.Properties {
+				answer.Properties[key] = whole[key]
 			}
+		} else {
+			answer.Properties = config.Interpolate(answer.Properties)
 		}
+	}
+	if flag(r, "explain") {
+		answer.Explain = map[string][]Candidate{}
+		ix.all(prefix, func(rec *record) bool {
+			if _, done := answer.Explain[rec.Key]; !done {
+				answer.Explain[rec.Key] = ix.explain(rec.Key, scope, order)
+			}
+			return true
+		})
 		// An explanation is for people, who are not shown secrets.
 		for key, all := range answer.Explain {
 			for _, c := range all {
@@ -148,13 +187,17 @@ func (s *Store) getWatch(w http.ResponseWriter, r *http.Request) error {
 	if !s.loaded.Load() {
 		return ErrLoading
 	}
+	order, err := s.orderOf(r)
+	if err != nil {
+		return err
+	}
 	ctx, cancel := context.WithCancel(r.Context())
 	events, done := make(chan api.Event), make(chan struct{})
 	go func() {
 		defer close(done)
-		s.feed(ctx, derive(scopeOf(r)), r.URL.Query().Get("prefix"), r.Header.Get("Last-Event-ID"), events)
+		s.feed(ctx, asCaller(derive(scopeOf(r)), order), r.URL.Query().Get("prefix"), r.Header.Get("Last-Event-ID"), events)
 	}()
-	err := api.Stream(ctx, w, events)
+	err = api.Stream(ctx, w, events)
 	cancel()
 	<-done
 	if err != nil {
@@ -164,7 +207,7 @@ func (s *Store) getWatch(w http.ResponseWriter, r *http.Request) error {
 }
 
 // feed sends what one watcher is to hear until ctx ends.
-func (s *Store) feed(ctx context.Context, scope config.Scope, prefix, lastID string, events chan<- api.Event) {
+func (s *Store) feed(ctx context.Context, c *caller, prefix, lastID string, events chan<- api.Event) {
 	send := func(ev api.Event) bool {
 		select {
 		case events <- ev:
@@ -174,7 +217,7 @@ func (s *Store) feed(ctx context.Context, scope config.Scope, prefix, lastID str
 		}
 	}
 	ix := s.index.Load()
-	known := ix.resolve(scope, prefix)
+	known := ix.resolve(c, prefix)
 	hash := func() api.Event {
 		sum := config.Sum(known.Properties)
 		return api.Event{ID: fmt.Sprintf("%d-%s", known.Rev, sum), Name: "hash", Data: config.Hash{Rev: known.Rev, Sum: sum}}
@@ -187,16 +230,8 @@ func (s *Store) feed(ctx context.Context, scope config.Scope, prefix, lastID str
 		return
 	}
 	// What was sent may still be being encoded; from here on known is this goroutine's.
-	sent := known.Properties
-	known.Properties = make(map[string]string, len(sent))
-	for k, v := range sent {
-		known.Properties[k] = v
-	}
-	own := map[string]bool{}
-	for _, k := range known.Own {
-		own[k] = true
-	}
-	c, at := asCaller(scope), ix.step
+	known.Properties = maps.Clone(known.Properties)
+	at := ix.step
 	tick := time.NewTicker(hashEvery)
 	defer tick.Stop()
 	for {
@@ -208,32 +243,40 @@ func (s *Store) feed(ctx context.Context, scope config.Scope, prefix, lastID str
 				return
 			}
 		case <-at.done:
-			ix := s.index.Load() // at least as new as the step
-			known.Rev = ix.rev
-			for _, key := range at.keys {
-				if !strings.HasPrefix(key, prefix) {
+			known.Rev = at.rev
+			for _, m := range at.moves {
+				ev, ok := m.forCaller(c, prefix)
+				if !ok {
 					continue
 				}
-				ev := config.Change{Rev: ix.rev, Key: key}
-				was, had := known.Properties[key]
-				if r := ix.winner(key, c); r != nil {
-					ev.Value, ev.Own = &r.Value, r.Scope.Instance != ""
-					known.Properties[key] = r.Value
+				ev.Rev = at.rev
+				if ev.Value != nil {
+					known.Properties[ev.Key] = *ev.Value
 				} else {
-					delete(known.Properties, key)
+					delete(known.Properties, ev.Key)
 				}
-				if had == (ev.Value != nil) && (!had || was == *ev.Value && own[key] == ev.Own) {
-					continue // not for this caller
-				}
-				own[key] = ev.Own
 				// No sum in the id: a client that breaks off here and knows no better is sent a snapshot.
-				if !send(api.Event{ID: strconv.FormatUint(ix.rev, 10), Name: "change", Data: ev}) {
+				if !send(api.Event{ID: strconv.FormatUint(at.rev, 10), Name: "change", Data: ev}) {
 					return
 				}
 			}
 			at = at.next
 		}
 	}
+}
+
+// forCaller returns what m changes for c, and whether it changes anything.
+func (m *motion) forCaller(c *caller, prefix string) (config.Change, bool) {
+	if !strings.HasPrefix(m.key, prefix) || !slices.ContainsFunc(m.touched, func(r *record) bool { return r.matches(c) }) {
+		return config.Change{}, false
+	}
+	was, now := c.pick(m.before, nil), c.pick(m.after, nil)
+	ev := config.Change{Key: m.key}
+	if now == nil {
+		return ev, was != nil
+	}
+	ev.Value, ev.Own = &now.Value, now.Scope.Instance != ""
+	return ev, was == nil || was.Value != now.Value || ev.Own != (was.Scope.Instance != "")
 }
 
 // filterOf reads ?filter=, ?key=, ?prefix=, ?q= and ?skipPropsWithExtraScopes=.
@@ -329,7 +372,11 @@ func (s *Store) set(w http.ResponseWriter, r *http.Request, p Property) error {
 		return err
 	}
 	_, existed := s.current(ID(p.Key, p.Scope))
-	out, err := s.Set(r.Context(), p, rev)
+	ctx := r.Context()
+	if r.URL.Query().Get("confirm") == "global" {
+		ctx = AllowGlobal(ctx)
+	}
+	out, err := s.Set(ctx, p, rev)
 	if errors.Is(err, ErrConflict) || errors.Is(err, ErrExists) {
 		if now, ok := s.Get(ID(p.Key, p.Scope)); ok {
 			w.Header().Set("ETag", tagOf(now.Rev))
@@ -439,7 +486,7 @@ func (s *Store) getHistory(w http.ResponseWriter, r *http.Request) error {
 		scope := scopeOf(r)
 		ids[0] = ID(key, scope) // it may be deleted, so that no index has it
 		if scope == (config.Scope{}) {
-			for _, rec := range s.index.Load().key(key) {
+			for _, rec := range s.index.Load().keys.get(key) {
 				if rec.ID != ids[0] {
 					ids = append(ids, rec.ID)
 				}

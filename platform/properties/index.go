@@ -9,20 +9,32 @@ import (
 	"github.com/roadbed/roadbed/config"
 )
 
-// index is every property, ready to resolve. It never changes.
+// index is every property, ready to resolve. It never changes; one step to the next costs what differs.
 type index struct {
-	rev     uint64    // grows with each index
-	records []*record // by key, then from general to specific, then from old to new
-	byID    map[string]*record
-	step    *step // to the next index
+	rev   uint64 // grows with each index
+	count int    // of records
+	keys  shelf  // by key
+	apps  shelf  // by [appName]: what callers of an app may see besides what is for every app
+	step  *step  // to the next index
 }
+
+// appName is the name under which records of key for an app, in lower case, are found; "" = for every app.
+func appName(app, key string) string { return app + "\x00" + key }
 
 // step is what differs between one index and the next. Watchers walk from step to step; a slow one holds only steps,
 // not indexes.
 type step struct {
-	done chan struct{} // closed when next and keys are set
-	next *step
-	keys []string // whose records changed
+	done  chan struct{} // closed when the rest is set
+	next  *step
+	rev   uint64   // of the index it leads to
+	moves []motion // by key
+}
+
+// motion is what became of one key.
+type motion struct {
+	key           string
+	before, after []*record // all of the key's
+	touched       []*record // that are in one of them only
 }
 
 func newStep() *step { return &step{done: make(chan struct{})} }
@@ -30,40 +42,79 @@ func newStep() *step { return &step{done: make(chan struct{})} }
 // record is a property with its scope taken apart.
 type record struct {
 	Property
-	rank uint                      // one bit per field that has a value, the most specific highest: larger wins
-	want [len(fieldNames)][]string // lower case; nil = any
+	rank  [2]uint16 // by [Order]: one bit per field that has a value, the most specific highest; larger wins
+	wants []want
+}
+
+// want is what a record wants of one field of a caller.
+type want struct {
+	field int      // in fieldNames
+	any   []string // lower case; one of these
 }
 
 func newRecord(p Property) *record {
 	r := &record{Property: p}
 	for i, f := range fields(p.Scope) {
-		r.rank <<= 1
-		if f != "" {
-			r.rank |= 1
-			r.want[i] = values(strings.ToLower(f))
+		if f == "" {
+			continue
+		}
+		r.wants = append(r.wants, want{i, values(strings.ToLower(f))})
+		for order, rank := range ranks {
+			r.rank[order] |= 1 << rank[i]
 		}
 	}
 	return r
 }
 
-// caller is a scope ready to be matched: lower case, in the order of fieldNames.
-type caller []string
+// caller is who asks, ready to be matched.
+type caller struct {
+	order Order
+	field [len(fieldNames)]string // lower case
+}
 
-func asCaller(s config.Scope) caller {
-	c := fields(s)
-	for i := range c {
-		c[i] = strings.ToLower(c[i])
+func asCaller(s config.Scope, order Order) *caller {
+	c := &caller{order: order}
+	for i, f := range fields(s) {
+		c.field[i] = strings.ToLower(f)
 	}
 	return c
 }
 
-func (r *record) matches(c caller) bool {
-	for i, want := range r.want {
-		if want != nil && !slices.Contains(want, c[i]) {
+func (r *record) matches(c *caller) bool {
+	for _, w := range r.wants {
+		if !slices.Contains(w.any, c.field[w.field]) {
 			return false
 		}
 	}
 	return true
+}
+
+// apps returns the apps, in lower case, whose callers may see r; "" alone for every app.
+func (r *record) apps() []string {
+	for _, w := range r.wants {
+		if w.field == appField {
+			return w.any
+		}
+	}
+	return []string{""}
+}
+
+// beats reports whether r wins over other, which may be nil, when both match.
+func (r *record) beats(other *record, order Order) bool {
+	return other == nil || cmp.Or(cmp.Compare(r.rank[order], other.rank[order]), cmp.Compare(r.Rev, other.Rev)) > 0
+}
+
+// pick returns which record of a key wins for c: best, or one of records.
+func (c *caller) pick(records []*record, best *record) *record {
+	for _, r := range slices.Backward(records) {
+		if r.beats(best, c.order) && r.matches(c) {
+			best = r
+			if c.order == Platform {
+				break // those before are more general, or older
+			}
+		}
+	}
+	return best
 }
 
 // refresh makes the index say what the table says about the records of these ids. The table only ever goes forward, so
@@ -72,114 +123,178 @@ func (s *Store) refresh(ids ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.index.Load()
-	touched := make(map[string]*record, len(ids)) // nil = it is gone
 	rev := old.rev
+	gone := map[*record]bool{}
+	fresh := map[string][]*record{} // by key; a key that only loses records has none
 	for _, id := range ids {
 		e, ok := s.table.Get(id)
-		was := old.byID[id]
+		was := s.live[id]
 		switch {
-		case !ok || e.Value.Deleted:
-			if was != nil {
-				touched[id] = nil
-			}
-		case was == nil || was.Rev != e.Rev:
+		case ok && !e.Value.Deleted && (was == nil || was.Rev != e.Rev):
 			p := e.Value
 			p.ID, p.Rev = id, e.Rev
-			touched[id] = newRecord(p)
+			r := newRecord(p)
+			s.live[id] = r
+			fresh[r.Key] = append(fresh[r.Key], r)
+			s.census(r, 1)
 			rev = max(rev, e.Rev)
+		case (!ok || e.Value.Deleted) && was != nil:
+			delete(s.live, id)
+		default:
+			continue
+		}
+		if was != nil {
+			gone[was] = true
+			if _, ok := fresh[was.Key]; !ok {
+				fresh[was.Key] = nil
+			}
+			s.census(was, -1)
 		}
 	}
-	if len(touched) == 0 {
+	if len(fresh) == 0 {
 		return
 	}
 	if rev == old.rev {
 		rev++ // a deletion raises no record's revision
 	}
-	ix := &index{rev: rev, byID: maps.Clone(old.byID), step: newStep(), records: make([]*record, 0, len(old.records)+len(touched))}
-	changed := map[string]bool{}
-	var fresh []*record
-	for id, r := range touched {
-		if was := old.byID[id]; was != nil {
-			changed[was.Key] = true
+	ix := &index{rev: rev, count: len(s.live), step: newStep()}
+	moves := make([]motion, 0, len(fresh))
+	byKey := make([]slot, 0, len(fresh))
+	byApp := map[string][]*record{}
+	for _, key := range slices.Sorted(maps.Keys(fresh)) {
+		before := old.keys.get(key)
+		m := motion{key: key, before: before, touched: fresh[key]}
+		for _, r := range before {
+			if gone[r] {
+				m.touched = append(m.touched, r)
+			}
 		}
-		if r == nil {
-			delete(ix.byID, id)
-			continue
+		m.after = replaced(before, gone, fresh[key])
+		moves = append(moves, m)
+		byKey = append(byKey, slot{key, m.after})
+		for _, r := range m.touched {
+			for _, app := range r.apps() {
+				name := appName(app, key)
+				if _, ok := byApp[name]; ok {
+					continue
+				}
+				mine := slices.DeleteFunc(slices.Clone(fresh[key]), func(r *record) bool { return !slices.Contains(r.apps(), app) })
+				byApp[name] = replaced(old.apps.get(name), gone, mine)
+			}
 		}
-		changed[r.Key] = true
-		ix.byID[id] = r
-		fresh = append(fresh, r)
 	}
-	slices.SortFunc(fresh, byPrecedence)
-	for _, r := range old.records {
-		if _, gone := touched[r.ID]; gone {
-			continue
-		}
-		for len(fresh) > 0 && byPrecedence(fresh[0], r) < 0 {
-			ix.records, fresh = append(ix.records, fresh[0]), fresh[1:]
-		}
-		ix.records = append(ix.records, r)
+	names := make([]slot, 0, len(byApp))
+	for _, name := range slices.Sorted(maps.Keys(byApp)) {
+		names = append(names, slot{name, byApp[name]})
 	}
-	ix.records = append(ix.records, fresh...)
+	ix.keys, ix.apps = old.keys.with(byKey), old.apps.with(names)
 	s.index.Store(ix)
-	old.step.keys = slices.Sorted(maps.Keys(changed))
-	old.step.next = ix.step
+	old.step.rev, old.step.moves, old.step.next = rev, moves, ix.step
 	close(old.step.done)
 }
 
-// byPrecedence orders records by key, then so that the last one that matches a caller wins.
-func byPrecedence(a, b *record) int {
-	return cmp.Or(strings.Compare(a.Key, b.Key), cmp.Compare(a.rank, b.rank), cmp.Compare(a.Rev, b.Rev))
+// census counts r in or out. The caller holds mu.
+func (s *Store) census(r *record, n int) {
+	for _, app := range r.apps() {
+		if s.perApp[app] += n; s.perApp[app] == 0 {
+			delete(s.perApp, app)
+		}
+	}
 }
 
-// key returns the records of a key, from general to specific.
-func (ix *index) key(key string) []*record {
-	byKey := func(r *record, key string) int { return strings.Compare(r.Key, key) }
-	from, _ := slices.BinarySearchFunc(ix.records, key, byKey)
-	to := from
-	for to < len(ix.records) && ix.records[to].Key == key {
-		to++
+// replaced returns records without those that are gone and with fresh ones, in order.
+func replaced(records []*record, gone map[*record]bool, fresh []*record) []*record {
+	out := make([]*record, 0, len(records)+len(fresh))
+	for _, r := range records {
+		if !gone[r] {
+			out = append(out, r)
+		}
 	}
-	return ix.records[from:to]
+	out = append(out, fresh...)
+	slices.SortFunc(out, byPrecedence)
+	return slices.Clip(out)
+}
+
+// byPrecedence orders records of a key so that the last one that matches a caller wins in the order [Platform].
+func byPrecedence(a, b *record) int {
+	return cmp.Or(cmp.Compare(a.rank[Platform], b.rank[Platform]), cmp.Compare(a.Rev, b.Rev), strings.Compare(a.ID, b.ID))
+}
+
+// all calls fn with every record whose key starts with prefix, by key and then from general to specific, until fn
+// returns false.
+func (ix *index) all(prefix string, fn func(*record) bool) {
+	for c := ix.keys.from(prefix); ; c.step() {
+		s := c.peek()
+		if s == nil || !strings.HasPrefix(s.name, prefix) {
+			return
+		}
+		for _, r := range s.records {
+			if !fn(r) {
+				return
+			}
+		}
+	}
+}
+
+// winners calls fn with what c sees of the keys that start with prefix, by key.
+func (ix *index) winners(c *caller, prefix string, fn func(*record)) {
+	app := c.field[appField]
+	common, own := ix.apps.from(appName("", prefix)), ix.apps.from(appName(app, prefix))
+	if app == "" {
+		own = cursor{}
+	}
+	next := func(c *cursor, app string) *slot {
+		if s := c.peek(); s != nil && strings.HasPrefix(s.name, appName(app, prefix)) {
+			return s
+		}
+		return nil
+	}
+	for {
+		a, b := next(&common, ""), next(&own, app)
+		order := 0
+		switch {
+		case a == nil && b == nil:
+			return
+		case a == nil:
+			order = 1
+		case b == nil:
+			order = -1
+		default:
+			order = strings.Compare(a.name[1:], b.name[len(app)+1:])
+		}
+		var won *record
+		if order <= 0 {
+			won = c.pick(a.records, won)
+			common.step()
+		}
+		if order >= 0 {
+			won = c.pick(b.records, won)
+			own.step()
+		}
+		if won != nil {
+			fn(won)
+		}
+	}
 }
 
 // winner returns the record of key that c sees, nil if there is none.
-func (ix *index) winner(key string, c caller) *record {
-	for _, r := range slices.Backward(ix.key(key)) {
-		if r.matches(c) {
-			return r
-		}
+func (ix *index) winner(key string, c *caller) *record {
+	won := c.pick(ix.apps.get(appName("", key)), nil)
+	if app := c.field[appField]; app != "" {
+		won = c.pick(ix.apps.get(appName(app, key)), won)
 	}
-	return nil
+	return won
 }
 
 // resolve returns what a caller sees of the keys that start with prefix.
-func (ix *index) resolve(scope config.Scope, prefix string) config.Snapshot {
-	c := asCaller(scope)
+func (ix *index) resolve(c *caller, prefix string) config.Snapshot {
 	s := config.Snapshot{Rev: ix.rev, Properties: map[string]string{}}
-	from, _ := slices.BinarySearchFunc(ix.records, prefix, func(r *record, p string) int { return strings.Compare(r.Key, p) })
-	var last *record
-	take := func() {
-		if last != nil {
-			s.Properties[last.Key] = last.Value
-			if last.Scope.Instance != "" {
-				s.Own = append(s.Own, last.Key)
-			}
+	ix.winners(c, prefix, func(r *record) {
+		s.Properties[r.Key] = r.Value
+		if r.Scope.Instance != "" {
+			s.Own = append(s.Own, r.Key)
 		}
-		last = nil
-	}
-	for _, r := range ix.records[from:] {
-		if !strings.HasPrefix(r.Key, prefix) {
-			break
-		}
-		if last != nil && last.Key != r.Key {
-			take()
-		}
-		if r.matches(c) {
-			last = r // records of a key come from general to specific
-		}
-	}
-	take()
+	})
 	return s
 }
 
@@ -192,32 +307,35 @@ type Candidate struct {
 }
 
 // explain returns every record of a key, the most specific first, and why it wins or does not.
-func (ix *index) explain(key string, scope config.Scope) []Candidate {
-	c := asCaller(scope)
+func (ix *index) explain(key string, scope config.Scope, order Order) []Candidate {
+	c := asCaller(scope, order)
+	records := slices.Clone(ix.keys.get(key))
+	slices.SortStableFunc(records, func(a, b *record) int {
+		return cmp.Or(cmp.Compare(b.rank[order], a.rank[order]), cmp.Compare(b.Rev, a.Rev))
+	})
 	var out []Candidate
 	var won *record
-	for _, r := range slices.Backward(ix.key(key)) {
+	for _, r := range records {
 		d := Candidate{Property: r.mask(), Matches: r.matches(c)}
 		switch {
 		case !d.Matches:
-			for i, want := range r.want {
-				if want != nil && !slices.Contains(want, c[i]) {
-					d.Reason = "is for " + fieldNames[i] + " " + fields(r.Scope)[i] + "; the caller says " + orNothing(fields(scope)[i])
+			for _, w := range r.wants {
+				if !slices.Contains(w.any, c.field[w.field]) {
+					d.Reason = "is for " + fieldNames[w.field] + " " + fields(r.Scope)[w.field] + "; the caller says " + orNothing(fields(scope)[w.field])
 					break
 				}
 			}
 		case won == nil:
 			won, d.Wins = r, true
 			d.Reason = "the most specific that matches"
-			if r.rank == 0 {
+			if len(r.wants) == 0 {
 				d.Reason = "for everybody, and nothing more specific matches"
 			}
 		case won.rank == r.rank:
 			d.Reason = "as specific as the winner, but written earlier"
 		default:
-			for i := range fieldNames {
-				bit := uint(1) << (len(fieldNames) - 1 - i)
-				if won.rank&bit != 0 && r.rank&bit == 0 {
+			for _, i := range orders[order] {
+				if bit := uint16(1) << ranks[order][i]; won.rank[order]&bit != 0 && r.rank[order]&bit == 0 {
 					d.Reason = "names no " + fieldNames[i] + ", which the winner does"
 					break
 				}
@@ -240,13 +358,13 @@ func orNothing(s string) string {
 func (ix *index) rivals(p Property) []string {
 	mine := newRecord(p)
 	var out []string
-	for _, r := range ix.key(p.Key) {
+	for _, r := range ix.keys.get(p.Key) {
 		if r.ID == p.ID || r.rank != mine.rank {
 			continue
 		}
 		overlap := true
-		for i := range r.want {
-			if r.want[i] != nil && !slices.ContainsFunc(r.want[i], func(v string) bool { return slices.Contains(mine.want[i], v) }) {
+		for i, w := range r.wants { // both name the same fields
+			if !slices.ContainsFunc(w.any, func(v string) bool { return slices.Contains(mine.wants[i].any, v) }) {
 				overlap = false
 			}
 		}

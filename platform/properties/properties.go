@@ -3,7 +3,7 @@
 //
 // A [Property] is a key, a value and a scope: the app, region, server group and so on it is for, or nothing for
 // everybody. Of all records of one key whose scope fits a caller, the most specific wins: instance before server
-// group, cluster, zone, region, stack, app, env. So
+// group, image, cluster, zone, region, stack, app, env, countries. So
 //
 //	timeout=1000
 //	timeout=900   appId=api
@@ -29,7 +29,6 @@
 //   - It does not change several properties in one step, nor roll changes out in stages.
 //   - It does not authenticate readers: whoever may reach the listener may resolve.
 //   - Scopes are a caller's claim, not its proven identity.
-//   - The index is copied on a write, 3 ms with ten thousand properties: it is not for a million.
 package properties
 
 import (
@@ -37,6 +36,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +52,7 @@ import (
 type Config struct {
 	Engine *engine.Engine
 	Ledger *ledger.Ledger
+	Order  Order // of precedence, for those who ask for no other
 	Log    *slog.Logger
 }
 
@@ -61,6 +62,12 @@ const (
 	history   = 64
 )
 
+// How many records there may be, and how many that name one app.
+const (
+	MaxRecords = 1_000_000
+	MaxPerApp  = 10_000
+)
+
 // Why a write or a look-up did not happen.
 var (
 	ErrNotFound    = errors.New("no such property")
@@ -68,7 +75,7 @@ var (
 	ErrConflict    = errors.New("somebody else changed the property")
 	ErrInvalid     = errors.New("refused")
 	ErrUnavailable = errors.New("properties cannot be written now")
-	ErrUnconfirmed = errors.New("a deletion of this size must be confirmed")
+	ErrUnconfirmed = errors.New("it must be confirmed")
 	ErrLoading     = errors.New("the properties are not loaded yet")
 )
 
@@ -83,12 +90,15 @@ type Store struct {
 	engine *engine.Engine
 	ledger *ledger.Ledger
 	table  *engine.Table[Property]
+	order  Order
 	log    *slog.Logger
 
 	writing sync.Mutex // held while a write runs, so that the ledger's Before is what the write replaced
 
-	mu    sync.Mutex            // held while the index is replaced
-	index atomic.Pointer[index] // never nil; what it points to never changes
+	mu     sync.Mutex            // held while the index is replaced
+	index  atomic.Pointer[index] // never nil; what it points to never changes
+	live   map[string]*record    // what index holds, by id; guarded by mu
+	perApp map[string]int        // how many of them name an app, in lower case; guarded by mu
 
 	loaded atomic.Bool  // the table was read to its end once
 	stale  atomic.Int64 // since when the engine refuses writes, Unix nanoseconds; 0 = it does not
@@ -104,14 +114,14 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("properties: %w", err)
 	}
-	s := &Store{engine: c.Engine, ledger: c.Ledger, table: table, log: c.Log}
-	s.index.Store(&index{byID: map[string]*record{}, step: newStep()})
+	s := &Store{engine: c.Engine, ledger: c.Ledger, table: table, order: c.Order, log: c.Log, live: map[string]*record{}, perApp: map[string]int{}}
+	s.index.Store(&index{step: newStep()})
 	var ids []string
 	for _, e := range table.List("") {
 		ids = append(ids, e.Key)
 	}
 	s.refresh(ids...)
-	if c.Engine.Health() == nil || len(s.index.Load().records) > 0 {
+	if c.Engine.Health() == nil || s.index.Load().count > 0 {
 		s.loaded.Store(true)
 	}
 	return s, nil
@@ -148,7 +158,7 @@ func (s *Store) Run(ctx context.Context) error {
 				}
 			}
 			s.refresh(ids...)
-			if len(s.index.Load().records) > 0 {
+			if s.index.Load().count > 0 {
 				s.loaded.Store(true)
 			}
 		case <-tick.C:
@@ -195,6 +205,9 @@ func (s *Store) Set(ctx context.Context, p Property, rev uint64) (Property, erro
 	if err := p.check(); err != nil {
 		return Property{}, err
 	}
+	if err := s.admit(ctx, p, exists); err != nil {
+		return Property{}, err
+	}
 	change := api.Change(ctx, "property.set", "property:"+p.Key)
 	p.UpdatedBy, p.TS, p.Rev, p.Deleted = change.Actor, time.Now().UnixMilli(), 0, false
 	if exists {
@@ -228,10 +241,39 @@ func (s *Store) apply(ctx context.Context, change roadbed.Change, do func(contex
 	return s.ledger.Apply(ctx, change, do)
 }
 
+// AllowGlobal returns a context in which a record may be written that names a zone, region or stack but no app, and so
+// overrides what every app has there. Whoever calls it has asked, or knows, that this is meant.
+func AllowGlobal(ctx context.Context) context.Context {
+	return context.WithValue(ctx, globalKey{}, true)
+}
+
+type globalKey struct{}
+
+// admit refuses what is too much, and what needs a confirmation.
+func (s *Store) admit(ctx context.Context, p Property, exists bool) error {
+	if p.App == "" && (p.Zone != "" || p.Region != "" || p.Stack != "") && ctx.Value(globalKey{}) == nil {
+		return &Unconfirmed{Count: 1, Token: "global", What: p.name() + " would override it for every app there"}
+	}
+	if exists {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.live) >= MaxRecords {
+		return invalid("there are %d properties, as many as may be; delete some", MaxRecords)
+	}
+	for _, app := range values(strings.ToLower(p.App)) {
+		if s.perApp[app] >= MaxPerApp {
+			return invalid("app %s has %d properties, as many as may be; delete some", app, MaxPerApp)
+		}
+	}
+	return nil
+}
+
 // inherit gives p what it leaves to the record it replaces, or to the other records of its key.
 func (s *Store) inherit(p *Property, before Property, exists bool) {
 	if !exists {
-		for _, r := range s.index.Load().key(p.Key) {
+		for _, r := range s.index.Load().keys.get(p.Key) {
 			p.Sensitive = p.Sensitive || r.Sensitive
 			if p.Type == "" {
 				p.Type = r.Type
@@ -302,19 +344,20 @@ func (s *Store) DeleteAll(ctx context.Context, filter Filter, confirm string) ([
 	ix := s.index.Load()
 	all, mine := map[string]int{}, map[string]int{}
 	var out []Property
-	for _, r := range ix.records {
+	ix.all("", func(r *record) bool {
 		all[r.Scope.App]++
 		if filter.Match(r.Property) {
 			mine[r.Scope.App]++
 			out = append(out, r.Property)
 		}
-	}
+		return true
+	})
 	guarded := len(out) > guardCount
 	for app, n := range mine {
 		guarded = guarded || len(out) > 1 && n*guardShare > all[app]
 	}
 	if token := confirmation(out); guarded && token != confirm {
-		return nil, &Unconfirmed{Count: len(out), Token: token}
+		return nil, &Unconfirmed{Count: len(out), Token: token, What: fmt.Sprintf("%d properties would go", len(out))}
 	}
 	for i, p := range out {
 		if err := s.delete(ctx, p.ID, p.Rev); err != nil {
@@ -324,15 +367,16 @@ func (s *Store) DeleteAll(ctx context.Context, filter Filter, confirm string) ([
 	return masked(out), nil
 }
 
-// Unconfirmed is a deletion that needs a confirmation. It is an [ErrUnconfirmed].
+// Unconfirmed is a change that needs a confirmation. It is an [ErrUnconfirmed].
 type Unconfirmed struct {
-	Count int
-	Token string
+	Count int    // how many properties it is about
+	Token string // confirms it
+	What  string // would happen
 }
 
 // Error says what to repeat.
 func (u *Unconfirmed) Error() string {
-	return fmt.Sprintf("%v: %d properties would go; repeat it with confirm=%s", ErrUnconfirmed, u.Count, u.Token)
+	return fmt.Sprintf("%v: %s; repeat it with confirm=%s", ErrUnconfirmed, u.What, u.Token)
 }
 
 // Unwrap returns [ErrUnconfirmed].
@@ -340,22 +384,23 @@ func (u *Unconfirmed) Unwrap() error { return ErrUnconfirmed }
 
 // Get returns the property of that id, its value masked if it is sensitive.
 func (s *Store) Get(id string) (Property, bool) {
-	r, ok := s.index.Load().byID[id]
+	p, ok := s.current(id)
 	if !ok {
 		return Property{}, false
 	}
-	return r.mask(), true
+	return p.mask(), true
 }
 
 // List returns the properties that filter selects, by key and then by how general they are; sensitive values are
 // masked.
 func (s *Store) List(filter Filter) []Property {
 	out := []Property{}
-	for _, r := range s.index.Load().records {
+	s.index.Load().all(filter.prefix(), func(r *record) bool {
 		if filter.Match(r.Property) {
 			out = append(out, r.mask())
 		}
-	}
+		return true
+	})
 	return out
 }
 
@@ -387,12 +432,12 @@ func (s *Store) Resolve(caller config.Scope) (config.Snapshot, error) {
 	if !s.loaded.Load() {
 		return config.Snapshot{}, ErrLoading
 	}
-	return s.index.Load().resolve(derive(caller), ""), nil
+	return s.index.Load().resolve(asCaller(derive(caller), s.order), ""), nil
 }
 
 // Value returns the winning value of one key for a caller.
 func (s *Store) Value(caller config.Scope, key string) (string, bool) {
-	r := s.index.Load().winner(key, asCaller(derive(caller)))
+	r := s.index.Load().winner(key, asCaller(derive(caller), s.order))
 	if r == nil {
 		return "", false
 	}
@@ -406,7 +451,7 @@ func (s *Store) current(id string) (Property, bool) {
 		return Property{}, false
 	}
 	p := e.Value
-	p.Rev = e.Rev
+	p.ID, p.Rev = id, e.Rev
 	return p, !p.Deleted
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -69,7 +70,7 @@ func open(t testing.TB, dir string) opened {
 
 func (o opened) must(t testing.TB, key, value string, scope config.Scope) Property {
 	t.Helper()
-	p, err := o.Set(api.As(t.Context(), "ana", "test"), Property{Key: key, Value: value, Scope: scope}, Any)
+	p, err := o.Set(AllowGlobal(api.As(t.Context(), "ana", "test")), Property{Key: key, Value: value, Scope: scope}, Any)
 	if err != nil {
 		t.Fatalf("set %s=%s: %v", key, value, err)
 	}
@@ -101,6 +102,28 @@ func TestTheExampleOfThePackageComment(t *testing.T) {
 	}
 }
 
+// indexOf returns the index of these records.
+func indexOf(ps ...Property) *index {
+	ix := &index{step: newStep(), count: len(ps)}
+	byKey, byApp := map[string][]*record{}, map[string][]*record{}
+	for _, p := range ps {
+		r := newRecord(p)
+		byKey[r.Key] = append(byKey[r.Key], r)
+		for _, app := range r.apps() {
+			byApp[appName(app, r.Key)] = append(byApp[appName(app, r.Key)], r)
+		}
+	}
+	build := func(m map[string][]*record) shelf {
+		var slots []slot
+		for _, name := range slices.Sorted(maps.Keys(m)) {
+			slots = append(slots, slot{name, replaced(nil, nil, m[name])})
+		}
+		return shelf(nil).with(slots)
+	}
+	ix.keys, ix.apps = build(byKey), build(byApp)
+	return ix
+}
+
 // TestPrecedenceAgreesWithANaiveModel compares the index with the rule said in words: of the records whose fields
 // all fit, go through the fields from the most specific; at the first where some have a value, drop those without.
 func TestPrecedenceAgreesWithANaiveModel(t *testing.T) {
@@ -108,21 +131,24 @@ func TestPrecedenceAgreesWithANaiveModel(t *testing.T) {
 	scope := func(field *rapid.Generator[string]) *rapid.Generator[config.Scope] {
 		return rapid.Custom(func(t *rapid.T) config.Scope {
 			d := func(n string) string { return field.Draw(t, n) }
-			return config.Scope{Env: d("env"), App: d("app"), Stack: d("stack"), Region: d("region"), Zone: d("zone"), Cluster: d("cluster"), Group: d("group"), Instance: d("instance")}
+			return config.Scope{Env: d("env"), App: d("app"), Stack: d("stack"), Region: d("region"), Zone: d("zone"), Cluster: d("cluster"), Group: d("group"), AMI: d("ami"), Instance: d("instance"), Countries: d("countries")}
 		})
+	}
+	specific := map[Order][]string{
+		Platform: {"serverId", "asg", "ami", "cluster", "zone", "region", "stack", "appId", "env", "countries"},
+		Netflix:  {"serverId", "asg", "ami", "cluster", "appId", "env", "countries", "stack", "zone", "region"},
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		scopes := rapid.SliceOfN(scope(field), 0, 8).Draw(t, "records")
 		who := scope(rapid.SampledFrom([]string{"", "a", "A", "b", "c"})).Draw(t, "caller")
-		ix := &index{}
+		order := rapid.SampledFrom([]Order{Platform, Netflix}).Draw(t, "order")
 		var model []Property
 		for i, sc := range scopes {
 			p := Property{Key: []string{"k", "k2"}[i%2], Value: fmt.Sprint(i), Scope: canonical(sc), Rev: uint64(i + 1)}
 			model = append(model, p)
-			ix.records = append(ix.records, newRecord(p))
 		}
-		slices.SortFunc(ix.records, byPrecedence)
-		got := ix.resolve(who, "").Properties
+		ix := indexOf(model...)
+		got := ix.resolve(asCaller(who, order), "").Properties
 		want := map[string]string{}
 		for _, key := range []string{"k", "k2"} {
 			var left []Property
@@ -135,7 +161,8 @@ func TestPrecedenceAgreesWithANaiveModel(t *testing.T) {
 					left = append(left, p)
 				}
 			}
-			for i := range fieldNames {
+			for _, name := range specific[order] {
+				i := slices.Index(fieldNames[:], name)
 				if slices.ContainsFunc(left, func(p Property) bool { return fields(p.Scope)[i] != "" }) {
 					left = slices.DeleteFunc(left, func(p Property) bool { return fields(p.Scope)[i] == "" })
 				}
@@ -149,7 +176,7 @@ func TestPrecedenceAgreesWithANaiveModel(t *testing.T) {
 		}
 		for _, key := range []string{"k", "k2"} {
 			wins := 0
-			for _, c := range ix.explain(key, who) {
+			for _, c := range ix.explain(key, who, order) {
 				if c.Reason == "" {
 					t.Fatalf("candidate %+v has no reason", c)
 				}
@@ -201,6 +228,136 @@ func TestAWriteIsInTheLedgerAndSurvivesARestart(t *testing.T) {
 			t.Errorf("history of k: got %+v, %v; want 1, 2, deleted by bob", past, err)
 		}
 	})
+}
+
+func TestTheOrderOfScopesIsTheStoresOrTheRequests(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.must(t, "k", "zone", config.Scope{Zone: "zone-a"})
+	s.must(t, "k", "app", config.Scope{App: "api"})
+	h := s.Handler()
+	for query, want := range map[string]string{"": "zone", "&scopeOrder=platform": "zone", "&scopeOrder=netflix": "app"} {
+		if body, _ := get(t, h, "/config/v1/resolve?appId=api&zone=zone-a"+query); !strings.Contains(body, `"k":"`+want+`"`) {
+			t.Errorf("resolve%s: got %s, want %s", query, body, want)
+		}
+	}
+	s.order = Netflix
+	if v, _ := s.Value(config.Scope{App: "api", Zone: "zone-a"}, "k"); v != "app" {
+		t.Errorf("in a store of Netflix's order: got %q, want app", v)
+	}
+}
+
+func TestImagesAndCountriesAreScopesToo(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.must(t, "k", "all", config.Scope{})
+	s.must(t, "k", "nordic", config.Scope{Countries: "DK,se"})
+	s.must(t, "k", "image", config.Scope{AMI: "ami-1"})
+	for query, want := range map[string]string{"": "all", "?countries=dk": "nordic", "?countries=us": "all", "?ami=AMI-1&countries=se": "image"} {
+		if body, _ := get(t, s.Handler(), "/config/v1/resolve"+query); !strings.Contains(body, `"k":"`+want+`"`) {
+			t.Errorf("resolve%s: got %s, want %s", query, body, want)
+		}
+	}
+}
+
+func TestIDsOfBeforeThereWereImagesAndCountriesStay(t *testing.T) {
+	if got, want := ID("k", config.Scope{App: "api", Region: "eu"}), "p_cbe62cadd907ee6302dba06976452722"; got != want {
+		t.Errorf("got %s, want %s, as it is stored", got, want)
+	}
+	seen := map[string]config.Scope{}
+	for _, sc := range []config.Scope{{}, {AMI: "x"}, {Countries: "x"}, {Env: "x"}, {AMI: "x", Countries: "x"}, {AMI: "countries:1:x"}} {
+		id := ID("k", sc)
+		if other, taken := seen[id]; taken {
+			t.Errorf("%+v and %+v share the id %s", sc, other, id)
+		}
+		seen[id] = sc
+	}
+}
+
+func TestTheServerInterpolatesOnRequest(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.must(t, "url", "http://${db.host}:${db.port:5432}/", config.Scope{})
+	s.must(t, "db.host", "db-${zone:any}", config.Scope{})
+	s.must(t, "a", "${b}", config.Scope{})
+	s.must(t, "b", "${a}", config.Scope{})
+	for query, want := range map[string]string{
+		"":                           `"url":"http://${db.host}:${db.port:5432}/"`,
+		"?interpolate=true":          `"url":"http://db-any:5432/"`,
+		"?interpolate=true&prefix=u": `{"url":"http://db-any:5432/"}`,
+		"?interpolate=true&prefix=a": `{"a":"${b}"}`,
+	} {
+		if body, _ := get(t, s.Handler(), "/config/v1/resolve"+query); !strings.Contains(body, want) {
+			t.Errorf("resolve%s: got %s, want %s", query, body, want)
+		}
+	}
+}
+
+func TestAnAppMayHaveSoManyProperties(t *testing.T) {
+	s := open(t, t.TempDir())
+	p := s.must(t, "first", "1", config.Scope{App: "api"})
+	s.mu.Lock()
+	s.perApp["api"] = MaxPerApp // as if they were there
+	s.mu.Unlock()
+	if _, err := s.Set(t.Context(), Property{Key: "more", Value: "1", Scope: config.Scope{App: "web,API"}}, Any); !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "api has 10000") {
+		t.Errorf("one more than the api may have: got %v, want ErrInvalid that names the api", err)
+	}
+	s.must(t, "first", "2", config.Scope{App: "api"}) // is there already
+	s.must(t, "more", "1", config.Scope{App: "web"})
+	if err := s.Delete(t.Context(), p.ID, Any); err != nil {
+		t.Fatal(err)
+	}
+	s.must(t, "more", "1", config.Scope{App: "api"})
+}
+
+// TestAShelfAgreesWithAMap applies random batches, and walks from everywhere.
+func TestAShelfAgreesWithAMap(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		var s shelf
+		model := map[string][]*record{}
+		name := rapid.Custom(func(t *rapid.T) string { return fmt.Sprintf("%04d", rapid.IntRange(0, 1500).Draw(t, "n")) })
+		for range rapid.IntRange(1, 6).Draw(t, "batches") {
+			batch := map[string][]*record{}
+			for range rapid.IntRange(0, 700).Draw(t, "size") {
+				n := name.Draw(t, "name")
+				batch[n] = nil
+				if rapid.IntRange(0, 3).Draw(t, "keep") > 0 {
+					batch[n] = []*record{{}}
+				}
+			}
+			var slots []slot
+			for _, n := range slices.Sorted(maps.Keys(batch)) {
+				slots = append(slots, slot{n, batch[n]})
+				if model[n] = batch[n]; batch[n] == nil {
+					delete(model, n)
+				}
+			}
+			before := fmt.Sprint(names(s, ""))
+			next := s.with(slots)
+			if after := fmt.Sprint(names(s, "")); after != before {
+				t.Fatalf("the shelf changed from %s to %s", before, after)
+			}
+			s = next
+			from := name.Draw(t, "from")
+			want := slices.DeleteFunc(slices.Sorted(maps.Keys(model)), func(n string) bool { return n < from })
+			if got := names(s, from); !slices.Equal(got, want) {
+				t.Fatalf("from %s: got %v, want %v", from, got, want)
+			}
+			if n := name.Draw(t, "get"); fmt.Sprintf("%p", s.get(n)) != fmt.Sprintf("%p", model[n]) {
+				t.Fatalf("get %s: got %v, want %v", n, s.get(n), model[n])
+			}
+			for _, p := range s {
+				if len(p) == 0 || len(p) > pageMost {
+					t.Fatalf("a page of %d slots", len(p))
+				}
+			}
+		}
+	})
+}
+
+func names(s shelf, from string) []string {
+	out := []string{}
+	for c := s.from(from); c.peek() != nil; c.step() {
+		out = append(out, c.peek().name)
+	}
+	return out
 }
 
 func TestRevisionsGuardWrites(t *testing.T) {
@@ -468,6 +625,11 @@ func TestHTTPWrites(t *testing.T) {
 		{"nonsense precondition", "PUT", "/properties/" + id, `{"key":"k","value":"3","appId":"api"}`, "If-Match", `"x"`, 400, "If-Match"},
 		{"moved scope", "PUT", "/properties/" + id, `{"key":"k","value":"3"}`, "", "", 422, "never change"},
 		{"mistyped scope", "POST", "/properties", `{"key":"k","value":"3","app":"api"}`, "", "", 400, "app"},
+		{"unknown image scope", "POST", "/properties", `{"key":"k","value":"3","image":"x"}`, "", "", 400, "image"},
+		{"global override", "POST", "/properties", `{"key":"g","value":"3","zone":"zone-a"}`, "", "", 428, "confirm=global"},
+		{"global override, confirmed", "POST", "/properties?confirm=global", `{"key":"g","value":"3","zone":"zone-a"}`, "", "", 200, `"zone":"zone-a"`},
+		{"delete it", "DELETE", "/properties/" + ID("g", config.Scope{Zone: "zone-a"}), "", "", "", 204, ""},
+		{"unknown order", "GET", "/resolve?scopeOrder=mine", "", "", "", 400, "platform or netflix"},
 		{"ambiguous", "POST", "/properties", `{"key":"k","value":"3","appId":"api,web"}`, "", "", 200, "exactly as specific"},
 		{"bad filter", "GET", "/properties?filter=(", "", "", "", 400, "at byte 1"},
 		{"all", "DELETE", "/properties", "", "", "", 400, "say which"},
@@ -571,7 +733,7 @@ func TestAWatchHearsOnlyWhatChangesForItAndResumes(t *testing.T) {
 		events, done := make(chan api.Event), make(chan struct{})
 		go func() {
 			defer close(done)
-			s.feed(ctx, config.Scope{App: query}, "", lastID, events)
+			s.feed(ctx, asCaller(config.Scope{App: query}, Platform), "", lastID, events)
 		}()
 		return events, func() { cancel(); <-done }
 	}
@@ -686,18 +848,43 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
-func BenchmarkResolve(b *testing.B) {
-	b.ReportAllocs()
-	ix := &index{}
-	for i := range 1000 {
-		for j, app := range []string{"", "api", "web"} {
-			ix.records = append(ix.records, newRecord(Property{Key: fmt.Sprintf("key.%04d", i), Value: "v", Scope: config.Scope{App: app}, Rev: uint64(i*3 + j)}))
+// many returns n properties: for every ten keys one for everybody and nine for one of a hundred apps.
+func many(n int) []Property {
+	out := make([]Property, n)
+	for i := range out {
+		out[i] = Property{Key: fmt.Sprintf("key.%06d", i), Value: "v", Rev: uint64(i + 1)}
+		if i%10 != 0 {
+			out[i].Scope.App = fmt.Sprint("app", i/10%100)
 		}
+		out[i].ID = ID(out[i].Key, out[i].Scope)
 	}
-	slices.SortFunc(ix.records, byPrecedence)
+	return out
+}
+
+func BenchmarkResolve(b *testing.B) {
+	for _, n := range []int{1000, 100_000} {
+		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			ix := indexOf(many(n)...)
+			c := asCaller(config.Scope{App: "app7", Zone: "zone-a"}, Platform)
+			want := n/10 + n*9/1000
+			for b.Loop() {
+				if got := ix.resolve(c, ""); len(got.Properties) != want {
+					b.Fatalf("got %d properties, want %d", len(got.Properties), want)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkValue is one look-up among many properties.
+func BenchmarkValue(b *testing.B) {
+	b.ReportAllocs()
+	ix := indexOf(many(100_000)...)
+	c := asCaller(config.Scope{App: "app7"}, Platform)
 	for b.Loop() {
-		if got := ix.resolve(config.Scope{App: "api"}, ""); len(got.Properties) != 1000 {
-			b.Fatal(len(got.Properties))
+		if ix.winner("key.000000", c) == nil {
+			b.Fatal("key.000000 has no value")
 		}
 	}
 }
@@ -798,7 +985,7 @@ func TestManyWatchersHearEveryChangeWhileWritersRace(t *testing.T) {
 }
 
 func BenchmarkSet(b *testing.B) {
-	for _, n := range []int{100, 10_000} {
+	for _, n := range []int{100, 10_000, 100_000} {
 		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {
 			s := open(b, b.TempDir())
 			var wg sync.WaitGroup
@@ -813,7 +1000,7 @@ func BenchmarkSet(b *testing.B) {
 				})
 			}
 			wg.Wait()
-			for ix := s.index.Load(); len(ix.records) < n; ix = s.index.Load() {
+			for ix := s.index.Load(); ix.count < n; ix = s.index.Load() {
 				<-ix.step.done // the watch brings them
 			}
 			b.ReportAllocs()
@@ -823,6 +1010,27 @@ func BenchmarkSet(b *testing.B) {
 				if _, err := s.Set(b.Context(), Property{Key: "key.0.0", Value: fmt.Sprint(i)}, Any); err != nil {
 					b.Fatal(err)
 				}
+			}
+		})
+	}
+}
+
+// BenchmarkIndex is what one write costs the index, without the engine.
+func BenchmarkIndex(b *testing.B) {
+	for _, n := range []int{10_000, 100_000, 1_000_000} {
+		b.Run(fmt.Sprintf("of=%d", n), func(b *testing.B) {
+			b.ReportAllocs()
+			ps := many(n)
+			ix := indexOf(ps...)
+			for b.Loop() {
+				p := ps[n/2+1]
+				p.Rev = ix.rev + 1
+				r := newRecord(p)
+				gone := map[*record]bool{ix.keys.get(p.Key)[0]: true}
+				app := appName(r.apps()[0], p.Key)
+				ix = &index{rev: p.Rev,
+					keys: ix.keys.with([]slot{{p.Key, replaced(ix.keys.get(p.Key), gone, []*record{r})}}),
+					apps: ix.apps.with([]slot{{app, replaced(ix.apps.get(app), gone, []*record{r})}})}
 			}
 		})
 	}

@@ -66,24 +66,71 @@ func ID(key string, scope config.Scope) string {
 	s := canonical(scope)
 	h := sha256.New()
 	fmt.Fprintf(h, "%d:%s", len(key), key) // keys are case-sensitive, scopes are not
-	for _, f := range fields(s) {
+	for i, f := range fields(s) {
+		switch fieldNames[i] {
+		case "ami", "countries": // younger than the ids of records that have neither
+			if f == "" {
+				continue
+			}
+			fmt.Fprintf(h, "%s:", fieldNames[i])
+		}
 		f = strings.ToLower(f)
 		fmt.Fprintf(h, "%d:%s", len(f), f)
 	}
 	return "p_" + hex.EncodeToString(h.Sum(nil)[:16])
 }
 
-// fieldNames are the scope's fields, most specific first: the order of precedence.
-var fieldNames = [...]string{"serverId", "asg", "cluster", "zone", "region", "stack", "appId", "env"}
+// fieldNames are the scope's fields, most specific first: the order of precedence [Platform].
+var fieldNames = [...]string{"serverId", "asg", "ami", "cluster", "zone", "region", "stack", "appId", "env", "countries"}
+
+// appField is where in fieldNames the app is.
+const appField = 7
 
 // fields returns the scope's fields in the order of fieldNames.
-func fields(s config.Scope) []string {
-	return []string{s.Instance, s.Group, s.Cluster, s.Zone, s.Region, s.Stack, s.App, s.Env}
+func fields(s config.Scope) [len(fieldNames)]string {
+	return [...]string{s.Instance, s.Group, s.AMI, s.Cluster, s.Zone, s.Region, s.Stack, s.App, s.Env, s.Countries}
+}
+
+// Order says which fields of a scope are more specific than which others.
+type Order int
+
+// Platform layers as default < app < stack < region < zone < server group < instance. Netflix is the order compiled
+// into Archaius 2's reader of persisted properties: there an app's property beats a zone's of no app.
+const (
+	Platform Order = iota
+	Netflix
+)
+
+// orders are the indexes of fieldNames, most specific first, by [Order].
+var orders = [...][len(fieldNames)]int{
+	Platform: {0, 1, 2, 3, 4, 5, 6, 7, 8, 9},
+	Netflix:  {0, 1, 2, 3, 7, 8, 9, 6, 4, 5}, // serverId, asg, ami, cluster, appId, env, countries, stack, zone, region
+}
+
+// ranks are the bits of fieldNames in a rank, by [Order].
+var ranks = func() (out [len(orders)][len(fieldNames)]uint) {
+	for order, fields := range orders {
+		for i, f := range fields {
+			out[order][f] = uint(len(fields) - 1 - i)
+		}
+	}
+	return out
+}()
+
+// ParseOrder reads "platform" or "netflix".
+func ParseOrder(s string) (Order, error) {
+	switch s {
+	case "platform":
+		return Platform, nil
+	case "netflix":
+		return Netflix, nil
+	}
+	return Platform, fmt.Errorf("%q is not an order of scopes; use platform or netflix", s)
 }
 
 // canonical returns s with every comma list trimmed, sorted and without repetitions.
 func canonical(s config.Scope) config.Scope {
-	for _, f := range []*string{&s.Instance, &s.Group, &s.Cluster, &s.Zone, &s.Region, &s.Stack, &s.App, &s.Env} {
+	for _, f := range []*string{&s.Instance, &s.Group, &s.AMI, &s.Cluster, &s.Zone, &s.Region, &s.Stack, &s.App, &s.Env, &s.Countries} {
 		*f = strings.Join(values(*f), ",")
 	}
 	return s
