@@ -81,7 +81,11 @@ function Row({ c, now }: { c: Change; now: number }) {
 
 function Diff({ before, after }: { before: unknown; after: unknown }) {
   if (before === undefined && after === undefined) return <p class="quiet">It says nothing about before and after.</p>
-  const rows = diff(linesOf(before), linesOf(after))
+  return <Lines rows={diff(linesOf(before), linesOf(after))} />
+}
+
+/** Lines before and after, as [diff] tells them apart. */
+export function Lines({ rows }: { rows: [' ' | '+' | '-', string][] }) {
   return (
     <table class="diff">
       <caption class="hidden">Before and after</caption>

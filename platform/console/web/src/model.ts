@@ -9,6 +9,7 @@ export interface Instance {
   id: string
   app: string
   group: string
+  region: string
   zone: string
   state: State
   status: string // the state in a word or two
@@ -137,7 +138,7 @@ function instancesOf(o: Overview): Instance[] {
   for (const r of list(o.registry)) {
     const [state, status] = stateOf(r.status)
     all.set(r.id, {
-      id: r.id, app: r.app, group: r.group ?? '', zone: r.location?.zone || r.metadata?.zone || '', state, status,
+      id: r.id, app: r.app, group: r.group ?? '', region: r.location?.region ?? '', zone: r.location?.zone || r.metadata?.zone || '', state, status,
       address: `${r.host}:${r.port}`, since: when(r.since), reason: '', probe: '', ours: false, off: false,
     })
   }
@@ -152,7 +153,7 @@ function instancesOf(o: Overview): Instance[] {
     else if (state === 'up' && told && said) [state, status] = told
     if (state === 'up' && f.outOfService) [state, status] = stateOf('OUT_OF_SERVICE')
     all.set(f.id, {
-      id: f.id, app: f.app, group: f.group, zone: f.zone, state, status, address: known?.address ?? (f.port ? `127.0.0.1:${f.port}` : '–'), pid: f.pid || undefined,
+      id: f.id, app: f.app, group: f.group, region: known?.region ?? '', zone: f.zone, state, status, address: known?.address ?? (f.port ? `127.0.0.1:${f.port}` : '–'), pid: f.pid || undefined,
       restarts: f.restarts, since: when(f.since) ?? known?.since, ours: true, off: f.outOfService === true,
       back: state === 'up' && f.restarts > 0 && now - (when(f.since) ?? 0) < backFor ? when(f.since) : undefined,
       reason: [f.reason || (said || state === 'up' ? '' : f.health), state === 'up' || state === 'disabled' ? '' : exitOf(f)].filter(Boolean).join('; '), probe: f.health ?? '',

@@ -18,7 +18,7 @@ export function RegistryPage({ model, node, ask }: { model: Model; node: Registr
   for (const l of data?.leases ?? []) byApp.set(l.app, [...(byApp.get(l.app) ?? []), l])
   const f = q.toLowerCase()
   const apps = model.services.filter(s => byApp.has(s.name) || !f || s.name.includes(f)).map(s => ({ ...s, leases: byApp.get(s.name) ?? [] })).filter(s => s.total > 0)
-  const doing = (a: Ask) => ask({ ...a, do: async why => { await a.do(why); again() } })
+  const doing = (a: Ask) => ask({ ...a, do: why => a.do(why).finally(again) })
   return (
     <>
       <div class="bar">

@@ -73,7 +73,7 @@ export interface Ask {
   fields?: ComponentChildren
   why?: string // a reason that was given already
   done: string // said when it worked
-  do: (why: string) => Promise<void | Ask> // what must be asked next, if anything
+  do: (why: string) => Promise<void | string | Ask> // what to say instead, or what must be asked next
 }
 
 /** Asks whether to do something, and why; does it; says what went wrong or that it is done. */
@@ -93,11 +93,11 @@ export function Dialog({ ask, next, close, say }: { ask: Ask; next: (ask: Ask) =
     setError('')
     try {
       const more = await ask.do(why.trim())
-      if (more) {
+      if (more && typeof more !== 'string') {
         next({ ...more, why })
         return
       }
-      say(ask.done)
+      say(more || ask.done)
       close()
     } catch (e) {
       setError((e as Error).message)

@@ -1,0 +1,155 @@
+// The dialogs that set and delete a property.
+
+import { useState } from 'preact/hooks'
+import type { Listing, Property, Scope } from './types'
+import type { Model } from './model'
+import { act, get, Refusal, send } from './api'
+import type { Ask } from './ui'
+import { ScopeInputs, scopeOf, scopeWords } from './scope'
+import { ago } from './format'
+
+interface Draft {
+  key: string
+  value: string
+  type: string // empty = as it is, or string
+  scope: Scope
+  description: string
+  sensitive: boolean
+  min: string
+  max: string
+  rev: number // that is replaced; 0 = nothing may be there
+}
+
+const types = ['string', 'int', 'long', 'float', 'bool', 'duration', 'list', 'map', 'json', 'regex']
+
+const hints: Record<string, string> = {
+  int: 'a whole number', long: 'a whole number', float: 'a number', bool: 'true or false', duration: '250ms, 1m30s, or milliseconds',
+  list: 'comma-separated', map: 'a=1,b=2', regex: 'RE2 syntax',
+}
+
+/** Asks for a new property, one like p for another scope, or a new value of p. */
+export function edit({ model, p, copy }: { model: Model; p?: Property; copy?: boolean }): Ask {
+  const draft: Draft = {
+    key: p?.key ?? '', value: p && !p.sensitive ? p.value : '', type: p ? p.type || 'string' : '', scope: p && !copy ? scopeOf(p) : {}, description: copy ? '' : p?.description ?? '',
+    sensitive: p?.sensitive ?? false, min: bound(p?.constraint?.min), max: bound(p?.constraint?.max), rev: p && !copy ? p.rev ?? 0 : 0,
+  }
+  const title = !p ? 'New property' : copy ? 'Add a value for others' : 'Change the value'
+  return {
+    title, verb: p && !copy ? 'Save' : 'Set', done: '',
+    text: p ? <p><code class="key">{p.key}</code>{!copy && <> for {scopeWords(p)}</>}. Who uses it has it within milliseconds.</p> : <p>Of all records of a key that fit a process, the most specific wins.</p>,
+    fields: <Fields draft={draft} model={model} fixed={p && (copy ? 'key' : 'all')} />,
+    do: async why => {
+      const body = {
+        key: draft.key.trim(), value: draft.value, type: draft.type || undefined, ...draft.scope, description: draft.description || undefined,
+        sensitive: draft.sensitive || undefined, constraint: constraintOf(draft, p), sourceOfUpdate: 'ui',
+      }
+      try {
+        const saved = await send<{ warnings?: string[] }>('POST', '/config/v1/properties', why, body, draft.rev)
+        return saved?.warnings?.length ? `${draft.key} is set. Mind: ${saved.warnings.join('; ')}.` : `${draft.key} is set.`
+      } catch (e) {
+        if (!(e instanceof Refusal) || e.status !== 409) throw e
+        throw new Error(await conflict(draft))
+      }
+    },
+  }
+}
+
+/** Asks whether an older version v shall hold again in place of what is now, if anything is. */
+export function putBack(v: Property, now: Property | undefined): Ask {
+  const draft = { key: v.key, scope: scopeOf(v), rev: now?.rev ?? 0 }
+  return {
+    title: 'Put this value back?', verb: 'Put back', done: `${v.key} is as it was.`,
+    text: <p><code class="key">{v.key}</code> for {scopeWords(v)} becomes <code class="key">{v.value || 'empty'}</code> again, as {v.updatedBy || 'somebody'} set it {ago(Date.now() - (v.ts ?? 0))}.</p>,
+    do: async why => {
+      const { key, value, type, description, constraint } = v
+      try {
+        await act('POST', '/config/v1/properties', why, { key, value, type, description, constraint, ...draft.scope, sourceOfUpdate: 'ui' }, draft.rev)
+      } catch (e) {
+        if (!(e instanceof Refusal) || e.status !== 409) throw e
+        throw new Error(await conflict(draft))
+      }
+    },
+  }
+}
+
+/** Asks whether to delete p. */
+export function remove(p: Property): Ask {
+  const draft = { key: p.key, scope: scopeOf(p), rev: p.rev ?? 0 }
+  return {
+    title: 'Delete this value?', dangerous: true, verb: 'Delete', done: `${p.key} for ${scopeWords(p)} is deleted.`,
+    text: <p><code class="key">{p.key}</code> for {scopeWords(p)}. What is less specific holds again, or the default in the code of each service.</p>,
+    do: async why => {
+      try {
+        await act('DELETE', `/config/v1/properties/${encodeURIComponent(p.propertyId)}`, why, undefined, draft.rev)
+      } catch (e) {
+        if (!(e instanceof Refusal) || e.status !== 409) throw e
+        throw new Error(await conflict(draft))
+      }
+    },
+  }
+}
+
+// Says what somebody else made of the property meanwhile, and lets the next try replace that.
+async function conflict(draft: { key: string; scope: Scope; rev: number }): Promise<string> {
+  const { properties } = await get<Listing>(`/config/v1/properties?key=${encodeURIComponent(draft.key.trim())}`)
+  const now = properties.find(p => scopeWords(p).toLowerCase() === scopeWords(draft.scope).toLowerCase())
+  if (!now) {
+    draft.rev = 0
+    return 'Somebody deleted it meanwhile. Again sets it anew; Cancel leaves it deleted.'
+  }
+  const was = draft.rev
+  draft.rev = now.rev ?? 0
+  const value = now.sensitive ? 'another value' : `“${now.value.length > 80 ? now.value.slice(0, 80) + '…' : now.value}”`
+  const who = `${now.updatedBy || 'somebody'}, ${ago(Date.now() - (now.ts ?? 0))}`
+  return was === 0
+    ? `For exactly that scope it is set already: ${value} (${who}). Again replaces that; Cancel keeps it.`
+    : `Somebody else was faster: it is ${value} now (${who}). Again replaces that; Cancel keeps it.`
+}
+
+function bound(n: number | undefined): string {
+  return n === undefined ? '' : String(n)
+}
+
+function constraintOf(d: Draft, p: Property | undefined) {
+  const numeric = ['int', 'long', 'float', 'duration'].includes(d.type)
+  const min = numeric && d.min !== '' ? Number(d.min) : undefined
+  const max = numeric && d.max !== '' ? Number(d.max) : undefined
+  const pattern = p?.constraint?.pattern
+  return min === undefined && max === undefined && !p?.constraint ? undefined : { min, max, pattern } // an empty one ends what was
+}
+
+function Fields({ draft, model, fixed }: { draft: Draft; model: Model; fixed?: 'key' | 'all' }) {
+  const [, again] = useState(0)
+  const set = (change: Partial<Draft>) => {
+    Object.assign(draft, change)
+    again(n => n + 1)
+  }
+  const numeric = ['int', 'long', 'float', 'duration'].includes(draft.type)
+  const unit = draft.type === 'duration' ? ', ms' : ''
+  const known = types.includes(draft.type) || draft.type === ''
+  return (
+    <>
+      {!fixed && <label class="field"><span>Key</span><input type="text" class="name" required autofocus maxLength={512} value={draft.key} placeholder="api.recommendations.limit" autocomplete="off" spellcheck={false} onInput={e => set({ key: e.currentTarget.value })} data-testid="edit-key" /></label>}
+      <label class="field">
+        <span>Value <small>{draft.sensitive && fixed === 'all' ? 'the old one is not shown' : hints[draft.type]}</small></span>
+        <textarea class="name" autofocus={!!fixed} rows={Math.min(8, Math.max(1, draft.value.split('\n').length, Math.ceil(draft.value.length / 52)))} value={draft.value} spellcheck={false} maxLength={65536} onInput={e => set({ value: e.currentTarget.value })} data-testid="edit-value" />
+      </label>
+      <div class="row">
+        <label class="field"><span>Type</span>
+          <select value={draft.type} onChange={e => set({ type: e.currentTarget.value })} data-testid="edit-type">
+            {!fixed && <option value="">string, or that of the key</option>}
+            {types.map(t => <option key={t}>{t}</option>)}
+            {!known && <option>{draft.type}</option>}
+          </select>
+        </label>
+        {numeric && <>
+          <label class="field"><span>Least{unit}</span><input type="number" step="any" value={draft.min} placeholder="any" onInput={e => set({ min: e.currentTarget.value })} /></label>
+          <label class="field"><span>Most{unit}</span><input type="number" step="any" value={draft.max} placeholder="any" onInput={e => set({ max: e.currentTarget.value })} /></label>
+        </>}
+      </div>
+      {fixed !== 'all' && <fieldset><legend>For whom <small>empty is everybody; several with commas</small></legend><ScopeInputs id="edit" scope={draft.scope} model={model} change={scope => set({ scope })} /></fieldset>}
+      {fixed !== 'key' && <label class="field"><span>What it is for <small>optional</small></span><input type="text" value={draft.description} maxLength={4096} autocomplete="off" onInput={e => set({ description: e.currentTarget.value })} data-testid="edit-description" /></label>}
+      {!fixed && <label class="check"><input type="checkbox" checked={draft.sensitive} onChange={e => set({ sensitive: e.currentTarget.checked })} /> <span>Sensitive <small>nobody is shown the value again, only those who use it</small></span></label>}
+    </>
+  )
+}
