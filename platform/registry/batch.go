@@ -1,10 +1,6 @@
 package registry
 
 import (
-	"compress/gzip"
-	"errors"
-	"fmt"
-	"io"
 	"net/http"
 	"runtime"
 	"strconv"
@@ -16,8 +12,6 @@ import (
 // its own answer; the order of both lists is the same.
 
 const (
-	batchBody = 64 << 20 // bytes of one batch, inflated
-
 	// Peers wait 200 ms for an answer by default, and send a batch again that was not answered in time. So a registry
 	// that has too much to do says so soon.
 	batchesPerCPU = 4
@@ -50,7 +44,7 @@ func (t throttle) leave() { <-t }
 
 func (h *eureka) batch(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
-	body, status, err := readBatch(w, r)
+	body, status, err := readBody(w, r, batchLimit)
 	if err != nil {
 		h.log.Debug("a batch of a peer cannot be read", "from", r.RemoteAddr, "err", err)
 		w.WriteHeader(status)
@@ -78,31 +72,6 @@ func (h *eureka) batch(w http.ResponseWriter, r *http.Request) {
 	out = append(out, "]}"...)
 	answer(w, r, http.StatusOK, "application/json", [][]byte{out})
 	h.c.Meter.PercentileTimer("registry.peer.batch").Record(time.Since(start))
-}
-
-// readBatch reads the body of a batch. With an error comes the status to answer.
-func readBatch(w http.ResponseWriter, r *http.Request) (string, int, error) {
-	var in io.Reader = http.MaxBytesReader(w, r.Body, batchBody)
-	if strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return "", http.StatusBadRequest, fmt.Errorf("inflate: %w", err)
-		}
-		in = io.LimitReader(z, batchBody+1)
-	}
-	var b strings.Builder
-	if n := r.ContentLength; n > 0 && n <= 1<<20 {
-		b.Grow(int(n))
-	}
-	_, err := io.Copy(&b, in)
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large) || b.Len() > batchBody:
-		return "", http.StatusRequestEntityTooLarge, fmt.Errorf("a batch may have %d bytes", batchBody)
-	case err != nil:
-		return "", http.StatusBadRequest, fmt.Errorf("read body: %w", err)
-	}
-	return b.String(), 0, nil
 }
 
 // appendResult does what it asks for and appends the answer.
@@ -138,7 +107,7 @@ func (h *eureka) apply(it *batchItem) (status int, newer *record) {
 			return http.StatusInternalServerError, nil
 		}
 		rec, err := decodeJSON([]byte(it.info))
-		if err == nil && rec.invalid(k.app) == "" {
+		if err == nil && rec.invalid(k.app, h.c.Settings.StrictIDs) == "" {
 			h.s.register(rec, peer)
 		}
 		return http.StatusOK, nil // whatever became of it, as Eureka answers

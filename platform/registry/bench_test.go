@@ -94,7 +94,7 @@ func BenchmarkHeartbeatRequest(b *testing.B) {
 func BenchmarkParsePath(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
-		if parsePath("/eureka/v2/apps/APP7/web-141.internal:shop:8080").what != oneInstance {
+		if prefixes(nil).parse("/eureka/v2/apps/APP7/web-141.internal:shop:8080").what != oneInstance {
 			b.Fatal("not understood")
 		}
 	}

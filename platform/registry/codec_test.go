@@ -142,6 +142,35 @@ func TestRegistrationsOfRealClientsAreUnderstood(t *testing.T) {
 		{"go-eureka-client: unknown members at any depth", `{"instance":{"hostName":"h","app":"jq","ipAddr":"1.2.3.4","Status":"out_of_service","x":{"y":[{}]},
 			"port":{"$":8080,"@enabled":true,"z":1},"leaseInfo":{"evictionDurationInSecs":90},"dataCenterInfo":{"name":"Netflix","class":"c"}}}`,
 			base(func(r *record) { r.own, r.status, r.dcNetflix = outOfService, outOfService, true })},
+		{"go-eureka-client: boolean, lease members of its own", `{"instance":{"hostName":"h","app":"jq","ipAddr":"1.2.3.4","vipAddress":"jq","secureVipAddress":"jq","status":"UP",
+			"port":{"$":8080,"@enabled":true},"securePort":{"$":7002,"@enabled":false},"dataCenterInfo":{"name":"MyOwn","@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","metadata":null},
+			"leaseInfo":{"evictionDurationInSecs":30,"durationInSecs":30},"metadata":null}}`,
+			base(func(r *record) { r.vip, r.svip, r.duration = "jq", "jq", 30 })},
+		{"py-eureka-client: empty strings, booleans and times as strings", `{"instance": {"instanceId": "h:jq:8080", "leaseInfo": {"renewalIntervalInSecs": 30, "durationInSecs": 90, "registrationTimestamp": 0, "lastRenewalTimestamp": 0, "evictionTimestamp": 0, "serviceUpTimestamp": 0},
+			"hostName": "h", "app": "JQ", "ipAddr": "1.2.3.4", "status": "UP", "overriddenstatus": "", "port": {"$": 8080, "@enabled": "true"}, "securePort": {"$": 7002, "@enabled": "false"}, "countryId": 1,
+			"dataCenterInfo": {"name": "MyOwn", "@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo"}, "metadata": {"zone": "z", "management.port": "8080"}, "homePageUrl": "http://h:8080/", "statusPageUrl": "", "healthCheckUrl": "",
+			"secureHealthCheckUrl": "", "vipAddress": "jq", "secureVipAddress": "", "isCoordinatingDiscoveryServer": "false", "lastUpdatedTimestamp": "1760000000000", "lastDirtyTimestamp": "1760000000001"}}`,
+			base(func(r *record) {
+				r.id, r.sentID, r.home, r.vip, r.dirty = "h:jq:8080", true, "http://h:8080/", "jq", 1760000000001
+				r.meta = []pair{{"management.port", "8080"}, {"zone", "z"}}
+			})},
+		{"Steeltoe: no nulls, other letter case of the override", `{"instance":{"instanceId":"h:jq:8080","app":"JQ","ipAddr":"1.2.3.4","port":{"@enabled":"true","$":8080},"securePort":{"@enabled":"false","$":7002},
+			"vipAddress":"jq","secureVipAddress":"jq","countryId":1,"dataCenterInfo":{"@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","name":"MyOwn"},"hostName":"h","status":"UP",
+			"overriddenStatus":"OUT_OF_SERVICE","leaseInfo":{"renewalIntervalInSecs":30,"durationInSecs":90},"isCoordinatingDiscoveryServer":"false","metadata":{"@class":"java.util.Collections$EmptyMap"},
+			"lastUpdatedTimestamp":"1760000000000","lastDirtyTimestamp":"1760000000001","actionType":"ADDED"}}`,
+			base(func(r *record) {
+				r.id, r.sentID, r.vip, r.svip, r.override, r.dirty = "h:jq:8080", true, "jq", "jq", outOfService, 1760000000001
+			})},
+		{"Java: the full form back", string(golden(t, "instance.json")), func() *record {
+			r := shop()
+			r.updated, r.registered, r.serviceUp = 0, 0, 0
+			return r
+		}()},
+		{"fargo in XML", `<instance><hostName>h</hostName><app>jq</app><ipAddr>1.2.3.4</ipAddr><vipAddress>jq</vipAddress><secureVipAddress></secureVipAddress><status>UP</status><overriddenstatus></overriddenstatus>
+			<port enabled="true">8080</port><securePort enabled="false">7002</securePort><homePageUrl></homePageUrl><statusPageUrl></statusPageUrl><healthCheckUrl></healthCheckUrl><countryId>0</countryId>
+			<dataCenterInfo class="com.netflix.appinfo.MyDataCenterInfo"><name>MyOwn</name><metadata></metadata></dataCenterInfo><leaseInfo><renewalIntervalInSecs>0</renewalIntervalInSecs><durationInSecs>0</durationInSecs></leaseInfo>
+			<metadata><Raw></Raw></metadata></instance>`,
+			base(func(r *record) { r.vip, r.country, r.meta = "jq", 0, []pair{{"Raw", ""}} })},
 		{"array of one, no wrapper, odd status", `{"hostName":["h"],"app":"jq","ipAddr":"1.2.3.4","status":"weird","port":[{"$":8080}],"dataCenterInfo":[{"name":"MyOwn"}]}`,
 			base(func(r *record) { r.own, r.status = unknown, unknown })},
 		{"Amazon: id of the cloud", `{"instance":{"hostName":"h","app":"jq","ipAddr":"1.2.3.4","port":8080,"dataCenterInfo":{"@class":"com.netflix.appinfo.AmazonInfo","name":"Amazon","metadata":{"instance-id":"i-1","availability-zone":"us-east-1c"}}}}`,
@@ -149,7 +178,7 @@ func TestRegistrationsOfRealClientsAreUnderstood(t *testing.T) {
 				r.id, r.dcAmazon, r.dcMeta = "i-1", true, []pair{{"availability-zone", "us-east-1c"}, {"instance-id", "i-1"}}
 			})},
 		{"Amazon without an id gets one", `{"instance":{"hostName":"h","app":"jq","ipAddr":"1.2.3.4","port":8080,"dataCenterInfo":{"name":"Amazon"}}}`,
-			base(func(r *record) { r.dcAmazon, r.dcMeta = true, []pair{{"instance-id", "h"}} })},
+			base(func(r *record) { r.dcAmazon, r.dcMeta, r.dcNoID = true, []pair{{"instance-id", "h"}}, true })},
 		{"py-eureka-client in XML", `<?xml version="1.0"?><instance><instanceId>h:8080</instanceId><hostName>h</hostName><app>JQ</app><ipAddr>1.2.3.4</ipAddr><status>UP</status>
 			<overriddenstatus></overriddenstatus><port enabled="true">8080</port><securePort enabled="false">9443</securePort><countryId>1</countryId>
 			<dataCenterInfo class="com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo"><name>MyOwn</name></dataCenterInfo>

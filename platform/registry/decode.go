@@ -56,7 +56,8 @@ func decodeXML(body []byte) (*record, error) {
 	// Bytes that claim ISO-8859-1 are ASCII in practice; UTF-8 readers reject what is not.
 	d.CharsetReader = func(label string, in io.Reader) (io.Reader, error) {
 		if strings.EqualFold(label, "iso-8859-1") || strings.EqualFold(label, "us-ascii") {
-			return latin1(in)
+			raw, err := io.ReadAll(in)
+			return strings.NewReader(latin1(string(raw))), err
 		}
 		return nil, fmt.Errorf("charset %q is not supported; send UTF-8", label)
 	}
@@ -138,18 +139,6 @@ func element(d *xml.Decoder, start xml.StartElement, depth int) (any, error) {
 			return t, nil
 		}
 	}
-}
-
-func latin1(in io.Reader) (io.Reader, error) {
-	raw, err := io.ReadAll(in)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]byte, 0, len(raw))
-	for _, c := range raw {
-		out = utf8.AppendRune(out, rune(c))
-	}
-	return bytes.NewReader(out), nil
 }
 
 // member finds name in t, exactly or else in any letter case.
@@ -350,6 +339,7 @@ func toRecord(t tree) *record {
 		r.id = r.host
 	}
 	if r.dcAmazon && get(r.dcMeta, "instance-id") == "" && r.id != "" {
+		r.dcNoID = true
 		r.dcMeta = setPair(r.dcMeta, "instance-id", r.id)
 	}
 	return r

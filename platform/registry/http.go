@@ -1,13 +1,10 @@
 package registry
 
 import (
-	"compress/gzip"
+	"cmp"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
-	"mime"
 	"net/http"
 	"runtime"
 	"slices"
@@ -17,7 +14,6 @@ import (
 )
 
 const (
-	bodyLimit   = 1 << 20   // of one registration, inflated
 	smallBody   = 256       // bytes below which compression is not worth its header
 	nativeAgent = "roadbed" // DiscoveryIdentity-Name of this platform's own clients
 )
@@ -26,7 +22,7 @@ const (
 type eureka struct{ *Registry }
 
 func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	t := parsePath(r.URL.EscapedPath())
+	t := h.prefixes.parse(r.URL.EscapedPath())
 	get := r.Method == http.MethodGet || r.Method == http.MethodHead
 	switch {
 	case t.what == nothing:
@@ -43,11 +39,14 @@ func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.clearStatus(w, r, t)
 	case t.what == instanceMetadata && r.Method == http.MethodPut:
 		h.setMetadata(w, r, t)
+	case t.what == asgStatus && r.Method == http.MethodPut:
+		h.setGroup(w, r, t)
 	case t.what == peerBatch && r.Method == http.MethodPost:
 		h.batch(w, r)
-	case get && t.what != instanceStatus && t.what != instanceMetadata && t.what != peerBatch:
+	case get && t.what.readable():
 		h.read(w, r, t)
 	default:
+		w.Header().Set("Allow", t.what.methods())
 		w.WriteHeader(http.StatusMethodNotAllowed)
 	}
 }
@@ -100,8 +99,8 @@ func (h *eureka) register(w http.ResponseWriter, r *http.Request, t target) {
 		answer(w, r, status, c.contentType(), [][]byte{[]byte(body)})
 		return
 	}
-	if why := rec.invalid(t.app); why != "" {
-		answer(w, r, http.StatusBadRequest, "text/plain", [][]byte{[]byte(why)})
+	if why := rec.invalid(t.app, h.c.Settings.StrictIDs); why != "" {
+		answerText(w, r, why)
 		return
 	}
 	h.s.register(rec, originOf(r))
@@ -115,56 +114,6 @@ func (h *eureka) cancel(w http.ResponseWriter, r *http.Request, t target) {
 		h.note(*decided, actorOf(r))
 	}
 	empty(w, res)
-}
-
-// readRecord reads a registration. With an error comes the status to answer.
-func readRecord(w http.ResponseWriter, r *http.Request) (*record, int, error) {
-	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
-	if err != nil && r.Header.Get("Content-Type") != "" && !errors.Is(err, mime.ErrInvalidMediaParameter) {
-		media = r.Header.Get("Content-Type")
-	}
-	charset := strings.ToLower(params["charset"])
-	switch charset {
-	case "", "utf-8", "utf8", "iso-8859-1", "us-ascii":
-	default:
-		return nil, http.StatusUnsupportedMediaType, fmt.Errorf("charset %q is not supported; send UTF-8", charset)
-	}
-	var in io.Reader = http.MaxBytesReader(w, r.Body, bodyLimit)
-	if strings.EqualFold(r.Header.Get("Content-Encoding"), "gzip") {
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, http.StatusBadRequest, fmt.Errorf("inflate: %w", err)
-		}
-		in = z
-	}
-	if charset == "iso-8859-1" {
-		if in, err = latin1(io.LimitReader(in, bodyLimit+1)); err != nil {
-			return nil, http.StatusBadRequest, err
-		}
-	}
-	body, err := io.ReadAll(io.LimitReader(in, bodyLimit+1))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large) || len(body) > bodyLimit:
-		return nil, http.StatusRequestEntityTooLarge, fmt.Errorf("a registration may have %d bytes", bodyLimit)
-	case err != nil:
-		return nil, http.StatusBadRequest, fmt.Errorf("read body: %w", err)
-	}
-	first := strings.TrimLeft(string(body[:min(len(body), 64)]), " \t\r\n\uFEFF")
-	isXML := strings.Contains(media, "xml")
-	if !isXML && !strings.Contains(media, "json") {
-		isXML = strings.HasPrefix(first, "<")
-	}
-	var rec *record
-	if isXML {
-		rec, err = decodeXML(body)
-	} else {
-		rec, err = decodeJSON(body)
-	}
-	if err != nil {
-		return nil, http.StatusBadRequest, err
-	}
-	return rec, 0, nil
 }
 
 func (h *eureka) setStatus(w http.ResponseWriter, r *http.Request, t target) {
@@ -214,6 +163,34 @@ func (h *eureka) clearStatus(w http.ResponseWriter, r *http.Request, t target) {
 	}
 }
 
+// setGroup disables or enables a server group.
+func (h *eureka) setGroup(w http.ResponseWriter, r *http.Request, t target) {
+	value := queryValue(r.URL.RawQuery, "value")
+	disabled := strings.EqualFold(value, "DISABLED")
+	switch {
+	case !h.c.Settings.ASG:
+		answerText(w, r, "groups do not count here; set eureka.shouldUseAwsAsgApi=true")
+		return
+	case !disabled && !strings.EqualFold(value, "ENABLED"):
+		answerText(w, r, "value is ENABLED or DISABLED")
+		return
+	}
+	if !originOf(r).replicated && h.s.groupDisabled(t.id) != disabled {
+		if err := h.decideGroup(r, t.id, disabled); err != nil {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+	} else {
+		h.s.setGroup(t.id, disabled)
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// answerText refuses a request with a sentence.
+func answerText(w http.ResponseWriter, r *http.Request, why string) {
+	answer(w, r, http.StatusBadRequest, "text/plain", [][]byte{[]byte(why)})
+}
+
 func answerDecision(w http.ResponseWriter, res result, err error) {
 	if err != nil {
 		w.WriteHeader(http.StatusServiceUnavailable)
@@ -236,13 +213,30 @@ func (h *eureka) setMetadata(w http.ResponseWriter, r *http.Request, t target) {
 	for _, k := range slices.Sorted(maps.Keys(q)) {
 		add = append(add, pair{clean(k), clean(q[k][0])})
 	}
-	empty(w, h.s.setMeta(key{t.app, t.id}, add, originOf(r)))
+	res := h.s.setMeta(key{t.app, t.id}, add, originOf(r))
+	if res == tooLarge {
+		answerText(w, r, "an instance may hold "+strconv.Itoa(bodyLimit)+" bytes of metadata")
+		return
+	}
+	empty(w, res)
 }
 
 // read answers everything that alters nothing.
 func (h *eureka) read(w http.ResponseWriter, r *http.Request, t target) {
 	if t.what == watch {
 		h.watch(w, r)
+		return
+	}
+	if h.c.Settings.EnforceGzip && (t.what == allApps || t.what == deltaApps || t.what == oneApp || t.what == oneInstance) {
+		if r.Header.Get("Accept-Encoding") == "" {
+			r.Header.Set("Accept-Encoding", "gzip")
+		} else if !acceptsGzip(r) {
+			w.WriteHeader(http.StatusNotAcceptable)
+			return
+		}
+	}
+	if t.what == deltaApps && h.c.Settings.NoDelta {
+		w.WriteHeader(http.StatusForbidden) // clients fetch everything then
 		return
 	}
 	c := codecOf(r)
@@ -358,7 +352,7 @@ func (h *eureka) statusInfo(sn *snapshot, c codec) []byte {
 	var mem runtime.MemStats
 	runtime.ReadMemStats(&mem)
 	general := []pair{
-		{"server-uptime", uptime(time.Since(h.s.epoch))}, {"environment", "roadbed"},
+		{"server-uptime", uptime(time.Since(h.s.epoch))}, {"environment", cmp.Or(h.c.Settings.Environment, "roadbed")},
 		{"num-of-cpus", strconv.Itoa(runtime.NumCPU())}, {"total-avail-memory", mb(mem.Sys)},
 		{"current-memory-usage", fmt.Sprintf("%s (%d%%)", mb(mem.HeapAlloc), mem.HeapAlloc*100/max(mem.Sys, 1))},
 	}

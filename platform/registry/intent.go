@@ -22,6 +22,9 @@ const (
 	overrideAction = "instance.override"
 	clearAction    = "instance.clearOverride"
 	resourceKind   = "instance:"
+	disableAction  = "asg.disable"
+	enableAction   = "asg.enable"
+	groupKind      = "asg:"
 
 	ledgerWait = time.Second         // that a decision waits for the ledger
 	remembered = 30 * 24 * time.Hour // how old a decision may be to hold after a restart
@@ -41,37 +44,58 @@ func (k key) resource() string { return resourceKind + strings.ToLower(k.app) + 
 // errUndecided is why a decision did not happen: it could not be recorded.
 var errUndecided = errors.New("the change log cannot be written now")
 
-// decide does what an operator decided once it is in the ledger, one decision at a time so that the ledger has them in
+// decide does what an operator decided about an instance once it is in the ledger, and fails as inOrder does.
+func (r *Registry) decide(ctx context.Context, by roadbed.Change, k key, was *record, st status, do func() result) (res result, err error) {
+	by.Resource = k.resource()
+	by.Before, by.After = decisionJSON(was.status, was.override), decisionJSON(st, unknown)
+	if by.Action == overrideAction {
+		by.After = decisionJSON(st, st)
+	}
+	err = r.inOrder(ctx, by, func() error {
+		if res = do(); res == notFound {
+			return fmt.Errorf("instance %q of %s is no longer registered", k.id, k.app)
+		}
+		return nil
+	})
+	return res, err
+}
+
+// inOrder does what an operator decided once it is in the ledger, one decision at a time so that the ledger has them in
 // the order in which they took effect. If the ledger cannot be written soon, it fails with errUndecided and nothing has
 // happened.
-func (r *Registry) decide(ctx context.Context, by roadbed.Change, k key, was *record, st status, do func() result) (result, error) {
+func (r *Registry) inOrder(ctx context.Context, by roadbed.Change, do func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, ledgerWait)
 	defer cancel()
 	select {
 	case r.deciding <- struct{}{}:
 		defer func() { <-r.deciding }()
 	case <-ctx.Done():
-		return done, errUndecided
+		return errUndecided
 	}
-	res, applied := done, false
-	apply := func(context.Context) error {
+	applied := false
+	by.Result = roadbed.Succeeded
+	err := r.record(ctx, by, func(context.Context) error {
 		applied = true
-		if res = do(); res == notFound {
-			return fmt.Errorf("instance %q of %s is no longer registered", k.id, k.app)
-		}
-		return nil
-	}
-	by.Resource, by.Result = k.resource(), roadbed.Succeeded
-	by.Before, by.After = decisionJSON(was.status, was.override), decisionJSON(st, unknown)
-	if by.Action == overrideAction {
-		by.After = decisionJSON(st, st)
-	}
-	err := r.record(ctx, by, apply)
+		return do()
+	})
 	if !applied {
-		r.log.Warn("an override is refused, for the ledger cannot be written", "app", k.app, "instance", k.id, "err", err)
-		return done, errUndecided
+		r.log.Warn("a decision is refused, for the ledger cannot be written", "action", by.Action, "about", by.Resource, "err", err)
+		return errUndecided
 	}
-	return res, nil
+	return nil
+}
+
+// decideGroup disables or enables a server group once that is in the ledger.
+func (h *eureka) decideGroup(r *http.Request, name string, disabled bool) error {
+	by := asked(r, enableAction)
+	if disabled {
+		by.Action = disableAction
+	}
+	by.Resource = groupKind + name
+	return h.inOrder(r.Context(), by, func() error {
+		h.s.setGroup(name, disabled)
+		return nil
+	})
 }
 
 // Override makes st the status of an instance until it is cleared, whatever the instance says. Actor and reason are
@@ -174,21 +198,50 @@ func (r *Registry) takeNotes(ctx context.Context) {
 
 // remember reads back the decisions that held when the platform stopped.
 func (r *Registry) remember() {
+	if r.c.Settings.ASG {
+		r.s.groups = make(map[string]bool)
+	}
 	if r.c.Ledger == nil {
 		return
 	}
+	for k, st := range decisions(r.recall("instance.*", resourceKind)) {
+		r.s.overrides[k] = override{status: st, orphan: max(1, r.s.now())}
+	}
+	if r.c.Settings.ASG {
+		for name := range disabledGroups(r.recall("asg.*", groupKind)) {
+			r.s.groups[name] = true
+		}
+	}
+}
+
+// recall lists what was decided lately, newest first.
+func (r *Registry) recall(actions, resources string) []roadbed.Change {
 	ctx, cancel := context.WithTimeout(context.Background(), ledgerWait)
 	defer cancel()
 	list, err := r.c.Ledger.List(ctx, ledger.Query{
-		Action: "instance.*", Resource: resourceKind, Since: time.Now().Add(-remembered), Limit: ledger.MaxLimit,
+		Action: actions, Resource: resources, Since: time.Now().Add(-remembered), Limit: ledger.MaxLimit,
 	})
 	if err != nil {
-		r.log.Warn("overrides of before are not known, for the ledger cannot be read; set them again", "err", err)
-		return
+		r.log.Warn("decisions of before are not known, for the ledger cannot be read; make them again", "actions", actions, "err", err)
 	}
-	for k, st := range decisions(list) {
-		r.s.overrides[k] = override{status: st, orphan: max(1, r.s.now())}
+	return list
+}
+
+// disabledGroups replays entries, newest first.
+func disabledGroups(list []roadbed.Change) map[string]bool {
+	held := make(map[string]bool)
+	seen := make(map[string]bool)
+	for _, c := range list {
+		name := strings.TrimPrefix(c.Resource, groupKind)
+		if c.Result != roadbed.Succeeded || seen[name] {
+			continue
+		}
+		seen[name] = true
+		if c.Action == disableAction {
+			held[name] = true
+		}
 	}
+	return held
 }
 
 // decisions replays entries, newest first, and returns what holds after them.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -21,9 +22,29 @@ const (
 	svip
 	serverStatus
 	overrideList
+	asgStatus // of a group; id holds its name
 	peerBatch
 	watch
 )
+
+// methods are those that a resource answers.
+func (what resource) methods() string {
+	switch what {
+	case oneApp:
+		return "GET, HEAD, POST"
+	case oneInstance:
+		return "GET, HEAD, PUT, DELETE"
+	case instanceStatus:
+		return "PUT, DELETE"
+	case instanceMetadata, asgStatus:
+		return "PUT"
+	case peerBatch:
+		return "POST"
+	}
+	return "GET, HEAD"
+}
+
+func (what resource) readable() bool { return strings.HasPrefix(what.methods(), "GET") }
 
 // target is a resource and the names in its path, decoded; app is in upper case.
 type target struct {
@@ -31,11 +52,21 @@ type target struct {
 	app, id string // id also holds the VIP
 }
 
-// parsePath reads an escaped path. Empty segments do not count: clients join base URLs that end in "/" with paths
-// that begin with it. The prefix is any of /eureka/v2, /eureka/v1, /eureka, /v2 and /v1.
+// prefixes are the paths under which Eureka's answer besides /eureka, each as its segments.
+type prefixes [][]string
+
+func newPrefixes(paths []string) (ps prefixes) {
+	for _, p := range paths {
+		ps = append(ps, strings.FieldsFunc(p, func(c rune) bool { return c == '/' }))
+	}
+	return ps
+}
+
+// parse reads an escaped path. Empty segments do not count: clients join base URLs that end in "/" with paths that
+// begin with it. The prefix is /eureka or another one, with or without /v1 or /v2, or one of these alone.
 //
 // hot path: 0 allocs for what needs no decoding, BenchmarkParsePath
-func parsePath(escaped string) target {
+func (ps prefixes) parse(escaped string) target {
 	var segs [8]string
 	n := 0
 	for rest := escaped; rest != ""; {
@@ -64,6 +95,11 @@ func parsePath(escaped string) target {
 	prefixed := false
 	if len(s) > 0 && s[0] == "eureka" {
 		s, prefixed = s[1:], true
+	}
+	for _, p := range ps {
+		if !prefixed && len(s) >= len(p) && slices.Equal(s[:len(p)], p) {
+			s, prefixed = s[len(p):], true
+		}
 	}
 	if len(s) > 0 && (s[0] == "v2" || s[0] == "v1") {
 		s, prefixed = s[1:], true
@@ -113,12 +149,26 @@ func parsePath(escaped string) target {
 		if len(s) == 1 {
 			return target{what: serverStatus}
 		}
+	case "asg":
+		if len(s) == 3 && s[2] == "status" {
+			return target{what: asgStatus, id: s[1]}
+		}
 	case "peerreplication":
 		if len(s) == 2 && s[1] == "batch" {
 			return target{what: peerBatch}
 		}
 	}
 	return target{}
+}
+
+// regionsOf returns the regions that a query names, in lower case and in order.
+func regionsOf(rawQuery string) []string {
+	if rawQuery == "" {
+		return nil
+	}
+	list := splitList(strings.ToLower(queryValue(rawQuery, "regions")))
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
 // queryValue returns the first value of name in a raw query, without making a map of the rest.

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -23,6 +24,8 @@ func TestEveryPrefixNamesTheSameResources(t *testing.T) {
 		{"vips/Shop", target{what: vip, id: "Shop"}},
 		{"svips/shop", target{what: svip, id: "shop"}},
 		{"status", target{what: serverStatus}},
+		{"asg/web-v001/status", target{what: asgStatus, id: "web-v001"}},
+		{"asg/web-v001", target{}},
 		{"peerreplication/batch/", target{what: peerBatch}},
 		{"serverinfo/statusoverrides", target{what: overrideList}},
 		{"apps//WEB///i", target{what: oneInstance, app: "WEB", id: "i"}},
@@ -35,7 +38,7 @@ func TestEveryPrefixNamesTheSameResources(t *testing.T) {
 	}
 	for _, prefix := range []string{"/eureka/v2/", "/eureka/", "/v2/", "/eureka/v1/", "/v1/", "//eureka//", "/eureka/v2//"} {
 		for _, tt := range tests {
-			got := parsePath(prefix + tt.path)
+			got := prefixes(nil).parse(prefix + tt.path)
 			if got.what == nothing {
 				got = target{}
 			}
@@ -49,15 +52,41 @@ func TestEveryPrefixNamesTheSameResources(t *testing.T) {
 		}
 	}
 	for _, path := range []string{"/apps", "/", "", "/eureka/v3/apps", "/other/apps", "/registry/v1/apps", "/eureka/registry/v1/watch"} {
-		if got := parsePath(path); got.what != nothing {
+		if got := prefixes(nil).parse(path); got.what != nothing {
 			t.Errorf("path %q: got %+v, want nothing", path, got)
 		}
 	}
-	if got := parsePath("/registry/v1/watch/"); got.what != watch {
+	if got := prefixes(nil).parse("/registry/v1/watch/"); got.what != watch {
 		t.Errorf("the stream's path: got %+v", got)
 	}
-	if got := parsePath("/serverinfo/statusoverrides"); got.what != overrideList {
+	if got := prefixes(nil).parse("/serverinfo/statusoverrides"); got.what != overrideList {
 		t.Errorf("the overrides' path: got %+v", got)
+	}
+}
+
+func TestFurtherPrefixesNameTheSameResourcesToo(t *testing.T) {
+	ps := newPrefixes([]string{"/discovery", "/team/a/"})
+	want := target{what: oneInstance, app: "WEB", id: "i"}
+	for _, path := range []string{"/discovery/apps/web/i", "//discovery/v2/apps/web/i/", "/team/a/v1/apps/web/i", "/team/a/apps/web/i", "/eureka/apps/web/i", "/v2/apps/web/i"} {
+		if got := ps.parse(path); got != want {
+			t.Errorf("path %q: got %+v, want %+v", path, got, want)
+		}
+	}
+	for _, path := range []string{"/team/apps/web/i", "/discovery/discovery/apps/web/i", "/discovery", "/apps/web/i", "/team/a/eureka/apps/web/i"} {
+		if got := ps.parse(path); got.what != nothing {
+			t.Errorf("path %q: got %+v, want nothing", path, got)
+		}
+	}
+}
+
+func TestRegionsAreSortedInLowerCase(t *testing.T) {
+	for query, want := range map[string][]string{
+		"": nil, "a=b": nil, "regions=": nil, "regions=,": nil, "regions=US-west-2": {"us-west-2"},
+		"x=1&regions=us-west-2,EU,eu%2Cap&regions=no": {"ap", "eu", "us-west-2"},
+	} {
+		if got := regionsOf(query); !slices.Equal(got, want) {
+			t.Errorf("regions of %q: got %q, want %q", query, got, want)
+		}
 	}
 }
 
@@ -66,9 +95,9 @@ func FuzzPath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		got := parsePath(path)
+		got := prefixes(nil).parse(path)
 		if got.what == oneInstance {
-			again := parsePath("/eureka/v2/apps/" + url.PathEscape(got.app) + "/" + url.PathEscape(got.id))
+			again := prefixes(nil).parse("/eureka/v2/apps/" + url.PathEscape(got.app) + "/" + url.PathEscape(got.id))
 			if again != got {
 				t.Fatalf("path %q names %+v, and written again %+v", path, got, again)
 			}

@@ -1,8 +1,10 @@
 package registry
 
 import (
+	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/roadbed/roadbed"
 )
@@ -96,6 +98,7 @@ type record struct {
 	dcNetflix bool // the third name is MyOwn
 	dcSent    bool // whether dataCenterInfo was sent, and a name in it; only validation asks
 	dcName    bool
+	dcNoID    bool // whether Amazon's instance-id was made up here
 
 	port, secure port
 	country      int32
@@ -201,9 +204,13 @@ func (r *record) instance(region string) roadbed.Instance {
 	return i
 }
 
+// nameLimit is how many bytes the names of an instance may have.
+const nameLimit = 1024
+
 // invalid is the sentence with which Eureka refuses a registration under the app named in its path, empty if it is
-// accepted. The order of the checks is Eureka's.
-func (r *record) invalid(pathApp string) string {
+// accepted. The order of the checks is Eureka's, which knows no limits. strict refuses Amazon instances without an
+// instance-id, which otherwise get one.
+func (r *record) invalid(pathApp string, strict bool) string {
 	switch {
 	case r.id == "":
 		return "Missing instanceId"
@@ -219,6 +226,16 @@ func (r *record) invalid(pathApp string) string {
 		return "Missing dataCenterInfo"
 	case !r.dcName:
 		return "Missing dataCenterInfo Name"
+	case strict && r.dcNoID:
+		return "DataCenterInfo of type class " + amazonClass + " must contain a valid id"
+	}
+	for _, f := range [...]pair{{"instanceId", r.id}, {"app", r.app}, {"hostName", r.host}, {"ipAddr", r.ip}} {
+		if len(f.value) > nameLimit {
+			return f.key + " has " + strconv.Itoa(len(f.value)) + " bytes; send at most " + strconv.Itoa(nameLimit)
+		}
+		if strings.ContainsFunc(f.value, unicode.IsControl) {
+			return f.key + " holds control characters; send printable ones"
+		}
 	}
 	return ""
 }

@@ -56,6 +56,7 @@ type Registry struct {
 	s    *state
 	face *eureka
 
+	prefixes    prefixes            // that Eureka's paths may have
 	batches     throttle            // of peers
 	deciding    chan struct{}       // holds a token while a decision is recorded and done
 	notes       chan roadbed.Change // for the ledger, written by Run
@@ -69,11 +70,12 @@ type Registry struct {
 func New(c Config) *Registry {
 	r := &Registry{
 		c: c, log: c.Log, s: newState(c.Self), incarnation: newIncarnation(), stop: make(chan struct{}),
-		batches: newThrottle(), deciding: make(chan struct{}, 1), notes: make(chan roadbed.Change, 1024),
+		prefixes: newPrefixes(c.Settings.Prefixes), batches: newThrottle(), deciding: make(chan struct{}, 1), notes: make(chan roadbed.Change, 1024),
 	}
 	if r.log == nil {
 		r.log = slog.Default()
 	}
+	r.s.believe, r.s.anyAge = c.Settings.ClientStatusWins, c.Settings.NoTimestampSync
 	r.face = &eureka{r}
 	r.remember()
 	c.Meter.GaugeFunc("registry.instances", func() float64 {
@@ -99,7 +101,8 @@ func (r *Registry) Run(ctx context.Context) error {
 	return nil
 }
 
-// Handler serves Eureka's REST API under /eureka/v2, /eureka, /v2, /eureka/v1 and /v1, and GET /registry/v1/watch.
+// Handler serves Eureka's REST API under /eureka/v2, /eureka, /v2, /eureka/v1, /v1 and the configured prefixes, and GET
+// /registry/v1/watch.
 func (r *Registry) Handler() http.Handler { return r.face }
 
 // record writes ch to the ledger, if there is one, and then does do.

@@ -155,6 +155,9 @@ func TestOddBodiesAreReadOrRefusedByKind(t *testing.T) {
 		{"no type, JSON", registration("WEB", "a"), nil, 204},
 		{"no type, XML", " \n" + asXML, nil, 204},
 		{"XML in latin-1", strings.Replace(asXML, "<hostName>h", "<homePageUrl>http://caf\xe9/</homePageUrl><hostName>h", 1), []string{"Content-Type", "application/xml; charset=ISO-8859-1"}, 204},
+		{"JSON in latin-1", strings.Replace(registration("WEB", "b"), `"h"`, "\"h\xe9\"", 1), []string{"Content-Type", "application/json;charset=iso-8859-1"}, 204},
+		{"deflate", registration("WEB", "b"), []string{"Content-Encoding", "deflate"}, 415},
+		{"a type nobody can parse", registration("WEB", "b"), []string{"Content-Type", "application/json;;"}, 204},
 		{"utf-16", registration("WEB", "b"), []string{"Content-Type", "application/json; charset=utf-16"}, 415},
 		{"2 MB", `{"x":"` + strings.Repeat("a", 2<<20) + `"}`, []string{"Content-Type", "application/json"}, 413},
 	}
@@ -165,6 +168,100 @@ func TestOddBodiesAreReadOrRefusedByKind(t *testing.T) {
 	}
 	if got := text(t, do(t, h, "GET", "/eureka/apps/WEB/h", "", "Accept", "application/json")); !strings.Contains(got, "http://café/") {
 		t.Errorf("home page sent in latin-1: got %s, want it in UTF-8", got)
+	}
+}
+
+func TestAbsurdNamesAreRefusedAndNothingIsStored(t *testing.T) {
+	h := registry.New(registry.Config{}).Handler()
+	long := strings.Repeat("a", 1025)
+	for _, tt := range []struct{ app, body, want string }{
+		{"web", registration("WEB", long), "instanceId has 1025 bytes; send at most 1024"},
+		{long, registration(long, "i"), "app has 1025 bytes; send at most 1024"},
+		{"web", registration("WEB", "a\nb"), "instanceId holds control characters; send printable ones"},
+		{"web", strings.Replace(registration("WEB", "i"), `"h"`, `"h\u0000"`, 1), "hostName holds control characters; send printable ones"},
+		{"web", strings.Replace(registration("WEB", "i"), `"h"`, `"`+long+`"`, 1), "hostName has 1025 bytes; send at most 1024"},
+	} {
+		resp := do(t, h, "POST", "/eureka/apps/"+tt.app, tt.body, "Content-Type", "application/json")
+		if got := text(t, resp); resp.StatusCode != 400 || got != tt.want {
+			t.Errorf("registration of %.60q: got %d %q, want 400 %q", tt.body, resp.StatusCode, got, tt.want)
+		}
+	}
+	post(t, h, "WEB", "i")
+	big := "/eureka/apps/WEB/i/metadata?k=" + strings.Repeat("v", 600<<10)
+	if got := do(t, h, "PUT", big, "").StatusCode; got != 200 {
+		t.Errorf("600 KiB of metadata: got %d, want 200", got)
+	}
+	resp := do(t, h, "PUT", big+"&l="+strings.Repeat("v", 600<<10), "")
+	if got := text(t, resp); resp.StatusCode != 400 || got != "an instance may hold 1048576 bytes of metadata" {
+		t.Errorf("1200 KiB of metadata: got %d %q, want 400 and why", resp.StatusCode, got)
+	}
+	if got := text(t, do(t, h, "GET", "/eureka/apps/", "", "Accept", "application/json")); strings.Count(got, `"instanceId"`) != 1 || strings.Contains(got, `"l":"v`) {
+		t.Errorf("afterwards: got %d bytes, want the one good instance as it was", len(got))
+	}
+}
+
+func TestSettingsOfTheFace(t *testing.T) {
+	h := registry.New(registry.Config{Settings: registry.Settings{
+		Prefixes: []string{"/discovery"}, EnforceGzip: true, NoDelta: true, StrictIDs: true, Environment: "prod",
+	}}).Handler()
+	post(t, h, "WEB", "i")
+	amazon := strings.Replace(registration("WEB", "j"), `"dataCenterInfo":{"name":"MyOwn"}`, `"dataCenterInfo":{"name":"Amazon"}`, 1)
+	resp := do(t, h, "POST", "/eureka/apps/WEB", amazon, "Content-Type", "application/json")
+	if got := text(t, resp); resp.StatusCode != 400 || got != "DataCenterInfo of type class com.netflix.appinfo.AmazonInfo must contain a valid id" {
+		t.Errorf("an Amazon instance without its id, when strict: got %d %q, want 400", resp.StatusCode, got)
+	}
+	for _, tt := range []struct {
+		path, encoding string
+		want           int
+		gzipped        bool
+	}{
+		{"/discovery/apps", "gzip", 200, true},
+		{"/discovery/v2/apps/WEB", "", 200, true},
+		{"/eureka/apps", "", 200, true},
+		{"/eureka/apps/WEB/i", "identity", 406, false},
+		{"/eureka/apps", "deflate", 406, false},
+		{"/eureka/apps/delta", "gzip", 403, false},
+		{"/eureka/vips/web", "", 200, false},
+	} {
+		resp := do(t, h, "GET", tt.path, "", "Accept-Encoding", tt.encoding, "Accept", "application/json")
+		if resp.StatusCode != tt.want || (resp.Header.Get("Content-Encoding") == "gzip") != tt.gzipped {
+			t.Errorf("%s accepting %q: got %d, encoding %q; want %d, gzip %v", tt.path, tt.encoding, resp.StatusCode, resp.Header.Get("Content-Encoding"), tt.want, tt.gzipped)
+		}
+	}
+	if got := text(t, do(t, h, "GET", "/eureka/status", "", "Accept", "application/json")); !strings.Contains(got, `"environment":"prod"`) {
+		t.Errorf("status: got %s, want the environment prod", got)
+	}
+}
+
+func TestGroupsAreDisabledAndEnabledWhereTheyCount(t *testing.T) {
+	e, l := openLedger(t)
+	defer e.Close() //nolint:errcheck // the test is over
+	c := registry.Config{Ledger: l, Log: slog.New(slog.DiscardHandler), Settings: registry.Settings{ASG: true}}
+	h := registry.New(c).Handler()
+	body := strings.Replace(registration("WEB", "i"), `"metadata"`, `"asgName":"web-v001","metadata"`, 1)
+	status := func(h http.Handler) string {
+		do(t, h, "POST", "/eureka/apps/WEB", body, "Content-Type", "application/json")
+		got := text(t, do(t, h, "GET", "/eureka/apps/WEB/i", "", "Accept", "application/json"))
+		_, got, _ = strings.Cut(got, `"status":"`)
+		got, _, _ = strings.Cut(got, `"`)
+		return got
+	}
+	if got := status(h); got != "UP" {
+		t.Errorf("at first: got %s, want UP", got)
+	}
+	for _, step := range []struct{ value, want string }{{"DISABLED", "OUT_OF_SERVICE"}, {"enabled", "UP"}, {"disabled", "OUT_OF_SERVICE"}} {
+		if got := do(t, h, "PUT", "/eureka/v2/asg/web-v001/status?value="+step.value, "").StatusCode; got != 200 || status(h) != step.want {
+			t.Errorf("group %s: got %d and %s, want 200 and %s", step.value, got, status(h), step.want)
+		}
+	}
+	if got := status(registry.New(c).Handler()); got != "OUT_OF_SERVICE" {
+		t.Errorf("after a restart: got %s, want the group still disabled", got)
+	}
+	if got := do(t, h, "PUT", "/eureka/asg/web-v001/status?value=off", "").StatusCode; got != 400 {
+		t.Errorf("another value: got %d, want 400", got)
+	}
+	if got := do(t, registry.New(registry.Config{}).Handler(), "PUT", "/eureka/asg/web-v001/status?value=ENABLED", "").StatusCode; got != 400 {
+		t.Errorf("where groups do not count: got %d, want 400", got)
 	}
 }
 

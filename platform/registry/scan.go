@@ -32,10 +32,10 @@ const (
 	clearItem     = "DeleteStatusOverride"
 )
 
-// batchLimit is how many operations one body may hold. Eureka sends 250.
-const batchLimit = 1 << 16
+// itemLimit is how many operations one body may hold. Eureka sends 250.
+const itemLimit = 1 << 16
 
-var errBatchLimit = fmt.Errorf("a body may hold %d operations; send the rest in another", batchLimit)
+var errItemLimit = fmt.Errorf("a body may hold %d operations; send the rest in another", itemLimit)
 
 // scanBatch appends the items of {"replicationList":[...]} to items. If the body cannot be read to its end it returns
 // an error and no items, so that nothing is done by half.
@@ -173,7 +173,7 @@ func (c *cursor) list(items []batchItem, renewals bool) ([]batchItem, bool) {
 	if c.next(']') {
 		return items, true
 	}
-	for limit := len(items) + batchLimit; len(items) < limit; {
+	for limit := len(items) + itemLimit; len(items) < limit; {
 		items = append(items, batchItem{})
 		it := &items[len(items)-1]
 		if !c.next('{') || renewals && !c.renewal(it) || !renewals && !c.item(it) {
@@ -418,7 +418,7 @@ func readItems(list json.RawMessage, items []batchItem, one func(map[string]json
 			return nil, fmt.Errorf("read JSON: found %v where the list of operations should be", tok)
 		}
 	}
-	for limit := len(items) + batchLimit; d.More(); {
+	for limit := len(items) + itemLimit; d.More(); {
 		var m map[string]json.RawMessage
 		if err := d.Decode(&m); err != nil {
 			return nil, fmt.Errorf("read JSON: operation %d: %w", len(items), err)
@@ -427,7 +427,7 @@ func readItems(list json.RawMessage, items []batchItem, one func(map[string]json
 			return nil, fmt.Errorf("read JSON: operation %d is null", len(items))
 		}
 		if len(items) == limit {
-			return nil, errBatchLimit
+			return nil, errItemLimit
 		}
 		items = append(items, one(m))
 		if single {

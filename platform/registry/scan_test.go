@@ -61,14 +61,14 @@ func TestBrokenBatchesAreRefusedWhole(t *testing.T) {
 		`{"replicationList":[` + good + `]} x`, `{"replicationList":[` + good + `,null]}`, `{"replicationList":[` + good + `,7]}`,
 		`{"replicationList":[{"appName":"A","id":"i","instanceInfo":{"a":tru},"action":"Register"}]}`,
 		`{"replicationList":[{"id":"` + "\n" + `"}]}`,
-		`{"replicationList":[` + strings.Repeat("{},", batchLimit) + `{}]}`,
+		`{"replicationList":[` + strings.Repeat("{},", itemLimit) + `{}]}`,
 	} {
 		if got, err := scanBatch(body, nil); err == nil || got != nil {
 			t.Errorf("batch %.80q: got %d items, %v; want an error", body, len(got), err)
 		}
 	}
-	if got, err := scanBatch(`{"replicationList":[`+strings.Repeat("{},", batchLimit-1)+`{}]}`, nil); err != nil || len(got) != batchLimit {
-		t.Errorf("batch of %d: got %d items, %v; want all", batchLimit, len(got), err)
+	if got, err := scanBatch(`{"replicationList":[`+strings.Repeat("{},", itemLimit-1)+`{}]}`, nil); err != nil || len(got) != itemLimit {
+		t.Errorf("batch of %d: got %d items, %v; want all", itemLimit, len(got), err)
 	}
 }
 

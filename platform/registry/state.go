@@ -12,10 +12,13 @@ type state struct {
 	epoch   time.Time // of the monotonic clock by which leases are measured
 	self    string
 	stretch float64 // leaseExpiryMultiplier
+	believe bool    // clientStatusWins
+	anyAge  bool    // renewals are not compared with the record
 
 	mu        sync.RWMutex
 	apps      map[string]*app // by name in upper case
 	overrides map[key]override
+	groups    map[string]bool // whether a server group is disabled; nil where groups do not count
 	count     int
 	byStatus  [statuses]int
 	first     int64 // ns since epoch of the first registration, -1 before it
@@ -87,6 +90,7 @@ const (
 	done       result = iota
 	notFound          // register, then come again
 	conflicted        // a peer tells older news than we have
+	tooLarge          // nothing was changed
 )
 
 // origin says who asked for an operation.
@@ -133,9 +137,9 @@ func (s *state) register(r *record, o origin) {
 	} else {
 		r.serviceUp, r.registered = 0, nowMS
 	}
-	trusted := o.native && (old == nil || incoming >= old.dirty)
-	r.status = s.effective(r.own, k, old, o.replicated || trusted) // 5
-	if r.status == up && r.serviceUp == 0 {                        // 6
+	trusted := o.native && (old == nil || incoming >= old.dirty) || s.believe && old != nil && incoming > old.dirty
+	r.status = s.effective(r.own, r.asg, k, old, o.replicated || trusted) // 5
+	if r.status == up && r.serviceUp == 0 {                               // 6
 		r.serviceUp = nowMS
 	}
 	r.evicted = 0
@@ -177,14 +181,20 @@ func (s *state) lasts(r *record) time.Duration {
 	return time.Duration(float64(r.duration) * s.stretch * float64(time.Second))
 }
 
-// effective is the status that counts for an instance that says own (Eureka's five rules, by number). ownWins leaves
-// out the third, as between peers.
-func (s *state) effective(own status, k key, old *record, ownWins bool) status {
+// effective is the status that counts for an instance of group that says own (Eureka's rules, by number). ownWins
+// leaves out the third, as between peers.
+func (s *state) effective(own status, group string, k key, old *record, ownWins bool) status {
 	if own != up && own != outOfService { // 1
 		return own
 	}
 	if ov, ok := s.overrides[k]; ok { // 2
 		return ov.status
+	}
+	if s.groups != nil && group != "" { // where groups count, they stand here
+		if s.groups[group] {
+			return outOfService
+		}
+		return up
 	}
 	if !ownWins && old != nil && (old.status == up || old.status == outOfService) { // 3
 		return old.status
@@ -204,7 +214,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 		return notFound, nil
 	}
 	r := e.rec
-	eff := s.effective(r.status, k, r, false)
+	eff := s.effective(r.status, r.asg, k, r, false)
 	if eff == unknown {
 		s.mu.RUnlock()
 		return notFound, nil
@@ -221,7 +231,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 		r = s.settle(k)
 	}
 	switch {
-	case dirty <= 0 || r == nil || dirty == r.dirty:
+	case dirty <= 0 || r == nil || dirty == r.dirty || s.anyAge:
 		return done, r
 	case dirty > r.dirty:
 		if o.replicated && claimed != unknown {
@@ -236,7 +246,35 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 	return done, r
 }
 
-// settle gives an instance the status that its override calls for.
+func (s *state) groupDisabled(name string) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.groups[name]
+}
+
+// setGroup disables or enables a server group, and reports whether that changed anything.
+func (s *state) setGroup(name string, disabled bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.groups[name] == disabled {
+		return false
+	}
+	if disabled {
+		s.groups[name] = true
+	} else {
+		delete(s.groups, name)
+	}
+	for _, a := range s.apps {
+		for _, e := range a.order {
+			if e.rec.asg == name {
+				s.settleEntry(e)
+			}
+		}
+	}
+	return true
+}
+
+// settle gives an instance the status that its override or its group calls for.
 func (s *state) settle(k key) *record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -244,12 +282,17 @@ func (s *state) settle(k key) *record {
 	if e == nil {
 		return nil
 	}
-	if eff := s.effective(e.rec.status, k, e.rec, false); eff != e.rec.status {
+	s.settleEntry(e)
+	return e.rec
+}
+
+// settleEntry is settle for who holds mu.
+func (s *state) settleEntry(e *entry) {
+	if eff := s.effective(e.rec.status, e.rec.asg, e.rec.key(), e.rec, false); eff != e.rec.status {
 		r := *e.rec
 		r.status = eff
 		s.replace(e, &r)
 	}
-	return e.rec
 }
 
 // decided is a decision about an instance.
@@ -392,14 +435,21 @@ func (s *state) setMeta(k key, add []pair, o origin) result {
 	if e == nil {
 		return notFound
 	}
+	r := *e.rec
+	for _, p := range add {
+		r.meta = setPair(r.meta, p.key, p.value)
+	}
+	size := 0
+	for _, p := range r.meta {
+		size += len(p.key) + len(p.value)
+	}
+	if size > bodyLimit {
+		return tooLarge
+	}
 	now := s.now()
 	e.lease.renew(now, false)
 	if !o.replicated {
 		s.peers.tell(k, slot{since: now, last: now, registered: true})
-	}
-	r := *e.rec
-	for _, p := range add {
-		r.meta = setPair(r.meta, p.key, p.value)
 	}
 	if !r.same(e.rec) {
 		s.replace(e, &r)

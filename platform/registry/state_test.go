@@ -50,7 +50,7 @@ func TestEffectiveStatusIsTheFirstRuleThatFits(t *testing.T) {
 					default:
 						want = own
 					}
-					if got := s.effective(own, k, held, ownWins); got != want {
+					if got := s.effective(own, "", k, held, ownWins); got != want {
 						t.Errorf("own %v, override %d, held %d, own word wins %v: got %v, want %v", own, ov, old, ownWins, got, want)
 					}
 				}
@@ -360,5 +360,65 @@ func TestInstanceMapsToThePlatformsWords(t *testing.T) {
 	r.dcAmazon, r.dcMeta = true, []pair{{"availability-zone", "us-east-1c"}}
 	if got := r.zone(); got != "us-east-1c" {
 		t.Errorf("zone of an Amazon instance: got %q, want us-east-1c", got)
+	}
+}
+
+func TestGroupsCountWhereTheyAreAskedTo(t *testing.T) {
+	k := key{"A", "i"}
+	grouped := func(st status, dirty int64) *record {
+		r := reg("A", "i", st, dirty)
+		r.asg = "a-v001"
+		return r
+	}
+	s := newState("")
+	s.groups = map[string]bool{}
+	s.register(grouped(up, 10), origin{})
+	s.setGroup("a-v001", true)
+	s.setGroup("other", true)
+	if got := describe(s, k); got != "OUT_OF_SERVICE/-/10/MODIFIED" {
+		t.Errorf("group disabled: got %s, want its instance out of service", got)
+	}
+	s.register(grouped(up, 20), origin{})
+	if got := describe(s, k); got != "OUT_OF_SERVICE/-/20/MODIFIED" {
+		t.Errorf("registered in a disabled group: got %s, want out of service", got)
+	}
+	s.setOverride(k, up, 0, origin{})
+	if got := describe(s, k); got != "UP/UP/20/MODIFIED" {
+		t.Errorf("override in a disabled group: got %s, want UP", got)
+	}
+	s.clearOverride(k, outOfService, false, 0, origin{})
+	if !s.setGroup("a-v001", false) || s.setGroup("a-v001", false) {
+		t.Error("enabling the group: want a change the first time only")
+	}
+	if got := describe(s, k); got != "UP/-/20/MODIFIED" {
+		t.Errorf("group enabled: got %s, want UP", got)
+	}
+	checkState(t, s)
+
+	s = newState("")
+	s.register(grouped(up, 10), origin{})
+	if res, _ := s.renew(k, origin{}, 0, unknown); res != done || describe(s, k) != "UP/-/10/ADDED" {
+		t.Errorf("where groups do not count: got %s, want UP", describe(s, k))
+	}
+}
+
+func TestSwitchesOfTheRules(t *testing.T) {
+	s := newState("")
+	s.believe = true
+	s.register(reg("A", "i", up, 10), origin{})
+	s.register(reg("A", "i", outOfService, 20), origin{})
+	if got := describe(s, key{"A", "i"}); got != "OUT_OF_SERVICE/-/20/MODIFIED" {
+		t.Errorf("a newer registration with clientStatusWins: got %s, want its own word", got)
+	}
+	s.register(reg("A", "i", up, 20), origin{})
+	if got := describe(s, key{"A", "i"}); got != "OUT_OF_SERVICE/-/20/MODIFIED" {
+		t.Errorf("an equally old registration with clientStatusWins: got %s, want the former status", got)
+	}
+	if res, _ := s.renew(key{"A", "i"}, origin{}, 30, unknown); res != notFound {
+		t.Errorf("a renewal with a newer version: got %v, want notFound", res)
+	}
+	s.anyAge = true
+	if res, _ := s.renew(key{"A", "i"}, origin{}, 30, unknown); res != done {
+		t.Errorf("the same without syncWhenTimestampDiffers: got %v, want done", res)
 	}
 }

@@ -1,0 +1,110 @@
+package registry
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strings"
+	"unicode/utf8"
+)
+
+const (
+	bodyLimit  = 1 << 20  // bytes of one registration, inflated
+	batchLimit = 64 << 20 // bytes of many, inflated
+)
+
+// readBody reads a request's body into UTF-8, inflated. With an error comes the status to answer.
+func readBody(w http.ResponseWriter, r *http.Request, limit int64) (body string, status int, err error) {
+	charset, err := charsetOf(r.Header.Get("Content-Type"))
+	if err != nil {
+		return "", http.StatusUnsupportedMediaType, err
+	}
+	var in io.Reader = http.MaxBytesReader(w, r.Body, limit)
+	switch encoding := strings.ToLower(r.Header.Get("Content-Encoding")); encoding {
+	case "", "identity":
+	case "gzip", "x-gzip":
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return "", badBody(err), fmt.Errorf("inflate: %w", err)
+		}
+		in = io.LimitReader(z, limit+1)
+	default:
+		return "", http.StatusUnsupportedMediaType, fmt.Errorf("content encoding %q is not supported; send gzip or none", encoding)
+	}
+	var b strings.Builder
+	if n := r.ContentLength; n > 0 && n <= bodyLimit {
+		b.Grow(int(n))
+	}
+	n, err := io.Copy(&b, in)
+	switch {
+	case err != nil:
+		return "", badBody(err), fmt.Errorf("read body: %w", err)
+	case n > limit:
+		return "", http.StatusRequestEntityTooLarge, fmt.Errorf("a body may have %d bytes", limit)
+	}
+	if charset == "iso-8859-1" {
+		return latin1(b.String()), 0, nil
+	}
+	return b.String(), 0, nil
+}
+
+func badBody(err error) int {
+	var large *http.MaxBytesError
+	if errors.As(err, &large) {
+		return http.StatusRequestEntityTooLarge
+	}
+	return http.StatusBadRequest
+}
+
+// charsetOf returns the charset that a content type names, "" if none.
+func charsetOf(contentType string) (string, error) {
+	if !strings.Contains(contentType, ";") {
+		return "", nil
+	}
+	_, params, err := mime.ParseMediaType(contentType)
+	if err != nil {
+		return "", nil // clients have sent stranger types and meant JSON
+	}
+	switch charset := strings.ToLower(params["charset"]); charset {
+	case "", "utf-8", "utf8", "us-ascii":
+		return "", nil
+	case "iso-8859-1", "latin1":
+		return "iso-8859-1", nil
+	default:
+		return "", fmt.Errorf("charset %q is not supported; send UTF-8", charset)
+	}
+}
+
+// latin1 makes UTF-8 of the bytes of ISO-8859-1, which are the first 256 characters of Unicode.
+func latin1(s string) string {
+	b := make([]byte, 0, len(s))
+	for i := range len(s) {
+		b = utf8.AppendRune(b, rune(s[i]))
+	}
+	return string(b)
+}
+
+// readRecord reads a registration. With an error comes the status to answer.
+func readRecord(w http.ResponseWriter, r *http.Request) (*record, int, error) {
+	body, status, err := readBody(w, r, bodyLimit)
+	if err != nil {
+		return nil, status, err
+	}
+	media, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
+	decode := decodeJSON
+	if strings.Contains(media, "xml") || !strings.Contains(media, "json") && looksLikeXML(body) {
+		decode = decodeXML
+	}
+	rec, err := decode([]byte(body))
+	if err != nil {
+		return nil, http.StatusBadRequest, err
+	}
+	return rec, 0, nil
+}
+
+func looksLikeXML(body string) bool {
+	return strings.HasPrefix(strings.TrimLeft(body[:min(len(body), 64)], " \t\r\n\uFEFF"), "<")
+}
