@@ -339,6 +339,9 @@ func TestTLSDoorTakesClearTextFromThisMachineAndAsksStrangersForTheToken(t *test
 	if got := get("https", func(r *http.Request) { r.SetBasicAuth("anyone", door.Token) }); got != 200 {
 		t.Errorf("TLS with the token as a password: got %d, want 200", got)
 	}
+	if got := get("https", func(r *http.Request) { r.Header.Set("X-Config-Token", door.Token) }); got != 200 {
+		t.Errorf("TLS with the token in X-Config-Token: got %d, want 200", got)
+	}
 	silent, err := net.Dial("tcp", l.Addr().String()) // says nothing; must not keep Close waiting
 	if err != nil {
 		t.Fatal(err)

@@ -64,8 +64,8 @@ func (d Door) Listen(port int, what, flag string) (net.Listener, error) {
 	return newTLSOrLocal(l, d.TLS), nil
 }
 
-// Authenticate lets requests through that come from this machine in clear or carry the door's token, as a bearer
-// token or as the password of basic authentication.
+// Authenticate lets requests through that come from this machine in clear or carry the door's token: as a bearer
+// token, as the password of basic authentication, or in X-Config-Token, as Spring Cloud Config's clients send it.
 func (d Door) Authenticate(next http.Handler) http.Handler {
 	if d.Token == "" {
 		return next
@@ -74,6 +74,10 @@ func (d Door) Authenticate(next http.Handler) http.Handler {
 		given, ok := bearer(r)
 		if !ok {
 			_, given, ok = r.BasicAuth()
+		}
+		if !ok {
+			given = r.Header.Get("X-Config-Token")
+			ok = given != ""
 		}
 		if r.TLS == nil || ok && subtle.ConstantTimeCompare([]byte(given), []byte(d.Token)) == 1 {
 			next.ServeHTTP(w, r)

@@ -2,6 +2,7 @@ package properties
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
@@ -61,14 +62,23 @@ func (s *Store) getPersisted(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Query().Get("skipPropsWithExtraScopes") == "true" {
 		f = f.WithoutExtraScopes()
 	}
-	answer := persisted{List: []persistedProperty{}}
-	s.index.Load().all(f.prefix(), func(rec *record) bool {
+	var selected []*record
+	take := func(rec *record) bool {
 		if f.Match(rec.Property) {
-			answer.List = append(answer.List, persistedProperty{rec.ID, rec.Key, rec.Value, rec.Scope})
+			selected = append(selected, rec)
 		}
 		return true
-	})
-	slices.Reverse(answer.List)
+	}
+	if apps, ok := f.apps(); ok { // as every reader asks; the other apps' records are not even looked at
+		s.index.Load().visible(apps, func(rec *record) { take(rec) })
+	} else {
+		s.index.Load().all(f.prefix(), take)
+	}
+	slices.SortFunc(selected, func(a, b *record) int { return cmp.Or(strings.Compare(a.Key, b.Key), byPrecedence(b, a)) })
+	answer := persisted{List: make([]persistedProperty, len(selected))}
+	for i, rec := range selected {
+		answer.List[i] = persistedProperty{rec.ID, rec.Key, rec.Value, rec.Scope}
+	}
 	body, err := json.Marshal(answer)
 	if err != nil {
 		return fmt.Errorf("encode the properties: %w", err)

@@ -391,10 +391,15 @@ func TestArchaius2SeesWhatResolveSays(t *testing.T) {
 		skip := rapid.Bool().Draw(t2, "skipPropsWithExtraScopes") && filter != ""
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, request("GET", fmt.Sprintf("/config/archaius2?skipPropsWithExtraScopes=%v&filter=%s", skip, url.QueryEscape(filter)), ""))
-		got := readPersisted(t, w.Body.Bytes(), mine, fieldNames[:])
-		want := s.index.Load().resolve(asCaller(scopeOf(request("GET", "/?"+caller.Encode(), "")), Platform), "").Properties
-		if !maps.Equal(got, want) {
-			t2.Fatalf("%s\nfor %v: got %v, want %v", w.Body, mine, got, want)
+		for order, prioritized := range map[Order][]string{
+			Platform: {"serverId", "asg", "ami", "cluster", "zone", "region", "stack", "appId", "env", "countries"},
+			Netflix:  {"serverId", "asg", "ami", "cluster", "appId", "env", "countries", "stack", "zone", "region"}, // the reader's own
+		} {
+			got := readPersisted(t, w.Body.Bytes(), mine, prioritized)
+			want := s.index.Load().resolve(asCaller(scopeOf(request("GET", "/?"+caller.Encode(), "")), order), "").Properties
+			if !maps.Equal(got, want) {
+				t2.Fatalf("%s\nfor %v in order %v: got %v, want %v", w.Body, mine, prioritized, got, want)
+			}
 		}
 	})
 }

@@ -81,6 +81,22 @@ func (f Filter) Match(p Property) bool {
 	return true
 }
 
+// apps returns the apps outside of which f selects only records of no app, or false if there is no saying.
+func (f Filter) apps() ([]string, bool) {
+	for _, any := range f.all {
+		var apps []string
+		for _, a := range any {
+			if a.name == "appId" {
+				apps = append(apps, a.value)
+			}
+		}
+		if len(apps) == len(any) {
+			return apps, true
+		}
+	}
+	return nil, false
+}
+
 func (a atom) fits(p Property, scope [len(fieldNames)]string) bool {
 	switch a.name {
 	case "key":

@@ -45,6 +45,8 @@ func (s *Store) Handler() http.Handler {
 //	GET    properties/{app}.properties  what a caller sees, as a Java properties file: Archaius 1 polls it
 //	GET    history     versions, by ?id= or ?key=
 //	GET    /config/archaius2  the records that ?filter= selects, for the persisted-properties reader of Archaius 2
+//	GET    /config/spring/{application}/{profiles}[/{label}]  what a caller sees, for Spring Cloud Config clients
+//	GET    /config/spring[/{label}]/{application}-{profile}.properties, .yml or .json
 func (s *Store) Mount(surface *api.Surface) {
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /config/v1/resolve":            s.getResolve,
@@ -57,6 +59,7 @@ func (s *Store) Mount(surface *api.Surface) {
 		"DELETE /config/v1/properties/{id}": s.deleteOne,
 		"GET /config/v1/history":            s.getHistory,
 		"GET /config/archaius2":             s.getPersisted,
+		"GET " + springPrefix:               s.getSpring,
 	} {
 		surface.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if since := s.stale.Load(); since != 0 {

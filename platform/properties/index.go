@@ -236,6 +236,33 @@ func (ix *index) all(prefix string, fn func(*record) bool) {
 	}
 }
 
+// visible calls fn once with every record that callers of these apps, or of none, may see.
+func (ix *index) visible(apps []string, fn func(*record)) {
+	shared := map[*record]bool{} // of those for several apps: whether fn had it
+	done := map[string]bool{}
+	for _, app := range append([]string{""}, apps...) {
+		if app = strings.ToLower(app); done[app] {
+			continue
+		}
+		done[app] = true
+		for c := ix.apps.from(appName(app, "")); ; c.step() {
+			s := c.peek()
+			if s == nil || !strings.HasPrefix(s.name, appName(app, "")) {
+				break
+			}
+			for _, r := range s.records {
+				if len(r.apps()) > 1 {
+					if shared[r] {
+						continue
+					}
+					shared[r] = true
+				}
+				fn(r)
+			}
+		}
+	}
+}
+
 // winners calls fn with what c sees of the keys that start with prefix, by key.
 func (ix *index) winners(c *caller, prefix string, fn func(*record)) {
 	app := c.field[appField]
