@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -67,7 +68,7 @@ func newSpring(t *testing.T, host, peers string, args ...string) *spring {
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() {
-			t.Logf("%s said:\n%s", s.base, s.said)
+			t.Logf("%s said:\n%s", s.base, withoutTraces(s.said))
 		}
 	})
 	return s
@@ -111,6 +112,17 @@ func (s *spring) ready() {
 func (s *spring) kill() {
 	s.cmd.Process.Kill() //nolint:errcheck // it may have ended
 	<-s.done
+}
+
+// withoutTraces leaves out the places in the code that Java lists below each exception.
+func withoutTraces(said *lockedBuffer) string {
+	var b strings.Builder
+	for line := range strings.Lines(said.String()) {
+		if !strings.HasPrefix(strings.TrimSpace(line), "at ") {
+			b.WriteString(line)
+		}
+	}
+	return b.String()
 }
 
 func freePort(t *testing.T, host string) string {
