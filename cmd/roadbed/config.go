@@ -1,18 +1,23 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/properties"
@@ -22,19 +27,20 @@ import (
 func (c *cli) config() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "config", GroupID: "change",
-		Short: "Dynamic properties: get, set, watch, history",
+		Short: "Dynamic properties: search, set, watch; who gets what and why; history",
 		Long: `Dynamic properties reach every process that uses them within milliseconds, without a
 restart. A property may have a scope: an app, a region, a zone, a server group, an
 instance. The most specific one that fits wins.`,
 		Args: noArgs,
 		RunE: showHelp,
 	}
-	cmd.AddCommand(c.configGet(), c.configSet(), c.configDelete(), c.configList(), c.configWatch(), c.configHistory())
+	cmd.AddCommand(c.configList(), c.configSearch(), c.configGet(), c.configExplain(), c.configSet(), c.configDelete(),
+		c.configWatch(), c.configHistory(), c.configDiff())
 	keys := completer(c, func(ctx context.Context, client *api.Client) ([]properties.Property, error) {
-		return listProperties(ctx, client, "")
+		return listProperties(ctx, client, url.Values{})
 	}, func(p properties.Property) string { return p.Key })
 	for _, sub := range cmd.Commands() {
-		if sub.Name() != "list" {
+		if sub.Name() != "list" && sub.Name() != "search" {
 			sub.ValidArgsFunction = keys
 		}
 	}
@@ -89,16 +95,13 @@ func (c *cli) configGet() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			q := s.query()
-			q.Set("prefix", args[0])
-			q.Set("explain", "true") // what is for people has no secrets in it
-			var r properties.Resolved
-			if err := client.Do(cmd.Context(), http.MethodGet, "/config/v1/resolve?"+q.Encode(), nil, &r); err != nil {
+			r, err := s.resolve(cmd.Context(), client, args[0])
+			if err != nil {
 				return err
 			}
 			v, ok := r.Properties[args[0]]
 			if !ok {
-				return fmt.Errorf("%s is not set for that scope; `roadbed config list` shows what is", args[0])
+				return fmt.Errorf("%s is not set for that scope; `roadbed config explain %[1]s` shows for whom it is", args[0])
 			}
 			_, err = fmt.Fprintln(cmd.OutOrStdout(), v)
 			return err
@@ -108,32 +111,157 @@ func (c *cli) configGet() *cobra.Command {
 	return cmd
 }
 
-func (c *cli) configSet() *cobra.Command {
+// resolve asks what a process in s gets of the keys that start with prefix, and why. An instance that is registered
+// need not say more of itself.
+func (s *scopeFlags) resolve(ctx context.Context, client *api.Client, prefix string) (r properties.Resolved, err error) {
+	scope := s.Scope
+	if scope.Instance != "" {
+		if l, err := findLease(ctx, client, scope.Instance); err == nil { // else it is whom it says
+			scope.App, scope.Group = cmp.Or(scope.App, l.App), cmp.Or(scope.Group, l.Group)
+			scope.Region, scope.Zone = cmp.Or(scope.Region, l.Location.Region), cmp.Or(scope.Zone, l.Location.Zone)
+			scope.Instance = l.ID
+		}
+	}
+	q := scope.Query()
+	q.Set("prefix", prefix)
+	q.Set("explain", "true") // what is for people has no secrets in it
+	err = client.Do(ctx, http.MethodGet, "/config/v1/resolve?"+q.Encode(), nil, &r)
+	return r, err
+}
+
+func (c *cli) configExplain() *cobra.Command {
 	var s scopeFlags
-	var typ, description string
+	var l listing
 	cmd := &cobra.Command{
-		Use:   "set KEY VALUE",
-		Short: "Set a property",
-		Example: `  roadbed config set demo.load.rps 300 --type int
-  roadbed config set hystrix.command.catalog.circuitBreaker.forceOpen true --type bool --app api`,
-		Args: exactArgs("a KEY", "a VALUE"),
+		Use:   "explain KEY",
+		Short: "Show every value of a key, which one a process gets, and why",
+		Example: `  roadbed config explain api.limit --app api --zone zone-a
+  roadbed config explain api.limit --instance api-v000-1-x7f3     what that instance gets`,
+		Args: exactArgs("a KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
-			p := properties.Property{Key: args[0], Scope: s.Scope, Value: args[1], Type: typ, Description: description}
-			if err := setProperty(cmd.Context(), client, p); err != nil {
-				return fmt.Errorf("%s stays as it was: %w", args[0], err)
+			return show(cmd, &l, []string{"GETS", "VALUE", "SCOPE", "WHY", "BY", "AGE"},
+				func(ctx context.Context) ([]properties.Candidate, error) {
+					r, err := s.resolve(ctx, client, args[0])
+					if err == nil && len(r.Explain[args[0]]) == 0 {
+						err = fmt.Errorf("%s is not set for anybody; `roadbed config search %[1]s` looks for what is alike", args[0])
+					}
+					return r.Explain[args[0]], err
+				},
+				func(x properties.Candidate) []string {
+					gets := "-"
+					if x.Wins {
+						gets = "this"
+					}
+					return []string{gets, shortValue(x.Property), scopeText(x.Scope), x.Reason, orDash(x.UpdatedBy), ago(x.Time())}
+				})
+		},
+	}
+	s.flags(cmd, "as a process in")
+	l.flags(cmd)
+	return cmd
+}
+
+func (c *cli) configSet() *cobra.Command {
+	var s scopeFlags
+	var p properties.Property
+	var least, most float64
+	var pattern, confirm, file string
+	var rev uint64
+	cmd := &cobra.Command{
+		Use:   "set KEY (VALUE | --file FILE)",
+		Short: "Set a property",
+		Example: `  roadbed config set demo.load.rps 300 --type int
+  roadbed config set hystrix.command.catalog.circuitBreaker.forceOpen true --type bool --app api
+  roadbed config set api.limit 20 --type int --min 1 --max 100 --why "the new machines are faster"
+  roadbed config set db.password --sensitive --file - < secret`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if file != "" {
+				return exactArgs("a KEY")(cmd, args)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s = %s\n", args[0], args[1])
+			return exactArgs("a KEY", "a VALUE or --file")(cmd, args)
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			p.Key, p.Scope, p.Source = args[0], s.Scope, "cli"
+			if file == "" {
+				p.Value = args[1]
+			} else if p.Value, err = readValue(cmd.InOrStdin(), file); err != nil {
+				return fmt.Errorf("%s stays as it was: %w", p.Key, err)
+			}
+			if cmd.Flags().Changed("min") || cmd.Flags().Changed("max") || pattern != "" {
+				p.Constraint = &properties.Constraint{Pattern: pattern}
+				if cmd.Flags().Changed("min") {
+					p.Constraint.Min = &least
+				}
+				if cmd.Flags().Changed("max") {
+					p.Constraint.Max = &most
+				}
+			}
+			if cmd.Flags().Changed("if-rev") {
+				client.Header = ifRevision(rev)
+			}
+			var out properties.Answer
+			err = client.Do(cmd.Context(), http.MethodPost, "/config/v1/properties?confirm="+url.QueryEscape(confirm), p, &out)
+			var problem *api.Error
+			switch {
+			case errors.As(err, &problem) && problem.Status == http.StatusPreconditionRequired:
+				return fmt.Errorf("%s stays as it was: it would override what every app has in %s; add --app, or --confirm %s if that is meant", p.Key, scopeText(p.Scope), problem.Token())
+			case err != nil:
+				return fmt.Errorf("%s stays as it was: %w", p.Key, err)
+			}
+			for _, w := range out.Warnings {
+				fmt.Fprintf(cmd.ErrOrStderr(), "mind: %s\n", w)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s = %s\n", p.Key, out.Value)
 			return err
 		},
 	}
 	s.flags(cmd, "only for")
-	cmd.Flags().StringVar(&typ, "type", "", "string, int, float, bool, duration, list or json; kept as it was when not given")
-	cmd.Flags().StringVar(&description, "description", "", "what it is for")
+	fs := cmd.Flags()
+	fs.StringVar(&file, "file", "", "read the value from this file, \"-\" for standard input; a line break at its end is no part of it")
+	fs.StringVar(&p.Type, "type", "", "string, int, long, float, bool, duration, list, map, json, regex or enum(a,b,c); kept as it was when not given")
+	fs.StringVar(&p.Description, "description", "", "what it is for")
+	fs.StringVar(&p.Email, "owner", "", "e-mail address of its owner")
+	fs.BoolVar(&p.Sensitive, "sensitive", false, "nobody is shown the value again, only those who use it")
+	fs.Float64Var(&least, "min", 0, "least value of a number; of a duration in milliseconds")
+	fs.Float64Var(&most, "max", 0, "most")
+	fs.StringVar(&pattern, "pattern", "", "regular expression that the whole value must match")
+	fs.Uint64Var(&rev, "if-rev", 0, "only if it is at this revision still; 0 = only if it is not set")
+	fs.StringVar(&confirm, "confirm", "", "\"global\" for a value that names a zone, region or stack but no app")
+	cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(properties.Types(), cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // fails only for a flag that does not exist
 	return cmd
+}
+
+// readValue reads a value from a file, or from in if that is "-".
+func readValue(in io.Reader, file string) (string, error) {
+	if file != "-" {
+		f, err := os.Open(file)
+		if err != nil {
+			return "", fmt.Errorf("read the value: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	b, err := io.ReadAll(io.LimitReader(in, properties.MaxValue+2)) // one more than is allowed, and a line break
+	if err != nil {
+		return "", fmt.Errorf("read the value: %w", err)
+	}
+	return strings.TrimSuffix(strings.TrimSuffix(string(b), "\n"), "\r"), nil
+}
+
+// ifRevision is the header by which a write happens only at that revision; 0 wants nothing to be there.
+func ifRevision(rev uint64) http.Header {
+	if rev == 0 {
+		return http.Header{"If-None-Match": {"*"}}
+	}
+	return http.Header{"If-Match": {strconv.Quote(strconv.FormatUint(rev, 10))}}
 }
 
 // setProperty creates p, or replaces the value of the one with the same key and scope.
@@ -141,22 +269,73 @@ func setProperty(ctx context.Context, client *api.Client, p properties.Property)
 	return client.Do(ctx, http.MethodPost, "/config/v1/properties", p, nil)
 }
 
-func listProperties(ctx context.Context, client *api.Client, prefix string) ([]properties.Property, error) {
+// listProperties returns the records that q selects, in the words of GET /config/v1/properties.
+func listProperties(ctx context.Context, client *api.Client, q url.Values) ([]properties.Property, error) {
 	var page properties.Listing
-	err := client.Do(ctx, http.MethodGet, "/config/v1/properties?prefix="+url.QueryEscape(prefix), nil, &page)
+	err := client.Do(ctx, http.MethodGet, "/config/v1/properties?"+q.Encode(), nil, &page)
 	return page.Properties, err
+}
+
+// selection is which properties are meant.
+type selection struct{ prefix, app, filter string }
+
+func (s *selection) flags(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&s.prefix, "prefix", "", "only keys that start so")
+	fs.StringVar(&s.filter, "filter", "", "only what this selects, e.g. \"(appId='api' or appId is null) and zone='zone-a'\"")
+}
+
+func (s *selection) query(words ...string) url.Values {
+	q := url.Values{}
+	for k, v := range map[string]string{"prefix": s.prefix, "filter": s.filter, "q": strings.Join(words, " ")} {
+		if v != "" {
+			q.Set(k, v)
+		}
+	}
+	if s.app != "" {
+		named := "appId='" + s.app + "'"
+		if s.filter != "" {
+			named += " and " + s.filter
+		}
+		q.Set("filter", named)
+	}
+	return q
 }
 
 func (c *cli) configDelete() *cobra.Command {
 	var s scopeFlags
+	var which selection
+	var words, confirm string
+	var rev uint64
 	cmd := &cobra.Command{
-		Use:   "delete KEY",
-		Short: "Delete a property; what is less specific holds again",
-		Args:  exactArgs("a KEY"),
+		Use:   "delete (KEY | --prefix P | --filter F | --search WORDS)",
+		Short: "Delete a property, or several; what is less specific holds again",
+		Example: `  roadbed config delete api.limit --app api
+  roadbed config delete --prefix old.feature. --why "it is gone from the code"`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			several := which.prefix != "" || which.filter != "" || words != ""
+			switch {
+			case len(args) == 0 && !several:
+				return usageError{errors.New("name a KEY, or say which with --prefix, --filter or --search")}
+			case len(args) == 1 && several:
+				return usageError{errors.New("name a KEY, or say which with --prefix, --filter or --search, not both")}
+			case len(args) > 1:
+				return usageError{fmt.Errorf("roadbed config delete does not understand %q", args[1])}
+			case several && s.Scope != (config.Scope{}):
+				return usageError{errors.New("the flags of a scope go with a KEY; with --filter write the scope into the filter, e.g. --filter \"appId='api'\"")}
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
 				return err
+			}
+			if len(args) == 0 {
+				return deleteSeveral(cmd, client, which.query(words), confirm)
+			}
+			if cmd.Flags().Changed("if-rev") {
+				client.Header = ifRevision(rev)
 			}
 			err = client.Do(cmd.Context(), http.MethodDelete, "/config/v1/properties/"+properties.ID(args[0], s.Scope), nil, nil)
 			var problem *api.Error
@@ -171,12 +350,55 @@ func (c *cli) configDelete() *cobra.Command {
 		},
 	}
 	s.flags(cmd, "only for")
+	which.flags(cmd)
+	fs := cmd.Flags()
+	fs.StringVar(&words, "search", "", "every property in which these words occur, as `roadbed config search` lists them")
+	fs.Uint64Var(&rev, "if-rev", 0, "only if it is at this revision still")
+	fs.StringVar(&confirm, "confirm", "", "the token that a large deletion asks for")
 	return cmd
+}
+
+// deleteSeveral deletes what q selects. When that is much, the error says how to confirm it.
+func deleteSeveral(cmd *cobra.Command, client *api.Client, q url.Values, confirm string) error {
+	q.Set("confirm", confirm)
+	var gone properties.Listing
+	err := client.Do(cmd.Context(), http.MethodDelete, "/config/v1/properties?"+q.Encode(), nil, &gone)
+	var problem *api.Error
+	if errors.As(err, &problem) && problem.Status == http.StatusPreconditionRequired {
+		return fmt.Errorf("nothing is deleted yet: %s; see what it is with `roadbed config list`, then say it again with --confirm %s", problem.Detail, problem.Token())
+	}
+	if err != nil {
+		return err
+	}
+	for _, p := range gone.Properties {
+		fmt.Fprintf(cmd.OutOrStdout(), "deleted %s for %s\n", p.Key, scopeText(p.Scope))
+	}
+	if len(gone.Properties) == 0 {
+		fmt.Fprintln(cmd.OutOrStdout(), "nothing is selected, nothing is deleted")
+	}
+	return nil
+}
+
+var propertyHeader = []string{"KEY", "VALUE", "TYPE", "SCOPE", "BY", "AGE"}
+
+func propertyCells(p properties.Property) []string {
+	return []string{p.Key, shortValue(p), orDash(p.Type), scopeText(p.Scope), orDash(p.UpdatedBy), ago(p.Time())}
+}
+
+// shortValue is a value as a table has room for it.
+func shortValue(p properties.Property) string {
+	if p.Deleted {
+		return "(deleted)"
+	}
+	if r := []rune(p.Value); len(r) > 60 {
+		return string(r[:57]) + "..."
+	}
+	return p.Value
 }
 
 func (c *cli) configList() *cobra.Command {
 	var l listing
-	var prefix string
+	var which selection
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "List properties with their scopes",
@@ -186,20 +408,47 @@ func (c *cli) configList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(cmd, &l, []string{"KEY", "VALUE", "TYPE", "SCOPE", "BY", "AGE"},
-				func(ctx context.Context) ([]properties.Property, error) {
-					return listProperties(ctx, client, prefix)
-				},
-				func(p properties.Property) []string {
-					v := p.Value
-					if len(v) > 60 {
-						v = v[:57] + "..."
-					}
-					return []string{p.Key, v, orDash(p.Type), scopeText(p.Scope), orDash(p.UpdatedBy), ago(time.UnixMilli(p.TS))}
-				})
+			return show(cmd, &l, propertyHeader, func(ctx context.Context) ([]properties.Property, error) {
+				return listProperties(ctx, client, which.query())
+			}, propertyCells)
 		},
 	}
-	cmd.Flags().StringVar(&prefix, "prefix", "", "only keys that start so")
+	which.flags(cmd)
+	cmd.Flags().StringVar(&which.app, "app", "", "only what is for this app")
+	l.flags(cmd)
+	return cmd
+}
+
+func (c *cli) configSearch() *cobra.Command {
+	var l listing
+	var which selection
+	cmd := &cobra.Command{
+		Use:   "search WORD ...",
+		Short: "Find properties by any word in key, value, scope, description or writer",
+		Long: `Find properties in which every word occurs, in any letter case: in the key, the value, the
+scope, the description, the owner, the ticket or who wrote it. Values of sensitive properties
+are not searched.`,
+		Example: `  roadbed config search timeout catalog
+  roadbed config search zone=zone-a
+  roadbed config search 10.0.3.7`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return usageError{errors.New("name a WORD to look for; `roadbed config list` lists everything")}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			return show(cmd, &l, propertyHeader, func(ctx context.Context) ([]properties.Property, error) {
+				return listProperties(ctx, client, which.query(args...))
+			}, propertyCells)
+		},
+	}
+	which.flags(cmd)
+	cmd.Flags().StringVar(&which.app, "app", "", "only what is for this app")
 	l.flags(cmd)
 	return cmd
 }
@@ -227,7 +476,7 @@ func (c *cli) configWatch() *cobra.Command {
 			out := cmd.OutOrStdout()
 			// The watch is for processes, which get secrets; people do not.
 			shown := func(prefix string, values map[string]string) error {
-				records, err := listProperties(cmd.Context(), client, prefix)
+				records, err := listProperties(cmd.Context(), client, url.Values{"prefix": {prefix}})
 				if err != nil {
 					return err
 				}
@@ -275,32 +524,230 @@ func (c *cli) configHistory() *cobra.Command {
 	var l listing
 	cmd := &cobra.Command{
 		Use:   "history KEY",
-		Short: "Show what a property was, who set it and when",
+		Short: "Show what a property was, who set it, when and why",
 		Args:  exactArgs("a KEY"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
-			return show(cmd, &l, []string{"TIME", "REVISION", "VALUE", "SCOPE", "BY"},
-				func(ctx context.Context) ([]properties.Property, error) {
-					var page properties.Past
-					err := client.Do(ctx, http.MethodGet, "/config/v1/history?key="+url.QueryEscape(args[0]), nil, &page)
-					var problem *api.Error
-					if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
-						return nil, fmt.Errorf("%s was never set", args[0])
-					}
-					return page.History, err
-				},
-				func(v properties.Property) []string {
-					value := v.Value
-					if v.Deleted {
-						value = "(deleted)"
-					}
-					return []string{time.UnixMilli(v.TS).Local().Format("2006-01-02 15:04:05"), strconv.FormatUint(v.Rev, 10), value, scopeText(v.Scope), orDash(v.UpdatedBy)}
+			return show(cmd, &l, []string{"TIME", "REVISION", "VALUE", "SCOPE", "BY", "WHY"},
+				func(ctx context.Context) ([]revision, error) { return revisions(ctx, client, args[0], nil) },
+				func(v revision) []string {
+					return []string{v.Time().Local().Format("2006-01-02 15:04:05"), strconv.FormatUint(v.Rev, 10), shortValue(v.Property), scopeText(v.Scope), orDash(v.UpdatedBy), orDash(firstLine(v.Why))}
 				})
 		},
 	}
 	l.flags(cmd)
 	return cmd
+}
+
+// revision is what a property was, and why it became that.
+type revision struct {
+	properties.Property
+	Why string `json:"why,omitempty"`
+}
+
+// revisions returns what a key was, oldest first: for one scope, or for all if that is nil.
+func revisions(ctx context.Context, client *api.Client, key string, scope *config.Scope) ([]revision, error) {
+	q := url.Values{"key": {key}}
+	if scope != nil {
+		q = url.Values{"id": {properties.ID(key, *scope)}}
+	}
+	var past properties.Past
+	err := client.Do(ctx, http.MethodGet, "/config/v1/history?"+q.Encode(), nil, &past)
+	var problem *api.Error
+	if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
+		return nil, fmt.Errorf("%s was never set; `roadbed config search %[1]s` looks for what is alike", key)
+	}
+	if err != nil {
+		return nil, err
+	}
+	why, err := reasons(ctx, client, key)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]revision, len(past.History))
+	for i, p := range past.History {
+		out[i] = revision{p, why(p)}
+	}
+	slices.SortStableFunc(out, func(a, b revision) int { return cmp.Compare(a.Rev, b.Rev) })
+	return out, nil
+}
+
+// reasons returns what tells, from the change log, why a key's newest revisions came about.
+func reasons(ctx context.Context, client *api.Client, key string) (func(properties.Property) string, error) {
+	var page struct {
+		Changes []roadbed.Change `json:"changes"`
+	}
+	resource := "property:" + key
+	if err := client.Do(ctx, http.MethodGet, "/api/v1/changes?limit=1000&resource="+url.QueryEscape(resource), nil, &page); err != nil {
+		return nil, err
+	}
+	return func(p properties.Property) string {
+		for _, ch := range page.Changes {
+			record := ch.After
+			if p.Deleted {
+				record = ch.Before
+			}
+			var is properties.Property
+			switch {
+			case ch.Resource != resource || json.Unmarshal(record, &is) != nil || is.ID != p.ID: // of another
+			case !p.Deleted && is.TS == p.TS, p.Deleted && len(ch.After) == 0 && ch.Time.Sub(p.Time()).Abs() < 5*time.Second:
+				return ch.Why
+			}
+		}
+		return ""
+	}, nil
+}
+
+func (c *cli) configDiff() *cobra.Command {
+	var s scopeFlags
+	cmd := &cobra.Command{
+		Use:   "diff KEY [FROM [TO]]",
+		Short: "Show what is different between two revisions of a property",
+		Long: `Show what is different between two revisions of a property, as lines with - for what was and
++ for what became of it. Without revisions: what the last change changed. The revisions are
+those of roadbed config history.`,
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 0 || len(args) > 3 {
+				return usageError{errors.New("name a KEY and at most two of its revisions")}
+			}
+			for _, a := range args[1:] {
+				if _, err := strconv.ParseUint(a, 10, 64); err != nil {
+					return usageError{fmt.Errorf("%q is no revision; `roadbed config history %s` lists them", a, args[0])}
+				}
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			var scope *config.Scope
+			if s.Scope != (config.Scope{}) {
+				scope = &s.Scope
+			}
+			past, err := revisions(cmd.Context(), client, args[0], scope)
+			if err != nil {
+				return err
+			}
+			from, to, err := pickRevisions(past, args[1:])
+			if err != nil {
+				return fmt.Errorf("%s %w; `roadbed config history %[1]s` lists what it was", args[0], err)
+			}
+			out := cmd.OutOrStdout()
+			fmt.Fprintf(out, "%s from revision %d (%s) to %d (%s)\n", args[0], from.Rev, orDash(from.UpdatedBy), to.Rev, orDash(to.UpdatedBy))
+			for _, line := range diffLines(from.lines(), to.lines()) {
+				fmt.Fprintln(out, line)
+			}
+			return nil
+		},
+	}
+	s.flags(cmd, "of the value for")
+	return cmd
+}
+
+// pickRevisions returns the revisions to compare: those of the given revisions; with one, it and the newest of its scope;
+// with none, the newest and the one before it.
+func pickRevisions(past []revision, revs []string) (from, to revision, err error) {
+	find := func(text string) (revision, error) {
+		for _, v := range past {
+			if strconv.FormatUint(v.Rev, 10) == text {
+				return v, nil
+			}
+		}
+		return revision{}, fmt.Errorf("has no revision %s", text)
+	}
+	switch len(revs) {
+	case 2:
+		if from, err = find(revs[0]); err != nil {
+			return from, to, err
+		}
+		to, err = find(revs[1])
+		return from, to, err
+	case 1:
+		if from, err = find(revs[0]); err != nil {
+			return from, to, err
+		}
+		for _, v := range past {
+			if v.ID == from.ID {
+				to = v
+			}
+		}
+		return from, to, nil
+	}
+	for _, v := range slices.Backward(past) {
+		for _, o := range slices.Backward(past) {
+			if o.ID == v.ID && o.Rev < v.Rev {
+				return o, v, nil
+			}
+		}
+	}
+	return from, to, errors.New("has one revision only, so there is nothing to compare")
+}
+
+// lines is a revision as lines to compare. JSON is indented.
+func (v revision) lines() []string {
+	out := []string{"scope " + scopeText(v.Scope)}
+	if v.Deleted {
+		return append(out, "deleted")
+	}
+	out = append(out, "type "+cmp.Or(v.Type, "string"))
+	if v.Constraint != nil {
+		if b, err := json.Marshal(v.Constraint); err == nil { // numbers and text always encode
+			out = append(out, "must be "+string(b))
+		}
+	}
+	if v.Description != "" {
+		out = append(out, "description "+v.Description)
+	}
+	value := v.Value
+	var indented bytes.Buffer
+	if v.Type == "json" && json.Indent(&indented, []byte(value), "", "  ") == nil {
+		value = indented.String()
+	}
+	return append(out, strings.Split("value "+value, "\n")...)
+}
+
+// diffLines returns the lines of a and b, each once if both have it: behind "  ", else "- " for a's and "+ " for b's.
+// It finds a longest common subsequence.
+func diffLines(a, b []string) []string {
+	var out []string
+	if len(a)*len(b) > 4_000_000 { // more memory than the answer is worth
+		for _, line := range a {
+			out = append(out, "- "+printable(line))
+		}
+		for _, line := range b {
+			out = append(out, "+ "+printable(line))
+		}
+		return out
+	}
+	best := make([][]int, len(a)+1) // of a[i:] and b[j:]
+	for i := len(a); i >= 0; i-- {
+		best[i] = make([]int, len(b)+1)
+		for j := len(b) - 1; j >= 0 && i < len(a); j-- {
+			if a[i] == b[j] {
+				best[i][j] = best[i+1][j+1] + 1
+			} else {
+				best[i][j] = max(best[i+1][j], best[i][j+1])
+			}
+		}
+	}
+	i, j := 0, 0
+	for i < len(a) || j < len(b) {
+		switch {
+		case i < len(a) && j < len(b) && a[i] == b[j]:
+			out = append(out, "  "+printable(b[j]))
+			i, j = i+1, j+1
+		case j == len(b) || i < len(a) && best[i+1][j] >= best[i][j+1]:
+			out = append(out, "- "+printable(a[i]))
+			i++
+		default:
+			out = append(out, "+ "+printable(b[j]))
+			j++
+		}
+	}
+	return out
 }

@@ -85,7 +85,7 @@ type instanceRow struct {
 }
 
 func (c *cli) instances() *cobra.Command {
-	cmd := &cobra.Command{Use: "instance", Aliases: []string{"instances"}, GroupID: "look", Short: "Instances, registered and running", Args: noArgs, RunE: showHelp}
+	cmd := &cobra.Command{Use: "instance", Aliases: []string{"instances"}, GroupID: "look", Short: "Instances: registered and running; in and out of traffic", Args: noArgs, RunE: showHelp}
 	var l listing
 	var app string
 	list := &cobra.Command{
@@ -115,7 +115,7 @@ func (c *cli) instances() *cobra.Command {
 	}
 	list.Flags().StringVar(&app, "service", "", "only instances of this service")
 	l.flags(list)
-	cmd.AddCommand(list)
+	cmd.AddCommand(list, c.instanceOverride(), c.instanceClear())
 	return cmd
 }
 

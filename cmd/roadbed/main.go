@@ -83,7 +83,7 @@ Start with:
 		&cobra.Group{ID: "change", Title: "Change and break:"}, &cobra.Group{ID: "keep", Title: "Keep:"})
 	root.AddCommand(
 		c.up(), c.serve(), c.run(), c.demo(),
-		c.services(), c.clusters(), c.instances(), c.logs(), c.changes(),
+		c.services(), c.clusters(), c.instances(), c.registry(), c.logs(), c.changes(),
 		c.groups(), c.config(), c.faults(), c.kill(),
 		c.backup(), c.restore(), c.version(), guard(),
 	)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -76,6 +77,7 @@ func TestScripts(t *testing.T) {
 			"fetch":      scriptFetch,
 			"foreign":    scriptForeign,
 			"eventually": scriptEventually,
+			"capture":    scriptCapture,
 		},
 	})
 }
@@ -178,16 +180,7 @@ func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	deadline := time.Now().Add(20 * time.Second)
 	for {
-		name := args[1]
-		if name == "roadbed" {
-			name = binary // the script's PATH is not ours
-		}
-		cmd := exec.Command(name, args[2:]...)
-		cmd.Dir = ts.MkAbs(".")
-		for _, k := range []string{"PATH", "HOME", "ROADBED_API", "ROADBED_ACTOR"} {
-			cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))
-		}
-		out, err := cmd.CombinedOutput()
+		out, err := scriptCommand(ts, args[1:]).CombinedOutput()
 		if err == nil && bytes.Contains(out, []byte(args[0])) {
 			fmt.Fprint(ts.Stdout(), string(out))
 			return
@@ -197,6 +190,37 @@ func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// scriptCapture runs a command and keeps what the first group of a pattern matches in its output in a variable:
+// capture NAME 'REGEXP' COMMAND ARG...; after ! the command must fail.
+func scriptCapture(ts *testscript.TestScript, neg bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: capture NAME regexp command [args]")
+	}
+	out, err := scriptCommand(ts, args[2:]).CombinedOutput()
+	if (err != nil) != neg {
+		ts.Fatalf("%v: %v\n%s", args[2:], err, out)
+	}
+	found := regexp.MustCompile("(?m)" + args[1]).FindSubmatch(out)
+	if len(found) < 2 {
+		ts.Fatalf("%v prints nothing that matches %s:\n%s", args[2:], args[1], out)
+	}
+	ts.Setenv(args[0], string(found[1]))
+}
+
+// scriptCommand is a command as the script's exec runs it.
+func scriptCommand(ts *testscript.TestScript, args []string) *exec.Cmd {
+	name := args[0]
+	if name == "roadbed" {
+		name = binary // the script's PATH is not ours
+	}
+	cmd := exec.Command(name, args[1:]...)
+	cmd.Dir = ts.MkAbs(".")
+	for _, k := range []string{"PATH", "HOME", "ROADBED_API", "ROADBED_ACTOR"} {
+		cmd.Env = append(cmd.Env, k+"="+ts.Getenv(k))
+	}
+	return cmd
 }
 
 // testPlatform is a running roadbed process.

@@ -32,8 +32,24 @@ func (l *listing) flags(cmd *cobra.Command) {
 	cmd.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // fails only for a flag that does not exist
 }
 
-// show fetches rows and prints them. table turns a row into cells, in the order of header.
+// show fetches rows and prints them. cells turns a row into cells, in the order of header.
 func show[T any](cmd *cobra.Command, l *listing, header []string, fetch func(context.Context) ([]T, error), cells func(T) []string) error {
+	return repeat(cmd, l, fetch, func(out io.Writer, rows []T) error { return printTable(out, header, rows, cells) })
+}
+
+// showOne fetches one thing and prints what there is to say about it, a fact per line.
+func showOne[T any](cmd *cobra.Command, l *listing, fetch func(context.Context) (T, error), facts func(T) [][2]string) error {
+	return repeat(cmd, l, fetch, func(out io.Writer, v T) error {
+		w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+		for _, f := range facts(v) {
+			fmt.Fprintln(w, f[0]+"\t"+printable(f[1]))
+		}
+		return w.Flush()
+	})
+}
+
+// repeat fetches what l asks for and prints it, once or again each second.
+func repeat[T any](cmd *cobra.Command, l *listing, fetch func(context.Context) (T, error), table func(io.Writer, T) error) error {
 	switch l.format {
 	case "table", "json", "yaml":
 	default:
@@ -41,14 +57,14 @@ func show[T any](cmd *cobra.Command, l *listing, header []string, fetch func(con
 	}
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
 	for {
-		rows, err := fetch(ctx)
+		v, err := fetch(ctx)
 		if err != nil {
 			return err
 		}
 		if l.watch && isTerminal(out) {
 			fmt.Fprint(out, "\x1b[H\x1b[2J") // home, clear
 		}
-		if err := printRows(out, l.format, header, rows, cells); err != nil || !l.watch {
+		if err := printAs(out, l.format, v, table); err != nil || !l.watch {
 			return err
 		}
 		select {
@@ -59,13 +75,14 @@ func show[T any](cmd *cobra.Command, l *listing, header []string, fetch func(con
 	}
 }
 
-func printRows[T any](out io.Writer, format string, header []string, rows []T, cells func(T) []string) error {
+// printAs prints v as JSON or YAML, or as table writes it.
+func printAs[T any](out io.Writer, format string, v T, table func(io.Writer, T) error) error {
 	switch format {
 	case "json":
-		return printJSON(out, rows)
+		return printJSON(out, v)
 	case "yaml":
 		// By way of JSON, so that both have the same names.
-		b, err := json.Marshal(rows)
+		b, err := json.Marshal(v)
 		if err != nil {
 			return err
 		}
@@ -76,6 +93,10 @@ func printRows[T any](out io.Writer, format string, header []string, rows []T, c
 		_, err = out.Write(y)
 		return err
 	}
+	return table(out, v)
+}
+
+func printTable[T any](out io.Writer, header []string, rows []T, cells func(T) []string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, strings.Join(header, "\t"))
 	for _, r := range rows {

@@ -35,7 +35,18 @@ type Error struct {
 	Errors []struct {
 		Message  string `json:"message"`
 		Location string `json:"location"`
+		Value    any    `json:"value"`
 	} `json:"errors"`
+}
+
+// Token returns what must be given as ?confirm= when the same is asked again, if the server wants it confirmed; else "".
+func (e *Error) Token() string {
+	for _, x := range e.Errors {
+		if token, ok := x.Value.(string); ok && x.Location == "query.confirm" {
+			return token
+		}
+	}
+	return ""
 }
 
 // Error returns the detail, or the title when there is none, with every member of Errors.

@@ -33,24 +33,31 @@ export function edit({ model, p, copy }: { model: Model; p?: Property; copy?: bo
     key: p?.key ?? '', value: p && !p.sensitive ? p.value : '', type: p ? p.type || 'string' : '', scope: p && !copy ? scopeOf(p) : {}, description: copy ? '' : p?.description ?? '',
     sensitive: p?.sensitive ?? false, min: bound(p?.constraint?.min), max: bound(p?.constraint?.max), rev: p && !copy ? p.rev ?? 0 : 0,
   }
+  const go = (confirm: string) => async (why: string): Promise<string | Ask> => {
+    const body = {
+      key: draft.key.trim(), value: draft.value, type: draft.type || undefined, ...draft.scope, description: draft.description || undefined,
+      sensitive: draft.sensitive || undefined, constraint: constraintOf(draft, p), sourceOfUpdate: 'ui',
+    }
+    try {
+      const saved = await send<{ warnings?: string[] }>('POST', `/config/v1/properties${confirm && `?confirm=${confirm}`}`, why, body, draft.rev)
+      return saved?.warnings?.length ? `${draft.key} is set. Mind: ${saved.warnings.join('; ')}.` : `${draft.key} is set.`
+    } catch (e) {
+      if (e instanceof Refusal && e.status === 428 && !confirm) {
+        return {
+          title: 'For every app there?', dangerous: true, verb: 'Set for every app', done: '', do: go(String(e.details.find(d => d.location === 'query.confirm')?.value)),
+          text: <p>It names no app, so it overrides what every app has in {scopeWords(draft.scope)}. To set it for one app, cancel and name that.</p>,
+        }
+      }
+      if (!(e instanceof Refusal) || e.status !== 409) throw e
+      throw new Error(await conflict(draft))
+    }
+  }
   const title = !p ? 'New property' : copy ? 'Add a value for others' : 'Change the value'
   return {
     title, verb: p && !copy ? 'Save' : 'Set', done: '',
     text: p ? <p><code class="key">{p.key}</code>{!copy && <> for {scopeWords(p)}</>}. Who uses it has it within milliseconds.</p> : <p>Of all records of a key that fit a process, the most specific wins.</p>,
     fields: <Fields draft={draft} model={model} fixed={p && (copy ? 'key' : 'all')} />,
-    do: async why => {
-      const body = {
-        key: draft.key.trim(), value: draft.value, type: draft.type || undefined, ...draft.scope, description: draft.description || undefined,
-        sensitive: draft.sensitive || undefined, constraint: constraintOf(draft, p), sourceOfUpdate: 'ui',
-      }
-      try {
-        const saved = await send<{ warnings?: string[] }>('POST', '/config/v1/properties', why, body, draft.rev)
-        return saved?.warnings?.length ? `${draft.key} is set. Mind: ${saved.warnings.join('; ')}.` : `${draft.key} is set.`
-      } catch (e) {
-        if (!(e instanceof Refusal) || e.status !== 409) throw e
-        throw new Error(await conflict(draft))
-      }
-    },
+    do: go(''),
   }
 }
 

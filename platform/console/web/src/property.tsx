@@ -131,7 +131,7 @@ function History({ versions, now, changes, current, ask }: { versions: Property[
     return [`${at.propertyId} ${at.ts}`, c] as const
   }))
   const deletions = changes.filter(c => c.action === 'property.delete')
-  const reason = (v: Property) => (v.deleted ? deletions.find(c => Math.abs(Date.parse(c.time) - (v.ts ?? 0)) < 2_000) : reasons.get(`${v.propertyId} ${v.ts}`))?.why
+  const reason = (v: Property) => (v.deleted ? deletions.find(c => (c.before as Property | undefined)?.propertyId === v.propertyId && Math.abs(Date.parse(c.time) - (v.ts ?? 0)) < 2_000) : reasons.get(`${v.propertyId} ${v.ts}`))?.why
   return (
     <section class="panel" aria-labelledby="history-title">
       <div class="panel-head"><h2 id="history-title">History</h2><span class="quiet">the newest first, {count(versions.length, 'version')}</span></div>

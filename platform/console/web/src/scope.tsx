@@ -6,7 +6,8 @@ import type { Model } from './model'
 /** The fields, from general to specific, with their names for people. */
 export const scopeFields = [
   ['env', 'env', 'Environment'], ['appId', 'app', 'App'], ['stack', 'stack', 'Stack'], ['region', 'region', 'Region'],
-  ['zone', 'zone', 'Zone'], ['cluster', 'cluster', 'Cluster'], ['asg', 'group', 'Server group'], ['serverId', 'instance', 'Instance'],
+  ['zone', 'zone', 'Zone'], ['cluster', 'cluster', 'Cluster'], ['asg', 'group', 'Server group'], ['ami', 'ami', 'Image'],
+  ['serverId', 'instance', 'Instance'], ['countries', 'countries', 'Countries'],
 ] as const satisfies readonly (readonly [keyof Scope, string, string])[]
 
 export const everybody = 'everybody'
@@ -41,7 +42,7 @@ export function known(model: Model, field: keyof Scope, within: Scope): string[]
 }
 
 /** Inputs for the fields of a scope, with what the platform knows as suggestions. */
-export function ScopeInputs({ id, scope, model, change, rare = ['env', 'stack', 'cluster'] }: { id: string; scope: Scope; model: Model; change: (s: Scope) => void; rare?: (keyof Scope)[] }) {
+export function ScopeInputs({ id, scope, model, change, rare = ['env', 'stack', 'cluster', 'ami', 'countries'] }: { id: string; scope: Scope; model: Model; change: (s: Scope) => void; rare?: (keyof Scope)[] }) {
   const input = ([field, name, title]: (typeof scopeFields)[number]) => (
     <label class="field" key={field}>
       <span>{title}</span>
@@ -53,7 +54,7 @@ export function ScopeInputs({ id, scope, model, change, rare = ['env', 'stack', 
   return (
     <>
       <div class="scope-inputs">{scopeFields.filter(([f]) => !rare.includes(f)).map(input)}</div>
-      {seldom.length > 0 && <details class="seldom" open={seldom.some(([f]) => scope[f]) || undefined}><summary>By environment, stack or cluster</summary><div class="scope-inputs">{seldom.map(input)}</div></details>}
+      {seldom.length > 0 && <details class="seldom" open={seldom.some(([f]) => scope[f]) || undefined}><summary>By environment, stack, cluster, image or country</summary><div class="scope-inputs">{seldom.map(input)}</div></details>}
     </>
   )
 }

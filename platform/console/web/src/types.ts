@@ -96,7 +96,7 @@ export interface Lease {
 export interface Leases { leases: Lease[]; more: number }
 
 /** Whom a property is for, or who asks; an empty field is any, or unknown. */
-export interface Scope { env?: string; appId?: string; stack?: string; region?: string; zone?: string; cluster?: string; asg?: string; serverId?: string }
+export interface Scope { env?: string; appId?: string; stack?: string; region?: string; zone?: string; cluster?: string; asg?: string; ami?: string; serverId?: string; countries?: string }
 
 export interface Property extends Scope {
   propertyId: string
