@@ -47,6 +47,7 @@ func (s *Store) Handler() http.Handler {
 //	GET    /config/archaius2  the records that ?filter= selects, for the persisted-properties reader of Archaius 2
 //	GET    /config/spring/{application}/{profiles}[/{label}]  what a caller sees, for Spring Cloud Config clients
 //	GET    /config/spring[/{label}]/{application}-{profile}.properties, .yml or .json
+//	POST   /config/mahe/properties/create, upsert; GET find, prop; DELETE delete: Spinnaker's fast properties
 func (s *Store) Mount(surface *api.Surface) {
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /config/v1/resolve":            s.getResolve,
@@ -60,6 +61,11 @@ func (s *Store) Mount(surface *api.Surface) {
 		"GET /config/v1/history":            s.getHistory,
 		"GET /config/archaius2":             s.getPersisted,
 		"GET " + springPrefix:               s.getSpring,
+		"POST " + mahePrefix + "create":     s.postMahe,
+		"POST " + mahePrefix + "upsert":     s.postMahe,
+		"GET " + mahePrefix + "find":        s.findMahe,
+		"GET " + mahePrefix + "prop":        s.getMahe,
+		"DELETE " + mahePrefix + "delete":   s.deleteMahe,
 	} {
 		surface.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if since := s.stale.Load(); since != 0 {

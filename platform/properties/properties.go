@@ -209,7 +209,7 @@ func (s *Store) Set(ctx context.Context, p Property, rev uint64) (Property, erro
 		return Property{}, err
 	}
 	change := api.Change(ctx, "property.set", "property:"+p.Key)
-	p.UpdatedBy, p.TS, p.Rev, p.Deleted = change.Actor, time.Now().UnixMilli(), 0, false
+	p.UpdatedBy, p.TS, p.Rev, p.Deleted = change.Actor, max(time.Now().UnixMilli(), before.TS+1), 0, false
 	if exists {
 		change.Before = before.audit()
 	}

@@ -43,7 +43,7 @@ type Property struct {
 	Ticket      string      `json:"cmcTicket,omitempty"`
 
 	// Given by the store.
-	TS        int64  `json:"ts,omitempty"`        // of the write, Unix milliseconds
+	TS        int64  `json:"ts,omitempty"`        // of the write, Unix milliseconds; grows with each write
 	Rev       uint64 `json:"rev,omitempty"`       // of the write, for If-Match
 	UpdatedBy string `json:"updatedBy,omitempty"` // who wrote it
 	Deleted   bool   `json:"deleted,omitempty"`   // in a history: the deletion
