@@ -93,12 +93,17 @@ type record struct {
 	own       status // what the instance last said of itself
 	status    status // what counts, after overrides
 	override  status // unknown means none
+	before    status // what counted before this registry began to suspect it
 	action    action
 	dcAmazon  bool
 	dcNetflix bool // the third name is MyOwn
 	dcSent    bool // whether dataCenterInfo was sent, and a name in it; only validation asks
 	dcName    bool
 	dcNoID    bool // whether Amazon's instance-id was made up here
+
+	// suspected says that the instance is DOWN only because this registry, which has not heard of it, found reason to
+	// think so. It ends when the instance is heard again. Peers are not told.
+	suspected bool
 
 	port, secure port
 	country      int32
@@ -120,6 +125,9 @@ type record struct {
 }
 
 func (r *record) key() key { return key{r.app, r.id} }
+
+// perHour is how often the instance means to renew.
+func (r *record) perHour() int64 { return 3600 / max(1, int64(r.renewal)) }
 
 func (r *record) dcNameText() string {
 	switch {
