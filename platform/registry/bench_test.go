@@ -169,7 +169,7 @@ func BenchmarkMemoryPerInstance(b *testing.B) {
 	for b.Loop() {
 		before := heap()
 		r := filled(b, n)
-		r.s.log = changeLog{byKey: make(map[key]*change)} // as when nothing changed for three minutes
+		r.s.log = newChangeLog() // as when nothing changed for three minutes
 		bare := heap()
 		sn := r.s.current("")
 		sn.full.parts(jsonFull)

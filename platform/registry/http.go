@@ -240,7 +240,10 @@ func (h *eureka) read(w http.ResponseWriter, r *http.Request, t target) {
 		return
 	}
 	c := codecOf(r)
-	sn := h.s.current(h.c.Location.Region)
+	sn := h.Registry.read()
+	if t.what == oneInstance || t.what == anyInstance || t.what == serverStatus {
+		sn = h.s.current(h.c.Location.Region) // never a copy, as in Eureka
+	}
 	switch t.what {
 	case allApps:
 		answerDocument(w, r, c, &sn.full)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -278,24 +280,94 @@ func TestWarmUpEnds35sAfterTheFirstRegistration(t *testing.T) {
 	})
 }
 
-func TestDeltaForgetsAfterThreeMinutes(t *testing.T) {
+func TestDeltaTellsFor15MinutesWhileItIsSmall(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		settings Settings
+		changes  int
+		tells    time.Duration
+	}{
+		{"few changes", Settings{}, 10, 15 * time.Minute},
+		{"more changes than fit", Settings{}, 3000, 180 * time.Second},
+		{"configured", Settings{DeltaRetention: time.Minute}, 10, time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := runningWith(t, Config{Settings: tt.settings}, nil)
+			for i := range tt.changes {
+				long := reg("WEB", fmt.Sprint(i), up, 0)
+				long.duration = 1 << 20
+				r.s.register(long, origin{})
+			}
+			version, hash := r.s.current("").version, r.s.current("").hash
+			time.Sleep(tt.tells - 10*time.Second)
+			if d := r.s.current("").delta(); len(d.views) != 1 || len(d.views[0].recs) != tt.changes {
+				t.Errorf("%s: delta 10 s before %v: got %d apps, want 1 with %d instances", tt.name, tt.tells, len(d.views), tt.changes)
+			}
+			time.Sleep(50 * time.Second)
+			d := r.s.current("").delta()
+			told := 0
+			for _, v := range d.views {
+				told += len(v.recs)
+			}
+			if told*changeCost > deltaBudget || tt.changes < 100 && told > 0 || d.version != version || d.hash != hash {
+				t.Errorf("%s: delta 40 s after %v: got %d instances, version %d, hash %q; want few or none, %d, %s",
+					tt.name, tt.tells, told, d.version, d.hash, version, hash)
+			}
+			if got := r.s.current("").full.views[0].recs[0].rec.action; got != added {
+				t.Errorf("%s: action in the full list: got %v, want added", tt.name, got)
+			}
+		})
+	}
+}
+
+func TestDeltaStaysWithinItsBudgetAsMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := running(t)
-		long := reg("WEB", "1", up, 0)
-		long.duration = 3600
-		r.s.register(long, origin{})
-		version := r.s.current("").version
-		time.Sleep(170 * time.Second)
-		if got := len(r.s.current("").delta().views); got != 1 {
-			t.Errorf("delta after 170 s: got %d apps, want 1", got)
+		delta := func() (n, size int) {
+			d := r.s.current("").delta()
+			for _, v := range d.views {
+				n += len(v.recs)
+			}
+			return n, sizeOf(d.gzipped(jsonFull))
 		}
-		time.Sleep(60 * time.Second)
-		d := r.s.current("").delta()
-		if len(d.views) != 0 || d.version != version || d.hash != "UP_1_" {
-			t.Errorf("delta after 230 s: got %d apps, version %d, hash %q; want none, %d, UP_1_", len(d.views), d.version, d.hash, version)
+		for i := range 4000 {
+			long := reg(fmt.Sprintf("APP%d", i/20), fmt.Sprintf("%d-%x", i, i*7919), up, 0)
+			long.duration = 1 << 20
+			r.s.register(long, origin{})
+			if i%40 == 0 {
+				delta()
+				time.Sleep(5 * time.Second) // 500 s in all
+			}
 		}
-		if got := r.s.current("").full.views[0].recs[0].rec.action; got != added {
-			t.Errorf("action in the full list: got %v, want added", got)
+		time.Sleep(2 * time.Minute)
+		n, size := delta()
+		if size > deltaBudget*11/10 || n < 1000 {
+			t.Errorf("after 4000 changes in 500 s: got a delta of %d changes in %d bytes, want about as many as fit into %d", n, size, deltaBudget)
+		}
+	})
+}
+
+func TestReadersSeeACopyWhereConfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := runningWith(t, Config{Settings: Settings{ReadOnlyCache: true}}, nil)
+		time.Sleep(time.Until(time.Now().Truncate(30 * time.Second).Add(31 * time.Second)))
+		get := func(path string) string {
+			w := httptest.NewRecorder()
+			req := httptest.NewRequest("GET", path, nil)
+			req.Header.Set("Accept", "application/json")
+			r.Handler().ServeHTTP(w, req)
+			return fmt.Sprint(w.Code, " ", strings.Count(w.Body.String(), `"instanceId"`))
+		}
+		r.s.register(reg("WEB", "1", up, 0), origin{})
+		for _, st := range []struct {
+			after time.Duration
+			want  string // of apps, delta, app and instance
+		}{{0, "200 0, 200 0, 404 0, 200 1"}, {28 * time.Second, "200 0, 200 0, 404 0, 200 1"}, {2 * time.Second, "200 1, 200 1, 200 1, 200 1"}} {
+			time.Sleep(st.after)
+			got := strings.Join([]string{get("/eureka/apps"), get("/eureka/apps/delta"), get("/eureka/apps/WEB"), get("/eureka/apps/WEB/1")}, ", ")
+			if got != st.want {
+				t.Errorf("%v later: got status and instances %s, want %s", st.after, got, st.want)
+			}
 		}
 	})
 }

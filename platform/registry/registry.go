@@ -38,6 +38,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/meter"
@@ -62,12 +63,13 @@ type Registry struct {
 	face *eureka
 	keep *keeper
 
-	prefixes    prefixes            // that Eureka's paths may have
-	batches     throttle            // of peers
-	deciding    chan struct{}       // holds a token while a decision is recorded and done
-	notes       chan roadbed.Change // for the ledger, written by Run
-	incarnation string              // tells event ids of this process from those of the last
-	stop        chan struct{}       // closed when Run ends
+	prefixes    prefixes                 // that Eureka's paths may have
+	batches     throttle                 // of peers
+	copied      atomic.Pointer[snapshot] // what readers see with Settings.ReadOnlyCache
+	deciding    chan struct{}            // holds a token while a decision is recorded and done
+	notes       chan roadbed.Change      // for the ledger, written by Run
+	incarnation string                   // tells event ids of this process from those of the last
+	stop        chan struct{}            // closed when Run ends
 	stopOnce    sync.Once
 }
 
@@ -82,6 +84,9 @@ func New(c Config) *Registry {
 		r.log = slog.Default()
 	}
 	r.s.believe, r.s.anyAge = c.Settings.ClientStatusWins, c.Settings.NoTimestampSync
+	if keep := c.Settings.DeltaRetention; keep > 0 {
+		r.s.log.least, r.s.log.most = keep, keep
+	}
 	r.face = &eureka{r}
 	leases := termsOf(c.Settings)
 	r.s.stretch = leases.stretch
@@ -118,6 +123,9 @@ func (r *Registry) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	if r.c.Ledger != nil {
 		wg.Go(func() { r.takeNotes(ctx) })
+	}
+	if r.c.Settings.ReadOnlyCache {
+		wg.Go(func() { r.refreshCopy(ctx) })
 	}
 	r.keep.run(ctx)
 	wg.Wait()

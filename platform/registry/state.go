@@ -74,7 +74,7 @@ func newState(self string) *state {
 		epoch: time.Now(), self: self, stretch: 1,
 		apps: make(map[string]*app), overrides: make(map[key]override),
 		first: -1, warming: true,
-		log:  changeLog{byKey: make(map[key]*change)},
+		log:  newChangeLog(),
 		wake: make(chan struct{}), broken: make(chan *entry, 1024),
 	}
 }
