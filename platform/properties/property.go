@@ -326,10 +326,8 @@ func typed(typ, value string) (n *float64, err error) {
 		}
 		f = float64(d) / 1e6
 	case "map":
-		for entry := range strings.SplitSeq(text, ",") {
-			if k, _, ok := strings.Cut(entry, "="); text != "" && (!ok || strings.TrimSpace(k) == "") {
-				return nil, invalid("%q has an entry %q without a key or =, as type map asks: a=1,b=2", value, entry)
-			}
+		if _, err := config.ParseMap(text); err != nil {
+			return nil, invalid("%v, as type map asks", err)
 		}
 		return nil, nil
 	case "json":
