@@ -104,7 +104,7 @@ func (h *eureka) decideGroup(r *http.Request, name string, disabled bool) error 
 // taken from ctx, as [api.As] put them there. It fails with an [api.Problem] if the instance is not registered or the
 // decision cannot be recorded.
 func (r *Registry) Override(ctx context.Context, app, id string, st roadbed.Status) error {
-	k := key{strings.ToUpper(app), id}
+	k := key{upper(app), id}
 	want, ok := parseStatus(string(st))
 	if !ok || want == unknown {
 		return api.Problem(http.StatusUnprocessableEntity, "%q is no status to decide on; use UP, DOWN, STARTING or OUT_OF_SERVICE", st)
@@ -123,7 +123,7 @@ func (r *Registry) Override(ctx context.Context, app, id string, st roadbed.Stat
 // ClearOverride ends an override: the instance's own word counts again. It fails as Override does; an instance without
 // an override is no failure.
 func (r *Registry) ClearOverride(ctx context.Context, app, id string) error {
-	k := key{strings.ToUpper(app), id}
+	k := key{upper(app), id}
 	rec := r.s.overriding(k)
 	if rec == nil {
 		return notRegistered(k)
@@ -262,7 +262,7 @@ func decisions(list []roadbed.Change) map[key]status {
 			continue
 		}
 		app, id, ok := strings.Cut(strings.TrimPrefix(c.Resource, resourceKind), "/")
-		k := key{strings.ToUpper(app), id}
+		k := key{upper(app), id}
 		if !ok || failed[c.ID] || seen[k] || c.Action != overrideAction && c.Action != clearAction {
 			continue
 		}

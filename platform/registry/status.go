@@ -111,7 +111,7 @@ func (s *state) date(ls []Lease) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for i, l := range ls {
-		if e := s.find(key{strings.ToUpper(l.App), l.ID}); e != nil {
+		if e := s.find(key{upper(l.App), l.ID}); e != nil {
 			ls[i].Renewed = wall.Add(time.Duration(e.lease.renewed.Load() - now))
 		}
 	}
