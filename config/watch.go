@@ -42,6 +42,8 @@ type Change struct {
 	Key   string  `json:"key"`
 	Value *string `json:"value"` // nil = there is none any more
 	Own   bool    `json:"own,omitempty"`
+
+	Rollout string `json:"rolloutId,omitempty"` // of the staged roll-out that it comes from
 }
 
 // Hash is the data of the event by which both ends see that they agree. It comes every 30 seconds, and at once when
@@ -49,6 +51,20 @@ type Change struct {
 type Hash struct {
 	Rev uint64 `json:"rev"`
 	Sum string `json:"sum"` // of [Sum], 16 hex digits
+}
+
+// Ack tells the server which revision a reader has taken, and what it could not read. It is the body of
+// POST /config/v1/ack, from which a staged roll-out learns whether to go on.
+type Ack struct {
+	Instance string `json:"serverId"`
+	Rev      uint64 `json:"rev"`
+	Errors   []Flaw `json:"errors,omitempty"`
+}
+
+// Flaw is a property that a reader could not use: it goes on with the value it had.
+type Flaw struct {
+	Key   string `json:"key"`
+	Error string `json:"error"`
 }
 
 // Sum is a hash of properties, the same wherever it is computed. The server's event ids are "<rev>-<sum>".

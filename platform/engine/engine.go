@@ -307,6 +307,12 @@ func (e *Engine) ensure(ctx context.Context, cfg jetstream.StreamConfig) (*jetst
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+	if e.server != nil {
+		// Close waits: a server that is stopped while it creates a stream leaves some of it running.
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), patience)
+		defer cancel()
+	}
 	s, err := e.js.CreateOrUpdateStream(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("prepare %s: %w", cfg.Name, err)

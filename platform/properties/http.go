@@ -44,10 +44,18 @@ func (s *Store) Handler() http.Handler {
 //	GET, PUT, DELETE properties/{id}
 //	GET    properties/{app}.properties  what a caller sees, as a Java properties file: Archaius 1 polls it
 //	GET    history     versions, by ?id= or ?key=
+//	POST   ack         a reader's [config.Ack]: what it has taken, and what it cannot use
+//	POST   rollouts    a [Proposal]; with "start":true it starts at once, else it waits for its start
+//	GET    rollouts    those there are, newest first, by ?state= (active, or one), ?app= and ?key=; each is a [Rollout]
+//	GET    rollouts/watch       as server-sent events "rollout": all of them, then each that changes
+//	GET    rollouts/{id}        one, with its status while it is active
+//	GET    rollouts/{id}/watch  one, as events
+//	POST   rollouts/{id}/start, pause, resume, advance, approve, abort  body {"reason":"..."} or none
 //	GET    /config/archaius2  the records that ?filter= selects, for the persisted-properties reader of Archaius 2
 //	GET    /config/spring/{application}/{profiles}[/{label}]  what a caller sees, for Spring Cloud Config clients
 //	GET    /config/spring[/{label}]/{application}-{profile}.properties, .yml or .json
-//	POST   /config/mahe/properties/create, upsert; GET find, prop; DELETE delete: Spinnaker's fast properties
+//
+// Changes take ?breakGlass=true while they are frozen, with a reason in the header Roadbed-Why or in the body.
 func (s *Store) Mount(surface *api.Surface) {
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
 		"GET /config/v1/resolve":            s.getResolve,
@@ -59,13 +67,16 @@ func (s *Store) Mount(surface *api.Surface) {
 		"PUT /config/v1/properties/{id}":    s.put,
 		"DELETE /config/v1/properties/{id}": s.deleteOne,
 		"GET /config/v1/history":            s.getHistory,
-		"GET /config/archaius2":             s.getPersisted,
-		"GET " + springPrefix:               s.getSpring,
-		"POST " + mahePrefix + "create":     s.postMahe,
-		"POST " + mahePrefix + "upsert":     s.postMahe,
-		"GET " + mahePrefix + "find":        s.findMahe,
-		"GET " + mahePrefix + "prop":        s.getMahe,
-		"DELETE " + mahePrefix + "delete":   s.deleteMahe,
+
+		"POST /config/v1/ack":                     s.postAck,
+		"POST /config/v1/rollouts":                s.postRollout,
+		"GET /config/v1/rollouts":                 s.getRollouts,
+		"GET /config/v1/rollouts/watch":           s.watchRollouts,
+		"GET /config/v1/rollouts/{id}":            s.getRollout,
+		"GET /config/v1/rollouts/{id}/watch":      s.watchRollouts,
+		"POST /config/v1/rollouts/{id}/{command}": s.commandRollout,
+		"GET /config/archaius2":                   s.getPersisted,
+		"GET " + springPrefix:                     s.getSpring,
 	} {
 		surface.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if since := s.stale.Load(); since != 0 {
@@ -92,6 +103,7 @@ func problem(err error) error {
 	for sentinel, code := range map[error]int{
 		ErrNotFound: http.StatusNotFound, ErrExists: http.StatusConflict, ErrConflict: http.StatusConflict,
 		ErrInvalid: http.StatusUnprocessableEntity, ErrUnavailable: http.StatusServiceUnavailable, ErrLoading: http.StatusServiceUnavailable,
+		ErrNoRollout: http.StatusNotFound, ErrBusy: http.StatusConflict, ErrState: http.StatusConflict, ErrFrozen: http.StatusLocked,
 	} {
 		if errors.Is(err, sentinel) {
 			status = code
@@ -140,7 +152,8 @@ func (s *Store) getResolve(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	ix, scope, prefix := s.index.Load(), derive(scopeOf(r)), r.URL.Query().Get("prefix")
+	ix, scope, prefix := s.index.Load(), s.known(scopeOf(r)), r.URL.Query().Get("prefix")
+	s.meet(scope, false)
 	c := asCaller(scope, order)
 	answer := Resolved{Snapshot: ix.resolve(c, prefix)}
 	if flag(r, "interpolate") {
@@ -202,9 +215,12 @@ func (s *Store) getWatch(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, cancel := context.WithCancel(r.Context())
 	events, done := make(chan api.Event), make(chan struct{})
+	scope := s.known(scopeOf(r))
+	left := s.meet(scope, true)
+	defer left()
 	go func() {
 		defer close(done)
-		s.feed(ctx, asCaller(derive(scopeOf(r)), order), r.URL.Query().Get("prefix"), r.Header.Get("Last-Event-ID"), events)
+		s.feed(ctx, asCaller(scope, order), r.URL.Query().Get("prefix"), r.Header.Get("Last-Event-ID"), events)
 	}()
 	err = api.Stream(ctx, w, events)
 	cancel()
@@ -284,8 +300,11 @@ func (m *motion) forCaller(c *caller, prefix string) (config.Change, bool) {
 	if now == nil {
 		return ev, was != nil
 	}
-	ev.Value, ev.Own = &now.Value, now.Scope.Instance != ""
-	return ev, was == nil || was.Value != now.Value || ev.Own != (was.Scope.Instance != "")
+	ev.Value, ev.Own = &now.Value, now.own()
+	if now.via != nil {
+		ev.Rollout = now.via.ID
+	}
+	return ev, was == nil || was.Value != now.Value || ev.Own != was.own()
 }
 
 // filterOf reads ?filter=, ?key=, ?prefix=, ?q= and ?skipPropsWithExtraScopes=.
@@ -381,11 +400,7 @@ func (s *Store) set(w http.ResponseWriter, r *http.Request, p Property) error {
 		return err
 	}
 	_, existed := s.current(ID(p.Key, p.Scope))
-	ctx := r.Context()
-	if r.URL.Query().Get("confirm") == "global" {
-		ctx = AllowGlobal(ctx)
-	}
-	out, err := s.Set(ctx, p, rev)
+	out, err := s.Set(allowed(r), p, rev)
 	if errors.Is(err, ErrConflict) || errors.Is(err, ErrExists) {
 		if now, ok := s.Get(ID(p.Key, p.Scope)); ok {
 			w.Header().Set("ETag", tagOf(now.Rev))
@@ -397,6 +412,11 @@ func (s *Store) set(w http.ResponseWriter, r *http.Request, p Property) error {
 	answer := Answer{Property: out.mask()}
 	for _, rival := range s.index.Load().rivals(out) {
 		answer.Warnings = append(answer.Warnings, "it is exactly as specific as "+rival+"; where both fit, the later one written wins")
+	}
+	for _, x := range s.documents() {
+		if x.State.active() && slices.ContainsFunc(x.Changes, func(e Edit) bool { return e.Record.ID == out.ID }) {
+			answer.Warnings = append(answer.Warnings, "roll-out "+x.ID+" of "+x.Actor+" is changing it: those it has reached do not see this, and it will stop before it overwrites it")
+		}
 	}
 	w.Header().Set("ETag", tagOf(out.Rev))
 	if !existed {
@@ -456,7 +476,7 @@ func (s *Store) deleteOne(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	if err := s.Delete(r.Context(), r.PathValue("id"), rev); err != nil {
+	if err := s.Delete(allowed(r), r.PathValue("id"), rev); err != nil {
 		return err
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -471,7 +491,7 @@ func (s *Store) deleteMany(w http.ResponseWriter, r *http.Request) error {
 	if len(f.all) == 0 {
 		return api.Problem(http.StatusBadRequest, "say which properties to delete, with filter, key, prefix or q")
 	}
-	gone, err := s.DeleteAll(r.Context(), f, r.URL.Query().Get("confirm"))
+	gone, err := s.DeleteAll(allowed(r), f, r.URL.Query().Get("confirm"))
 	if err != nil {
 		return err
 	}

@@ -39,11 +39,15 @@ type motion struct {
 
 func newStep() *step { return &step{done: make(chan struct{})} }
 
-// record is a property with its scope taken apart.
+// record is a property with its scope taken apart: a stored one, or one that a roll-out shows to those it has reached.
 type record struct {
 	Property
 	rank  [2]uint16 // by [Order]: one bit per field that has a value, the most specific highest; larger wins
 	wants []want
+	age   uint64 // Rev, or the highest there is for a roll-out's, which replaces the stored one of the same scope
+
+	via  *Rollout // nil = it is stored
+	gone bool     // of a roll-out: the stored record of the same ID is not there
 }
 
 // want is what a record wants of one field of a caller.
@@ -53,7 +57,7 @@ type want struct {
 }
 
 func newRecord(p Property) *record {
-	r := &record{Property: p}
+	r := &record{Property: p, age: p.Rev}
 	for i, f := range fields(p.Scope) {
 		if f == "" {
 			continue
@@ -86,8 +90,11 @@ func (r *record) matches(c *caller) bool {
 			return false
 		}
 	}
-	return true
+	return r.via == nil || r.via.reaches(c)
 }
+
+// own reports whether r is for single instances.
+func (r *record) own() bool { return r.Scope.Instance != "" || r.via != nil && !r.via.everyone() }
 
 // apps returns the apps, in lower case, whose callers may see r; "" alone for every app.
 func (r *record) apps() []string {
@@ -101,24 +108,30 @@ func (r *record) apps() []string {
 
 // beats reports whether r wins over other, which may be nil, when both match.
 func (r *record) beats(other *record, order Order) bool {
-	return other == nil || cmp.Or(cmp.Compare(r.rank[order], other.rank[order]), cmp.Compare(r.Rev, other.Rev)) > 0
+	return other == nil || cmp.Or(cmp.Compare(r.rank[order], other.rank[order]), cmp.Compare(r.age, other.age)) > 0
 }
 
 // pick returns which record of a key wins for c: best, or one of records.
 func (c *caller) pick(records []*record, best *record) *record {
+	var hidden []string // ids; what hides a record comes after it
 	for _, r := range slices.Backward(records) {
-		if r.beats(best, c.order) && r.matches(c) {
-			best = r
-			if c.order == Platform {
-				break // those before are more general, or older
-			}
+		if !r.beats(best, c.order) || !r.matches(c) || hidden != nil && slices.Contains(hidden, r.ID) {
+			continue
+		}
+		if r.gone {
+			hidden = append(hidden, r.ID)
+			continue
+		}
+		best = r
+		if c.order == Platform {
+			break // those before are more general, or older
 		}
 	}
 	return best
 }
 
-// refresh makes the index say what the table says about the records of these ids. The table only ever goes forward, so
-// it does not matter who asks for which refresh when.
+// refresh makes the index say what the table says about the records and roll-outs of these ids. The table only ever
+// goes forward, so it does not matter who asks for which refresh when.
 func (s *Store) refresh(ids ...string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,16 +139,40 @@ func (s *Store) refresh(ids ...string) {
 	rev := old.rev
 	gone := map[*record]bool{}
 	fresh := map[string][]*record{} // by key; a key that only loses records has none
+	add := func(r *record) { fresh[r.Key] = append(fresh[r.Key], r) }
+	remove := func(r *record) {
+		gone[r] = true
+		if _, ok := fresh[r.Key]; !ok {
+			fresh[r.Key] = nil
+		}
+	}
+	// Roll-outs first: one that is over has written its records before it said so, so that they are read with it.
 	for _, id := range ids {
+		if isRollout(id) {
+			records, was := s.refreshRollout(id)
+			for _, r := range records.shown {
+				add(r)
+			}
+			for _, r := range was.shown {
+				remove(r)
+			}
+			ids = append(ids, records.touches...)
+			rev = max(rev, records.rev)
+		}
+	}
+	for _, id := range ids {
+		if isRollout(id) {
+			continue
+		}
 		e, ok := s.table.Get(id)
 		was := s.live[id]
 		switch {
 		case ok && !e.Value.Deleted && (was == nil || was.Rev != e.Rev):
-			p := e.Value
+			p := e.Value.Property
 			p.ID, p.Rev = id, e.Rev
 			r := newRecord(p)
 			s.live[id] = r
-			fresh[r.Key] = append(fresh[r.Key], r)
+			add(r)
 			s.census(r, 1)
 			rev = max(rev, e.Rev)
 		case (!ok || e.Value.Deleted) && was != nil:
@@ -144,10 +181,7 @@ func (s *Store) refresh(ids ...string) {
 			continue
 		}
 		if was != nil {
-			gone[was] = true
-			if _, ok := fresh[was.Key]; !ok {
-				fresh[was.Key] = nil
-			}
+			remove(was)
 			s.census(was, -1)
 		}
 	}
@@ -217,10 +251,10 @@ func replaced(records []*record, gone map[*record]bool, fresh []*record) []*reco
 
 // byPrecedence orders records of a key so that the last one that matches a caller wins in the order [Platform].
 func byPrecedence(a, b *record) int {
-	return cmp.Or(cmp.Compare(a.rank[Platform], b.rank[Platform]), cmp.Compare(a.Rev, b.Rev), strings.Compare(a.ID, b.ID))
+	return cmp.Or(cmp.Compare(a.rank[Platform], b.rank[Platform]), cmp.Compare(a.age, b.age), strings.Compare(a.ID, b.ID))
 }
 
-// all calls fn with every record whose key starts with prefix, by key and then from general to specific, until fn
+// all calls fn with every stored record whose key starts with prefix, by key and then from general to specific, until fn
 // returns false.
 func (ix *index) all(prefix string, fn func(*record) bool) {
 	for c := ix.keys.from(prefix); ; c.step() {
@@ -229,7 +263,7 @@ func (ix *index) all(prefix string, fn func(*record) bool) {
 			return
 		}
 		for _, r := range s.records {
-			if !fn(r) {
+			if r.via == nil && !fn(r) {
 				return
 			}
 		}
@@ -318,7 +352,7 @@ func (ix *index) resolve(c *caller, prefix string) config.Snapshot {
 	s := config.Snapshot{Rev: ix.rev, Properties: map[string]string{}}
 	ix.winners(c, prefix, func(r *record) {
 		s.Properties[r.Key] = r.Value
-		if r.Scope.Instance != "" {
+		if r.own() {
 			s.Own = append(s.Own, r.Key)
 		}
 	})
@@ -328,6 +362,7 @@ func (ix *index) resolve(c *caller, prefix string) config.Snapshot {
 // Candidate is one record of a key in an explanation.
 type Candidate struct {
 	Property
+	Staged  bool   `json:"staged,omitempty"` // it is not stored: the roll-out RolloutID shows it to those it has reached
 	Matches bool   `json:"matches"`
 	Wins    bool   `json:"wins"`
 	Reason  string `json:"reason"`
@@ -338,13 +373,30 @@ func (ix *index) explain(key string, scope config.Scope, order Order) []Candidat
 	c := asCaller(scope, order)
 	records := slices.Clone(ix.keys.get(key))
 	slices.SortStableFunc(records, func(a, b *record) int {
-		return cmp.Or(cmp.Compare(b.rank[order], a.rank[order]), cmp.Compare(b.Rev, a.Rev))
+		return cmp.Or(cmp.Compare(b.rank[order], a.rank[order]), cmp.Compare(b.age, a.age))
 	})
 	var out []Candidate
 	var won *record
+	hidden := map[string]*Rollout{} // by record's id: who does without it
 	for _, r := range records {
 		d := Candidate{Property: r.mask(), Matches: r.matches(c)}
+		if r.via != nil {
+			d.Staged, d.RolloutID, d.Rev = true, r.via.ID, r.via.Rev
+		}
+		if r.gone {
+			if d.Matches {
+				hidden[r.ID] = r.via
+			}
+			continue
+		}
+		scoped := *r // without its roll-out
+		scoped.via = nil
 		switch {
+		case d.Matches && hidden[r.ID] != nil:
+			d.Matches, d.RolloutID = false, hidden[r.ID].ID
+			d.Reason = "is deleted by a roll-out that has reached the caller"
+		case !d.Matches && scoped.matches(c):
+			d.Reason = "is of a roll-out that has not reached the caller"
 		case !d.Matches:
 			for _, w := range r.wants {
 				if !slices.Contains(w.any, c.field[w.field]) {
@@ -355,6 +407,9 @@ func (ix *index) explain(key string, scope config.Scope, order Order) []Candidat
 		case won == nil:
 			won, d.Wins = r, true
 			d.Reason = "the most specific that matches"
+			if r.via != nil {
+				d.Reason = "of a roll-out that has reached the caller, and the most specific that matches"
+			}
 			if len(r.wants) == 0 {
 				d.Reason = "for everybody, and nothing more specific matches"
 			}
@@ -386,7 +441,7 @@ func (ix *index) rivals(p Property) []string {
 	mine := newRecord(p)
 	var out []string
 	for _, r := range ix.keys.get(p.Key) {
-		if r.ID == p.ID || r.rank != mine.rank {
+		if r.ID == p.ID || r.rank != mine.rank || r.via != nil {
 			continue
 		}
 		overlap := true

@@ -16,6 +16,25 @@
 // A write is checked against the property's type and constraint, recorded in the ledger, stored in the engine, and
 // then acknowledged. Reads come from an immutable index in memory.
 //
+// # Roll-outs
+//
+// A [Rollout] brings changes to one instance first, then to 5 % of its zone, to that zone, to that region, to all, unless
+// it names other steps:
+//
+//	POST /config/v1/rollouts {"changes":[{"record":{"key":"timeout","value":"900","appId":"api"}}],"start":true}
+//
+// Those it has reached see what everybody will see in the end. Each step waits until its readers have taken it, is
+// watched for a while and judged. It goes back by itself, with one write, when a reader reports that it cannot use a
+// value, when instances it has reached leave UP more than others do, or when a metric rule strikes. At the end the
+// records are written, and nobody notices. A person can pause, resume, advance, approve and abort; everything it goes
+// through is in the ledger. The life of a roll-out:
+//
+//	VALIDATED -> RUNNING (APPLYING -> BAKING -> ANALYSING, per step) -> FOLDING -> DONE
+//	RUNNING <-> PAUSED, both -> ROLLED_BACK; FOLDING -> PAUSED (CONFLICT) -> UNFOLDING -> ROLLED_BACK
+//
+// The property cfg.freeze.<env>=true, or cfg.freeze.all=true, stops every change of that env, and every step of
+// roll-outs, but for those who break the glass with a reason.
+//
 // # What it promises
 //   - An acknowledged write is durable, in the ledger, and seen by the next read.
 //   - A value that breaks its type or constraint is refused with the rule it breaks.
@@ -24,18 +43,25 @@
 //   - A watcher hears only what changes for it, and after a break resumes without a full copy if nothing did.
 //   - A sensitive value leaves only by what processes read, to those who use it; never by list, history or the ledger.
 //   - Deleting many properties at once needs a confirmation that names exactly those.
+//   - A roll-out reaches nobody less until it is rolled back, whoever steers it: one node does, another takes over within
+//     ten seconds, and without any it stays where it is. Any node can abort it.
+//   - The changes of a roll-out come together and go together.
+//   - One roll-out at a time changes a key of an app and env.
 //
 // # What it does not
-//   - It does not change several properties in one step, nor roll changes out in stages.
 //   - It does not authenticate readers: whoever may reach the listener may resolve.
 //   - Scopes are a caller's claim, not its proven identity.
+//   - It keeps 64 versions of a property, and the 500 newest roll-outs that are over.
+//   - A reader that does not acknowledge is not waited for.
 package properties
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,6 +69,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/discovery"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/engine"
 	"github.com/roadbed/roadbed/platform/ledger"
@@ -54,12 +81,21 @@ type Config struct {
 	Ledger *ledger.Ledger
 	Order  Order // of precedence, for those who ask for no other
 	Log    *slog.Logger
+
+	// Discovery tells of the instances that roll-outs reach; without it none is chosen one by one, and nobody's health
+	// is watched.
+	Discovery *discovery.Client
+
+	// Measure returns the newest value of a query, in the Atlas stack language, of one line, over the instances of these
+	// ids; NaN when there is no data. Without it roll-outs with metric rules do not get past their first step.
+	Measure func(ctx context.Context, query string, instances []string) (float64, error)
 }
 
 // tableName is the engine's table; history is how many versions of a property it keeps.
 const (
-	tableName = "properties"
-	history   = 64
+	tableName   = "properties"
+	history     = 64
+	reportsName = "rollout-reports"
 )
 
 // How many records there may be, and how many that name one app.
@@ -89,16 +125,38 @@ const (
 type Store struct {
 	engine *engine.Engine
 	ledger *ledger.Ledger
-	table  *engine.Table[Property]
+	table  *engine.Table[stored]
 	order  Order
 	log    *slog.Logger
 
 	writing sync.Mutex // held while a write runs, so that the ledger's Before is what the write replaced
 
-	mu     sync.Mutex            // held while the index is replaced
-	index  atomic.Pointer[index] // never nil; what it points to never changes
-	live   map[string]*record    // what index holds, by id; guarded by mu
-	perApp map[string]int        // how many of them name an app, in lower case; guarded by mu
+	mu    sync.Mutex            // held while the index is replaced
+	index atomic.Pointer[index] // never nil; what it points to never changes
+	live  map[string]*record    // what index holds, by id; guarded by mu
+
+	rollouts    map[string]*overlay // by id in the table; guarded by mu
+	rolloutNews chan struct{}       // closed when rollouts change; guarded by mu
+
+	readersMu sync.Mutex
+	readers   map[string]*reader    // by id in lower case; guarded by readersMu
+	acks      chan struct{}         // holds a token when a reader has acknowledged
+	fleet     atomic.Pointer[fleet] // never nil
+	fleetNews chan struct{}         // holds a token when fleet was replaced
+	discovery *discovery.Client     // nil = there is none
+
+	node      string                          // who this is among the nodes
+	leading   atomic.Pointer[context.Context] // ends when this node leads no more; nil = it does not
+	steering  sync.Mutex                      // held while it steers
+	tidied    time.Time                       // when it last tidied up; guarded by steering
+	reports   *engine.Table[report]
+	measure   func(ctx context.Context, query string, instances []string) (float64, error)
+	judge     func(r *Rollout, s Status) float64 // 0 to 100
+	watchMu   sync.Mutex
+	observers map[string]*observer // by roll-out; guarded by watchMu
+	wg        sync.WaitGroup       // of what tend starts
+
+	perApp map[string]int // how many of them name an app, in lower case; guarded by mu
 
 	loaded atomic.Bool  // the table was read to its end once
 	stale  atomic.Int64 // since when the engine refuses writes, Unix nanoseconds; 0 = it does not
@@ -110,11 +168,20 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	if c.Log == nil {
 		c.Log = slog.Default()
 	}
-	table, err := engine.OpenTable[Property](ctx, c.Engine, tableName, history)
+	table, err := engine.OpenTable[stored](ctx, c.Engine, tableName, history)
 	if err != nil {
 		return nil, fmt.Errorf("properties: %w", err)
 	}
-	s := &Store{engine: c.Engine, ledger: c.Ledger, table: table, order: c.Order, log: c.Log, live: map[string]*record{}, perApp: map[string]int{}}
+	reports, err := engine.OpenTable[report](ctx, c.Engine, reportsName, 1)
+	if err != nil {
+		return nil, fmt.Errorf("properties: %w", err)
+	}
+	s := &Store{engine: c.Engine, ledger: c.Ledger, table: table, order: c.Order, log: c.Log, live: map[string]*record{}, perApp: map[string]int{},
+		rollouts: map[string]*overlay{}, rolloutNews: make(chan struct{}),
+		discovery: c.Discovery, node: nodeName(), reports: reports, measure: c.Measure, observers: map[string]*observer{},
+		judge:   func(_ *Rollout, s Status) float64 { return compare(s) },
+		readers: map[string]*reader{}, acks: make(chan struct{}, 1), fleetNews: make(chan struct{}, 1)}
+	s.fleet.Store(&fleet{})
 	s.index.Store(&index{step: newStep()})
 	var ids []string
 	for _, e := range table.List("") {
@@ -127,9 +194,18 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	return s, nil
 }
 
-// Run follows the engine until ctx ends, then returns nil.
+// nodeName is a name that no other process has.
+func nodeName() string { return fmt.Sprintf("%d-%s", os.Getpid(), strings.ToLower(rand.Text()[:8])) }
+
+// Run follows the engine and tends roll-outs until ctx ends, then returns nil.
 func (s *Store) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
+	if s.discovery != nil {
+		defer s.discovery.Watch("", s.setFleet)()
+	}
+	s.wg.Go(func() { s.lead(ctx) })
+	s.wg.Go(func() { s.tend(ctx) })
+	defer s.wg.Wait()
 	events := s.table.Watch(ctx, "")
 	defer func() {
 		cancel()
@@ -208,14 +284,25 @@ func (s *Store) Set(ctx context.Context, p Property, rev uint64) (Property, erro
 	if err := s.admit(ctx, p, exists); err != nil {
 		return Property{}, err
 	}
+	mark, err := s.brake(ctx, p)
+	if err != nil {
+		return Property{}, err
+	}
 	change := api.Change(ctx, "property.set", "property:"+p.Key)
-	p.UpdatedBy, p.TS, p.Rev, p.Deleted = change.Actor, max(time.Now().UnixMilli(), before.TS+1), 0, false
-	if exists {
+	change.Why = mark + change.Why
+	p.RolloutID = ""
+	return s.write(ctx, change, p, before)
+}
+
+// write stores p over before, which is absent if its Rev is 0, with an entry in the ledger.
+func (s *Store) write(ctx context.Context, change roadbed.Change, p, before Property) (Property, error) {
+	p.UpdatedBy, p.TS, p.Rev, p.Deleted = change.Actor, time.Now().UnixMilli(), 0, false
+	if before.Rev != 0 && !before.Deleted {
 		change.Before = before.audit()
 	}
 	change.After = p.audit()
 	err := s.apply(ctx, change, func(ctx context.Context) error {
-		next, err := s.table.Update(ctx, p.ID, p, before.Rev)
+		next, err := s.table.Update(ctx, p.ID, stored{Property: p}, before.Rev)
 		p.Rev = next
 		return err
 	})
@@ -249,6 +336,15 @@ func AllowGlobal(ctx context.Context) context.Context {
 
 type globalKey struct{}
 
+// brake refuses a change of p while changes are frozen, as thaw does; but not what other rooms keep as properties, and
+// not the letting go of the brake.
+func (s *Store) brake(ctx context.Context, p Property) (mark string, err error) {
+	if ctx.Value(recordedKey{}) != nil || strings.HasPrefix(p.Key, freezePrefix) {
+		return "", nil
+	}
+	return s.thaw(ctx, p.Env)
+}
+
 // admit refuses what is too much, and what needs a confirmation.
 func (s *Store) admit(ctx context.Context, p Property, exists bool) error {
 	if p.App == "" && (p.Zone != "" || p.Region != "" || p.Stack != "") && ctx.Value(globalKey{}) == nil {
@@ -274,6 +370,9 @@ func (s *Store) admit(ctx context.Context, p Property, exists bool) error {
 func (s *Store) inherit(p *Property, before Property, exists bool) {
 	if !exists {
 		for _, r := range s.index.Load().keys.get(p.Key) {
+			if r.via != nil {
+				continue
+			}
 			p.Sensitive = p.Sensitive || r.Sensitive
 			if p.Type == "" {
 				p.Type = r.Type
@@ -312,19 +411,29 @@ func (s *Store) delete(ctx context.Context, id string, rev uint64) error {
 	if rev != Any && before.Rev != rev {
 		return fmt.Errorf("%w: %s is at revision %d, not %d; read it again", ErrConflict, before.name(), before.Rev, rev)
 	}
+	mark, err := s.brake(ctx, before)
+	if err != nil {
+		return err
+	}
 	change := api.Change(ctx, "property.delete", "property:"+before.Key)
+	change.Why = mark + change.Why
+	return s.remove(ctx, change, before, "")
+}
+
+// remove deletes before, on behalf of a roll-out perhaps, with an entry in the ledger.
+func (s *Store) remove(ctx context.Context, change roadbed.Change, before Property, rollout string) error {
 	change.Before = before.audit()
 	mark := before
-	mark.Value, mark.Deleted, mark.UpdatedBy, mark.TS, mark.Rev = "", true, change.Actor, time.Now().UnixMilli(), 0
+	mark.Value, mark.Deleted, mark.UpdatedBy, mark.TS, mark.Rev, mark.RolloutID = "", true, change.Actor, time.Now().UnixMilli(), 0, rollout
 	err := s.apply(ctx, change, func(ctx context.Context) error {
 		// The mark stays in the history and says who deleted; readers skip it should the second write not happen.
-		marked, err := s.table.Update(ctx, id, mark, before.Rev)
+		marked, err := s.table.Update(ctx, before.ID, stored{Property: mark}, before.Rev)
 		if err != nil {
 			return err
 		}
-		return s.table.Delete(ctx, id, marked)
+		return s.table.Delete(ctx, before.ID, marked)
 	})
-	s.refresh(id)
+	s.refresh(before.ID)
 	return s.explain(before, err)
 }
 
@@ -341,23 +450,15 @@ const (
 func (s *Store) DeleteAll(ctx context.Context, filter Filter, confirm string) ([]Property, error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	ix := s.index.Load()
-	all, mine := map[string]int{}, map[string]int{}
 	var out []Property
-	ix.all("", func(r *record) bool {
-		all[r.Scope.App]++
+	s.index.Load().all(filter.prefix(), func(r *record) bool {
 		if filter.Match(r.Property) {
-			mine[r.Scope.App]++
 			out = append(out, r.Property)
 		}
 		return true
 	})
-	guarded := len(out) > guardCount
-	for app, n := range mine {
-		guarded = guarded || len(out) > 1 && n*guardShare > all[app]
-	}
-	if token := confirmation(out); guarded && token != confirm {
-		return nil, &Unconfirmed{Count: len(out), Token: token, What: fmt.Sprintf("%d properties would go", len(out))}
+	if n := s.guarded(out); n > 0 && confirmation(out) != confirm {
+		return nil, &Unconfirmed{Count: n, Token: confirmation(out), What: fmt.Sprintf("%d properties would go", n)}
 	}
 	for i, p := range out {
 		if err := s.delete(ctx, p.ID, p.Rev); err != nil {
@@ -365,6 +466,26 @@ func (s *Store) DeleteAll(ctx context.Context, filter Filter, confirm string) ([
 		}
 	}
 	return masked(out), nil
+}
+
+// guarded returns how many of these properties a deletion of all of them takes, if that needs a confirmation, else 0.
+func (s *Store) guarded(gone []Property) int {
+	mine := map[string]int{}
+	for _, p := range gone {
+		for _, app := range orAny(p.App) {
+			mine[app]++
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ask := len(gone) > guardCount
+	for app, n := range mine {
+		ask = ask || len(gone) > 1 && n*guardShare > s.perApp[app]
+	}
+	if !ask {
+		return 0
+	}
+	return len(gone)
 }
 
 // Unconfirmed is a change that needs a confirmation. It is an [ErrUnconfirmed].
@@ -407,6 +528,9 @@ func (s *Store) List(filter Filter) []Property {
 // History returns the versions of the property of that id, oldest first, at most 64; sensitive values are masked. The
 // last version of a deleted one is Deleted and says by whom. It fails with [ErrNotFound] if there never was one.
 func (s *Store) History(ctx context.Context, id string) ([]Property, error) {
+	if isRollout(id) {
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
+	}
 	revs, err := s.table.History(ctx, id)
 	if errors.Is(err, engine.ErrNotFound) {
 		return nil, fmt.Errorf("%w: %s", ErrNotFound, id)
@@ -419,7 +543,7 @@ func (s *Store) History(ctx context.Context, id string) ([]Property, error) {
 		if r.Deleted {
 			continue // the mark before it says who
 		}
-		p := r.Value
+		p := r.Value.Property
 		p.Rev = r.Rev
 		out = append(out, p.mask())
 	}
@@ -432,12 +556,12 @@ func (s *Store) Resolve(caller config.Scope) (config.Snapshot, error) {
 	if !s.loaded.Load() {
 		return config.Snapshot{}, ErrLoading
 	}
-	return s.index.Load().resolve(asCaller(derive(caller), s.order), ""), nil
+	return s.index.Load().resolve(asCaller(s.known(caller), s.order), ""), nil
 }
 
 // Value returns the winning value of one key for a caller.
 func (s *Store) Value(caller config.Scope, key string) (string, bool) {
-	r := s.index.Load().winner(key, asCaller(derive(caller), s.order))
+	r := s.index.Load().winner(key, asCaller(s.known(caller), s.order))
 	if r == nil {
 		return "", false
 	}
@@ -447,10 +571,10 @@ func (s *Store) Value(caller config.Scope, key string) (string, bool) {
 // current returns the record of id with its revision, straight from the table, so that one of another process is seen.
 func (s *Store) current(id string) (Property, bool) {
 	e, ok := s.table.Get(id)
-	if !ok {
+	if !ok || e.Value.Rollout != nil {
 		return Property{}, false
 	}
-	p := e.Value
+	p := e.Value.Property
 	p.ID, p.Rev = id, e.Rev
 	return p, !p.Deleted
 }

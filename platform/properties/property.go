@@ -43,10 +43,11 @@ type Property struct {
 	Ticket      string      `json:"cmcTicket,omitempty"`
 
 	// Given by the store.
-	TS        int64  `json:"ts,omitempty"`        // of the write, Unix milliseconds; grows with each write
+	TS        int64  `json:"ts,omitempty"`        // of the write, Unix milliseconds
 	Rev       uint64 `json:"rev,omitempty"`       // of the write, for If-Match
 	UpdatedBy string `json:"updatedBy,omitempty"` // who wrote it
 	Deleted   bool   `json:"deleted,omitempty"`   // in a history: the deletion
+	RolloutID string `json:"rolloutId,omitempty"` // of the staged roll-out that wrote it, if one did
 }
 
 // Constraint is what a value must satisfy beyond its type. Zero fields ask for nothing.
@@ -83,8 +84,17 @@ func ID(key string, scope config.Scope) string {
 // fieldNames are the scope's fields, most specific first: the order of precedence [Platform].
 var fieldNames = [...]string{"serverId", "asg", "ami", "cluster", "zone", "region", "stack", "appId", "env", "countries"}
 
-// appField is where in fieldNames the app is.
-const appField = 7
+// Where in fieldNames some fields are.
+const (
+	instanceField = 0
+	groupField    = 1
+	amiField      = 2
+	zoneField     = 4
+	regionField   = 5
+	appField      = 7
+	envField      = 8
+	countryField  = 9
+)
 
 // fields returns the scope's fields in the order of fieldNames.
 func fields(s config.Scope) [len(fieldNames)]string {
@@ -326,8 +336,10 @@ func typed(typ, value string) (n *float64, err error) {
 		}
 		f = float64(d) / 1e6
 	case "map":
-		if _, err := config.ParseMap(text); err != nil {
-			return nil, invalid("%v, as type map asks", err)
+		for entry := range strings.SplitSeq(text, ",") {
+			if k, _, ok := strings.Cut(entry, "="); text != "" && (!ok || strings.TrimSpace(k) == "") {
+				return nil, invalid("%q has an entry %q without a key or =, as type map asks: a=1,b=2", value, entry)
+			}
 		}
 		return nil, nil
 	case "json":
