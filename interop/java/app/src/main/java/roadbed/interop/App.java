@@ -2,6 +2,7 @@ package roadbed.interop;
 
 import com.netflix.discovery.shared.transport.jersey.TransportClientFactories;
 import java.util.List;
+import org.springframework.beans.factory.ObjectProvider;
 import org.springframework.boot.SpringApplication;
 import org.springframework.boot.actuate.health.Health;
 import org.springframework.boot.actuate.health.HealthIndicator;
@@ -50,15 +51,15 @@ public class App {
         private final RestClient calls;
         private final DiscoveryClient discovery;
         private final Environment environment;
-        private final TransportClientFactories<?> transport; // to the registry
+        private final TransportClientFactories<?> transport; // to the registry; null without one
         private volatile boolean healthy = true;
 
         Api(@LoadBalanced RestClient.Builder calls, DiscoveryClient discovery, Environment environment,
-                TransportClientFactories<?> transport) {
+                ObjectProvider<TransportClientFactories<?>> transport) {
             this.calls = calls.build();
             this.discovery = discovery;
             this.environment = environment;
-            this.transport = transport;
+            this.transport = transport.getIfAvailable();
         }
 
         @GetMapping("/hello")
@@ -80,7 +81,7 @@ public class App {
         /** Which of its ways to speak to the registry this process uses. */
         @GetMapping("/transport")
         String transport() {
-            return transport.getClass().getSimpleName();
+            return transport == null ? "none" : transport.getClass().getSimpleName();
         }
 
         @GetMapping("/property")
