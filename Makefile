@@ -5,7 +5,10 @@ VERSION    ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo d
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ALL_GO      = $(shell git ls-files '*.go')
 
-.PHONY: run build test soak interop bench check fmt console clean
+FUZZTIME   ?= 30s
+FUZZED      = ./platform/registry ./platform/properties ./config ./discovery
+
+.PHONY: run build test soak interop bench bench-registry fuzz check fmt console clean
 
 ## run: build roadbed and start the whole platform with the demo
 run: build
@@ -19,6 +22,7 @@ build:
 test:
 	$(GO) test -count=1 -timeout 5m -skip '^TestSeen' ./...
 	$(GO) test -count=1 -timeout 5m -run '^TestSeen' ./cmd/roadbed
+	cd bench && $(GO) test -count=1 -timeout 5m ./...
 
 ## soak: the long forms of the tests in which things are broken on purpose
 soak:
@@ -32,6 +36,20 @@ interop:
 ## bench: side-by-side tables against peers
 bench:
 	cd bench && $(GO) test -run '^$$' -bench . -benchmem -count 3
+
+## bench-registry: registry and configuration beside a stock Eureka server, and against every bar; needs Java and Maven
+bench-registry:
+	./interop/install.sh
+	cd bench && $(GO) run ./cmd/registry
+
+## fuzz: every parser of registry and configuration, FUZZTIME each
+fuzz:
+	@for pkg in $(FUZZED); do \
+		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+			echo "$$pkg $$target for $(FUZZTIME)"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+		done; \
+	done
 
 ## check: form, vet, staticcheck, races, fuzz seeds, import rules, generated files current
 check:

@@ -13,6 +13,19 @@
 //
 // A nil *Properties is usable everywhere: its handles hold their defaults for ever.
 //
+// What belongs together is better bound to a struct, which changes as a whole and may refuse values:
+//
+//	type limits struct {
+//		Timeout time.Duration // catalog.db.timeout
+//		Rows    int           // catalog.db.rows
+//	}
+//
+//	func (l *limits) Validate() error { return config.Between("rows", l.Rows, 1, 100) }
+//
+//	db, err := config.Bind(props, "catalog.db.", limits{Timeout: 300*time.Millisecond, Rows: 20})
+//	...
+//	now := db.Get() // *limits, never altered
+//
 // A value may name another property: "${db.host:localhost}" is replaced by the value of db.host, or by "localhost"
 // when there is none. Handles see the replaced text, [Properties.Prefix] the raw one.
 //
@@ -20,7 +33,9 @@
 //   - [Value.Get] is one atomic load: no lock, no parsing, no allocation.
 //   - A service starts, and goes on, with the server down: on the values it last knew, from memory or from disk, and
 //     without those on its defaults.
-//   - A value that does not parse changes nothing: the last good one stays, and the log says so once.
+//   - A value that does not parse, or that a struct refuses, changes nothing: the last good one stays, and the log says
+//     so once.
+//   - A bound struct was accepted as a whole, and no change is ever seen in one that was handed out.
 //   - Callbacks run one at a time, in the order of the changes; one that panics harms no other.
 //
 // # What it does not
@@ -31,7 +46,6 @@ package config
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
@@ -48,8 +62,11 @@ type Options struct {
 	URL   string // of the server, e.g. "http://127.0.0.1:8761"; empty = no server
 	Scope Scope  // who asks; decides which records win
 	Cache string // directory of the last known good values; empty = none are kept
-	HTTP  *http.Client
-	Log   *slog.Logger
+
+	// Override wins over everything the server says: what the process was given in its arguments or environment.
+	Override map[string]string
+	HTTP     *http.Client
+	Log      *slog.Logger
 }
 
 // Scope is who asks for properties, or, in a record, whom it is for. Empty fields are unknown, or any.
@@ -74,6 +91,7 @@ type Properties struct {
 
 	mu      sync.Mutex
 	raw     map[string]string // as resolved by the server; guarded by mu
+	seen    map[string]string // raw with the overrides in it; guarded by mu
 	own     map[string]bool   // keys whose value is for this instance alone; guarded by mu
 	rev     uint64            // the server's revision of raw; guarded by mu
 	handles map[handleKey]handle
@@ -92,7 +110,7 @@ type handleKey struct {
 
 // handle is what Properties needs of a Value[T], whatever T.
 type handle interface {
-	refresh(text string, ok bool)
+	refresh(raw map[string]string) []flaw
 }
 
 // New returns the properties of o, with what the cache on disk remembers. It reads no network; [Properties.Run] does.
@@ -114,7 +132,18 @@ func New(o Options) *Properties {
 		dirty:   make(chan struct{}, 1),
 	}
 	p.recall()
+	p.seen = p.overridden()
 	return p
+}
+
+// overridden returns raw with the overrides in it. The caller holds mu.
+func (p *Properties) overridden() map[string]string {
+	if len(p.opts.Override) == 0 {
+		return p.raw
+	}
+	seen := maps.Clone(p.raw)
+	maps.Copy(seen, p.opts.Override)
+	return seen
 }
 
 // Run follows the server until ctx ends, then returns nil. A server that is away is asked again for ever, ever less
@@ -135,27 +164,30 @@ func (p *Properties) Run(ctx context.Context) error {
 }
 
 // Bool returns the handle of a property that is true or false.
-func (p *Properties) Bool(key string, def bool) *Value[bool] { return value(p, key, def, ParseBool) }
+func (p *Properties) Bool(key string, def bool) *Value[bool] { return scalar(p, key, def, ParseBool) }
 
 // Int returns the handle of a whole number.
 func (p *Properties) Int(key string, def int) *Value[int] {
-	return value(p, key, def, func(s string) (int, error) { return strconv.Atoi(strings.TrimSpace(s)) })
+	return scalar(p, key, def, func(s string) (int, error) {
+		n, err := parseInt(s, strconv.IntSize)
+		return int(n), err
+	})
 }
 
 // Float returns the handle of a number.
 func (p *Properties) Float(key string, def float64) *Value[float64] {
-	return value(p, key, def, func(s string) (float64, error) { return strconv.ParseFloat(strings.TrimSpace(s), 64) })
+	return scalar(p, key, def, func(s string) (float64, error) { return parseFloat(s, 64) })
 }
 
 // Duration returns the handle of a duration: "250ms", "1m30s", or a bare number of milliseconds, as Netflix's
 // property names have them.
 func (p *Properties) Duration(key string, def time.Duration) *Value[time.Duration] {
-	return value(p, key, def, ParseDuration)
+	return scalar(p, key, def, ParseDuration)
 }
 
 // String returns the handle of a text.
 func (p *Properties) String(key string, def string) *Value[string] {
-	return value(p, key, def, func(s string) (string, error) { return s, nil })
+	return scalar(p, key, def, func(s string) (string, error) { return s, nil })
 }
 
 // Prefix gives fn all properties whose key starts with prefix: before it returns, on the caller's goroutine, and then
@@ -170,7 +202,7 @@ func (p *Properties) Prefix(prefix string, fn func(map[string]string)) (stop fun
 	s.running.Lock() // so that a change cannot overtake the first call
 	defer s.running.Unlock()
 	p.mu.Lock()
-	now := under(p.raw, prefix)
+	now := under(p.seen, prefix)
 	s.last = now
 	p.subs[s] = struct{}{}
 	p.mu.Unlock()
@@ -210,12 +242,12 @@ func (p *Properties) replace(raw map[string]string, own map[string]bool, rev uin
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.raw, p.own, p.rev = raw, own, rev
-	for k, h := range p.handles {
-		text, ok := lookup(raw, k.key)
-		h.refresh(text, ok)
+	p.seen = p.overridden()
+	for _, h := range p.handles {
+		h.refresh(p.seen)
 	}
 	for s := range p.subs {
-		now := under(raw, s.prefix)
+		now := under(p.seen, s.prefix)
 		if maps.Equal(now, s.last) {
 			continue
 		}
@@ -282,32 +314,4 @@ func (p *Properties) guard(fn func()) {
 		}
 	}()
 	fn()
-}
-
-// ParseBool reads true, yes, on, 1 and false, no, off, 0 in any letter case.
-func ParseBool(s string) (bool, error) {
-	switch strings.ToLower(strings.TrimSpace(s)) {
-	case "true", "yes", "on", "1":
-		return true, nil
-	case "false", "no", "off", "0":
-		return false, nil
-	}
-	return false, fmt.Errorf("%q is not true or false", s)
-}
-
-// ParseDuration reads "250ms", "1m30s", or a bare number of milliseconds.
-func ParseDuration(s string) (time.Duration, error) {
-	s = strings.TrimSpace(s)
-	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
-		const most = int64(1<<63-1) / int64(time.Millisecond)
-		if n > most || n < -most {
-			return 0, fmt.Errorf("%q milliseconds are more than a duration holds", s)
-		}
-		return time.Duration(n) * time.Millisecond, nil
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil {
-		return 0, fmt.Errorf("%q is not a duration; write 250ms, 10s, 1m30s, or a number of milliseconds", s)
-	}
-	return d, nil
 }

@@ -488,10 +488,3 @@ func BenchmarkGet(b *testing.B) {
 		b.Fatal("Get returned nothing")
 	}
 }
-
-func Example() {
-	props := New(Options{Scope: Scope{App: "catalog"}}) // no URL: no server to follow
-	timeout := props.Duration("catalog.db.timeout", 300*time.Millisecond)
-	fmt.Println(timeout.Get())
-	// Output: 300ms
-}

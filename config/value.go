@@ -1,48 +1,102 @@
 package config
 
 import (
+	"maps"
 	"slices"
 	"sync/atomic"
 )
 
-// Value is the handle of one property: what it is now, and who wants to know when it changes. Handles of the same
-// key, type and default are one and the same.
-type Value[T comparable] struct {
-	now   atomic.Pointer[T] // never nil; what it points to never changes
-	key   string
-	def   T
-	parse func(string) (T, error)
+// Value is the handle of one property, or of the struct that [Bind] fills: what it is now, and who wants to know when
+// it changes. Handles of the same key, type and default are one and the same.
+type Value[T any] struct {
+	now atomic.Pointer[T] // never nil; what it points to never changes
+	key string
+	def T
+
+	// read returns the value that text gives, text being what lookup finds, and what of it was of no use; there the
+	// value is as in last.
+	read  func(raw map[string]string, last T) (T, []flaw)
+	same  func(a, b T) bool
 	props *Properties // nil for a handle that holds its default for ever
 
 	// guarded by props.mu
-	bad  string // the text that did not parse and was reported; "" = none
-	subs []*sub[T]
+	flaws []flaw // of the newest read
+	subs  []*sub[T]
+}
+
+// flaw is a text that a handle could not use.
+type flaw struct {
+	key, text, why string
 }
 
 // sub is one call of OnChange.
-type sub[T comparable] struct {
+type sub[T any] struct {
 	fn      func(old, new T)
 	seen    T // guarded by Properties.mu
 	queued  bool
 	stopped bool
 }
 
-// value returns the one handle of key, T and def.
-func value[T comparable](p *Properties, key string, def T, parse func(string) (T, error)) *Value[T] {
-	v := &Value[T]{key: key, def: def, parse: parse, props: p}
+// scalar returns the one handle of key, T and def.
+func scalar[T comparable](p *Properties, key string, def T, parse func(string) (T, error)) *Value[T] {
+	v := &Value[T]{key: key, def: def, same: func(a, b T) bool { return a == b }, read: reader(key, def, parse)}
+	return share(p, handleKey{key, def}, v)
+}
+
+// list and dict are the defaults of handles that cannot be compared, made comparable: no other handle's type is theirs.
+type (
+	list string
+	dict string
+)
+
+// List returns the handle of a comma-separated list; blanks around its items are no part of them, and empty items are
+// none. Whoever gets a list must not alter it.
+func (p *Properties) List(key string, def []string) *Value[[]string] {
+	def = slices.Clone(def)
+	v := &Value[[]string]{key: key, def: def, same: slices.Equal[[]string], read: reader(key, def, ParseList)}
+	return share(p, handleKey{key, list(quoted(def))}, v)
+}
+
+// Map returns the handle of a map written a=1,b=2. Whoever gets a map must not alter it.
+func (p *Properties) Map(key string, def map[string]string) *Value[map[string]string] {
+	def = maps.Clone(def)
+	v := &Value[map[string]string]{key: key, def: def, same: maps.Equal[map[string]string, map[string]string], read: reader(key, def, ParseMap)}
+	var flat []string
+	for _, k := range slices.Sorted(maps.Keys(def)) {
+		flat = append(flat, k, def[k])
+	}
+	return share(p, handleKey{key, dict(quoted(flat))}, v)
+}
+
+// reader reads one property.
+func reader[T any](key string, def T, parse func(string) (T, error)) func(map[string]string, T) (T, []flaw) {
+	return func(raw map[string]string, last T) (T, []flaw) {
+		text, ok := lookup(raw, key)
+		if !ok {
+			return def, nil
+		}
+		v, err := parse(text)
+		if err != nil {
+			return last, []flaw{{key, text, err.Error()}}
+		}
+		return v, nil
+	}
+}
+
+// share makes v the handle of id, or returns the one there is.
+func share[T any](p *Properties, id handleKey, v *Value[T]) *Value[T] {
 	v.now.Store(&v.def)
 	if p == nil {
 		return v
 	}
+	v.props = p
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	id := handleKey{key, def}
 	if h, ok := p.handles[id]; ok {
 		return h.(*Value[T])
 	}
 	p.handles[id] = v
-	text, ok := lookup(p.raw, key)
-	v.refresh(text, ok)
+	v.refresh(p.seen)
 	return v
 }
 
@@ -50,7 +104,7 @@ func value[T comparable](p *Properties, key string, def T, parse func(string) (T
 // hot path: 0 allocs, BenchmarkGet
 func (v *Value[T]) Get() T { return *v.now.Load() }
 
-// Key returns the property's key.
+// Key returns the property's key, or the prefix of those that fill a struct.
 func (v *Value[T]) Key() string { return v.key }
 
 // OnChange calls fn after each change, one call at a time and in order, with the value fn last knew and the new one.
@@ -72,31 +126,27 @@ func (v *Value[T]) OnChange(fn func(old, new T)) (stop func()) {
 	}
 }
 
-// refresh takes the property's text, or its absence. The caller holds props.mu.
-func (v *Value[T]) refresh(text string, ok bool) {
-	next := &v.def
-	if ok {
-		parsed, err := v.parse(text)
-		if err != nil {
-			if v.bad != text {
-				v.bad = text
-				v.props.log.Error("property has a bad value; the last good one stays", "key", v.key, "value", brief(text), "kept", v.Get(), "err", err)
-			}
-			return
+// refresh reads the value anew. The caller holds props.mu.
+func (v *Value[T]) refresh(raw map[string]string) []flaw {
+	was := v.Get()
+	next, flaws := v.read(raw, was)
+	for _, f := range flaws {
+		if !slices.Contains(v.flaws, f) {
+			v.props.log.Error("property has a bad value; the last good one stays", "key", f.key, "value", brief(f.text), "kept", was, "err", f.why)
 		}
-		next = &parsed
 	}
-	v.bad = ""
-	if *next == v.Get() {
-		return
+	v.flaws = flaws
+	if v.same(next, was) {
+		return flaws
 	}
-	v.now.Store(next)
+	v.now.Store(&next)
 	for _, s := range v.subs {
 		if !s.queued {
 			s.queued = true
 			v.props.enqueue(func() { v.deliver(s) })
 		}
 	}
+	return flaws
 }
 
 func (v *Value[T]) deliver(s *sub[T]) {
@@ -106,7 +156,7 @@ func (v *Value[T]) deliver(s *sub[T]) {
 	s.seen = now
 	stopped := s.stopped
 	v.props.mu.Unlock()
-	if !stopped && old != now {
+	if !stopped && !v.same(old, now) {
 		s.fn(old, now)
 	}
 }

@@ -19,6 +19,7 @@ type env struct {
 	config      string               // base URL
 	telemetry   string               // base URL
 	cache       string               // directory
+	override    map[string]string    // properties that win over the platform's
 }
 
 // readEnv reads the environment. It fails on a value that cannot be meant.
@@ -40,6 +41,19 @@ func readEnv(get func(string) string) (env, error) {
 			return env{}, fmt.Errorf("ROADBED_CRITICALITY: %w", err)
 		}
 		e.criticality = &c
+	}
+	for entry := range strings.SplitSeq(get("ROADBED_PROPERTIES"), ";") {
+		key, value, ok := strings.Cut(entry, "=")
+		if key = strings.TrimSpace(key); key == "" && !ok {
+			continue
+		}
+		if !ok || key == "" {
+			return env{}, fmt.Errorf("ROADBED_PROPERTIES has an entry %q; write key=value;key=value", entry)
+		}
+		if e.override == nil {
+			e.override = map[string]string{}
+		}
+		e.override[key] = strings.TrimSpace(value)
 	}
 	for url := range strings.SplitSeq(get("ROADBED_REGISTRY"), ",") {
 		if url = strings.TrimSpace(url); url != "" {

@@ -16,7 +16,8 @@
 //
 // The fleet tells a process where it is by its environment: PORT, ROADBED_APP, ROADBED_GROUP, ROADBED_INSTANCE,
 // ROADBED_HOST, ROADBED_REGION, ROADBED_ZONE, ROADBED_CRITICALITY, ROADBED_REGISTRY, ROADBED_CONFIG,
-// ROADBED_TELEMETRY and ROADBED_CACHE. What the environment says wins over Config, for it is the operator's word.
+// ROADBED_TELEMETRY and ROADBED_CACHE. What the environment says wins over Config, for it is the operator's word; so do
+// the properties in ROADBED_PROPERTIES, key=value;key=value, over the platform's.
 // Without ROADBED_REGISTRY a service warns once, serves all the same, and reaches no other service.
 //
 // # What every service answers
@@ -207,7 +208,7 @@ func prepare(c Config, e env) (*Service, error) {
 		"nf.zone": self.Location.Zone, "nf.region": self.Location.Region,
 	})
 	s.control = &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}
-	s.props = config.New(config.Options{URL: e.config, Cache: e.cache, Log: c.Log, Scope: e.scope(self, cluster), HTTP: &http.Client{Transport: s.control}})
+	s.props = config.New(config.Options{URL: e.config, Cache: e.cache, Override: e.override, Log: c.Log, Scope: e.scope(self, cluster), HTTP: &http.Client{Transport: s.control}})
 	var lists ipc.Lists = ipc.Static{}
 	if len(e.registry) > 0 {
 		s.found = discovery.New(discovery.Config{Registry: e.registry, Cache: e.cache, Location: self.Location, Log: c.Log})

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -442,6 +443,7 @@ func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
 		{Config{Name: "api", Handler: h}, [2]string{"PORT", "http"}, "PORT"},
 		{Config{Name: "api", Handler: h}, [2]string{"PORT", "70000"}, "PORT"},
 		{Config{Name: "api", Handler: h}, [2]string{"ROADBED_CRITICALITY", "HIGH"}, "ROADBED_CRITICALITY"},
+		{Config{Name: "api", Handler: h}, [2]string{"ROADBED_PROPERTIES", "a=1;b"}, "ROADBED_PROPERTIES"},
 	} {
 		t.Run(c.want, func(t *testing.T) {
 			if c.env[0] != "" {
@@ -461,13 +463,16 @@ func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
 
 func TestTheEnvironmentSaysWhoTheServiceIs(t *testing.T) {
 	vars := map[string]string{"ROADBED_APP": "web", "ROADBED_REGISTRY": "http://a:1, http://b:2,", "PORT": "8081", "ROADBED_ZONE": "zone-c",
-		"ROADBED_CRITICALITY": "best-effort", "ROADBED_GROUP": "web-prod-big-v012", "ROADBED_REGION": "local"}
+		"ROADBED_CRITICALITY": "best-effort", "ROADBED_GROUP": "web-prod-big-v012", "ROADBED_REGION": "local", "ROADBED_PROPERTIES": " web.rows = 5 ; web.hosts=a,b=c;"}
 	e, err := readEnv(func(k string) string { return vars[k] })
 	if err != nil {
 		t.Fatal(err)
 	}
 	if e.host != "127.0.0.1" || len(e.registry) != 2 || e.registry[1] != "http://b:2" || *e.criticality != roadbed.BestEffort {
 		t.Errorf("got %+v", e)
+	}
+	if want := map[string]string{"web.rows": "5", "web.hosts": "a,b=c"}; !maps.Equal(e.override, want) {
+		t.Errorf("properties: got %q, want %q", e.override, want)
 	}
 	i := e.instance(Config{Name: "Web", Version: "3"}, &net.TCPAddr{Port: 8081})
 	if i.ID != "127.0.0.1:Web:8081" || i.App != "web" || i.VIP != "web" || i.Metadata["zone"] != "zone-c" || i.Metadata["version"] != "3" ||

@@ -54,6 +54,7 @@ func (s *Store) Handler() http.Handler {
 //	GET    /config/archaius2  the records that ?filter= selects, for the persisted-properties reader of Archaius 2
 //	GET    /config/spring/{application}/{profiles}[/{label}]  what a caller sees, for Spring Cloud Config clients
 //	GET    /config/spring[/{label}]/{application}-{profile}.properties, .yml or .json
+//	POST   /config/mahe/properties/create, upsert; GET find, prop; DELETE delete: Spinnaker's fast properties
 //
 // Changes take ?breakGlass=true while they are frozen, with a reason in the header Roadbed-Why or in the body.
 func (s *Store) Mount(surface *api.Surface) {
@@ -67,6 +68,13 @@ func (s *Store) Mount(surface *api.Surface) {
 		"PUT /config/v1/properties/{id}":    s.put,
 		"DELETE /config/v1/properties/{id}": s.deleteOne,
 		"GET /config/v1/history":            s.getHistory,
+		"GET /config/archaius2":             s.getPersisted,
+		"GET " + springPrefix:               s.getSpring,
+		"POST " + mahePrefix + "create":     s.postMahe,
+		"POST " + mahePrefix + "upsert":     s.postMahe,
+		"GET " + mahePrefix + "find":        s.findMahe,
+		"GET " + mahePrefix + "prop":        s.getMahe,
+		"DELETE " + mahePrefix + "delete":   s.deleteMahe,
 
 		"POST /config/v1/ack":                     s.postAck,
 		"POST /config/v1/rollouts":                s.postRollout,
@@ -75,8 +83,6 @@ func (s *Store) Mount(surface *api.Surface) {
 		"GET /config/v1/rollouts/{id}":            s.getRollout,
 		"GET /config/v1/rollouts/{id}/watch":      s.watchRollouts,
 		"POST /config/v1/rollouts/{id}/{command}": s.commandRollout,
-		"GET /config/archaius2":                   s.getPersisted,
-		"GET " + springPrefix:                     s.getSpring,
 	} {
 		surface.Mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			if since := s.stale.Load(); since != 0 {

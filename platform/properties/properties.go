@@ -296,7 +296,7 @@ func (s *Store) Set(ctx context.Context, p Property, rev uint64) (Property, erro
 
 // write stores p over before, which is absent if its Rev is 0, with an entry in the ledger.
 func (s *Store) write(ctx context.Context, change roadbed.Change, p, before Property) (Property, error) {
-	p.UpdatedBy, p.TS, p.Rev, p.Deleted = change.Actor, time.Now().UnixMilli(), 0, false
+	p.UpdatedBy, p.TS, p.Rev, p.Deleted = change.Actor, max(time.Now().UnixMilli(), before.TS+1), 0, false
 	if before.Rev != 0 && !before.Deleted {
 		change.Before = before.audit()
 	}

@@ -43,7 +43,7 @@ type Property struct {
 	Ticket      string      `json:"cmcTicket,omitempty"`
 
 	// Given by the store.
-	TS        int64  `json:"ts,omitempty"`        // of the write, Unix milliseconds
+	TS        int64  `json:"ts,omitempty"`        // of the write, Unix milliseconds; grows with each write
 	Rev       uint64 `json:"rev,omitempty"`       // of the write, for If-Match
 	UpdatedBy string `json:"updatedBy,omitempty"` // who wrote it
 	Deleted   bool   `json:"deleted,omitempty"`   // in a history: the deletion
@@ -336,10 +336,8 @@ func typed(typ, value string) (n *float64, err error) {
 		}
 		f = float64(d) / 1e6
 	case "map":
-		for entry := range strings.SplitSeq(text, ",") {
-			if k, _, ok := strings.Cut(entry, "="); text != "" && (!ok || strings.TrimSpace(k) == "") {
-				return nil, invalid("%q has an entry %q without a key or =, as type map asks: a=1,b=2", value, entry)
-			}
+		if _, err := config.ParseMap(text); err != nil {
+			return nil, invalid("%v, as type map asks", err)
 		}
 		return nil, nil
 	case "json":

@@ -90,7 +90,7 @@ func (h *eureka) appendResult(b []byte, it *batchItem) []byte {
 // hot path for heartbeats: 0 allocs, BenchmarkBatchOfHeartbeats
 func (h *eureka) apply(it *batchItem) (status int, newer *record) {
 	peer := origin{replicated: true}
-	k := key{strings.ToUpper(it.app), it.id}
+	k := key{upper(it.app), it.id}
 	switch it.action {
 	case heartbeatItem:
 		claimed := unknown

@@ -193,7 +193,7 @@ func TestHeartbeatsOfPeersAllocateNothingEach(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i := range items {
-		items[i].app = strings.ToUpper(items[i].app)
+		items[i].app = upper(items[i].app)
 	}
 	if n := testing.AllocsPerRun(10, func() {
 		for i := range items {

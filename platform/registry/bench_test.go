@@ -2,7 +2,6 @@ package registry
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -63,7 +62,7 @@ func BenchmarkRenew(b *testing.B) {
 // BenchmarkLook is a second of 100,000 instances that all renew: what the keeper does in it.
 func BenchmarkLook(b *testing.B) {
 	r := filled(b, 100_000)
-	k := keeper{s: r.s, log: slog.New(slog.DiscardHandler)}
+	k := r.keep
 	var all []*entry
 	for _, a := range r.s.apps {
 		all = append(all, a.order...)
@@ -79,8 +78,8 @@ func BenchmarkLook(b *testing.B) {
 		for i := int(now/int64(time.Second)) % 30; i < len(all); i += 30 {
 			all[i].lease.renew(now, true)
 		}
-		if got := k.silent(now); len(got) > 0 {
-			b.Fatalf("%d are silent", len(got))
+		if k.gather(now); len(k.silent) > 0 {
+			b.Fatalf("%d are silent", len(k.silent))
 		}
 	}
 }
@@ -170,7 +169,7 @@ func BenchmarkMemoryPerInstance(b *testing.B) {
 	for b.Loop() {
 		before := heap()
 		r := filled(b, n)
-		r.s.log = changeLog{byKey: make(map[key]*change)} // as when nothing changed for three minutes
+		r.s.log = newChangeLog() // as when nothing changed for three minutes
 		bare := heap()
 		sn := r.s.current("")
 		sn.full.parts(jsonFull)

@@ -2,11 +2,19 @@ package registry
 
 import (
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
-// retention is how long a delta tells of a change; a client that slept longer must fetch everything.
-const retention = 180 * time.Second
+// A delta tells of a change for so long; a client that slept longer must fetch everything. The hash by which clients
+// notice that they missed something sees only counts, so a change is told for longer while that costs little.
+const (
+	leastRetention = 180 * time.Second
+	mostRetention  = 15 * time.Minute
+	deltaBudget    = 256 << 10 // compressed bytes of a delta up to which more than the least is told
+	changeCost     = 200       // compressed bytes that a change is taken to need until that was measured
+	costSample     = 8         // changes in a delta by which it is measured
+)
 
 // changeLog is the last change of each instance that changed lately, oldest first. It is guarded by the state's mu.
 type changeLog struct {
@@ -14,6 +22,20 @@ type changeLog struct {
 	oldest, newest *change
 	version        uint64 // of the newest change ever
 	trimmed        uint64 // version of the newest change that fell out of the log
+
+	least, most time.Duration // that changes are kept; between them, as many as fit into deltaBudget
+	cost        atomic.Int64  // compressed bytes of a change in a delta, as it was measured last
+}
+
+func newChangeLog() changeLog {
+	return changeLog{byKey: make(map[key]*change), least: leastRetention, most: mostRetention}
+}
+
+// measure takes note of what a delta of n changes needs.
+func (l *changeLog) measure(n, compressed int) {
+	if n >= costSample {
+		l.cost.Store(int64(compressed / n))
+	}
 }
 
 // change is the last thing that happened to an instance.
@@ -46,7 +68,15 @@ func (l *changeLog) add(r *record, now int64) {
 }
 
 func (l *changeLog) trim(now int64) {
-	for c := l.oldest; c != nil && now-c.at > int64(retention); c = l.oldest {
+	cost := l.cost.Load()
+	if cost <= 0 {
+		cost = changeCost
+	}
+	room := int(deltaBudget / cost)
+	for c := l.oldest; c != nil; c = l.oldest {
+		if age := time.Duration(now - c.at); age <= l.least || age <= l.most && len(l.byKey) <= room {
+			return
+		}
 		l.trimmed = c.version
 		l.unlink(c)
 		delete(l.byKey, c.rec.key())

@@ -153,6 +153,7 @@ func TestRegistrationsOfRealClientsAreUnderstood(t *testing.T) {
 			base(func(r *record) {
 				r.id, r.sentID, r.home, r.vip, r.dirty = "h:jq:8080", true, "http://h:8080/", "jq", 1760000000001
 				r.meta = []pair{{"management.port", "8080"}, {"zone", "z"}}
+				r.blank = statusPageMember | healthMember | secureHealthMember | svipMember
 			})},
 		{"Steeltoe: no nulls, other letter case of the override", `{"instance":{"instanceId":"h:jq:8080","app":"JQ","ipAddr":"1.2.3.4","port":{"@enabled":"true","$":8080},"securePort":{"@enabled":"false","$":7002},
 			"vipAddress":"jq","secureVipAddress":"jq","countryId":1,"dataCenterInfo":{"@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","name":"MyOwn"},"hostName":"h","status":"UP",
@@ -170,7 +171,9 @@ func TestRegistrationsOfRealClientsAreUnderstood(t *testing.T) {
 			<port enabled="true">8080</port><securePort enabled="false">7002</securePort><homePageUrl></homePageUrl><statusPageUrl></statusPageUrl><healthCheckUrl></healthCheckUrl><countryId>0</countryId>
 			<dataCenterInfo class="com.netflix.appinfo.MyDataCenterInfo"><name>MyOwn</name><metadata></metadata></dataCenterInfo><leaseInfo><renewalIntervalInSecs>0</renewalIntervalInSecs><durationInSecs>0</durationInSecs></leaseInfo>
 			<metadata><Raw></Raw></metadata></instance>`,
-			base(func(r *record) { r.vip, r.country, r.meta = "jq", 0, []pair{{"Raw", ""}} })},
+			base(func(r *record) {
+				r.vip, r.country, r.meta, r.blank = "jq", 0, []pair{{"Raw", ""}}, svipMember|homeMember|statusPageMember|healthMember
+			})},
 		{"array of one, no wrapper, odd status", `{"hostName":["h"],"app":"jq","ipAddr":"1.2.3.4","status":"weird","port":[{"$":8080}],"dataCenterInfo":[{"name":"MyOwn"}]}`,
 			base(func(r *record) { r.own, r.status = unknown, unknown })},
 		{"Amazon: id of the cloud", `{"instance":{"hostName":"h","app":"jq","ipAddr":"1.2.3.4","port":8080,"dataCenterInfo":{"@class":"com.netflix.appinfo.AmazonInfo","name":"Amazon","metadata":{"instance-id":"i-1","availability-zone":"us-east-1c"}}}}`,
@@ -187,7 +190,11 @@ func TestRegistrationsOfRealClientsAreUnderstood(t *testing.T) {
 			base(func(r *record) {
 				r.id, r.sentID, r.secure, r.renewal, r.duration, r.vip = "h:8080", true, port{9443, false}, 5, 15, "jq"
 				r.meta = []pair{{"$x", "a & b"}, {"a/b", "s"}, {"user_id", "7"}}
+				r.blank = svipMember
 			})},
+		{"Java in XML: keys with colons and letters of all scripts", `<instance><hostName>h</hostName><app>straße</app><ipAddr>1.2.3.4</ipAddr><port>8080</port>
+			<dataCenterInfo><name>MyOwn</name></dataCenterInfo><metadata><a:b>1</a:b><größe>2</größe><键>3</键></metadata></instance>`,
+			base(func(r *record) { r.app, r.meta = "STRASSE", []pair{{"a:b", "1"}, {"größe", "2"}, {"键", "3"}} })},
 		{"XML: empty metadata and absent attributes", `<instance><hostName>h</hostName><app>jq</app><ipAddr>1.2.3.4</ipAddr><port>8080</port><securePort enabled="TRUE">1</securePort>
 			<dataCenterInfo><name>MyOwn</name></dataCenterInfo><metadata class="java.util.Collections$EmptyMap"/></instance>`,
 			base(func(r *record) { r.secure = port{1, true} })},
@@ -243,13 +250,22 @@ func records() *rapid.Generator[*record] {
 		}
 		st := func(name string) status { return status(rapid.IntRange(0, int(statuses)-1).Draw(t, name)) }
 		r := &record{
-			id: word.Draw(t, "id"), sentID: true, app: strings.ToUpper(word.Draw(t, "app")), appGroup: strings.ToUpper(word.Draw(t, "group")),
+			id: word.Draw(t, "id"), sentID: true, app: upper(word.Draw(t, "app")), appGroup: upper(word.Draw(t, "group")),
 			host: word.Draw(t, "host"), ip: word.Draw(t, "ip"), override: st("override"), port: p("port"), secure: p("secure"),
 			country: int32(rapid.IntRange(0, 99).Draw(t, "country")), renewal: int32(rapid.IntRange(1, 99).Draw(t, "renewal")),
 			duration: int32(rapid.IntRange(1, 99).Draw(t, "duration")), meta: meta("meta"), home: text.Draw(t, "home"),
 			statusPage: text.Draw(t, "status page"), health: text.Draw(t, "health"), secureHealth: text.Draw(t, "secure health"),
 			vip: text.Draw(t, "vip"), svip: text.Draw(t, "svip"), asg: text.Draw(t, "asg"), dirty: rapid.Int64Range(1, 1<<45).Draw(t, "dirty"),
 			dcSent: true, dcName: true,
+		}
+		r.blank = members(rapid.Uint8().Draw(t, "blank"))
+		for m, s := range map[members]string{
+			appGroupMember: r.appGroup, homeMember: r.home, statusPageMember: r.statusPage, healthMember: r.health,
+			secureHealthMember: r.secureHealth, vipMember: r.vip, svipMember: r.svip, asgMember: r.asg,
+		} {
+			if s != "" {
+				r.blank &^= m
+			}
 		}
 		r.own = st("status")
 		r.status = r.own
@@ -309,7 +325,7 @@ func TestMetadataKeysSurviveAsElementNames(t *testing.T) {
 			t.Fatalf("key %q: %q is not an element name: %v, %v", s, name, tok, err)
 		}
 	})
-	for key, want := range map[string]string{"user_id": "user__id", "$x": "_-x", "a/b": "a_.002fb", "plain": "plain"} {
+	for key, want := range map[string]string{"user_id": "user__id", "$x": "_-x", "a/b": "a_.002fb", "plain": "plain", "größe": "größe", "键": "键", "ǿ": "_.01ff"} {
 		if got := escapeName(key); got != want {
 			t.Errorf("element of key %q: got %q, want %q", key, got, want)
 		}

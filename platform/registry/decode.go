@@ -120,7 +120,7 @@ func element(d *xml.Decoder, start xml.StartElement, depth int) (any, error) {
 			if err != nil {
 				return nil, err
 			}
-			name := unescapeName(tok.Name.Local)
+			name := unescapeName(localName(tok.Name))
 			if was, ok := t[name]; ok {
 				if list, ok := was.([]any); ok {
 					v = append(list, v)
@@ -139,6 +139,15 @@ func element(d *xml.Decoder, start xml.StartElement, depth int) (any, error) {
 			return t, nil
 		}
 	}
+}
+
+// localName is a name as it was written: keys of metadata may hold colons, which look like prefixes that nobody
+// declared. A declared one stands for a URI and does not count.
+func localName(n xml.Name) string {
+	if n.Space == "" || strings.ContainsAny(n.Space, ":/") {
+		return n.Local
+	}
+	return n.Space + ":" + n.Local
 }
 
 // member finds name in t, exactly or else in any letter case.
@@ -284,8 +293,8 @@ func toRecord(t tree) *record {
 	str := func(name string) string { return clean(text(member(t, name))) }
 	r := &record{
 		id:       str("instanceId"),
-		app:      strings.ToUpper(str("app")),
-		appGroup: strings.ToUpper(str("appGroupName")),
+		app:      upper(str("app")),
+		appGroup: upper(str("appGroupName")),
 		host:     str("hostName"), ip: str("ipAddr"), sid: str("sid"),
 		port:    portOf(member(t, "port"), port{defaultPort, true}),
 		secure:  portOf(member(t, "securePort"), port{defaultSecurePort, false}),
@@ -297,6 +306,17 @@ func toRecord(t tree) *record {
 		renewal: defaultRenewal, duration: defaultDuration,
 		override: unknown, own: up,
 		meta: pairs(member(t, "metadata")),
+	}
+	for _, m := range [...]struct {
+		name string
+		in   members
+	}{
+		{"appGroupName", appGroupMember}, {"homePageUrl", homeMember}, {"statusPageUrl", statusPageMember}, {"healthCheckUrl", healthMember},
+		{"secureHealthCheckUrl", secureHealthMember}, {"vipAddress", vipMember}, {"secureVipAddress", svipMember}, {"asgName", asgMember},
+	} {
+		if member(t, m.name) == any("") {
+			r.blank |= m.in
+		}
 	}
 	if r.sid == "na" || r.sid == "unknown" {
 		r.sid = ""

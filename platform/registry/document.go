@@ -15,6 +15,7 @@ type document struct {
 	version uint64
 	hash    string
 	views   []*view
+	weighed func(compressed int) // is told what it needs, if set
 
 	zipped [codecs]struct {
 		once  sync.Once
@@ -116,7 +117,12 @@ var gzipHead = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 4, 255} // RFC 1952 §2.3: n
 // gzipped returns the document as one gzip member, in pieces. Blocks that did not change are not compressed again.
 func (d *document) gzipped(c codec) [][]byte {
 	z := &d.zipped[c]
-	z.once.Do(func() { z.parts = d.gzip(c) })
+	z.once.Do(func() {
+		z.parts = d.gzip(c)
+		if d.weighed != nil {
+			d.weighed(sizeOf(z.parts))
+		}
+	})
 	return z.parts
 }
 

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
@@ -94,24 +95,24 @@ func (r *record) appendJSON(b []byte, t times, compact bool) []byte {
 		b = strconv.AppendInt(append(b, `,"serviceUpTimestamp":`...), r.serviceUp, 10)
 		b = append(b, `},"metadata":`...)
 		b = jsonMap(b, r.meta)
-		b = jsonOptional(b, "appGroupName", r.appGroup)
-		b = jsonOptional(b, "homePageUrl", r.home)
-		b = jsonOptional(b, "statusPageUrl", r.statusPage)
-		b = jsonOptional(b, "healthCheckUrl", r.health)
-		b = jsonOptional(b, "secureHealthCheckUrl", r.secureHealth)
+		b = jsonOptional(b, "appGroupName", r.appGroup, r.blank&appGroupMember)
+		b = jsonOptional(b, "homePageUrl", r.home, r.blank&homeMember)
+		b = jsonOptional(b, "statusPageUrl", r.statusPage, r.blank&statusPageMember)
+		b = jsonOptional(b, "healthCheckUrl", r.health, r.blank&healthMember)
+		b = jsonOptional(b, "secureHealthCheckUrl", r.secureHealth, r.blank&secureHealthMember)
 	}
-	b = jsonOptional(b, "vipAddress", r.vip)
-	b = jsonOptional(b, "secureVipAddress", r.svip)
+	b = jsonOptional(b, "vipAddress", r.vip, r.blank&vipMember)
+	b = jsonOptional(b, "secureVipAddress", r.svip, r.blank&svipMember)
 	if compact {
 		b = strconv.AppendInt(append(b, `,"lastUpdatedTimestamp":`...), r.updated, 10)
 	} else {
-		b = jsonOptional(b, "isCoordinatingDiscoveryServer", strconv.FormatBool(t.self))
+		b = jsonMember(append(b, ','), "isCoordinatingDiscoveryServer", strconv.FormatBool(t.self))
 		b = strconv.AppendInt(append(b, `,"lastUpdatedTimestamp":"`...), r.updated, 10)
 		b = strconv.AppendInt(append(b, `","lastDirtyTimestamp":"`...), r.dirty, 10)
 		b = append(b, '"')
 	}
-	b = jsonOptional(b, "actionType", actionNames[r.action])
-	b = jsonOptional(b, "asgName", r.asg)
+	b = jsonMember(append(b, ','), "actionType", actionNames[r.action])
+	b = jsonOptional(b, "asgName", r.asg, r.blank&asgMember)
 	return append(b, '}')
 }
 
@@ -151,8 +152,9 @@ func jsonMap(b []byte, ps []pair) []byte {
 	return append(b, '}')
 }
 
-func jsonOptional(b []byte, name, value string) []byte {
-	if value == "" {
+// jsonOptional leaves out what is absent: empty, and not sent as such.
+func jsonOptional(b []byte, name, value string, blank members) []byte {
+	if value == "" && blank == 0 {
 		return b
 	}
 	return jsonMember(append(b, ','), name, value)
@@ -202,7 +204,7 @@ func (r *record) appendXML(b []byte, t times, compact bool, depth int) []byte {
 	x.leaf("app", r.app)
 	x.leaf("ipAddr", r.ip)
 	if !compact {
-		x.optional("sid", r.sid)
+		x.optional("sid", r.sid, 0)
 	}
 	x.leaf("status", r.status.String())
 	if !compact {
@@ -229,14 +231,14 @@ func (r *record) appendXML(b []byte, t times, compact bool, depth int) []byte {
 		x.number("serviceUpTimestamp", r.serviceUp)
 		x.close("leaseInfo")
 		x.pairs(r.meta)
-		x.optional("appGroupName", r.appGroup)
-		x.optional("homePageUrl", r.home)
-		x.optional("statusPageUrl", r.statusPage)
-		x.optional("healthCheckUrl", r.health)
-		x.optional("secureHealthCheckUrl", r.secureHealth)
+		x.optional("appGroupName", r.appGroup, r.blank&appGroupMember)
+		x.optional("homePageUrl", r.home, r.blank&homeMember)
+		x.optional("statusPageUrl", r.statusPage, r.blank&statusPageMember)
+		x.optional("healthCheckUrl", r.health, r.blank&healthMember)
+		x.optional("secureHealthCheckUrl", r.secureHealth, r.blank&secureHealthMember)
 	}
-	x.optional("vipAddress", r.vip)
-	x.optional("secureVipAddress", r.svip)
+	x.optional("vipAddress", r.vip, r.blank&vipMember)
+	x.optional("secureVipAddress", r.svip, r.blank&svipMember)
 	if !compact {
 		x.leaf("isCoordinatingDiscoveryServer", strconv.FormatBool(t.self))
 	}
@@ -245,7 +247,7 @@ func (r *record) appendXML(b []byte, t times, compact bool, depth int) []byte {
 		x.number("lastDirtyTimestamp", r.dirty)
 	}
 	x.leaf("actionType", actionNames[r.action])
-	x.optional("asgName", r.asg)
+	x.optional("asgName", r.asg, r.blank&asgMember)
 	x.close("instance")
 	return x.b
 }
@@ -285,8 +287,8 @@ func (x *xmlWriter) leaf(name, value string) {
 	x.b = append(append(append(x.b, "</"...), name...), ">\n"...)
 }
 
-func (x *xmlWriter) optional(name, value string) {
-	if value != "" {
+func (x *xmlWriter) optional(name, value string, blank members) {
+	if value != "" || blank != 0 {
 		x.leaf(name, value)
 	}
 }
@@ -370,7 +372,20 @@ func hex4(c rune) string {
 	return strings.Repeat("0", 4-len(s)) + s
 }
 
-// nameRune reports whether XML allows c in a name, keeping to the letters on which all parsers agree.
+// nameLetters are the letters beyond ASCII that every edition of XML 1.0 allows in names (Appendix B of the fourth),
+// in the scripts in use. What else the fifth edition allows some parsers refuse, and with it the whole document.
+var nameLetters = &unicode.RangeTable{
+	R16: []unicode.Range16{
+		{0xC0, 0xD6, 1}, {0xD8, 0xF6, 1}, {0xF8, 0x131, 1}, {0x134, 0x13E, 1}, {0x141, 0x148, 1}, {0x14A, 0x17E, 1}, // Latin
+		{0x388, 0x38A, 1}, {0x38C, 0x38C, 1}, {0x38E, 0x3A1, 1}, {0x3A3, 0x3CE, 1}, // Greek
+		{0x401, 0x40C, 1}, {0x40E, 0x44F, 1}, {0x451, 0x45C, 1}, {0x45E, 0x481, 1}, // Cyrillic
+		{0x5D0, 0x5EA, 1}, {0x621, 0x63A, 1}, {0x641, 0x64A, 1}, // Hebrew, Arabic
+		{0x3041, 0x3094, 1}, {0x30A1, 0x30FA, 1}, {0x4E00, 0x9FA5, 1}, {0xAC00, 0xD7A3, 1}, // Japanese, Chinese, Korean
+	},
+	LatinOffset: 2,
+}
+
+// nameRune reports whether all parsers allow c in a name.
 func nameRune(c rune, first bool) bool {
 	switch {
 	case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z':
@@ -378,7 +393,7 @@ func nameRune(c rune, first bool) bool {
 	case c >= '0' && c <= '9', c == '-', c == '.':
 		return !first
 	}
-	return false
+	return c > unicode.MaxASCII && unicode.Is(nameLetters, c)
 }
 
 // appendNative appends one instance in the platform's own words.

@@ -127,7 +127,7 @@ func (h *eureka) setStatus(w http.ResponseWriter, r *http.Request, t target) {
 	switch {
 	case rec == nil:
 		w.WriteHeader(http.StatusNotFound)
-	case rec.status == st || o.replicated:
+	case rec.standing() == st || o.replicated:
 		empty(w, h.s.setOverride(k, st, dirty, o)) // nothing new, or recorded where it was decided
 	default:
 		res, err := h.decide(r.Context(), asked(r, overrideAction), k, rec, st, func() result { return h.s.setOverride(k, st, dirty, o) })
@@ -240,7 +240,10 @@ func (h *eureka) read(w http.ResponseWriter, r *http.Request, t target) {
 		return
 	}
 	c := codecOf(r)
-	sn := h.s.current(h.c.Location.Region)
+	sn := h.Registry.read()
+	if t.what == oneInstance || t.what == anyInstance || t.what == serverStatus {
+		sn = h.s.current(h.c.Location.Region) // never a copy, as in Eureka
+	}
 	switch t.what {
 	case allApps:
 		answerDocument(w, r, c, &sn.full)

@@ -26,6 +26,8 @@ const (
 	enableAction   = "asg.enable"
 	groupKind      = "asg:"
 
+	preservationAction = "registry.preservation"
+
 	ledgerWait = time.Second         // that a decision waits for the ledger
 	remembered = 30 * 24 * time.Hour // how old a decision may be to hold after a restart
 )
@@ -102,7 +104,7 @@ func (h *eureka) decideGroup(r *http.Request, name string, disabled bool) error 
 // taken from ctx, as [api.As] put them there. It fails with an [api.Problem] if the instance is not registered or the
 // decision cannot be recorded.
 func (r *Registry) Override(ctx context.Context, app, id string, st roadbed.Status) error {
-	k := key{strings.ToUpper(app), id}
+	k := key{upper(app), id}
 	want, ok := parseStatus(string(st))
 	if !ok || want == unknown {
 		return api.Problem(http.StatusUnprocessableEntity, "%q is no status to decide on; use UP, DOWN, STARTING or OUT_OF_SERVICE", st)
@@ -112,7 +114,7 @@ func (r *Registry) Override(ctx context.Context, app, id string, st roadbed.Stat
 		return notRegistered(k)
 	}
 	set := func() result { return r.s.setOverride(k, want, 0, origin{native: true}) }
-	if rec.status == want {
+	if rec.standing() == want {
 		return k.problem(set(), nil) // nothing new
 	}
 	return k.problem(r.decide(ctx, api.Change(ctx, overrideAction, ""), k, rec, want, set))
@@ -121,7 +123,7 @@ func (r *Registry) Override(ctx context.Context, app, id string, st roadbed.Stat
 // ClearOverride ends an override: the instance's own word counts again. It fails as Override does; an instance without
 // an override is no failure.
 func (r *Registry) ClearOverride(ctx context.Context, app, id string) error {
-	k := key{strings.ToUpper(app), id}
+	k := key{upper(app), id}
 	rec := r.s.overriding(k)
 	if rec == nil {
 		return notRegistered(k)
@@ -169,16 +171,21 @@ func actorOf(r *http.Request) string {
 
 // note records, without anybody waiting, that a decision ended because its instance was cancelled.
 func (r *Registry) note(was decided, actor string) {
+	r.write(roadbed.Change{
+		Actor: actor, Why: "the instance was cancelled", Action: clearAction, Resource: was.key.resource(),
+		Result: roadbed.Succeeded, Before: decisionJSON(was.status, was.status),
+	})
+}
+
+// write records what has happened already, without anybody waiting.
+func (r *Registry) write(ch roadbed.Change) {
 	if r.c.Ledger == nil {
 		return
 	}
 	select {
-	case r.notes <- roadbed.Change{
-		Actor: actor, Why: "the instance was cancelled", Action: clearAction, Resource: was.key.resource(),
-		Result: roadbed.Succeeded, Before: decisionJSON(was.status, was.status),
-	}:
+	case r.notes <- ch:
 	default:
-		r.log.Warn("a cancelled instance's override is not in the ledger, which is too slow", "app", was.app, "instance", was.id)
+		r.log.Warn("a change is not in the ledger, which is too slow", "action", ch.Action, "resource", ch.Resource)
 	}
 }
 
@@ -190,7 +197,7 @@ func (r *Registry) takeNotes(ctx context.Context) {
 			return
 		case ch := <-r.notes:
 			if _, err := r.c.Ledger.Record(ctx, ch); err != nil && ctx.Err() == nil {
-				r.log.Warn("the end of an override is not in the ledger", "resource", ch.Resource, "err", err)
+				r.log.Warn("a change is not in the ledger", "action", ch.Action, "resource", ch.Resource, "err", err)
 			}
 		}
 	}
@@ -255,7 +262,7 @@ func decisions(list []roadbed.Change) map[key]status {
 			continue
 		}
 		app, id, ok := strings.Cut(strings.TrimPrefix(c.Resource, resourceKind), "/")
-		k := key{strings.ToUpper(app), id}
+		k := key{upper(app), id}
 		if !ok || failed[c.ID] || seen[k] || c.Action != overrideAction && c.Action != clearAction {
 			continue
 		}

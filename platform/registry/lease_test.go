@@ -4,6 +4,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http/httptest"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,7 +16,21 @@ import (
 
 // running starts a registry in a synctest bubble and stops it at the end of the test.
 func running(t *testing.T) *Registry {
-	r := New(Config{Log: slog.New(slog.DiscardHandler)})
+	return runningWith(t, Config{}, nil)
+}
+
+// runningWith is running with a configuration and with prepare called before it runs. Nobody answers probes unless
+// prepare sees to it.
+func runningWith(t *testing.T, c Config, prepare func(*Registry)) *Registry {
+	c.Log = slog.New(slog.DiscardHandler)
+	r := New(c)
+	r.keep.dial = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if prepare != nil {
+		prepare(r)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error)
 	go func() { done <- r.Run(ctx) }()
@@ -87,8 +104,8 @@ func TestManySilentInstancesAreEvictedInSlices(t *testing.T) {
 			before := r.count()
 			time.Sleep(30 * time.Second)
 			synctest.Wait()
-			if gone := before - r.count(); gone > max(2, before*15/100) {
-				t.Errorf("in 30 s: evicted %d of %d, want at most 15 %% or 2", gone, before)
+			if gone := before - r.count(); gone > 15 {
+				t.Errorf("in 30 s: evicted %d, want at most 15 %% of the 100 there were", gone)
 			}
 			least = r.count()
 		}
@@ -119,11 +136,12 @@ func TestTwoMayAlwaysGo(t *testing.T) {
 
 func TestStandingStillProlongsLeases(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r := New(Config{Log: slog.New(slog.DiscardHandler)})
+		r := New(Config{Settings: Settings{NoProbe: true}, Log: slog.New(slog.DiscardHandler)})
 		r.s.register(reg("WEB", "1", up, 0), origin{})
-		k := keeper{s: r.s, log: r.log}
+		k := r.keep
+		k.begin()
 		look := func() {
-			k.look()
+			k.tick(t.Context())
 			if r.count() != 1 {
 				t.Errorf("%v after registering: the instance was evicted, want its lease prolonged by the time stood still", time.Duration(r.s.now()))
 			}
@@ -138,7 +156,7 @@ func TestStandingStillProlongsLeases(t *testing.T) {
 		}
 		for range 5 {
 			time.Sleep(time.Second)
-			k.look()
+			k.tick(t.Context())
 		}
 		if r.count() != 0 {
 			t.Error("90 s after standing still, without a renewal: the instance is there, want it evicted")
@@ -151,7 +169,7 @@ func TestEveryLeaseEndsInItsTime(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		synctest.Test(t, func(*testing.T) {
 			s := newState("")
-			k := keeper{s: s, log: slog.New(slog.DiscardHandler)}
+			k := newKeeper(s, termsOf(Settings{}), slog.New(slog.DiscardHandler))
 			ends := map[key]time.Time{} // model
 			long := map[key]time.Duration{}
 			for range rapid.IntRange(1, 60).Draw(rt, "steps") {
@@ -177,7 +195,8 @@ func TestEveryLeaseEndsInItsTime(t *testing.T) {
 				case "pass":
 					for range rapid.SampledFrom([]int{1, 2, 30, 89, 800}).Draw(rt, "seconds") {
 						time.Sleep(time.Second)
-						s.evict(k.silent(s.now()), s.now())
+						k.gather(s.now())
+						s.evict(k.silent, s.now())
 						for id, end := range ends {
 							if there := s.find(id) != nil; time.Now().After(end.Add(tick)) && there {
 								rt.Fatalf("%v is there %v after its lease ended", id, time.Since(end))
@@ -197,16 +216,15 @@ func TestEveryLeaseEndsInItsTime(t *testing.T) {
 
 func TestLeasesLastLongerWhereTheConfigurationStretchesThem(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newState("")
-		s.stretch = 2
-		k := keeper{s: s, log: slog.New(slog.DiscardHandler)}
-		s.register(reg("WEB", "1", up, 0), origin{})
-		for at := 1; at <= 182; at++ {
-			time.Sleep(time.Second)
-			k.look()
-			if got, want := s.size(), 1; at <= 180 && got != want || at == 182 && got != 0 {
-				t.Errorf("%d s after registering for 90 s, stretched twice: got %d instances", at, got)
-			}
+		r := runningWith(t, Config{Settings: Settings{LeaseExpiryMultiplier: 2, NoProbe: true}}, nil)
+		r.s.register(reg("WEB", "1", up, 0), origin{})
+		time.Sleep(179 * time.Second)
+		if got := r.count(); got != 1 {
+			t.Errorf("179 s after registering for 90 s, stretched twice: got %d instances, want 1", got)
+		}
+		time.Sleep(3 * time.Second)
+		if got := r.count(); got != 0 {
+			t.Errorf("182 s after registering for 90 s, stretched twice: got %d instances, want none", got)
 		}
 	})
 }
@@ -262,24 +280,94 @@ func TestWarmUpEnds35sAfterTheFirstRegistration(t *testing.T) {
 	})
 }
 
-func TestDeltaForgetsAfterThreeMinutes(t *testing.T) {
+func TestDeltaTellsFor15MinutesWhileItIsSmall(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		settings Settings
+		changes  int
+		tells    time.Duration
+	}{
+		{"few changes", Settings{}, 10, 15 * time.Minute},
+		{"more changes than fit", Settings{}, 3000, 180 * time.Second},
+		{"configured", Settings{DeltaRetention: time.Minute}, 10, time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			r := runningWith(t, Config{Settings: tt.settings}, nil)
+			for i := range tt.changes {
+				long := reg("WEB", fmt.Sprint(i), up, 0)
+				long.duration = 1 << 20
+				r.s.register(long, origin{})
+			}
+			version, hash := r.s.current("").version, r.s.current("").hash
+			time.Sleep(tt.tells - 10*time.Second)
+			if d := r.s.current("").delta(); len(d.views) != 1 || len(d.views[0].recs) != tt.changes {
+				t.Errorf("%s: delta 10 s before %v: got %d apps, want 1 with %d instances", tt.name, tt.tells, len(d.views), tt.changes)
+			}
+			time.Sleep(50 * time.Second)
+			d := r.s.current("").delta()
+			told := 0
+			for _, v := range d.views {
+				told += len(v.recs)
+			}
+			if told*changeCost > deltaBudget || tt.changes < 100 && told > 0 || d.version != version || d.hash != hash {
+				t.Errorf("%s: delta 40 s after %v: got %d instances, version %d, hash %q; want few or none, %d, %s",
+					tt.name, tt.tells, told, d.version, d.hash, version, hash)
+			}
+			if got := r.s.current("").full.views[0].recs[0].rec.action; got != added {
+				t.Errorf("%s: action in the full list: got %v, want added", tt.name, got)
+			}
+		})
+	}
+}
+
+func TestDeltaStaysWithinItsBudgetAsMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := running(t)
-		long := reg("WEB", "1", up, 0)
-		long.duration = 3600
-		r.s.register(long, origin{})
-		version := r.s.current("").version
-		time.Sleep(170 * time.Second)
-		if got := len(r.s.current("").delta().views); got != 1 {
-			t.Errorf("delta after 170 s: got %d apps, want 1", got)
+		delta := func() (n, size int) {
+			d := r.s.current("").delta()
+			for _, v := range d.views {
+				n += len(v.recs)
+			}
+			return n, sizeOf(d.gzipped(jsonFull))
 		}
-		time.Sleep(60 * time.Second)
-		d := r.s.current("").delta()
-		if len(d.views) != 0 || d.version != version || d.hash != "UP_1_" {
-			t.Errorf("delta after 230 s: got %d apps, version %d, hash %q; want none, %d, UP_1_", len(d.views), d.version, d.hash, version)
+		for i := range 4000 {
+			long := reg(fmt.Sprintf("APP%d", i/20), fmt.Sprintf("%d-%x", i, i*7919), up, 0)
+			long.duration = 1 << 20
+			r.s.register(long, origin{})
+			if i%40 == 0 {
+				delta()
+				time.Sleep(5 * time.Second) // 500 s in all
+			}
 		}
-		if got := r.s.current("").full.views[0].recs[0].rec.action; got != added {
-			t.Errorf("action in the full list: got %v, want added", got)
+		time.Sleep(2 * time.Minute)
+		n, size := delta()
+		if size > deltaBudget*11/10 || n < 1000 {
+			t.Errorf("after 4000 changes in 500 s: got a delta of %d changes in %d bytes, want about as many as fit into %d", n, size, deltaBudget)
+		}
+	})
+}
+
+func TestReadersSeeACopyWhereConfigured(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := runningWith(t, Config{Settings: Settings{ReadOnlyCache: true}}, nil)
+		time.Sleep(time.Until(time.Now().Truncate(30 * time.Second).Add(31 * time.Second)))
+		get := func(path string) string {
+			w := httptest.NewRecorder()
+			req := httptest.NewRequest("GET", path, nil)
+			req.Header.Set("Accept", "application/json")
+			r.Handler().ServeHTTP(w, req)
+			return fmt.Sprint(w.Code, " ", strings.Count(w.Body.String(), `"instanceId"`))
+		}
+		r.s.register(reg("WEB", "1", up, 0), origin{})
+		for _, st := range []struct {
+			after time.Duration
+			want  string // of apps, delta, app and instance
+		}{{0, "200 0, 200 0, 404 0, 200 1"}, {28 * time.Second, "200 0, 200 0, 404 0, 200 1"}, {2 * time.Second, "200 1, 200 1, 200 1, 200 1"}} {
+			time.Sleep(st.after)
+			got := strings.Join([]string{get("/eureka/apps"), get("/eureka/apps/delta"), get("/eureka/apps/WEB"), get("/eureka/apps/WEB/1")}, ", ")
+			if got != st.want {
+				t.Errorf("%v later: got status and instances %s, want %s", st.after, got, st.want)
+			}
 		}
 	})
 }

@@ -121,7 +121,7 @@ func (ps prefixes) parse(escaped string) target {
 		case len(s) == 2 && s[1] == "delta":
 			return target{what: deltaApps}
 		}
-		t := target{app: strings.ToUpper(s[1])}
+		t := target{app: upper(s[1])}
 		switch {
 		case len(s) == 2:
 			t.what = oneApp

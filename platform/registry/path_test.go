@@ -102,7 +102,7 @@ func FuzzPath(f *testing.F) {
 				t.Fatalf("path %q names %+v, and written again %+v", path, got, again)
 			}
 		}
-		if got.app != strings.ToUpper(got.app) {
+		if got.app != upper(got.app) {
 			t.Fatalf("path %q: app %q is not in upper case", path, got.app)
 		}
 	})

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"github.com/roadbed/roadbed"
 )
@@ -65,6 +66,20 @@ type port struct {
 	on     bool
 }
 
+// members is a set of the members that an instance may lack. Eureka tells absent ones from empty ones.
+type members uint8
+
+const (
+	appGroupMember members = 1 << iota
+	homeMember
+	statusPageMember
+	healthMember
+	secureHealthMember
+	vipMember
+	svipMember
+	asgMember
+)
+
 // pair is one entry of a string map; maps of a handful of entries are cheaper as slices, sorted by key.
 type pair struct{ key, value string }
 
@@ -76,6 +91,19 @@ func get(ps []pair, key string) string {
 	}
 	return ""
 }
+
+// upper is s in upper case as Java makes it: some letters become two.
+func upper(s string) string {
+	for i := range len(s) {
+		if s[i] >= utf8.RuneSelf {
+			return doubled.Replace(strings.ToUpper(s))
+		}
+	}
+	return strings.ToUpper(s)
+}
+
+// doubled are the letters of living Latin scripts without an upper case of their own (Unicode's SpecialCasing.txt).
+var doubled = strings.NewReplacer("ß", "SS", "ŉ", "ʼN", "ǰ", "J̌", "ﬀ", "FF", "ﬁ", "FI", "ﬂ", "FL", "ﬃ", "FFI", "ﬄ", "FFL", "ﬅ", "ST", "ﬆ", "ST")
 
 // key names an instance. App is in upper case.
 type key struct{ app, id string }
@@ -93,12 +121,17 @@ type record struct {
 	own       status // what the instance last said of itself
 	status    status // what counts, after overrides
 	override  status // unknown means none
+	before    status // what counted before this registry began to suspect it
 	action    action
 	dcAmazon  bool
 	dcNetflix bool // the third name is MyOwn
 	dcSent    bool // whether dataCenterInfo was sent, and a name in it; only validation asks
 	dcName    bool
 	dcNoID    bool // whether Amazon's instance-id was made up here
+
+	// suspected says that the instance is DOWN only because this registry, which has not heard of it, found reason to
+	// think so. It ends when the instance is heard again. Peers are not told.
+	suspected bool
 
 	port, secure port
 	country      int32
@@ -111,6 +144,7 @@ type record struct {
 	home, statusPage, health, secureHealth string
 	vip, svip                              string
 	asg                                    string
+	blank                                  members // which of the optional ones were sent as ""
 
 	dirty      int64 // ms since 1970; when the instance last changed itself: the version of the record
 	updated    int64 // ms since 1970; when the registry last accepted a change
@@ -120,6 +154,9 @@ type record struct {
 }
 
 func (r *record) key() key { return key{r.app, r.id} }
+
+// perHour is how often the instance means to renew.
+func (r *record) perHour() int64 { return 3600 / max(1, int64(r.renewal)) }
 
 func (r *record) dcNameText() string {
 	switch {
@@ -171,7 +208,7 @@ func sameFields(a, b *record) bool {
 		a.dcNetflix == b.dcNetflix && a.port == b.port && a.secure == b.secure && a.country == b.country &&
 		a.renewal == b.renewal && a.duration == b.duration && a.home == b.home && a.statusPage == b.statusPage &&
 		a.health == b.health && a.secureHealth == b.secureHealth && a.vip == b.vip && a.svip == b.svip &&
-		a.asg == b.asg && a.serviceUp == b.serviceUp
+		a.asg == b.asg && a.blank == b.blank && a.serviceUp == b.serviceUp
 }
 
 // instance is the record in the platform's words.

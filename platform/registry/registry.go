@@ -18,7 +18,11 @@
 // # What it promises
 //   - Registrations, renewals and cancels wait for nothing but memory.
 //   - An override is in the ledger before it is acknowledged, or refused with 503 within a second.
-//   - In any 30 seconds at most 15 % of the instances, or two, are evicted, however many fell silent.
+//   - When more than 15 % of the instances fall silent together, peers are asked first. Instances that a peer hears are
+//     kept; all are kept, for 15 minutes at most, when too few peers answer. Else, in any half a minute, at most 15 % go
+//     and no application loses its last instance with others. [Registry.Silence] says what is done and why.
+//   - A silent instance on a private address that refuses connections is evicted at once; one that accepts them is DOWN,
+//     and stays for another lease.
 //   - A delta and its hash are of the same moment: a client that applies every delta counts what the hash counts.
 //   - A registry that has just started says so to its watchers until everybody had time to come back.
 //   - Documents hold no member that Netflix's clients do not know.
@@ -31,8 +35,10 @@ package registry
 import (
 	"context"
 	"log/slog"
+	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/meter"
@@ -55,13 +61,15 @@ type Registry struct {
 	log  *slog.Logger
 	s    *state
 	face *eureka
+	keep *keeper
 
-	prefixes    prefixes            // that Eureka's paths may have
-	batches     throttle            // of peers
-	deciding    chan struct{}       // holds a token while a decision is recorded and done
-	notes       chan roadbed.Change // for the ledger, written by Run
-	incarnation string              // tells event ids of this process from those of the last
-	stop        chan struct{}       // closed when Run ends
+	prefixes    prefixes                 // that Eureka's paths may have
+	batches     throttle                 // of peers
+	copied      atomic.Pointer[snapshot] // what readers see with Settings.ReadOnlyCache
+	deciding    chan struct{}            // holds a token while a decision is recorded and done
+	notes       chan roadbed.Change      // for the ledger, written by Run
+	incarnation string                   // tells event ids of this process from those of the last
+	stop        chan struct{}            // closed when Run ends
 	stopOnce    sync.Once
 }
 
@@ -76,7 +84,17 @@ func New(c Config) *Registry {
 		r.log = slog.Default()
 	}
 	r.s.believe, r.s.anyAge = c.Settings.ClientStatusWins, c.Settings.NoTimestampSync
+	if keep := c.Settings.DeltaRetention; keep > 0 {
+		r.s.log.least, r.s.log.most = keep, keep
+	}
 	r.face = &eureka{r}
+	leases := termsOf(c.Settings)
+	r.s.stretch = leases.stretch
+	r.keep = newKeeper(r.s, leases, r.log)
+	r.keep.dial, r.keep.told = new(net.Dialer).DialContext, r.noteMode
+	r.keep.refusals = c.Meter.Counter("registry.evictions", "reason", "refused")
+	r.keep.expiries = c.Meter.Counter("registry.evictions", "reason", "expired")
+	r.keep.accepts = c.Meter.Counter("registry.suspected")
 	r.remember()
 	c.Meter.GaugeFunc("registry.instances", func() float64 {
 		r.s.mu.RLock()
@@ -84,6 +102,18 @@ func New(c Config) *Registry {
 		return float64(r.s.count)
 	})
 	c.Meter.GaugeFunc("registry.renewals", func() float64 { return float64(r.s.renewals.Load()) })
+	c.Meter.GaugeFunc("registry.silent", func() float64 { return float64(r.Silence().Silent) })
+	c.Meter.GaugeFunc("registry.late", func() float64 { return float64(r.Silence().Late) })
+	c.Meter.GaugeFunc("registry.renewalsExpected", func() float64 { return r.Silence().Expected })
+	c.Meter.GaugeFunc("registry.renewalsObserved", func() float64 { return r.Silence().Observed })
+	for _, m := range []Mode{Normal, Thinning, Preserving} {
+		c.Meter.GaugeFunc("registry.mode", func() float64 {
+			if r.Silence().Mode == m {
+				return 1
+			}
+			return 0
+		}, "mode", string(m))
+	}
 	return r
 }
 
@@ -94,8 +124,10 @@ func (r *Registry) Run(ctx context.Context) error {
 	if r.c.Ledger != nil {
 		wg.Go(func() { r.takeNotes(ctx) })
 	}
-	k := keeper{s: r.s, log: r.log}
-	k.run(ctx)
+	if r.c.Settings.ReadOnlyCache {
+		wg.Go(func() { r.refreshCopy(ctx) })
+	}
+	r.keep.run(ctx)
 	wg.Wait()
 	r.stopOnce.Do(func() { close(r.stop) })
 	return nil

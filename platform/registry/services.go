@@ -57,7 +57,7 @@ func (r *Registry) Instances(app string) []roadbed.Instance {
 	sn := r.s.current(r.c.Location.Region)
 	list := []roadbed.Instance{}
 	for _, v := range sn.views {
-		if app != "" && v.name != strings.ToUpper(app) {
+		if app != "" && v.name != upper(app) {
 			continue
 		}
 		from := len(list)

@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"slices"
 	"strconv"
 	"strings"
@@ -78,6 +79,34 @@ func (s *state) current(region string) *snapshot {
 	return sn
 }
 
+// read returns what readers of lists see: the registry as it is, unless it was configured to show a copy.
+func (r *Registry) read() *snapshot {
+	if !r.c.Settings.ReadOnlyCache {
+		return r.s.current(r.c.Location.Region)
+	}
+	if sn := r.copied.Load(); sn != nil {
+		return sn
+	}
+	r.copied.CompareAndSwap(nil, r.s.current(r.c.Location.Region)) // nobody has read before
+	return r.copied.Load()
+}
+
+// refreshCopy makes the copy anew at whole multiples of its period by the clock, as Eureka does, until ctx ends.
+func (r *Registry) refreshCopy(ctx context.Context) {
+	period := cmp.Or(r.c.Settings.ReadOnlyCacheUpdates, 30*time.Second)
+	for {
+		now := time.Now()
+		t := time.NewTimer(now.Truncate(period).Add(period).Sub(now))
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
+			r.copied.Store(r.s.current(r.c.Location.Region))
+		}
+	}
+}
+
 func (s *state) fresh(sn *snapshot) bool {
 	now := s.now()
 	age := now - sn.made
@@ -117,7 +146,11 @@ func (s *state) snapshot(region string) *snapshot {
 
 	slices.SortFunc(sn.views, func(a, b *view) int { return strings.Compare(a.name, b.name) })
 	sn.full = document{version: 1, hash: sn.hash, views: sn.views}
-	sn.delta = sync.OnceValue(func() *document { return sn.makeDelta(region) })
+	sn.delta = sync.OnceValue(func() *document {
+		d := sn.makeDelta(region)
+		d.weighed = func(compressed int) { s.log.measure(len(sn.changes), compressed) }
+		return d
+	})
 	sn.byVIP = sync.OnceValue(func() map[string][]*view { return sn.index(func(r *record) string { return r.vip }) })
 	sn.bySVIP = sync.OnceValue(func() map[string][]*view { return sn.index(func(r *record) string { return r.svip }) })
 	sn.byID = sync.OnceValue(func() map[string]member1 {

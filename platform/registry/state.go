@@ -21,8 +21,11 @@ type state struct {
 	groups    map[string]bool // whether a server group is disabled; nil where groups do not count
 	count     int
 	byStatus  [statuses]int
-	first     int64 // ns since epoch of the first registration, -1 before it
-	warming   bool  // this process has not yet heard of everybody
+	promised  int64  // renewals an hour that the registered instances mean to make
+	joined    uint64 // how many ever came,
+	left      uint64 // and went
+	first     int64  // ns since epoch of the first registration, -1 before it
+	warming   bool   // this process has not yet heard of everybody
 
 	wheel wheel // finds the leases that run out
 
@@ -36,6 +39,9 @@ type state struct {
 
 	renewals atomic.Uint64
 	peers    *outboxes // nil without peers
+
+	broken chan *entry // instances of which the connection broke by which they were known to be alive
+	kept   atomic.Pointer[Silence]
 }
 
 // app is the instances of one application.
@@ -68,8 +74,8 @@ func newState(self string) *state {
 		epoch: time.Now(), self: self, stretch: 1,
 		apps: make(map[string]*app), overrides: make(map[key]override),
 		first: -1, warming: true,
-		log:  changeLog{byKey: make(map[key]*change)},
-		wake: make(chan struct{}),
+		log:  newChangeLog(),
+		wake: make(chan struct{}), broken: make(chan *entry, 1024),
 	}
 }
 
@@ -119,6 +125,7 @@ func (s *state) register(r *record, o origin) {
 	if e != nil && e.rec.dirty > r.dirty { // 1: ours is newer
 		was := r
 		kept := *e.rec
+		kept.suspected = false
 		r = &kept
 		r.renewal, r.duration = was.renewal, was.duration
 	}
@@ -159,11 +166,14 @@ func (s *state) register(r *record, o origin) {
 		e = &entry{}
 		s.insert(k, e)
 		s.count++
+		s.joined++
 		s.byStatus[r.status]++
 	} else {
+		s.promised -= old.perHour()
 		s.byStatus[old.status]--
 		s.byStatus[r.status]++
 	}
+	s.promised += r.perHour()
 	e.lease.start(now, s.lasts(r), time.Duration(r.renewal)*time.Second, !o.replicated)
 	s.wheel.hasten(e, e.lease.lateAt())
 	if old != nil && r.same(old) {
@@ -196,8 +206,10 @@ func (s *state) effective(own status, group string, k key, old *record, ownWins 
 		}
 		return up
 	}
-	if !ownWins && old != nil && (old.status == up || old.status == outOfService) { // 3
-		return old.status
+	if old != nil && !ownWins { // 3
+		if st := old.standing(); st == up || st == outOfService {
+			return st
+		}
 	}
 	return own // 4
 }
@@ -214,7 +226,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 		return notFound, nil
 	}
 	r := e.rec
-	eff := s.effective(r.status, r.asg, k, r, false)
+	eff := s.effective(r.standing(), r.asg, k, r, false)
 	if eff == unknown {
 		s.mu.RUnlock()
 		return notFound, nil
@@ -288,9 +300,9 @@ func (s *state) settle(k key) *record {
 
 // settleEntry is settle for who holds mu.
 func (s *state) settleEntry(e *entry) {
-	if eff := s.effective(e.rec.status, e.rec.asg, e.rec.key(), e.rec, false); eff != e.rec.status {
+	if eff := s.effective(e.rec.standing(), e.rec.asg, e.rec.key(), e.rec, false); eff != e.rec.status {
 		r := *e.rec
-		r.status = eff
+		r.status, r.suspected = eff, false
 		s.replace(e, &r)
 	}
 }
@@ -339,6 +351,8 @@ func (s *state) remove(k key) bool {
 		delete(s.apps, k.app)
 	}
 	s.count--
+	s.left++
+	s.promised -= e.rec.perHour()
 	s.byStatus[e.rec.status]--
 	r := *e.rec
 	r.action = deleted
@@ -371,12 +385,12 @@ func (s *state) setOverride(k key, st status, dirty int64, o origin) result {
 	if !o.replicated {
 		s.peers.tell(k, slot{since: now, last: now, decided: overrode, status: st})
 	}
-	if e.rec.status == st {
+	if e.rec.standing() == st {
 		return done
 	}
 	s.overrides[k] = override{status: st}
 	r := *e.rec
-	r.override, r.status = st, st
+	r.override, r.status, r.suspected = st, st, false
 	if st == up && r.serviceUp == 0 {
 		r.serviceUp = time.Now().UnixMilli()
 	}
@@ -401,7 +415,7 @@ func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64, o o
 	}
 	delete(s.overrides, k)
 	r := *e.rec
-	r.override, r.status = unknown, then
+	r.override, r.status, r.suspected = unknown, then, false
 	if ownWord {
 		r.status = r.own
 	}

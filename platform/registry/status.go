@@ -25,6 +25,8 @@ type Status struct {
 	Instances int                    `json:"instances" doc:"registered, of any status"`
 	Statuses  map[roadbed.Status]int `json:"statuses" doc:"instances by status"`
 	Overrides int                    `json:"overrides" doc:"decisions of operators in force"`
+
+	Preservation Silence `json:"preservation"`
 }
 
 // Status returns what the registry holds now.
@@ -32,7 +34,7 @@ func (r *Registry) Status() Status {
 	sn := r.s.current(r.c.Location.Region)
 	st := Status{
 		Self: r.c.Self, Location: r.c.Location, Since: r.s.epoch.UTC(), Warming: sn.warming,
-		Apps: len(sn.views), Instances: sn.count, Statuses: map[roadbed.Status]int{},
+		Apps: len(sn.views), Instances: sn.count, Statuses: map[roadbed.Status]int{}, Preservation: r.Silence(),
 	}
 	r.s.mu.RLock()
 	defer r.s.mu.RUnlock()
@@ -109,7 +111,7 @@ func (s *state) date(ls []Lease) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	for i, l := range ls {
-		if e := s.find(key{strings.ToUpper(l.App), l.ID}); e != nil {
+		if e := s.find(key{upper(l.App), l.ID}); e != nil {
 			ls[i].Renewed = wall.Add(time.Duration(e.lease.renewed.Load() - now))
 		}
 	}

@@ -59,7 +59,7 @@ func interestOf(r *http.Request) interest {
 		return m
 	}
 	q := r.URL.Query()
-	return interest{set(strings.ToUpper(q.Get("apps"))), set(q.Get("vips"))}
+	return interest{set(upper(q.Get("apps"))), set(q.Get("vips"))}
 }
 
 // watch streams changes until the client leaves or the registry stops. It holds no queue: what a client has not read

@@ -118,7 +118,7 @@ function confirmAll(n: number, go: Ask['do']): Ask {
   return {
     title: `This is a lot: ${count(n, 'property', 'properties')}`, dangerous: true, verb: `Delete all ${n.toLocaleString('en')}`, done: '',
     text: <p>That is more than fifty, or a large part of what an app has. If it is meant, type how many. Should somebody change one of them meanwhile, nothing is deleted.</p>,
-    fields: <label class="field"><span>Type {n}</span><input type="text" inputMode="numeric" required pattern={String(n)} title={`Type ${n} to go on`} autocomplete="off" onInput={e => (typed = e.currentTarget.value)} data-testid="typed" /></label>,
+    fields: <label class="field"><span>Type {n}</span><input type="text" inputMode="numeric" required autofocus pattern={String(n)} title={`Type ${n} to go on`} autocomplete="off" onInput={e => (typed = e.currentTarget.value)} data-testid="typed" /></label>,
     do: async why => {
       if (typed.trim() !== String(n)) throw new Error(`Type ${n} to go on.`)
       return go(why)

@@ -1,0 +1,304 @@
+//go:build linux
+
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"time"
+
+	"github.com/roadbed/roadbed/bench/fleet"
+)
+
+const (
+	few  = 100    // instances before memory is compared
+	many = 10_000 // instances in what is compared
+
+	warmLeast = 30 * time.Second
+	warmMost  = 75 * time.Second
+)
+
+// beside compares a node of ours with a stock Eureka server. The two take turns.
+func (b *bench) beside() error {
+	ours, err := b.startRoadbed()
+	if err != nil {
+		return err
+	}
+	defer ours.stop()
+	theirs, err := b.startEureka()
+	if err != nil {
+		return err
+	}
+	defer theirs.stop()
+	pair := []*server{ours, theirs}
+
+	if err := b.memory(ours, theirs); err != nil {
+		return err
+	}
+	if err := warm(theirs); err != nil {
+		return err
+	}
+
+	type kind struct {
+		what  string
+		conns int
+		items float64
+		next  func(s *server) func([]byte, int) []byte
+		bar   float64
+	}
+	for _, k := range []kind{
+		{"heartbeat, one a request", 32, 1, heartbeats, 10},
+		{"registration that changes an instance", 32, 1, func(s *server) func([]byte, int) []byte {
+			return func(buf []byte, i int) []byte { return s.Register(buf, i%many, fmt.Sprintf("v%d", i)) }
+		}, 0},
+		{"all 10,000 instances, JSON, gzip", 4, 1, gets("/apps/", true), 10},
+		{"all 10,000 instances, JSON, plain", 4, 1, gets("/apps/", false), 10},
+		{"delta, JSON, gzip", 4, 1, gets("/apps/delta", true), 0},
+		{"replicated renewals, 250 a batch", 8, 250, batches, 0},
+	} {
+		for _, s := range pair { // leases may have run out meanwhile
+			if err := s.register(0, many, "v1"); err != nil {
+				return err
+			}
+		}
+		sum, err := b.turns(pair, k.conns, k.next)
+		if err != nil {
+			return fmt.Errorf("%s: %w", k.what, err)
+		}
+		r := row{what: k.what + ", by CPU second of the server"}
+		o, t := sum[0].perCPU()*k.items, sum[1].perCPU()*k.items
+		r.ours, r.theirs, r.ratio = number(o), number(t), fmt.Sprintf("%.1f", o/t)
+		if k.bar > 0 {
+			r.bar, r.ok = fmt.Sprintf("≥ %g", k.bar), o/t >= k.bar
+		}
+		b.add(r)
+		o, t = sum[0].perSecond()*k.items, sum[1].perSecond()*k.items
+		b.add(row{what: k.what + ", a second", ours: number(o), theirs: number(t), ratio: fmt.Sprintf("%.1f", o/t)})
+		b.add(row{what: k.what + ", p99", ours: sum[0].Latency.At(0.99).String(), theirs: sum[1].Latency.At(0.99).String()})
+		b.add(row{what: k.what + ", bytes", ours: number(float64(sum[0].Bytes) / float64(sum[0].Answers)), theirs: number(float64(sum[1].Bytes) / float64(sum[1].Answers))})
+	}
+	return nil
+}
+
+func heartbeats(s *server) func([]byte, int) []byte {
+	return func(buf []byte, i int) []byte { return s.Heartbeat(buf, i%many) }
+}
+
+func gets(path string, gzip bool) func(*server) func([]byte, int) []byte {
+	return func(s *server) func([]byte, int) []byte {
+		return func(buf []byte, _ int) []byte { return s.Get(buf, path, gzip) }
+	}
+}
+
+func batches(s *server) func([]byte, int) []byte {
+	const size = 250
+	var made [][]byte
+	for from := 0; from+size <= many; from += size {
+		made = append(made, s.Batch(nil, from, from+size))
+	}
+	return func(buf []byte, i int) []byte { return append(buf, made[i%len(made)]...) }
+}
+
+// spent is what a server did in some loads, and the processor time it took.
+type spent struct {
+	fleet.Report
+	cpu time.Duration
+}
+
+func (s *spent) perCPU() float64    { return float64(s.Answers) / s.cpu.Seconds() }
+func (s *spent) perSecond() float64 { return float64(s.Answers) / s.Took.Seconds() }
+
+// turns loads the servers in turn, as fast as they answer. Not one answer may be wrong.
+func (b *bench) turns(servers []*server, conns int, next func(*server) func([]byte, int) []byte) ([]spent, error) {
+	sum := make([]spent, len(servers))
+	for range b.rounds {
+		for i, s := range servers {
+			one, err := s.load(fleet.Load{Conns: conns, For: b.phase, Next: next(s)})
+			if err != nil {
+				return nil, err
+			}
+			sum[i].cpu += one.cpu
+			sum[i].Answers += one.Answers
+			sum[i].Bytes += one.Bytes
+			sum[i].Took += one.Took
+			sum[i].Latency.Merge(&one.Latency)
+		}
+	}
+	return sum, nil
+}
+
+// load runs l against s and says what it cost s. Not one answer may be wrong.
+func (s *server) load(l fleet.Load) (*spent, error) {
+	l.Addr = s.Addr
+	before, err := s.used()
+	if err != nil {
+		return nil, err
+	}
+	r, err := l.Run()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", s.name, err)
+	}
+	after, err := s.used()
+	if err != nil {
+		return nil, err
+	}
+	if r.Wrong > 0 {
+		return nil, fmt.Errorf("%s: %d of %d answers were wrong; the first: %w", s.name, r.Wrong, r.Wrong+r.Answers, r.Why)
+	}
+	return &spent{*r, after - before}, nil
+}
+
+// register registers instances from to to.
+func (s *server) register(from, to int, mark string) error {
+	_, err := s.load(fleet.Load{Conns: 16, Count: to - from, Next: func(buf []byte, i int) []byte { return s.Register(buf, from+i, mark) }})
+	return err
+}
+
+// warm lets a JVM find out what it does often: a little of everything in turn, until it gets no faster.
+func warm(s *server) error {
+	heartbeats := func(buf []byte, i int) []byte { return s.Heartbeat(buf, i%many) }
+	registers := func(buf []byte, i int) []byte { return s.Register(buf, i%many, fmt.Sprintf("w%d", i)) }
+	var last float64
+	for start := time.Now(); ; {
+		var rate float64
+		for _, next := range []func([]byte, int) []byte{heartbeats, registers, gets("/apps/", true)(s), gets("/apps/", false)(s), gets("/apps/delta", true)(s)} {
+			one, err := s.load(fleet.Load{Conns: 16, For: 2 * time.Second, Next: next})
+			if err != nil {
+				return err
+			}
+			if rate == 0 {
+				rate = one.perCPU()
+			}
+		}
+		log.Printf("%s warms up: %.0f heartbeats by CPU second", s.name, rate)
+		if took := time.Since(start); took >= warmLeast && rate < 1.05*last || took > warmMost {
+			return nil
+		}
+		last = rate
+	}
+}
+
+// memory compares what 10,000 instances take.
+func (b *bench) memory(ours, theirs *server) error {
+	type level struct{ asIs, collected int64 }
+	look := func(s *server) (l level, err error) {
+		if l.asIs, err = s.resident(); err != nil || s == ours {
+			return l, err
+		}
+		if err := s.collect(); err != nil {
+			return l, err
+		}
+		l.collected, err = s.resident()
+		return l, err
+	}
+	grow := map[*server]level{}
+	touch := func(s *server) error {
+		for _, path := range []string{"/apps/", "/apps/delta"} {
+			for _, gzip := range []bool{true, false} {
+				if _, err := s.load(fleet.Load{Conns: 1, Count: 1, Next: gets(path, gzip)(s)}); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	for _, s := range []*server{ours, theirs} {
+		if err := s.register(0, few, "v0"); err != nil {
+			return err
+		}
+		if err := touch(s); err != nil {
+			return err
+		}
+		before, err := look(s)
+		if err != nil {
+			return err
+		}
+		if err := s.register(few, many, "v1"); err != nil {
+			return err
+		}
+		if err := s.knows(many); err != nil {
+			return err
+		}
+		if err := touch(s); err != nil {
+			return err
+		}
+		after, err := look(s)
+		if err != nil {
+			return err
+		}
+		grow[s] = level{(after.asIs - before.asIs) / (many - few), (after.collected - before.collected) / (many - few)}
+	}
+	o, t := grow[ours].asIs, grow[theirs]
+	b.add(row{what: "memory by instance, each as it is, bytes", ours: number(float64(o)), theirs: number(float64(t.asIs)),
+		ratio: fmt.Sprintf("%.3f", float64(o)/float64(t.asIs)), bar: "≤ 0.1", ok: 10*o <= t.asIs})
+	b.add(row{what: "memory by instance, the JVM's after a forced collection, bytes", ours: number(float64(o)), theirs: number(float64(t.collected)),
+		ratio: fmt.Sprintf("%.3f", float64(o)/float64(t.collected)), bar: "≤ 0.1", ok: 10*o <= t.collected})
+	return nil
+}
+
+// knows checks that s lists n instances.
+func (s *server) knows(n int) error {
+	for start := time.Now(); ; time.Sleep(time.Second) { // Eureka's read-only cache is 30 seconds old
+		got, err := s.count()
+		if err != nil {
+			return err
+		}
+		if got == n {
+			return nil
+		}
+		if time.Since(start) > time.Minute {
+			return fmt.Errorf("%s lists %d instances, want %d", s.name, got, n)
+		}
+	}
+}
+
+// count fetches everything and counts.
+func (s *server) count() (n int, err error) {
+	req, err := http.NewRequest(http.MethodGet, s.base+s.Path+"/apps/", nil)
+	if err != nil {
+		return 0, err
+	}
+	req.Header.Set("Accept", "application/json")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, fmt.Errorf("fetch everything of %s: %w", s.name, err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, fmt.Errorf("fetch everything of %s: %w", s.name, err)
+	}
+	var doc struct {
+		Applications *struct {
+			Application []struct {
+				Instance []json.RawMessage `json:"instance"`
+			} `json:"application"`
+		} `json:"applications"`
+	}
+	if err := json.Unmarshal(body, &doc); err != nil {
+		return 0, fmt.Errorf("everything of %s: %w", s.name, err)
+	}
+	if doc.Applications == nil {
+		return 0, errors.New(s.name + " answered without applications")
+	}
+	for _, a := range doc.Applications.Application {
+		n += len(a.Instance)
+	}
+	return n, nil
+}
+
+// number writes v with three digits and a comma between thousands.
+func number(v float64) string {
+	if v < 100 {
+		return fmt.Sprintf("%.3g", v)
+	}
+	s := fmt.Sprintf("%.0f", v)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
+}
