@@ -75,6 +75,18 @@ func (c *cellConfig) local(port int) string {
 	return "http://" + net.JoinHostPort(host, fmt.Sprint(port+c.offset))
 }
 
+// eurekaURL is where peers find the registry of this process, unless it is told of another URL.
+func (c *cellConfig) eurekaURL() string {
+	scheme, host, _ := strings.Cut(c.local(c.eurekaPort), "://")
+	if c.door.TLS != nil {
+		scheme = "https"
+	}
+	if name := c.eureka.HostName; name != "" {
+		host = net.JoinHostPort(name, fmt.Sprint(c.eurekaPort+c.offset))
+	}
+	return scheme + "://" + host + "/eureka/"
+}
+
 // at returns where a room is: elsewhere if told so, else at a port of this machine.
 func (c *cellConfig) at(url string, port int) string {
 	if url != "" {
@@ -228,6 +240,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 	if c.has("registry") {
 		reg := registry.New(registry.Config{Ledger: book, Location: here, Self: "registry-" + here.Zone, Settings: c.eureka, Meter: c.meter(here, "registry"), Log: c.log})
 		reg.Mount(c.surface)
+		c.watch("registry", reg.Health)
 		c.start(stageRooms, "registry", reg.Run)
 		eureka = reg.Handler()
 	}

@@ -28,6 +28,8 @@ type cellFlags struct {
 	logLevel, scopeOrder            string
 	apiOf                           map[string]string
 	eureka                          []string // KEY=VALUE
+	peers                           []string
+	myURL                           string
 	tokenFile                       *string
 }
 
@@ -45,6 +47,8 @@ func (f *cellFlags) flags(cmd *cobra.Command) {
 	fs.IntVar(&f.cfg.offset, "port-offset", 0, "added to every port, so that platforms can run side by side")
 	fs.StringVar(&f.cfg.region, "region", "local", "the region this platform is")
 	fs.StringSliceVar(&f.cfg.zones, "zones", []string{"zone-a", "zone-b", "zone-c"}, "its zones, over which instances are spread")
+	fs.StringSliceVar(&f.peers, "eureka-peers", nil, "base URLs of the registry's peers, Eureka servers or other platforms: http://user:password@host:8761/eureka/")
+	fs.StringVar(&f.myURL, "eureka-url", "", "the base URL by which those peers reach this registry")
 	fs.StringArrayVar(&f.eureka, "eureka", nil, "KEY=VALUE: a key of a Eureka server, such as server.enableSelfPreservation=false; again for each")
 	fs.StringVar(&f.scopeOrder, "scope-order", "platform", "which of two properties is more specific: platform (a zone beats an app) or netflix (an app beats a zone, as in Archaius 2)")
 	fs.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
@@ -67,7 +71,14 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 	}
 	c.screen = &screen{out: cmd.OutOrStdout(), log: cmd.ErrOrStderr()}
 	c.log = slog.New(slog.NewTextHandler(c.screen, &slog.HandlerOptions{Level: level}))
-	if c.eureka, err = eurekaSettings(fromFile, os.Environ(), f.eureka, c.log); err != nil {
+	flags := slices.Clone(f.eureka)
+	if len(f.peers) > 0 {
+		flags = append(flags, "client.serviceUrl.defaultZone="+strings.Join(f.peers, ","))
+	}
+	if f.myURL != "" {
+		flags = append(flags, "myUrl="+f.myURL)
+	}
+	if c.eureka, err = eurekaSettings(fromFile, os.Environ(), flags, c.log); err != nil {
 		return c, usageError{err}
 	}
 	for _, p := range []struct {
@@ -99,6 +110,9 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 			return c, fmt.Errorf("--tls-cert %s and --tls-key %s: %w", f.tlsCert, f.tlsKey, err)
 		}
 		c.door.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	}
+	if len(c.eureka.Peers) > 0 && c.eureka.MyURL == "" {
+		c.eureka.MyURL = c.eurekaURL()
 	}
 	return c, c.door.Validate()
 }

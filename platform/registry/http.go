@@ -240,6 +240,10 @@ func (h *eureka) read(w http.ResponseWriter, r *http.Request, t target) {
 		return
 	}
 	c := codecOf(r)
+	if !h.peers.isOpen() && t.what.list() {
+		w.WriteHeader(http.StatusForbidden) // clients try their next server
+		return
+	}
 	sn := h.Registry.read()
 	if t.what == oneInstance || t.what == anyInstance || t.what == serverStatus {
 		sn = h.s.current(h.c.Location.Region) // never a copy, as in Eureka
@@ -359,7 +363,7 @@ func (h *eureka) statusInfo(sn *snapshot, c codec) []byte {
 		{"num-of-cpus", strconv.Itoa(runtime.NumCPU())}, {"total-avail-memory", mb(mem.Sys)},
 		{"current-memory-usage", fmt.Sprintf("%s (%d%%)", mb(mem.HeapAlloc), mem.HeapAlloc*100/max(mem.Sys, 1))},
 	}
-	replicas := []pair{{"registered-replicas", ""}, {"available-replicas", ""}, {"unavailable-replicas", ""}}
+	replicas := h.peers.replicas()
 	me, known := sn.byID()[h.c.Self]
 	known = known && h.c.Self != ""
 	if c.isJSON() {

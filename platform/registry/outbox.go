@@ -158,7 +158,6 @@ type slot struct {
 	renewed    bool
 	registered bool
 	decided    verdict
-	afterwards bool // whether it was decided after the instance registered
 	ended      bool
 
 	status status // that was decided, or that the instance takes when a decision ends
@@ -186,14 +185,12 @@ func (s slot) then(n slot) slot {
 	s.last = n.last
 	s.ended = s.ended && !n.registered
 	s.renewed = s.renewed || n.renewed
+	s.registered = s.registered || n.registered
 	if n.decided != undecided {
-		s.decided, s.status, s.afterwards = n.decided, n.status, true
-	}
-	if n.registered {
-		s.registered = true
-		if n.decided == undecided || !n.afterwards {
-			s.afterwards = false
-		}
+		// Peers do nothing that seems to change nothing, as when an override ends that they never heard of. After more
+		// than one decision they need the whole record.
+		s.registered = s.registered || s.decided != undecided
+		s.decided, s.status = n.decided, n.status
 	}
 	return s
 }

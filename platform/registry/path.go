@@ -46,6 +46,15 @@ func (what resource) methods() string {
 
 func (what resource) readable() bool { return strings.HasPrefix(what.methods(), "GET") }
 
+// list reports whether r is one of the lists by which clients find others.
+func (what resource) list() bool {
+	switch what {
+	case allApps, deltaApps, oneApp, vip, svip:
+		return true
+	}
+	return false
+}
+
 // target is a resource and the names in its path, decoded; app is in upper case.
 type target struct {
 	what    resource

@@ -13,6 +13,10 @@
 // readers. Eureka clients poll full lists and deltas; this platform's own clients hold one stream of events,
 // GET /registry/v1/watch, and know of a change within milliseconds (see package discovery).
 //
+// A registry shares what it knows with its peers: others of its kind, and Netflix's and Spring's servers, which take it
+// for one of theirs. What a client tells one of them all know moments later; what a peer tells goes no further. Each
+// works alone when it must, and nothing is ever decided by a majority.
+//
 // The handler must see paths as they arrive. Do not put it under a router that cleans or redirects them.
 //
 // # What it promises
@@ -24,12 +28,13 @@
 //   - A silent instance on a private address that refuses connections is evicted at once; one that accepts them is DOWN,
 //     and stays for another lease.
 //   - A delta and its hash are of the same moment: a client that applies every delta counts what the hash counts.
+//   - Peers cost memory in proportion to the registry only, however long they are away.
+//   - With peers, lists are answered with 403 until one has told what it knows, or half a minute has passed.
 //   - A registry that has just started says so to its watchers until everybody had time to come back.
 //   - Documents hold no member that Netflix's clients do not know.
 //
 // # What it does not
 //   - It keeps nothing on disk: after a restart, clients register again. Only overrides are read back, from the ledger.
-//   - It does not yet replicate to peers, nor take part in a cluster of Eureka servers.
 package registry
 
 import (
@@ -53,6 +58,8 @@ type Config struct {
 	Settings Settings         // what operators of Eureka servers set
 	Meter    *meter.Registry
 	Log      *slog.Logger // slog.Default() when nil
+
+	dial func(ctx context.Context, network, addr string) (net.Conn, error) // to peers instead of over a network; of tests
 }
 
 // Registry knows who is running. Its methods may be called from many goroutines.
@@ -63,7 +70,9 @@ type Registry struct {
 	face *eureka
 	keep *keeper
 
-	prefixes    prefixes                 // that Eureka's paths may have
+	prefixes    prefixes // that Eureka's paths may have
+	peers       *peers
+	badPeers    error                    // why there are none, if they cannot be meant
 	batches     throttle                 // of peers
 	copied      atomic.Pointer[snapshot] // what readers see with Settings.ReadOnlyCache
 	deciding    chan struct{}            // holds a token while a decision is recorded and done
@@ -87,6 +96,10 @@ func New(c Config) *Registry {
 	if keep := c.Settings.DeltaRetention; keep > 0 {
 		r.s.log.least, r.s.log.most = keep, keep
 	}
+	if r.peers, r.badPeers = newPeers(c, r.s, r.log); r.badPeers != nil {
+		r.peers, _ = newPeers(Config{}, r.s, r.log) // none cannot be wrong
+	}
+	r.join()
 	r.face = &eureka{r}
 	leases := termsOf(c.Settings)
 	r.s.stretch = leases.stretch
@@ -117,10 +130,20 @@ func New(c Config) *Registry {
 	return r
 }
 
-// Run ends leases that ran out, until ctx ends. Then it ends the streams of all watchers, so that a server can shut
-// down, and returns nil.
+// Run ends leases that ran out and keeps up with peers, until ctx ends. Then it ends the streams of all watchers, so
+// that a server can shut down, and returns nil. It fails at once if the configuration of the peers cannot be meant.
 func (r *Registry) Run(ctx context.Context) error {
+	if r.badPeers != nil {
+		return r.badPeers
+	}
 	var wg sync.WaitGroup
+	// Peers are told that this registry leaves, so they are told things a little longer.
+	telling, told := context.WithCancel(context.WithoutCancel(ctx))
+	wg.Go(func() {
+		defer told()
+		r.beThere(ctx)
+	})
+	wg.Go(func() { r.peers.run(telling) })
 	if r.c.Ledger != nil {
 		wg.Go(func() { r.takeNotes(ctx) })
 	}

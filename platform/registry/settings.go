@@ -41,7 +41,7 @@ type Settings struct {
 	NoTimestampSync       bool          // a renewal that tells of a newer record than is known is as any other
 
 	// Peers.
-	Peers               map[string][]string // base URLs by zone
+	Peers               map[string][]string // base URLs by zone; a+http, srv+http and txt+http have the host looked up
 	NoSelfRegistration  bool                // peers are not told of this node as an instance
 	HostName            string              // of this node in the URL by which peers know it
 	MyURL               string              // the URL by which peers know this node
@@ -239,7 +239,7 @@ func (s *Settings) setNamed(rest, plain, value string) (known bool, err error) {
 		if zone := strings.TrimPrefix(plain, p); zone != plain && zone != "" {
 			list := splitList(value)
 			for _, u := range list {
-				if err := checkURL(u); err != nil {
+				if _, err := parseSpec(u); err != nil {
 					return true, err
 				}
 			}

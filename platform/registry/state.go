@@ -383,7 +383,11 @@ func (s *state) setOverride(k key, st status, dirty int64, o origin) result {
 	now := s.now()
 	e.lease.renew(now, false)
 	if !o.replicated {
-		s.peers.tell(k, slot{since: now, last: now, decided: overrode, status: st})
+		n := slot{since: now, last: now, renewed: true}
+		if ov, ok := s.overrides[k]; e.rec.status != st || ok && ov.status == st {
+			n = slot{since: now, last: now, decided: overrode, status: st}
+		}
+		s.peers.tell(k, n)
 	}
 	if e.rec.standing() == st {
 		return done
@@ -431,6 +435,13 @@ func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64, o o
 	}
 	s.replace(e, &r)
 	return done
+}
+
+// storeOverride makes st the decision about an instance, as a peer knows it.
+func (s *state) storeOverride(k key, st status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.overrides[k] = override{status: st}
 }
 
 // overridden reports whether an operator's decision holds for an instance.
