@@ -58,7 +58,7 @@ func (b *bench) beside() error {
 		{"all 10,000 instances, JSON, gzip", 4, 1, gets("/apps/", true), 10},
 		{"all 10,000 instances, JSON, plain", 4, 1, gets("/apps/", false), 10},
 		{"delta, JSON, gzip", 4, 1, gets("/apps/delta", true), 0},
-		{"replicated renewals, 250 a batch", 8, 250, batches, 0},
+		{"replicated renewals, 250 a batch", 8, batch, func(s *server) func([]byte, int) []byte { return batches(s, many) }, 0},
 	} {
 		for _, s := range pair { // leases may have run out meanwhile
 			if err := s.register(0, many, "v1"); err != nil {
@@ -94,11 +94,13 @@ func gets(path string, gzip bool) func(*server) func([]byte, int) []byte {
 	}
 }
 
-func batches(s *server) func([]byte, int) []byte {
-	const size = 250
+// batch is how many renewals a peer sends at once.
+const batch = 250
+
+func batches(s *server, instances int) func([]byte, int) []byte {
 	var made [][]byte
-	for from := 0; from+size <= many; from += size {
-		made = append(made, s.Batch(nil, from, from+size))
+	for from := 0; from+batch <= instances; from += batch {
+		made = append(made, s.Batch(nil, from, from+batch))
 	}
 	return func(buf []byte, i int) []byte { return append(buf, made[i%len(made)]...) }
 }

@@ -61,6 +61,10 @@ var parts = []struct {
 	run  func(*bench) error
 }{
 	{"beside", (*bench).beside},
+	{"loaded", (*bench).loaded},
+	{"deltas", (*bench).deltas},
+	{"pushed", (*bench).pushed},
+	{"configured", (*bench).configured},
 }
 
 func partNames() (names []string) {

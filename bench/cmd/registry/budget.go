@@ -1,0 +1,255 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/roadbed/roadbed/bench/fleet"
+	"github.com/roadbed/roadbed/config"
+)
+
+const (
+	large    = 100_000 // instances of the budgets
+	watchers = 10_000  // open streams
+	changes  = 20      // that each stream is told of
+)
+
+// least adds a row whose figure must be at least bar; most one whose figure must be at most bar.
+func (b *bench) least(what string, got, bar float64) {
+	b.add(row{what: what, ours: number(got), bar: "≥ " + number(bar), ok: got >= bar})
+}
+
+func (b *bench) most(what string, got time.Duration, bar time.Duration) {
+	b.add(row{what: what, ours: got.Round(time.Microsecond).String(), bar: "< " + bar.String(), ok: got < bar})
+}
+
+// loaded measures one node of ours that knows 100,000 instances.
+func (b *bench) loaded() error {
+	s, err := b.startRoadbed()
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	empty, err := s.resident()
+	if err != nil {
+		return err
+	}
+	one, err := s.load(fleet.Load{Conns: 32, Count: large, Next: func(buf []byte, i int) []byte { return s.Register(buf, i, "v1") }})
+	if err != nil {
+		return err
+	}
+	b.least("registrations a second", one.perSecond(), 30_000)
+	if err := s.knows(large); err != nil {
+		return err
+	}
+
+	beat := func(buf []byte, i int) []byte { return s.Heartbeat(buf, i%large) }
+	if one, err = s.load(fleet.Load{Conns: 32, For: b.phase, Next: beat}); err != nil {
+		return err
+	}
+	b.least("heartbeats a second, one a request", one.perSecond(), 60_000)
+	if one, err = s.load(fleet.Load{Conns: 64, Rate: 20_000, For: 2 * b.phase, Next: beat}); err != nil {
+		return err
+	}
+	b.most("heartbeats at 20,000 a second, p99", one.Latency.At(0.99), 2*time.Millisecond)
+	if one, err = s.load(fleet.Load{Conns: 8, For: b.phase, Next: batches(s, large)}); err != nil {
+		return err
+	}
+	b.least("replicated renewals a second, 250 a batch", one.perSecond()*batch, 1_000_000)
+
+	full := gets("/apps/", true)(s)
+	if one, err = s.load(fleet.Load{Conns: 2, For: b.phase, Next: full}); err != nil {
+		return err
+	}
+	b.add(row{what: fmt.Sprintf("all 100,000 instances, gzip, %.1f MB, a second", float64(one.Bytes)/float64(one.Answers)/1e6), ours: number(one.perSecond())})
+	const times = 20
+	if one, err = s.load(fleet.Load{Conns: 1, Count: times, Next: full}); err != nil {
+		return err
+	}
+	two, err := s.load(fleet.Load{Conns: 1, Count: 2 * times, Next: func(buf []byte, i int) []byte {
+		if i%2 == 0 {
+			return s.Register(buf, i*fleet.AppSize, fmt.Sprintf("w%d", i))
+		}
+		return full(buf, i)
+	}})
+	if err != nil {
+		return err
+	}
+	b.most("to make them anew after one change, CPU time", (two.cpu-one.cpu)/times, 30*time.Millisecond)
+
+	resident, err := s.resident()
+	if err != nil {
+		return err
+	}
+	b.add(row{what: fmt.Sprintf("resident with 100,000 instances, after all this, MiB (%d when empty)", empty>>20),
+		ours: number(float64(resident) / (1 << 20)), bar: "< 250", ok: resident < 250<<20})
+	return b.visible(s)
+}
+
+// visible measures how long a change takes to be seen by a reader of the same node, while the other instances renew.
+func (b *bench) visible(s *server) error {
+	const times = 300
+	done := make(chan error, 1)
+	go func() {
+		_, err := s.load(fleet.Load{Conns: 16, Rate: large / 30.0, For: time.Duration(times) * 12 * time.Millisecond, Next: func(buf []byte, i int) []byte { return s.Heartbeat(buf, i%large) }})
+		done <- err
+	}()
+	var took fleet.Latencies
+	for n := range times {
+		i := (n * 331) % large
+		mark := fleet.Mark(n)
+		start := time.Now()
+		if err := s.once(func(buf []byte) []byte { return s.Register(buf, i, mark) }, nil); err != nil {
+			return err
+		}
+		for seen := false; !seen; {
+			if time.Since(start) > 5*time.Second {
+				return fmt.Errorf("a change is not seen after 5 s")
+			}
+			err := s.once(func(buf []byte) []byte { return s.Get(buf, "/apps/"+fleet.App(i), false) }, func(body []byte) { seen = bytes.Contains(body, []byte(mark)) })
+			if err != nil {
+				return err
+			}
+		}
+		took.Add(time.Since(start))
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.most("a change until a reader of the node sees it, p99", took.At(0.99), 25*time.Millisecond)
+	return <-done
+}
+
+// once sends one request on a connection of its own, and gives the answer's body to read if that is not nil.
+func (s *server) once(next func([]byte) []byte, read func([]byte)) error {
+	_, err := s.load(fleet.Load{Conns: 1, Count: 1, Keep: read != nil, Next: func(buf []byte, _ int) []byte { return next(buf) },
+		Answer: func(_, status int, body []byte) error {
+			if status != http.StatusOK && status != http.StatusNoContent {
+				return fmt.Errorf("status %d", status)
+			}
+			if read != nil {
+				read(body)
+			}
+			return nil
+		}})
+	return err
+}
+
+// deltas measures polls for changes, of which there were a few lately.
+func (b *bench) deltas() error {
+	s, err := b.startRoadbed()
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	if err := s.register(0, 20, "v1"); err != nil {
+		return err
+	}
+	one, err := s.load(fleet.Load{Conns: 32, For: b.phase, Next: gets("/apps/delta", true)(s)})
+	if err != nil {
+		return err
+	}
+	b.least("deltas of 20 changes a second, gzip", one.perSecond(), 60_000)
+	return nil
+}
+
+// pushed measures how long changes take to each of 10,000 subscribers of the registry.
+func (b *bench) pushed() error {
+	s, err := b.startRoadbed()
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	const instances = 200
+	if err := s.register(0, instances, "v1"); err != nil {
+		return err
+	}
+	root := fleet.Target{Addr: s.Addr}
+	return b.told(s, "a change until the last of 10,000 subscribers knows it, all of them of everything", 100*time.Millisecond,
+		func(buf []byte, _ int) []byte { return root.Get(buf, "/registry/v1/watch", false) },
+		func(n int) error {
+			return s.once(func(buf []byte) []byte { return s.Register(buf, n%instances, fleet.Mark(n)) }, nil)
+		})
+}
+
+// configured measures the same for properties.
+func (b *bench) configured() error {
+	s, err := b.startRoadbed()
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	root := fleet.Target{Addr: s.Addr}
+	err = b.told(s, "a property's change until the last of 10,000 watchers knows it", 250*time.Millisecond,
+		func(buf []byte, i int) []byte {
+			return root.Get(buf, fmt.Sprintf("/config/v1/watch?appId=api&serverId=api-%05d", i), false)
+		},
+		func(n int) error {
+			resp, err := http.Post(s.base+"/config/v1/properties", "application/json", bytes.NewReader(fmt.Appendf(nil, `{"key":"bench.word","appId":"api","value":%q}`, fleet.Mark(n))))
+			if err != nil {
+				return err
+			}
+			defer resp.Body.Close()
+			if body, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode != http.StatusOK {
+				return fmt.Errorf("set a property: %s %v: %s", resp.Status, err, body)
+			}
+			return nil
+		})
+	if err != nil {
+		return err
+	}
+	handle := config.New(config.Options{}).Int("bench.number", 42)
+	sum := 0
+	r := testing.Benchmark(func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			sum += handle.Get()
+		}
+	})
+	if sum == 0 {
+		return fmt.Errorf("a handle with the default 42 gave %d", sum)
+	}
+	ns := float64(r.T.Nanoseconds()) / float64(r.N)
+	b.add(row{what: "to read a typed property, ns", ours: fmt.Sprintf("%.2f, %d allocations", ns, r.AllocsPerOp()), bar: "< 5, none", ok: ns < 5 && r.AllocsPerOp() == 0})
+	return nil
+}
+
+// told opens 10,000 streams, makes changes and adds rows about how long they took to be told.
+func (b *bench) told(s *server, what string, bar time.Duration, request func([]byte, int) []byte, change func(n int) error) error {
+	before, err := s.resident()
+	if err != nil {
+		return err
+	}
+	w, err := fleet.Watch(s.Addr, watchers, request)
+	if err != nil {
+		return err
+	}
+	defer w.Close()
+	after, err := s.resident()
+	if err != nil {
+		return err
+	}
+	cpu, err := s.used()
+	if err != nil {
+		return err
+	}
+	for n := range changes {
+		if err := w.Change(n, func() error { return change(n) }); err != nil {
+			return err
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	spent, err := s.used()
+	if err != nil {
+		return err
+	}
+	took := w.Took()
+	b.most(what+", p99", took.At(0.99), bar)
+	b.add(row{what: "the same, median; CPU time of a change by stream; memory of a stream, bytes", ours: fmt.Sprintf("%v; %v; %s",
+		took.At(0.5).Round(time.Microsecond), (spent-cpu)/(changes*watchers), number(float64(after-before)/watchers))})
+	return nil
+}
