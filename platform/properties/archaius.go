@@ -62,18 +62,9 @@ func (s *Store) getPersisted(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Query().Get("skipPropsWithExtraScopes") == "true" {
 		f = f.WithoutExtraScopes()
 	}
-	var selected []*record
-	take := func(rec *record) bool {
-		if f.Match(rec.Property) {
-			selected = append(selected, rec)
-		}
-		return true
-	}
-	if apps, ok := f.apps(); ok { // as every reader asks; the other apps' records are not even looked at
-		s.index.Load().visible(apps, func(rec *record) { take(rec) })
-	} else {
-		s.index.Load().all(f.prefix(), take)
-	}
+	apps, ok := f.apps()
+	selected := s.expanded(s.index.Load(), Netflix, apps, ok, f.prefix())
+	selected = slices.DeleteFunc(selected, func(rec *record) bool { return !f.Match(rec.Property) })
 	slices.SortFunc(selected, func(a, b *record) int { return cmp.Or(strings.Compare(a.Key, b.Key), byPrecedence(b, a)) })
 	answer := persisted{List: make([]persistedProperty, len(selected))}
 	for i, rec := range selected {

@@ -522,7 +522,7 @@ func (s *Store) getHistory(w http.ResponseWriter, r *http.Request) error {
 		ids[0] = ID(key, scope) // it may be deleted, so that no index has it
 		if scope == (config.Scope{}) {
 			for _, rec := range s.index.Load().keys.get(key) {
-				if rec.ID != ids[0] {
+				if rec.ID != ids[0] && rec.via == nil {
 					ids = append(ids, rec.ID)
 				}
 			}

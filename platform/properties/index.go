@@ -44,7 +44,7 @@ type record struct {
 	Property
 	rank  [2]uint16 // by [Order]: one bit per field that has a value, the most specific highest; larger wins
 	wants []want
-	age   uint64 // Rev, or the highest there is for a roll-out's, which replaces the stored one of the same scope
+	age   uint64 // Rev, but for a roll-out's, which are newer than all stored ones
 
 	via  *Rollout // nil = it is stored
 	gone bool     // of a roll-out: the stored record of the same ID is not there
@@ -254,23 +254,28 @@ func byPrecedence(a, b *record) int {
 	return cmp.Or(cmp.Compare(a.rank[Platform], b.rank[Platform]), cmp.Compare(a.age, b.age), strings.Compare(a.ID, b.ID))
 }
 
-// all calls fn with every stored record whose key starts with prefix, by key and then from general to specific, until fn
-// returns false.
+// all calls fn with every stored record whose key starts with prefix, by key and then from general to specific, until
+// fn returns false.
 func (ix *index) all(prefix string, fn func(*record) bool) {
+	ix.walk(prefix, func(r *record) bool { return r.via != nil || fn(r) })
+}
+
+// walk does the same with the records that roll-outs show too.
+func (ix *index) walk(prefix string, fn func(*record) bool) {
 	for c := ix.keys.from(prefix); ; c.step() {
 		s := c.peek()
 		if s == nil || !strings.HasPrefix(s.name, prefix) {
 			return
 		}
 		for _, r := range s.records {
-			if r.via == nil && !fn(r) {
+			if !fn(r) {
 				return
 			}
 		}
 	}
 }
 
-// visible calls fn once with every record that callers of these apps, or of none, may see.
+// visible calls fn once with every record, stored or of a roll-out, that callers of these apps, or of none, may see.
 func (ix *index) visible(apps []string, fn func(*record)) {
 	shared := map[*record]bool{} // of those for several apps: whether fn had it
 	done := map[string]bool{}

@@ -56,7 +56,7 @@ func (s *Store) byMaheID(id string) (Property, bool) {
 			continue
 		}
 		for _, r := range ix.keys.get(id[:i]) {
-			if strings.EqualFold(maheID(r.Property), id) {
+			if r.via == nil && strings.EqualFold(maheID(r.Property), id) {
 				return r.Property, true
 			}
 		}

@@ -1,8 +1,6 @@
 package properties
 
 import (
-	"cmp"
-	"math"
 	"slices"
 	"strings"
 
@@ -79,21 +77,27 @@ func sameReach(a, b *Rollout) bool {
 		a.Step == b.Step && slices.Equal(a.Chosen, b.Chosen)
 }
 
+// newest is an age that no stored record has.
+const newest = 1 << 63
+
 // shows returns the records that r shows to those it has reached.
 func (r *Rollout) shows() []*record {
 	if r == nil || !r.State.active() {
 		return nil
 	}
 	var out []*record
-	for _, e := range r.Changes {
+	for i, e := range r.Changes {
 		p, there := e.Record, e.Op == SetOp
+		age := newest + uint64(i) // as they will be written
 		if r.State == Unfolding {
+			age = newest
 			if there = e.Before != nil; there {
 				p = *e.Before
+				age += e.Before.Rev
 			}
 		}
 		rec := newRecord(p)
-		rec.age, rec.via, rec.gone = math.MaxUint64, r, !there
+		rec.age, rec.via, rec.gone = age, r, !there
 		out = append(out, rec)
 	}
 	return out
@@ -115,59 +119,82 @@ func (r *Rollout) concerns(c *caller) bool {
 	})
 }
 
-// Expanded returns what List does, values in clear and with what roll-outs show as ordinary records: for instances that
-// one has reached, a record of the value they see, scoped to exactly those; for everybody, in place of the stored one.
-// It is for readers that resolve records themselves.
-func (s *Store) Expanded(filter Filter) []Property {
-	ix := s.index.Load()
-	out := []Property{}
-	take := func(p Property) {
-		if filter.Match(p) {
-			out = append(out, p)
+// expanded returns what readers that resolve by themselves are told: the stored records of these apps and of none, or of
+// all if ok is false, whose keys start with prefix, with what roll-outs show as ordinary records. Those for everybody
+// stand in place of the stored ones; for instances that one has reached there is a record of the value they see, scoped
+// to exactly those.
+func (s *Store) expanded(ix *index, order Order, apps []string, ok bool, prefix string) []*record {
+	var records, everyone []*record
+	replaced := map[string]bool{} // ids
+	staged := map[string]bool{}   // keys
+	take := func(r *record) {
+		switch {
+		case r.via == nil:
+			records = append(records, r)
+		case !r.via.everyone():
+			staged[r.Key] = true
+		default:
+			replaced[r.ID] = true
+			if !r.gone {
+				everyone = append(everyone, told(r.Property, r))
+			}
 		}
 	}
-	prefix := filter.prefix()
-	for c := ix.keys.from(prefix); ; c.step() {
-		slot := c.peek()
-		if slot == nil || !strings.HasPrefix(slot.name, prefix) {
-			break
-		}
-		staged := false
-		replaced := map[string]bool{} // ids
-		for _, r := range slot.records {
-			if r.via != nil && r.via.everyone() {
-				replaced[r.ID] = true
+	if ok { // as every reader asks; the other apps' records are not even looked at
+		ix.visible(apps, func(r *record) {
+			if strings.HasPrefix(r.Key, prefix) {
+				take(r)
 			}
-			staged = staged || r.via != nil && !r.via.everyone()
+		})
+	} else {
+		ix.walk(prefix, func(r *record) bool { take(r); return true })
+	}
+	if len(replaced) > 0 {
+		records = slices.DeleteFunc(records, func(r *record) bool { return replaced[r.ID] })
+	}
+	records = append(records, everyone...)
+	if len(staged) == 0 {
+		return records
+	}
+	readers := s.instances(order)
+	var out []*record
+	for _, r := range records {
+		if !staged[r.Key] || r.Scope.Instance == "" {
+			out = append(out, r)
+			continue
 		}
-		for _, r := range slot.records {
-			switch {
-			case r.via == nil && !replaced[r.ID]:
-				take(r.Property)
-			case r.via != nil && r.via.everyone() && !r.gone:
-				p := r.Property
-				p.Rev = r.via.Rev
-				take(p)
+		// One for single instances would win over what those reached are told instead of it.
+		lost := map[string]bool{}
+		for _, o := range ix.keys.get(r.Key) {
+			if o.via == nil || o.ID != r.ID {
+				continue
+			}
+			for _, c := range readers {
+				lost[c.field[instanceField]] = lost[c.field[instanceField]] || o.matches(c)
 			}
 		}
-		if staged {
-			for _, p := range s.reached(slot.records) {
-				take(p)
-			}
+		left := slices.DeleteFunc(values(r.Scope.Instance), func(id string) bool { return lost[strings.ToLower(id)] })
+		if len(left) > 0 {
+			p := r.Property
+			p.Scope.Instance = strings.Join(left, ",")
+			out = append(out, newRecord(p))
 		}
+	}
+	for key := range staged {
+		out = append(out, reached(ix.keys.get(key), readers)...)
 	}
 	return out
 }
 
 // reached returns the records of one key that roll-outs make for single instances: one for each value, for those that
 // would not see it otherwise.
-func (s *Store) reached(records []*record) []Property {
+func reached(records []*record, readers []*caller) []*record {
 	type group struct {
 		won *record
 		ids []string
 	}
 	var groups []*group
-	for _, c := range s.instances(s.order) {
+	for _, c := range readers {
 		if !slices.ContainsFunc(records, func(r *record) bool { return r.via != nil && !r.via.everyone() && r.matches(c) }) {
 			continue
 		}
@@ -182,17 +209,23 @@ func (s *Store) reached(records []*record) []Property {
 		}
 		groups[i].ids = append(groups[i].ids, c.field[instanceField])
 	}
-	var out []Property
+	var out []*record
 	for _, g := range groups {
 		p := g.won.Property
 		slices.Sort(g.ids)
 		p.Scope.Instance = strings.Join(g.ids, ",")
 		p.ID = ID(p.Key, p.Scope)
-		if g.won.via != nil {
-			p.Rev = g.won.via.Rev
-		}
-		out = append(out, p)
+		out = append(out, told(p, g.won))
 	}
-	slices.SortFunc(out, func(a, b Property) int { return cmp.Compare(a.ID, b.ID) })
 	return out
+}
+
+// told returns p as an ordinary record, newer than all others, that stands for won.
+func told(p Property, won *record) *record {
+	r := newRecord(p)
+	r.age = newest
+	if won.via != nil {
+		r.Rev, r.age = won.via.Rev, won.age
+	}
+	return r
 }

@@ -109,11 +109,20 @@ func TestTheExampleOfThePackageComment(t *testing.T) {
 }
 
 // indexOf returns the index of these records.
-func indexOf(ps ...Property) *index {
+func indexOf(ps ...Property) *index { return staged(ps) }
+
+// staged returns the index of these records and of what roll-outs show.
+func staged(ps []Property, rollouts ...*Rollout) *index {
 	ix := &index{step: newStep(), count: len(ps)}
 	byKey, byApp := map[string][]*record{}, map[string][]*record{}
+	var records []*record
 	for _, p := range ps {
-		r := newRecord(p)
+		records = append(records, newRecord(p))
+	}
+	for _, r := range rollouts {
+		records = append(records, r.shows()...)
+	}
+	for _, r := range records {
 		byKey[r.Key] = append(byKey[r.Key], r)
 		for _, app := range r.apps() {
 			byApp[appName(app, r.Key)] = append(byApp[appName(app, r.Key)], r)

@@ -514,3 +514,111 @@ func TestRolloutsOverHTTP(t *testing.T) {
 		t.Errorf("the ledger shows it: %s, %v", b, err)
 	}
 }
+
+// TestWhoIsReachedSeesWhatEverybodyWillSee compares a roll-out in every stage with plain stores: one as it is before, one
+// as it is when the changes are written; and readers that resolve by themselves with those that are resolved for.
+func TestWhoIsReachedSeesWhatEverybodyWillSee(t *testing.T) {
+	s := open(t, t.TempDir())
+	h := s.Handler()
+	field := rapid.SampledFrom([]string{"", "", "", "a", "B", "a,c"})
+	scopes := rapid.Custom(func(t *rapid.T) config.Scope {
+		d := func(n string) string { return field.Draw(t, n) }
+		return canonical(config.Scope{App: d("app"), Zone: d("zone"), Region: d("region"), Instance: rapid.SampledFrom([]string{"", "", "", "i-1", "i-1,i-2"}).Draw(t, "instance")})
+	})
+	rapid.Check(t, func(t2 *rapid.T) {
+		var before, after []Property
+		seen := map[string]bool{}
+		for i, sc := range rapid.SliceOfN(scopes, 0, 8).Draw(t2, "records") {
+			p := Property{Key: "k", Value: fmt.Sprint("old", i), Scope: sc, Rev: uint64(i + 1), ID: ID("k", sc)}
+			if !seen[p.ID] {
+				before, seen[p.ID] = append(before, p), true
+			}
+		}
+		r := &Rollout{ID: "ro", Step: 0, Steps: []Step{{Selector: Selector{Instances: 2}}, {Selector: Selector{All: true}}}}
+		after = slices.Clone(before)
+		edited := map[string]bool{}
+		for i, sc := range rapid.SliceOfN(scopes, 1, 3).Draw(t2, "changes") {
+			e := Edit{Op: SetOp, Record: Property{Key: "k", Value: fmt.Sprint("new", i), Scope: sc, ID: ID("k", sc)}}
+			at := slices.IndexFunc(after, func(p Property) bool { return p.ID == e.Record.ID })
+			if edited[e.Record.ID] {
+				continue
+			}
+			edited[e.Record.ID] = true
+			if at >= 0 {
+				old := after[at]
+				e.Before = &old
+				if rapid.Bool().Draw(t2, "delete") {
+					e.Op = DeleteOp
+				}
+				after = slices.Delete(after, at, at+1)
+			}
+			if e.Op == SetOp {
+				p := e.Record
+				p.Rev = 1000 + uint64(len(r.Changes))
+				after = append(after, p)
+			}
+			r.Changes = append(r.Changes, e)
+		}
+		st := rapid.SampledFrom(every[1:]).Draw(t2, "stage")
+		r.State, r.Phase = st.State, st.Phase
+		r.Chosen = rapid.SampledFrom([][]string{nil, {"i-1"}, {"i-1", "i-3"}}).Draw(t2, "chosen")
+		order := rapid.SampledFrom([]Order{Platform, Netflix}).Draw(t2, "order")
+		now := before // what is stored now
+		if rapid.Bool().Draw(t2, "folded") && r.everyone() || st.State == Done {
+			now = after
+		}
+		ix := staged(now, r)
+		ix.rev = 1
+		s.index.Store(ix)
+		var list []roadbed.Instance
+		for i := range 4 {
+			list = append(list, roadbed.Instance{ID: fmt.Sprint("i-", i), App: []string{"a", "b"}[i%2], Location: roadbed.Location{Zone: []string{"a", "c"}[i/2], Region: "b"}, Status: roadbed.Up})
+		}
+		s.setFleet(list)
+		for _, i := range list {
+			c := asCaller(asRegistered(i), order)
+			whole := before
+			if st.State == Done || st.State == Folding || st == (stage{Paused, Conflict}) || (st.State == Running || st.State == Paused) && slices.Contains(r.Chosen, i.ID) {
+				whole = after
+			}
+			if st.State == Unfolding { // what is put back is written anew: newer than what is as specific
+				whole = slices.Clone(before)
+				for j := range whole {
+					if edited[whole[j].ID] {
+						whole[j].Rev += 2000
+					}
+				}
+			}
+			want := indexOf(whole...).resolve(c, "").Properties
+			got := ix.resolve(c, "").Properties
+			if len(got) != len(want) || got["k"] != want["k"] {
+				t2.Fatalf("%s in %s of %+v over %+v: got %v, want %v", i.ID, st, r.Changes, now, got, want)
+			}
+			wins := 0
+			for _, x := range ix.explain("k", asRegistered(i), order) {
+				if x.Wins {
+					wins++
+					if x.Value != want["k"] || x.Reason == "" {
+						t2.Fatalf("explain to %s in %s: %q wins for %q, want %q", i.ID, st, x.Value, x.Reason, want["k"])
+					}
+				}
+			}
+			if wins != len(want) {
+				t2.Fatalf("explain to %s in %s: %d winners, want %d", i.ID, st, wins, len(want))
+			}
+			if order != Netflix {
+				continue
+			}
+			w := httptest.NewRecorder()
+			h.ServeHTTP(w, request("GET", "/config/archaius2", ""))
+			mine := map[string]string{}
+			for n, v := range fields(asRegistered(i)) {
+				mine[fieldNames[n]] = v
+			}
+			own := readPersisted(t, w.Body.Bytes(), mine, []string{"serverId", "asg", "ami", "cluster", "appId", "env", "countries", "stack", "zone", "region"})
+			if own["k"] != want["k"] && want["k"] != "" { // that a value is gone cannot be told
+				t2.Fatalf("%s in %s of %+v over %+v: Archaius 2 sees %v, want %v, in %s", i.ID, st, r.Changes, now, own, want, w.Body)
+			}
+		}
+	})
+}

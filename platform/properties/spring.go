@@ -159,7 +159,7 @@ func (s *Store) springEnvironment(r *http.Request, names, profiles string, label
 	for _, profile := range env.Profiles {
 		for name := range strings.SplitSeq(names, ",") {
 			base.App, base.Env = strings.TrimSpace(name), strings.TrimSpace(profile)
-			callers = append(callers, asCaller(derive(base), order))
+			callers = append(callers, asCaller(s.known(base), order))
 			apps = append(apps, base.App)
 		}
 	}
@@ -179,14 +179,21 @@ func (s *Store) springEnvironment(r *http.Request, names, profiles string, label
 		}
 	})
 	slices.SortFunc(fits, func(a, b fit) int {
-		return cmp.Or(cmp.Compare(b.rank[order], a.rank[order]), cmp.Compare(b.of, a.of), cmp.Compare(b.Rev, a.Rev))
+		return cmp.Or(cmp.Compare(b.rank[order], a.rank[order]), cmp.Compare(b.of, a.of), cmp.Compare(b.age, a.age))
 	})
+	gone := map[string]bool{} // ids, of what a roll-out deletes
 	// A Spring client that has profiles puts sources whose name says -profile above its own files, and others below
 	// some of them. All of ours say it, so that they stay together and in order.
 	prefix := "platform:" + names + "-" + profiles + "/"
 	at := map[string]int{}      // index of the source of a scope
 	said := map[string]uint16{} // by key, the last rank that has it
 	for _, f := range fits {
+		if f.gone {
+			gone[f.ID] = true
+		}
+		if gone[f.ID] {
+			continue
+		}
 		if rank, ok := said[f.Key]; ok && rank == f.rank[order] {
 			continue // as specific, and it lost
 		}
