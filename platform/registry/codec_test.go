@@ -2,11 +2,9 @@ package registry
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"encoding/xml"
 	"hash/crc32"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -330,32 +328,6 @@ func TestMetadataKeysSurviveAsElementNames(t *testing.T) {
 			t.Errorf("element of key %q: got %q, want %q", key, got, want)
 		}
 	}
-}
-
-func TestJoinedBlocksAreOneGzipMember(t *testing.T) {
-	rapid.Check(t, func(t *rapid.T) {
-		d := &document{version: 7, hash: "UP_1_"}
-		for range rapid.IntRange(0, 5).Draw(t, "apps") {
-			v := &view{name: rapid.StringMatching(`[A-Z]{1,9}`).Draw(t, "name")}
-			for range rapid.IntRange(0, 4).Draw(t, "instances") {
-				v.recs = append(v.recs, shown{shop(), 1})
-			}
-			d.views = append(d.views, v)
-		}
-		for _, c := range []codec{jsonFull, jsonCompact, xmlFull, xmlCompact} {
-			want := bytes.Join(d.parts(c), nil)
-			in := bytes.NewReader(bytes.Join(d.gzipped(c), nil))
-			z, err := gzip.NewReader(in)
-			if err != nil {
-				t.Fatal(err)
-			}
-			z.Multistream(false)
-			got, err := io.ReadAll(z) // checks sum and size
-			if err != nil || !bytes.Equal(got, want) || in.Len() != 0 {
-				t.Fatalf("codec %d: inflated %d bytes of %d, %d left over, err %v", c, len(got), len(want), in.Len(), err)
-			}
-		}
-	})
 }
 
 func TestCRCOfJoinedBytesNeedsOnlyTheParts(t *testing.T) {

@@ -306,13 +306,12 @@ func codecOf(r *http.Request) codec {
 }
 
 func answerDocument(w http.ResponseWriter, r *http.Request, c codec, d *document) {
-	parts := d.parts(c)
-	if acceptsGzip(r) && sizeOf(parts) >= smallBody {
+	if acceptsGzip(r) && d.large() {
 		w.Header().Set("Content-Encoding", "gzip")
-		send(w, http.StatusOK, c.contentType(), d.gzipped(c))
+		send(w, http.StatusOK, c.contentType(), [][]byte{d.gzipped(c)})
 		return
 	}
-	send(w, http.StatusOK, c.contentType(), parts)
+	send(w, http.StatusOK, c.contentType(), d.parts(c))
 }
 
 func answer(w http.ResponseWriter, r *http.Request, status int, contentType string, parts [][]byte) {

@@ -328,7 +328,7 @@ func TestDeltaStaysWithinItsBudgetAsMeasured(t *testing.T) {
 			for _, v := range d.views {
 				n += len(v.recs)
 			}
-			return n, sizeOf(d.gzipped(jsonFull))
+			return n, len(d.gzipped(jsonFull))
 		}
 		for i := range 4000 {
 			long := reg(fmt.Sprintf("APP%d", i/20), fmt.Sprintf("%d-%x", i, i*7919), up, 0)

@@ -145,7 +145,7 @@ func (s *state) snapshot(region string) *snapshot {
 	s.mu.Unlock()
 
 	slices.SortFunc(sn.views, func(a, b *view) int { return strings.Compare(a.name, b.name) })
-	sn.full = document{version: 1, hash: sn.hash, views: sn.views}
+	sn.full = document{version: 1, hash: sn.hash, views: sn.views, past: &s.zips}
 	sn.delta = sync.OnceValue(func() *document {
 		d := sn.makeDelta(region)
 		d.weighed = func(compressed int) { s.log.measure(len(sn.changes), compressed) }
@@ -268,23 +268,43 @@ func (v *view) whole(c codec) [][]byte {
 // block returns v as a part of a larger document, rendered once.
 func (v *view) block(c codec) []byte {
 	b := &v.blocks[c]
-	b.once.Do(func() { b.plain = v.render(c, 1) })
-	return b.plain
+	b.once.Do(func() {
+		plain := v.render(c, 1)
+		b.plain.Store(&plain)
+	})
+	return *b.plain.Load()
+}
+
+// appendBlock appends what block returns, without keeping it.
+func (v *view) appendBlock(b []byte, c codec) []byte {
+	if plain := v.blocks[c].plain.Load(); plain != nil {
+		return append(b, *plain...)
+	}
+	return v.appendTo(b, c, 1)
 }
 
 func (v *view) render(c codec, depth int) []byte {
-	var b []byte
+	room := 64 + len(v.recs)*1100
+	switch c {
+	case native:
+		room = len(v.recs) * 400
+	case xmlFull, xmlCompact:
+		room = 64 + len(v.recs)*1700
+	}
+	return bytes.Clone(v.appendTo(make([]byte, 0, room), c, depth)) // without the room to spare
+}
+
+func (v *view) appendTo(b []byte, c codec, depth int) []byte {
 	switch {
 	case c == native:
-		b = make([]byte, 0, len(v.recs)*400)
 		for i, x := range v.recs {
 			if i > 0 {
 				b = append(b, ',')
 			}
 			b = x.rec.appendNative(b, v.region)
 		}
+		return b
 	case c.isJSON():
-		b = make([]byte, 0, 64+len(v.recs)*1100)
 		b = jsonMember(append(b, '{'), "name", v.name)
 		b = append(b, `,"instance":[`...)
 		for i, x := range v.recs {
@@ -293,16 +313,14 @@ func (v *view) render(c codec, depth int) []byte {
 			}
 			b = x.rec.appendJSON(b, times{x.renewed, x.rec.id == v.self}, c.compact())
 		}
-		b = append(b, "]}"...)
-	default:
-		x := xmlWriter{b: make([]byte, 0, 64+len(v.recs)*1700), depth: depth}
-		x.open("application", "")
-		x.leaf("name", v.name)
-		for _, sh := range v.recs {
-			x.b = sh.rec.appendXML(x.b, times{sh.renewed, sh.rec.id == v.self}, c.compact(), x.depth)
-		}
-		x.close("application")
-		b = x.b
+		return append(b, "]}"...)
 	}
-	return bytes.Clone(b) // without the room to spare
+	x := xmlWriter{b: b, depth: depth}
+	x.open("application", "")
+	x.leaf("name", v.name)
+	for _, sh := range v.recs {
+		x.b = sh.rec.appendXML(x.b, times{sh.renewed, sh.rec.id == v.self}, c.compact(), x.depth)
+	}
+	x.close("application")
+	return x.b
 }

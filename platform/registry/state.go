@@ -35,6 +35,7 @@ type state struct {
 	names   interner
 
 	snap     atomic.Pointer[snapshot]
+	zips     zips       // of the last snapshots' full documents
 	building sync.Mutex // held by the one who makes the next snapshot
 
 	renewals atomic.Uint64
