@@ -195,7 +195,7 @@ func TestOverviewHoldsWhatEveryRoomSays(t *testing.T) {
 		}
 		for part, raw := range map[string]json.RawMessage{
 			"platform": o.Platform, "traffic": o.Traffic, "members": o.Members, "services": o.Services,
-			"registry": o.Registry, "instances": o.Instances, "clusters": o.Clusters, "changes": o.Changes, "faults": o.Faults, "node": o.Node,
+			"registry": o.Registry, "instances": o.Instances, "clusters": o.Clusters, "changes": o.Changes, "faults": o.Faults, "node": o.Node, "rollouts": o.Rollouts,
 		} {
 			if len(raw) == 0 {
 				t.Errorf("%s is absent, want what its room says", part)
@@ -423,7 +423,7 @@ func TestMembersAreReadFromTraffic(t *testing.T) {
 }
 
 func TestEveryPartOfAnOverviewHasARoom(t *testing.T) {
-	parts := []string{"changes", "clusters", "faults", "instances", "node", "platform", "registry", "services", "traffic"}
+	parts := []string{"changes", "clusters", "faults", "instances", "node", "platform", "registry", "rollouts", "services", "traffic"}
 	var got []string
 	for _, r := range newRooms() {
 		got = append(got, r.part)

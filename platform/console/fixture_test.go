@@ -30,6 +30,7 @@ type fixture struct {
 	changes []roadbed.Change // oldest first
 	faults  []map[string]any
 	asked   map[string]int // requests by path
+	aborted time.Time      // when somebody stopped the roll-out
 }
 
 type fakeApp struct {
@@ -97,6 +98,8 @@ func newFixture() *fixture {
 		"GET /api/v1/services":                                f.services,
 		"GET /api/v1/registry/instances":                      f.registry,
 		"GET /api/v1/registry/status":                         f.node,
+		"GET /config/v1/rollouts":                             f.rollouts,
+		"POST /config/v1/rollouts/{id}/abort":                 f.abort,
 		"GET /api/v1/registry/leases":                         f.leases,
 		"GET /api/v1/instances":                               f.fleet,
 		"GET /api/v1/clusters":                                f.clusters,
@@ -329,6 +332,33 @@ func (f *fixture) override(r *http.Request, set bool) any {
 		}
 	}
 	return nil
+}
+
+// rollouts takes a step each 30 s, and begins again after the last.
+func (f *fixture) rollouts(*http.Request) any {
+	const bake = 30 * time.Second
+	gone := time.Since(f.start) % (3 * bake)
+	step := int(gone / bake)
+	at := time.Now().Add(-gone)
+	r := map[string]any{
+		"id": "0abc", "changes": []any{map[string]any{"op": "set", "record": map[string]any{"propertyId": "p_1", "key": "api.limit", "value": "40", "appId": "api"},
+			"before": map[string]any{"propertyId": "p_1", "key": "api.limit", "value": "20", "appId": "api"}}},
+		"steps": []any{map[string]any{"selector": "instances:1", "bake": "30s"}, map[string]any{"selector": "percent:50,zone:zone-a", "bake": "30s"}, map[string]any{"selector": "all", "bake": "30s"}},
+		"state": "RUNNING", "phase": "BAKING", "step": step, "since": at.Add(time.Duration(step) * bake), "chosen": []string{"api-v000-2-c850"}, "created": at, "actor": "ana", "why": "the new machines are faster",
+		"status":  map[string]any{"reached": step + 1, "lost": 0, "others": 2 - step, "missed": 0, "readers": step + 1, "acked": step + 1, "until": at.Add(time.Duration(step+1) * bake)},
+		"history": []any{map[string]any{"at": at, "event": "start", "state": "RUNNING", "step": 0, "actor": "ana", "why": "the new machines are faster"}},
+	}
+	if !f.aborted.IsZero() {
+		r["state"], r["phase"], r["since"], r["reason"], r["status"] = "ROLLED_BACK", "", f.aborted, "stopped by hand", nil
+	}
+	return map[string]any{"rollouts": []any{r}}
+}
+
+func (f *fixture) abort(r *http.Request) any {
+	actor, why := asked(r)
+	f.aborted = time.Now()
+	f.record(actor, "rollout.abort", "rollout:"+r.PathValue("id"), why, nil, nil)
+	return map[string]any{}
 }
 
 func (f *fixture) fleet(*http.Request) any {

@@ -44,6 +44,7 @@ func serveFixture(addr string) error {
 	mux.Handle("/", c.Handler())
 	rooms := newFixture()
 	mux.Handle("/api/v1/", rooms)
+	mux.Handle("/config/v1/", rooms)
 	mux.HandleFunc("POST /fixture/fail", func(w http.ResponseWriter, r *http.Request) {
 		rooms.fail(r.FormValue("path"), r.FormValue("down") != "")
 	})

@@ -38,6 +38,7 @@ type Overview struct {
 	Changes     json.RawMessage `json:"changes,omitempty"`   // GET /api/v1/changes: the last 50, newest first, as a list
 	Faults      json.RawMessage `json:"faults,omitempty"`    // GET /api/v1/faults
 	Node        json.RawMessage `json:"node,omitempty"`      // GET /api/v1/registry/status: the registry itself
+	Rollouts    json.RawMessage `json:"rollouts,omitempty"`  // GET /config/v1/rollouts
 	Unreachable []Unreachable   `json:"unreachable"`
 	Truncated   map[string]int  `json:"truncated"` // rows left out, by part, e.g. "registry": 2000
 }
@@ -46,6 +47,7 @@ func (o *Overview) parts() map[string]*json.RawMessage {
 	return map[string]*json.RawMessage{
 		"platform": &o.Platform, "traffic": &o.Traffic, "members": &o.Members, "services": &o.Services, "registry": &o.Registry,
 		"instances": &o.Instances, "clusters": &o.Clusters, "changes": &o.Changes, "faults": &o.Faults, "node": &o.Node,
+		"rollouts": &o.Rollouts,
 	}
 }
 
@@ -95,6 +97,7 @@ func newRooms() []*room {
 		{name: "fleet", part: "clusters", path: "/api/v1/clusters"},
 		{name: "ledger", part: "changes", path: fmt.Sprintf("/api/v1/changes?limit=%d", shownChanges)},
 		{name: "chaos", part: "faults", path: "/api/v1/faults"},
+		{name: "properties", part: "rollouts", path: "/config/v1/rollouts"},
 	}
 }
 

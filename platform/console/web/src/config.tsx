@@ -8,6 +8,7 @@ import { act, Refusal } from './api'
 import { Ago, type Ask, Empty, useCalm, useRead } from './ui'
 import { For, known, scopeWords } from './scope'
 import { edit } from './edit'
+import { Freeze, underWay } from './rollouts'
 import { count } from './format'
 
 const firstShown = 200
@@ -36,6 +37,8 @@ export function ConfigPage({ model, ask }: { model: Model; ask: (a: Ask) => void
   const narrowed = q !== '' || app !== ''
   return (
     <>
+      <ConfigTabs at="config" model={model} />
+      <Freeze model={model} ask={ask} offer={false} />
       <div class="bar">
         <div class="tools grow">
           <label class="search"><span class="hidden">Search keys, values and scopes</span><input type="search" placeholder="Search keys, values, scopes" value={search} onInput={e => { setSearch(e.currentTarget.value); setMost(firstShown) }} data-testid="config-search" /></label>
@@ -77,6 +80,17 @@ export function ConfigPage({ model, ask }: { model: Model; ask: (a: Ask) => void
         {data?.more ? <p class="more"><button type="button" onClick={() => setMost(n => n * 5)}>Show more of {all.toLocaleString('en')}</button></p> : null}
       </section>
     </>
+  )
+}
+
+/** The ways between the pages about configuration. */
+export function ConfigTabs({ at, model }: { at: 'config' | 'rollouts'; model: Model }) {
+  const running = (model.rollouts ?? []).filter(underWay).length
+  return (
+    <nav class="tabs" aria-label="Configuration">
+      <a href="#/config" aria-current={at === 'config' ? 'page' : undefined} data-testid="tab-properties">Properties</a>
+      <a href="#/config/rollouts" aria-current={at === 'rollouts' ? 'page' : undefined} data-testid="tab-rollouts">Roll-outs{running > 0 && <span class="badge">{running}<span class="hidden"> under way</span></span>}</a>
+    </nav>
   )
 }
 

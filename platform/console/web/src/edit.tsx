@@ -6,6 +6,7 @@ import type { Model } from './model'
 import { act, get, Refusal, send } from './api'
 import type { Ask } from './ui'
 import { ScopeInputs, scopeOf, scopeWords } from './scope'
+import { paces, rollOut } from './rollouts'
 import { ago } from './format'
 
 interface Draft {
@@ -18,6 +19,7 @@ interface Draft {
   min: string
   max: string
   rev: number // that is replaced; 0 = nothing may be there
+  pace: string // of a roll-out; empty = everybody at once
 }
 
 const types = ['string', 'int', 'long', 'float', 'bool', 'duration', 'list', 'map', 'json', 'regex']
@@ -31,7 +33,7 @@ const hints: Record<string, string> = {
 export function edit({ model, p, copy }: { model: Model; p?: Property; copy?: boolean }): Ask {
   const draft: Draft = {
     key: p?.key ?? '', value: p && !p.sensitive ? p.value : '', type: p ? p.type || 'string' : '', scope: p && !copy ? scopeOf(p) : {}, description: copy ? '' : p?.description ?? '',
-    sensitive: p?.sensitive ?? false, min: bound(p?.constraint?.min), max: bound(p?.constraint?.max), rev: p && !copy ? p.rev ?? 0 : 0,
+    sensitive: p?.sensitive ?? false, min: bound(p?.constraint?.min), max: bound(p?.constraint?.max), rev: p && !copy ? p.rev ?? 0 : 0, pace: '',
   }
   const go = (confirm: string) => async (why: string): Promise<string | Ask> => {
     const body = {
@@ -39,6 +41,7 @@ export function edit({ model, p, copy }: { model: Model; p?: Property; copy?: bo
       sensitive: draft.sensitive || undefined, constraint: constraintOf(draft, p), sourceOfUpdate: 'ui',
     }
     try {
+      if (draft.pace) return await rollOut(why, [{ op: 'set', record: body }], paces[draft.pace].steps, confirm)
       const saved = await send<{ warnings?: string[] }>('POST', `/config/v1/properties${confirm && `?confirm=${confirm}`}`, why, body, draft.rev)
       return saved?.warnings?.length ? `${draft.key} is set. Mind: ${saved.warnings.join('; ')}.` : `${draft.key} is set.`
     } catch (e) {
@@ -48,7 +51,7 @@ export function edit({ model, p, copy }: { model: Model; p?: Property; copy?: bo
           text: <p>It names no app, so it overrides what every app has in {scopeWords(draft.scope)}. To set it for one app, cancel and name that.</p>,
         }
       }
-      if (!(e instanceof Refusal) || e.status !== 409) throw e
+      if (!(e instanceof Refusal) || e.status !== 409 || draft.pace) throw e
       throw new Error(await conflict(draft))
     }
   }
@@ -81,15 +84,17 @@ export function putBack(v: Property, now: Property | undefined): Ask {
 
 /** Asks whether to delete p. */
 export function remove(p: Property): Ask {
-  const draft = { key: p.key, scope: scopeOf(p), rev: p.rev ?? 0 }
+  const draft = { key: p.key, scope: scopeOf(p), rev: p.rev ?? 0, pace: '' }
   return {
     title: 'Delete this value?', dangerous: true, verb: 'Delete', done: `${p.key} for ${scopeWords(p)} is deleted.`,
     text: <p><code class="key">{p.key}</code> for {scopeWords(p)}. What is less specific holds again, or the default in the code of each service.</p>,
+    fields: <Pace draft={draft} />,
     do: async why => {
       try {
+        if (draft.pace) return await rollOut(why, [{ op: 'delete', record: { key: p.key, ...draft.scope } }], paces[draft.pace].steps, '')
         await act('DELETE', `/config/v1/properties/${encodeURIComponent(p.propertyId)}`, why, undefined, draft.rev)
       } catch (e) {
-        if (!(e instanceof Refusal) || e.status !== 409) throw e
+        if (!(e instanceof Refusal) || e.status !== 409 || draft.pace) throw e
         throw new Error(await conflict(draft))
       }
     },
@@ -156,7 +161,21 @@ function Fields({ draft, model, fixed }: { draft: Draft; model: Model; fixed?: '
       </div>
       {fixed !== 'all' && <fieldset><legend>For whom <small>empty is everybody; several with commas</small></legend><ScopeInputs id="edit" scope={draft.scope} model={model} change={scope => set({ scope })} /></fieldset>}
       {fixed !== 'key' && <label class="field"><span>What it is for <small>optional</small></span><input type="text" value={draft.description} maxLength={4096} autocomplete="off" onInput={e => set({ description: e.currentTarget.value })} data-testid="edit-description" /></label>}
+      <Pace draft={draft} />
       {!fixed && <label class="check"><input type="checkbox" checked={draft.sensitive} onChange={e => set({ sensitive: e.currentTarget.checked })} /> <span>Sensitive <small>nobody is shown the value again, only those who use it</small></span></label>}
     </>
+  )
+}
+
+// Whether everybody gets it at once, or few first.
+function Pace({ draft }: { draft: { pace: string } }) {
+  const [pace, setPace] = useState(draft.pace)
+  return (
+    <label class="field"><span>Who gets it <small>{pace ? 'it is taken back by itself when they suffer' : ''}</small></span>
+      <select value={pace} onChange={e => setPace((draft.pace = e.currentTarget.value))} data-testid="pace">
+        <option value="">everybody at once</option>
+        {Object.entries(paces).map(([k, p]) => <option key={k} value={k}>in stages: {p.words}</option>)}
+      </select>
+    </label>
   )
 }

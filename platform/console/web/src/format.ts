@@ -84,7 +84,8 @@ const past: Record<string, string> = {
   set: 'set', put: 'set', reset: 'reset', create: 'created', destroy: 'destroyed', delete: 'deleted', remove: 'removed', add: 'added',
   disable: 'disabled', enable: 'enabled', resize: 'resized', kill: 'killed', restart: 'restarted', start: 'started', stop: 'stopped',
   update: 'updated', expire: 'expired', register: 'registered', cancel: 'cancelled', override: 'overrode', evict: 'evicted', backup: 'backed up',
-  restore: 'restored', replace: 'replaced', launch: 'launched', terminate: 'terminated',
+  restore: 'restored', replace: 'replaced', launch: 'launched', terminate: 'terminated', propose: 'proposed', abort: 'stopped', pause: 'paused', resume: 'resumed', advance: 'advanced', approve: 'approved',
+  applied: 'reached the readers of', baked: 'watched', passed: 'judged', fail: 'rolled back', folded: 'wrote', unfolded: 'took back', conflict: 'found a conflict in', clear: 'cleared',
 }
 
 /** "serverGroup.resize" on "serverGroup:api-v003" as words: ["resized server group", "api-v003"]. */

@@ -17,12 +17,14 @@ import { FaultsPage } from './faults'
 import { RegistryPage } from './registry'
 import { ConfigPage, Key } from './config'
 import { PropertyPage } from './property'
+import { RolloutPage, RolloutsPage, titleOf, underWay } from './rollouts'
 
-interface Route { page: 'overview' | 'services' | 'service' | 'registry' | 'config' | 'property' | 'changes' | 'faults'; name: string }
+interface Route { page: 'overview' | 'services' | 'service' | 'registry' | 'config' | 'property' | 'rollouts' | 'rollout' | 'changes' | 'faults'; name: string }
 
 function routeOf(hash: string): Route {
   const [page, name, more] = hash.replace(/^#\/?/, '').split('/').map(decode)
   if (page === 'config' && name === 'key' && more) return { page: 'property', name: more }
+  if (page === 'config' && name === 'rollouts') return more ? { page: 'rollout', name: more } : { page: 'rollouts', name: '' }
   if (page === 'services' && name) return { page: 'service', name }
   if (page === 'services' || page === 'registry' || page === 'config' || page === 'changes' || page === 'faults') return { page, name: '' }
   return { page: 'overview', name: '' }
@@ -37,7 +39,7 @@ function decode(s: string): string {
 }
 
 // Pages that have no place of their own in the navigation, and where they belong.
-const under: Record<string, string> = { service: 'services', property: 'config' }
+const under: Record<string, string> = { service: 'services', property: 'config', rollouts: 'config', rollout: 'rollouts' }
 
 const pages = [['overview', 'Overview', '#/'], ['services', 'Services', '#/services'], ['registry', 'Registry', '#/registry'], ['config', 'Config', '#/config'], ['changes', 'Changes', '#/changes'], ['faults', 'Faults', '#/faults']] as const
 
@@ -85,8 +87,11 @@ function App() {
     return () => clearTimeout(t)
   }, [said])
 
-  const up = pages.find(p => p[0] === under[route.page])
-  const title = route.page === 'config' ? 'Configuration' : route.name || pages.find(p => p[0] === route.page)![1]
+  const rollout = route.page === 'rollout' ? live.model?.rollouts?.find(r => r.id === route.name) : undefined
+  const up = route.page === 'rollout' ? ['', 'Roll-outs', '#/config/rollouts'] : route.name ? pages.find(p => p[0] === under[route.page]) : undefined
+  const title = route.page === 'config' || route.page === 'rollouts' ? 'Configuration' : rollout ? titleOf(rollout) : route.name || pages.find(p => p[0] === route.page)![1]
+  const at = under[under[route.page]] ?? under[route.page] ?? route.page
+  const running = (live.model?.rollouts ?? []).filter(underWay).length
   useEffect(() => {
     document.title = `${title} · roadbed`
     document.querySelector('.top nav [aria-current]')?.scrollIntoView({ block: 'nearest', inline: 'center' })
@@ -102,7 +107,7 @@ function App() {
         <a class="brand" href="#/"><Logo /><span>roadbed</span></a>
         <nav aria-label="Pages">
           <ul>{pages.map(([page, text, href]) => (
-            <li key={page}><a href={href} aria-current={route.page === page || under[route.page] === page ? 'page' : undefined} data-testid={`nav-${page}`}>{text}{page === 'faults' && model && model.faults.length > 0 && <span class="badge">{model.faults.length}<span class="hidden"> active</span></span>}</a></li>
+            <li key={page}><a href={href} aria-current={at === page ? 'page' : undefined} data-testid={`nav-${page}`}>{text}{page === 'faults' && model && model.faults.length > 0 && <span class="badge">{model.faults.length}<span class="hidden"> active</span></span>}{page === 'config' && running > 0 && <span class="badge">{running}<span class="hidden"> roll-outs under way</span></span>}</a></li>
           ))}</ul>
         </nav>
         <div class="top-end">
@@ -114,7 +119,7 @@ function App() {
       </header>
       <Notices live={live} overview={overview} />
       <main ref={main} id="main">
-        <h1 tabIndex={-1} class={route.page === 'overview' ? 'hidden' : ''}>{up && <a href={up[2]} class="up">{up[1]}</a>}{route.page === 'property' ? <Key of={title} /> : title}</h1>
+        <h1 tabIndex={-1} class={route.page === 'overview' ? 'hidden' : ''}>{up && <a href={up[2]} class="up">{up[1]}</a>}{route.page === 'property' || route.page === 'rollout' ? <Key of={title} /> : title}</h1>
         {!model && <p class="calm wait">{live.refused ? 'This page connects by itself when it can.' : live.lost ? 'The platform does not answer. This page connects by itself when it does.' : 'Reading the platform…'}</p>}
         {model && route.page === 'overview' && <OverviewPage live={live} model={model} theme={shade} selected={selected} select={select} />}
         {model && route.page === 'services' && <ServicesPage model={model} ask={setAsk} />}
@@ -122,6 +127,8 @@ function App() {
         {model && route.page === 'registry' && <RegistryPage model={model} node={overview?.node ?? undefined} ask={setAsk} />}
         {model && route.page === 'config' && <ConfigPage model={model} ask={setAsk} />}
         {model && route.page === 'property' && <PropertyPage key={route.name} name={route.name} model={model} ask={setAsk} />}
+        {model && route.page === 'rollouts' && <RolloutsPage model={model} ask={setAsk} />}
+        {model && route.page === 'rollout' && <RolloutPage key={route.name} id={route.name} model={model} ask={setAsk} />}
         {model && route.page === 'changes' && <ChangesPage model={model} />}
         {model && route.page === 'faults' && <FaultsPage model={model} ask={setAsk} available={overview?.faults !== undefined} />}
       </main>

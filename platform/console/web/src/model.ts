@@ -1,6 +1,6 @@
 // The overview as the pages see it: services with their instances and traffic, joined from what the rooms say.
 
-import type { Change, Class, Connection, Fault, FleetInstance, Overview, Traffic } from './types'
+import type { Change, Class, Connection, Fault, FleetInstance, Overview, Rollout, Traffic } from './types'
 import { when } from './format'
 
 export type State = 'up' | 'starting' | 'down' | 'disabled' | 'unknown'
@@ -61,6 +61,8 @@ export interface Model {
   faults: Fault[]
   changes: Change[]
   members?: Flow
+  rollouts?: Rollout[] // newest first; absent when the platform has none
+  preserving?: string // why the registry does not end leases as usual; absent when it does
 }
 
 // An instance that dies is up again in less than the second between two looks: that it was gone stays visible this long.
@@ -94,6 +96,8 @@ export function modelOf(o: Overview): Model {
     total: partial(o) ? sum(services.map(s => s.total)) : instances.length,
     faults: list(o.faults),
     changes: list(o.changes),
+    rollouts: o.rollouts && list(o.rollouts),
+    preserving: ['asking', 'thinning', 'preserving'].includes(o.node?.preservation?.mode ?? '') ? o.node!.preservation!.reason : undefined,
     members: m && m.rps !== undefined ? { rps: m.rps, warning: 0, danger: 1 - (m.success ?? NaN), p99: m.p99 ?? undefined } : undefined,
   }
 }

@@ -5,6 +5,7 @@ import type { Change, Class } from './types'
 import type { Live, Moment } from './store'
 import { type Edge, type Flow, type Model, type Node, outside } from './model'
 import { Graph, GraphTable, label, Legend } from './graph'
+import { rolloutHref, standing, titleOf, underWay } from './rollouts'
 import { Age, Ago, classWord, Empty, Mark, Spark, Status } from './ui'
 import { count, deed, deeds, percent, rate, seconds, span, success, when } from './format'
 
@@ -71,12 +72,18 @@ function Attention({ model: m }: { model: Model }) {
   const instances = m.services.flatMap(s => s.instances).filter(i => i.state !== 'up')
   const nodes = m.nodes.filter(n => n.class !== 'normal' && n.name !== outside)
   const back = m.services.flatMap(s => s.instances).filter(i => i.back)
-  const calm = instances.length + nodes.length + m.faults.length === 0
+  const rollouts = (m.rollouts ?? []).filter(underWay)
+  const calm = instances.length + nodes.length + m.faults.length === 0 && !m.preserving && rollouts.length === 0
   return (
     <section class="panel" aria-labelledby="attention-title" data-testid="attention">
       <div class="panel-head"><h2 id="attention-title">Needs a look</h2></div>
       {calm && <p class="calm"><Mark kind="normal" /> {m.total ? `Nothing. All ${count(m.total, 'instance')} are up.` : 'Nothing runs yet.'}</p>}
       <ul class="lines">
+        {m.preserving && <li><Mark kind="warning" /><span><a href="#/registry">Self-preservation</a> <span class="quiet">{m.preserving}</span></span></li>}
+        {rollouts.map(r => {
+          const [kind, words] = standing(r)
+          return <li key={r.id}><Mark kind={kind === 'danger' ? 'danger' : 'warning'} /><span><a href={rolloutHref(r.id)}>{titleOf(r)}</a> <span class="quiet">roll-out, {words}</span></span></li>
+        })}
         {m.faults.map(f => <li key={f.id}><Mark kind="warning" /><span><a href="#/faults">{f.description || f.id}</a> <span class="quiet">fault, ends in {span((when(f.expires) ?? 0) - m.now)}</span></span></li>)}
         {nodes.map(n => (
           <li key={n.name}><Mark kind={n.class} /><span><a href={`#/services/${encodeURIComponent(n.name)}`}>{n.name}</a> <span class="quiet">{n.danger >= 0.0005 ? `${percent(n.danger)} errors` : n.warning > 0 ? `${percent(n.warning)} slow or fallback` : classWord[n.class]}</span></span></li>

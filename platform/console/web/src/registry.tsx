@@ -2,11 +2,11 @@
 // each may be silent.
 
 import { useState } from 'preact/hooks'
-import type { Lease, Leases, RegistryNode } from './types'
+import type { Lease, Leases, RegistryNode, Silence } from './types'
 import { type Model, stateOf, zoneLetter } from './model'
-import { act } from './api'
+import { act, sentence } from './api'
 import { Age, type Ask, Empty, Mark, Status, useCalm, useRead } from './ui'
-import { count, exact, when, words } from './format'
+import { count, exact, span, when, words } from './format'
 
 const shownLeases = 500
 
@@ -55,7 +55,13 @@ export function RegistryPage({ model, node, ask }: { model: Model; node: Registr
   )
 }
 
+const modes: Record<Silence['mode'], string> = {
+  normal: 'not needed', asking: 'asking the peers', thinning: 'evicting slowly', preserving: 'nobody is evicted', off: 'switched off',
+}
+
 function Node({ node, now }: { node: RegistryNode; now: number }) {
+  const p = node.preservation
+  const calm = !p || p.mode === 'normal' || p.mode === 'off'
   return (
     <section class="panel" aria-labelledby="node-title" data-testid="registry-node">
       <div class="panel-head"><h2 id="node-title">This registry</h2></div>
@@ -63,8 +69,14 @@ function Node({ node, now }: { node: RegistryNode; now: number }) {
         <div><dt>Node</dt><dd class="name">{node.self || '–'}</dd></div>
         <div><dt>Region and zone</dt><dd>{[node.location?.region, node.location?.zone].filter(Boolean).join(', ') || '–'}</dd></div>
         <div><dt>Runs for</dt><dd><Age since={when(node.since)} now={now} /></dd></div>
+        {p && <>
+          <div><dt>Self-preservation</dt><dd class={calm ? '' : 'warn'} data-testid="preservation">{modes[p.mode] ?? p.mode}</dd></div>
+          <div title={`Renewals of the last minute, of those that the instances promised${p.threshold ? `; Eureka's threshold is ${p.threshold}` : ''}.`}><dt>Renewals, per min</dt><dd>{Math.round(p.observed).toLocaleString('en')} of {Math.round(p.expected).toLocaleString('en')}{p.threshold ? <small> threshold {p.threshold.toLocaleString('en')}</small> : null}</dd></div>
+          <div title="Of how many renewals are missing, and of those the ones whose leases ran out"><dt>Late, silent</dt><dd class={p.late ? 'warn' : ''}>{p.late.toLocaleString('en')}, {p.silent.toLocaleString('en')}</dd></div>
+        </>}
         <div><dt>Overrides in force</dt><dd>{node.overrides.toLocaleString('en')}</dd></div>
       </dl>
+      {p && !calm && <p class="notice" role="status"><Mark kind="warning" size={12} /><span><b>{sentence(p.reason)}</b> <span class="quiet">For {span(now - (when(p.since) ?? now))}.{p.degraded && ' This registry may be cut off from clients that its peers hear.'}</span></span></p>}
       {node.warming && <p class="calm"><Mark kind="warning" /> It has just started: until everybody had time to come back, nobody takes silence for absence.</p>}
     </section>
   )

@@ -12,6 +12,7 @@ export interface Overview {
   changes?: Change[]
   faults?: Fault[]
   node?: RegistryNode
+  rollouts?: Rollout[]
   unreachable: Unreachable[]
   truncated: Record<string, number> // rows left out, by part
 }
@@ -75,6 +76,20 @@ export interface RegistryNode {
   instances: number
   statuses: Record<string, number>
   overrides: number
+  preservation?: Silence
+}
+
+/** What a registry does about silent instances, and why. */
+export interface Silence {
+  mode: 'normal' | 'asking' | 'thinning' | 'preserving' | 'off'
+  reason: string
+  since: string
+  degraded: boolean
+  late: number
+  silent: number
+  expected: number // renewals a minute
+  observed: number
+  threshold?: number // renewals a minute, where it is Eureka's rule
 }
 
 export interface Lease {
@@ -116,6 +131,41 @@ export interface Property extends Scope {
 export interface Listing { properties: Property[]; more?: number }
 
 export interface Candidate extends Property { matches: boolean; wins: boolean; reason: string }
+
+export type RolloutState = 'VALIDATED' | 'RUNNING' | 'PAUSED' | 'FOLDING' | 'UNFOLDING' | 'DONE' | 'ROLLED_BACK'
+
+/** A change of properties that reaches few instances first, then more, then all. */
+export interface Rollout {
+  id: string
+  title?: string
+  changes: { op?: 'set' | 'delete'; record: Property; before?: Property }[]
+  steps: { selector: string; bake: string; needAck?: number; approval?: string }[]
+  guards?: { health?: { instances?: number; points?: number; off?: boolean }; metrics?: { query: string; compare: string; threshold: number; relative?: boolean }[]; pass?: number; marginal?: number }
+  state: RolloutState
+  phase?: string
+  step: number // of steps, the last one applied; -1 = none
+  since: string
+  reason?: string
+  chosen?: string[]
+  created: string
+  actor: string
+  why?: string
+  history?: { at: string; event: string; state: string; phase?: string; step: number; actor: string; why?: string }[]
+  rev?: number
+  status?: RolloutStatus // while it is under way
+}
+
+export interface RolloutStatus {
+  reached: number // instances that see it
+  lost: number // of them that are no longer up as they were
+  others: number // that it concerns and that do not see it
+  missed: number // of those that are no longer up as they were
+  readers: number // that see it and acknowledge what they take
+  acked: number // of them that did
+  flaws?: { serverId: string; key: string; error: string }[]
+  waiting?: string
+  until?: string // when the step has been watched long enough
+}
 
 export interface FleetInstance {
   id: string
