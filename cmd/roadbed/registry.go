@@ -60,6 +60,9 @@ func registryFacts(st registry.Status) [][2]string {
 		{"runs for", ago(st.Since)},
 		{"instances", fmt.Sprintf("%d of %d apps: %s", st.Instances, st.Apps, cmp.Or(strings.Join(by, ", "), "nobody"))},
 		{"overrides", strconv.Itoa(st.Overrides)},
+		{"renewals", fmt.Sprintf("%.0f of %.0f a minute", st.Preservation.Observed, st.Preservation.Expected)},
+		{"late", fmt.Sprintf("%d, of which %d silent for longer than their leases", st.Preservation.Late, st.Preservation.Silent)},
+		{"preservation", fmt.Sprintf("%s: %s", st.Preservation.Mode, st.Preservation.Reason)},
 	}
 	if st.Warming {
 		facts = append(facts, [2]string{"warming up", "yes: it has just started, and may not have heard of everybody yet"})
