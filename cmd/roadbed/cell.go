@@ -221,9 +221,16 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		}
 	}
 
+	var found *discovery.Client
+	if c.has("properties") || c.has("fleet") || c.has("edge") {
+		found = discovery.New(discovery.Config{Registry: []string{c.registry()}, Cache: cache, Location: here, Log: c.log})
+		c.start(stageClients, "discovery", found.Run)
+	}
 	conf, eureka := http.NotFoundHandler(), http.NotFoundHandler()
 	if c.has("properties") {
-		props, err := properties.New(ctx, properties.Config{Engine: c.engine, Ledger: book, Order: c.scopeOrder, Log: c.log})
+		props, err := properties.New(ctx, properties.Config{
+			Engine: c.engine, Ledger: book, Order: c.scopeOrder, Discovery: found, Measure: c.measure, Log: c.log,
+		})
 		if err != nil {
 			return err
 		}
@@ -262,11 +269,6 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 	}
 
 	c.openConsole()
-	if !c.has("fleet") && !c.has("edge") {
-		return nil
-	}
-	found := discovery.New(discovery.Config{Registry: []string{c.registry()}, Cache: cache, Location: here, Log: c.log})
-	c.start(stageClients, "discovery", found.Run)
 	if c.has("fleet") {
 		self, err := os.Executable()
 		if err != nil {

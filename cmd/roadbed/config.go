@@ -35,16 +35,22 @@ instance. The most specific one that fits wins.`,
 		RunE: showHelp,
 	}
 	cmd.AddCommand(c.configList(), c.configSearch(), c.configGet(), c.configExplain(), c.configSet(), c.configDelete(),
-		c.configWatch(), c.configHistory(), c.configDiff())
-	keys := completer(c, func(ctx context.Context, client *api.Client) ([]properties.Property, error) {
-		return listProperties(ctx, client, url.Values{})
-	}, func(p properties.Property) string { return p.Key })
+		c.configWatch(), c.configHistory(), c.configDiff(), c.configFreeze(), c.configUnfreeze())
+	keys := c.completeKeys()
 	for _, sub := range cmd.Commands() {
-		if sub.Name() != "list" && sub.Name() != "search" {
+		switch sub.Name() {
+		case "list", "search", "freeze", "unfreeze":
+		default:
 			sub.ValidArgsFunction = keys
 		}
 	}
 	return cmd
+}
+
+func (c *cli) completeKeys() cobra.CompletionFunc {
+	return completer(c, func(ctx context.Context, client *api.Client) ([]properties.Property, error) {
+		return listProperties(ctx, client, url.Values{})
+	}, func(p properties.Property) string { return p.Key })
 }
 
 // scopeFlags are the flags that say whom a property is for, or who asks.
@@ -171,6 +177,7 @@ func (c *cli) configSet() *cobra.Command {
 	var least, most float64
 	var pattern, confirm, file string
 	var rev uint64
+	var glass bool
 	cmd := &cobra.Command{
 		Use:   "set KEY (VALUE | --file FILE)",
 		Short: "Set a property",
@@ -208,13 +215,13 @@ func (c *cli) configSet() *cobra.Command {
 				client.Header = ifRevision(rev)
 			}
 			var out properties.Answer
-			err = client.Do(cmd.Context(), http.MethodPost, "/config/v1/properties?confirm="+url.QueryEscape(confirm), p, &out)
+			err = client.Do(cmd.Context(), http.MethodPost, "/config/v1/properties?"+permits(glass, confirm), p, &out)
 			var problem *api.Error
 			switch {
 			case errors.As(err, &problem) && problem.Status == http.StatusPreconditionRequired:
 				return fmt.Errorf("%s stays as it was: it would override what every app has in %s; add --app, or --confirm %s if that is meant", p.Key, scopeText(p.Scope), problem.Token())
 			case err != nil:
-				return fmt.Errorf("%s stays as it was: %w", p.Key, err)
+				return fmt.Errorf("%s stays as it was: %w", p.Key, frozen(err))
 			}
 			for _, w := range out.Warnings {
 				fmt.Fprintf(cmd.ErrOrStderr(), "mind: %s\n", w)
@@ -234,9 +241,29 @@ func (c *cli) configSet() *cobra.Command {
 	fs.Float64Var(&most, "max", 0, "most")
 	fs.StringVar(&pattern, "pattern", "", "regular expression that the whole value must match")
 	fs.Uint64Var(&rev, "if-rev", 0, "only if it is at this revision still; 0 = only if it is not set")
+	breakGlass(cmd, &glass)
 	fs.StringVar(&confirm, "confirm", "", "\"global\" for a value that names a zone, region or stack but no app")
 	cmd.RegisterFlagCompletionFunc("type", cobra.FixedCompletions(properties.Types(), cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // fails only for a flag that does not exist
 	return cmd
+}
+
+// breakGlass adds the flag by which a change is made although changes are frozen.
+func breakGlass(cmd *cobra.Command, glass *bool) {
+	cmd.Flags().BoolVar(glass, "break-glass", false, "also while changes are frozen; needs --why, and the change log says so")
+}
+
+// permits returns what a change is allowed besides, as its query.
+func permits(glass bool, confirm ...string) string {
+	q := url.Values{}
+	for _, token := range confirm {
+		if token != "" {
+			q.Add("confirm", token)
+		}
+	}
+	if glass {
+		q.Set("breakGlass", "true")
+	}
+	return q.Encode()
 }
 
 // readValue reads a value from a file, or from in if that is "-".
@@ -307,6 +334,7 @@ func (c *cli) configDelete() *cobra.Command {
 	var which selection
 	var words, confirm string
 	var rev uint64
+	var glass bool
 	cmd := &cobra.Command{
 		Use:   "delete (KEY | --prefix P | --filter F | --search WORDS)",
 		Short: "Delete a property, or several; what is less specific holds again",
@@ -332,18 +360,18 @@ func (c *cli) configDelete() *cobra.Command {
 				return err
 			}
 			if len(args) == 0 {
-				return deleteSeveral(cmd, client, which.query(words), confirm)
+				return deleteSeveral(cmd, client, which.query(words), permits(glass, confirm))
 			}
 			if cmd.Flags().Changed("if-rev") {
 				client.Header = ifRevision(rev)
 			}
-			err = client.Do(cmd.Context(), http.MethodDelete, "/config/v1/properties/"+properties.ID(args[0], s.Scope), nil, nil)
+			err = client.Do(cmd.Context(), http.MethodDelete, "/config/v1/properties/"+properties.ID(args[0], s.Scope)+"?"+permits(glass), nil, nil)
 			var problem *api.Error
 			if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
 				return fmt.Errorf("%s is not set for exactly that scope; `roadbed config list` shows what is", args[0])
 			}
 			if err != nil {
-				return err
+				return frozen(err)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "deleted %s\n", args[0])
 			return err
@@ -354,21 +382,21 @@ func (c *cli) configDelete() *cobra.Command {
 	fs := cmd.Flags()
 	fs.StringVar(&words, "search", "", "every property in which these words occur, as `roadbed config search` lists them")
 	fs.Uint64Var(&rev, "if-rev", 0, "only if it is at this revision still")
+	breakGlass(cmd, &glass)
 	fs.StringVar(&confirm, "confirm", "", "the token that a large deletion asks for")
 	return cmd
 }
 
-// deleteSeveral deletes what q selects. When that is much, the error says how to confirm it.
-func deleteSeveral(cmd *cobra.Command, client *api.Client, q url.Values, confirm string) error {
-	q.Set("confirm", confirm)
+// deleteSeveral deletes what which selects. When that is much, the error says how to confirm it.
+func deleteSeveral(cmd *cobra.Command, client *api.Client, which url.Values, permits string) error {
 	var gone properties.Listing
-	err := client.Do(cmd.Context(), http.MethodDelete, "/config/v1/properties?"+q.Encode(), nil, &gone)
+	err := client.Do(cmd.Context(), http.MethodDelete, "/config/v1/properties?"+which.Encode()+"&"+permits, nil, &gone)
 	var problem *api.Error
 	if errors.As(err, &problem) && problem.Status == http.StatusPreconditionRequired {
 		return fmt.Errorf("nothing is deleted yet: %s; see what it is with `roadbed config list`, then say it again with --confirm %s", problem.Detail, problem.Token())
 	}
 	if err != nil {
-		return err
+		return frozen(err)
 	}
 	for _, p := range gone.Properties {
 		fmt.Fprintf(cmd.OutOrStdout(), "deleted %s for %s\n", p.Key, scopeText(p.Scope))

@@ -66,7 +66,7 @@ export function RolloutsPage({ model, ask }: { model: Model; ask: (a: Ask) => vo
       <section class="panel" aria-labelledby="rollouts-title">
         <div class="panel-head"><h2 id="rollouts-title">Roll-outs</h2>{all && all.length > 0 && <span class="quiet">the newest first</span>}</div>
         {!all && <Empty title="This platform rolls nothing out.">Its properties role does not run, or has not answered yet.</Empty>}
-        {all && all.length === 0 && <Empty title="Nothing was rolled out in stages yet.">Change a property and choose “in stages”: one instance gets the new value first, then a part of its zone, and so on. When those it reached fare worse than the others, it is taken back by itself. The same by command: <code>roadbed rollout create KEY VALUE --start</code></Empty>}
+        {all && all.length === 0 && <Empty title="Nothing was rolled out in stages yet.">Change a property and choose “in stages”: one instance gets the new value first, then a part of its zone, and so on. When those it reached fare worse than the others, it is taken back by itself. The same by command: <code>roadbed rollout create KEY VALUE</code></Empty>}
         {all && all.length > 0 && (
           <table role="table" class="cards rollouts" data-testid="rollouts">
             <caption class="hidden">Roll-outs, the newest first</caption>
@@ -168,7 +168,7 @@ export function RolloutPage({ id, model, ask }: { id: string; model: Model; ask:
 }
 
 // Go writes durations as "5m0s".
-function bakeOf(text: string): number {
+function bakeOf(text = ''): number {
   const unit: Record<string, number> = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 }
   return [...text.matchAll(/([\d.]+)(ms|h|m|s)/g)].reduce((sum, [, n, u]) => sum + Number(n) * unit[u], 0)
 }
@@ -265,8 +265,7 @@ function Story({ r, now }: { r: Rollout; now: number }) {
 
 /** Starts a roll-out of changes, and opens its page. */
 export async function rollOut(why: string, changes: { op: 'set' | 'delete'; record: unknown }[], steps: Rollout['steps'] | undefined, confirm: string): Promise<string> {
-  const r = await send<Rollout>('POST', `/config/v1/rollouts${confirm && `?confirm=${encodeURIComponent(confirm)}`}`, why, { changes, steps })
-  await act('POST', `/config/v1/rollouts/${encodeURIComponent(r!.id)}/start`, why)
+  const r = await send<Rollout>('POST', `/config/v1/rollouts${confirm && `?confirm=${encodeURIComponent(confirm)}`}`, why, { changes, steps, start: true })
   location.hash = rolloutHref(r!.id)
   return 'The roll-out has started.'
 }

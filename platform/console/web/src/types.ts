@@ -139,7 +139,7 @@ export interface Rollout {
   id: string
   title?: string
   changes: { op?: 'set' | 'delete'; record: Property; before?: Property }[]
-  steps: { selector: string; bake: string; needAck?: number; approval?: string }[]
+  steps: { selector: string; bake?: string; needAck?: number; approval?: string }[]
   guards?: { health?: { instances?: number; points?: number; off?: boolean }; metrics?: { query: string; compare: string; threshold: number; relative?: boolean }[]; pass?: number; marginal?: number }
   state: RolloutState
   phase?: string
