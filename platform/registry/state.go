@@ -122,9 +122,13 @@ func (s *state) register(r *record, o origin) {
 			return // a peer's old news of an instance that has been cancelled since
 		}
 	}
-	incoming := r.dirty
+	incoming, own := r.dirty, r.own
 	if e != nil && e.rec.dirty > r.dirty { // 1: ours is newer
 		was := r
+		own = e.rec.own
+		if o.replicated { // old news alters nothing; a client that comes back ends what a cleared override left
+			own = e.rec.standing()
+		}
 		kept := *e.rec
 		kept.suspected = false
 		r = &kept
@@ -146,8 +150,8 @@ func (s *state) register(r *record, o origin) {
 		r.serviceUp, r.registered = 0, nowMS
 	}
 	trusted := o.native && (old == nil || incoming >= old.dirty) || s.believe && old != nil && incoming > old.dirty
-	r.status = s.effective(r.own, r.asg, k, old, o.replicated || trusted) // 5
-	if r.status == up && r.serviceUp == 0 {                               // 6
+	r.status = s.effective(own, r.asg, k, old, o.replicated || trusted) // 5
+	if r.status == up && r.serviceUp == 0 {                             // 6
 		r.serviceUp = nowMS
 	}
 	r.evicted = 0
@@ -248,9 +252,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 		return done, r
 	case dirty > r.dirty:
 		if o.replicated && claimed != unknown {
-			s.mu.Lock()
-			s.overrides[r.key()] = override{status: claimed} // k may be a part of something large
-			s.mu.Unlock()
+			s.adopt(r.key(), claimed) // k may be a part of something large
 		}
 		return notFound, r
 	case o.replicated:
@@ -285,6 +287,18 @@ func (s *state) setGroup(name string, disabled bool) bool {
 		}
 	}
 	return true
+}
+
+// adopt takes over an override that a peer knows of an instance. Its status follows when the instance is next heard of.
+func (s *state) adopt(k key, claimed status) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.overrides[k] = override{status: claimed}
+	if e := s.find(k); e != nil && e.rec.override != claimed {
+		r := *e.rec
+		r.override = claimed
+		s.replace(e, &r)
+	}
 }
 
 // settle gives an instance the status that its override or its group calls for.
@@ -476,6 +490,10 @@ func (s *state) setMeta(k key, add []pair, o origin) result {
 	e.lease.renew(now, false)
 	if !o.replicated {
 		s.peers.tell(k, slot{since: now, last: now, registered: true})
+	}
+	if ov, ok := s.overrides[k]; ok && !r.suspected { // it counts as a registration
+		r.override = ov.status
+		r.status = s.effective(r.status, r.asg, k, e.rec, false)
 	}
 	if !r.same(e.rec) {
 		s.replace(e, &r)

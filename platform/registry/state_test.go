@@ -105,6 +105,7 @@ func TestEveryTransition(t *testing.T) {
 		"register OUT ours older":  register(ours, outOfService, 5),
 		"register UP peer":         register(peer, up, 10),
 		"register UP peer newer":   register(peer, up, 20),
+		"register DOWN peer older": register(peer, down, 5),
 		"renew":                    renew(origin{}, 0, unknown),
 		"renew equal":              renew(origin{}, 10, unknown),
 		"renew newer":              renew(origin{}, 20, unknown),
@@ -137,6 +138,8 @@ func TestEveryTransition(t *testing.T) {
 			"down": "ok UP/-/10/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
 		"register UP peer newer": {"absent": "ok UP/-/20/ADDED", "cancelled": "ok UP/-/20/MODIFIED", "up": "ok UP/-/20/ADDED",
 			"down": "ok UP/-/20/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED", "cleared": "ok UP/-/20/MODIFIED"},
+		"register DOWN peer older": {"absent": "ok DOWN/-/5/ADDED", "cancelled": "ok gone/DELETED", "up": "ok UP/-/10/ADDED",
+			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UNKNOWN/-/10/MODIFIED"},
 		"renew": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
 			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
 		"renew equal": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok UP/-/10/ADDED",
@@ -147,8 +150,8 @@ func TestEveryTransition(t *testing.T) {
 			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
 		"renew older peer": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "409 UP/-/10/ADDED",
 			"down": "409 DOWN/-/10/ADDED", "overridden": "409 OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
-		"renew newer peer OUT": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "404 UP/OUT_OF_SERVICE/10/ADDED",
-			"down": "404 DOWN/OUT_OF_SERVICE/10/ADDED", "overridden": "404 OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
+		"renew newer peer OUT": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "404 UP/OUT_OF_SERVICE/10/MODIFIED",
+			"down": "404 DOWN/OUT_OF_SERVICE/10/MODIFIED", "overridden": "404 OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "404 UNKNOWN/-/10/MODIFIED"},
 		"cancel": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok gone/DELETED",
 			"down": "ok gone/DELETED", "overridden": "ok gone/DELETED", "cleared": "ok gone/DELETED"},
 		"override OUT": {"absent": "404 gone", "cancelled": "404 gone/DELETED", "up": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED",
@@ -173,6 +176,26 @@ func TestEveryTransition(t *testing.T) {
 			}
 			checkState(t, s)
 		}
+	}
+}
+
+func TestAnOverrideThatAPeerClaimsHoldsFromTheNextWordOfTheInstance(t *testing.T) {
+	k := key{"A", "i"}
+	for what, next := range map[string]func(*state){
+		"renewal":      func(s *state) { s.renew(k, origin{}, 0, unknown) },
+		"registration": func(s *state) { s.register(reg("A", "i", up, 20), origin{}) },
+		"metadata":     func(s *state) { s.setMeta(k, []pair{{"a", "b"}}, origin{}) },
+	} {
+		s := at(t, "up")
+		s.renew(k, origin{replicated: true}, 20, outOfService)
+		if r := s.find(k).rec; r.status != up || r.override != outOfService {
+			t.Errorf("once it is claimed: got %v with override %v, want still UP with OUT_OF_SERVICE", r.status, r.override)
+		}
+		next(s)
+		if r := s.find(k).rec; r.status != outOfService || r.override != outOfService {
+			t.Errorf("after its next %s: got %v with override %v, want OUT_OF_SERVICE", what, r.status, r.override)
+		}
+		checkState(t, s)
 	}
 }
 
