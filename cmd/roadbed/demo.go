@@ -18,8 +18,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The demo is steered by two properties: where the edge sends requests without a route of their own, and how many
-// requests a second its members make.
+// The demo is steered by its services' properties, among them how many requests a second its members make, and by where
+// the edge sends requests without a route of their own.
 const (
 	routesProperty = "edge.routes"
 	loadProperty   = "demo.load.rps"
@@ -58,7 +58,7 @@ func (c *cli) demoLoad() *cobra.Command {
 				if rps < 0 || rps > 100_000 {
 					return usageError{fmt.Errorf("--rps %d: use 0 to 100000", rps)}
 				}
-				p := properties.Property{Key: loadProperty, Value: strconv.Itoa(rps), Type: "int"}
+				p := properties.Property{Key: loadProperty, Value: strconv.Itoa(rps), Type: "float"}
 				if err := setProperty(cmd.Context(), client, p); err != nil {
 					return err
 				}
@@ -88,10 +88,18 @@ func (c *cli) demoServe() *cobra.Command {
 // startDemo puts the streaming service on the platform: its route, then its services, then its members. What an
 // earlier start left is kept as it is.
 func startDemo(ctx context.Context, out io.Writer, client *api.Client) error {
-	route := properties.Property{Key: routesProperty, Value: demoRoutes, Type: "json"}
-	load := properties.Property{Key: loadProperty, Value: "100", Type: "int"}
-	for _, p := range []properties.Property{route, load} {
-		if err := createProperty(ctx, client, p); err != nil {
+	if err := createProperty(ctx, client, properties.Property{Key: routesProperty, Value: demoRoutes, Type: "json"}); err != nil {
+		return err
+	}
+	for _, p := range streaming.Properties() {
+		if p.Own {
+			continue // one value for all services would not do
+		}
+		record := properties.Property{Key: p.Key, Value: p.Default, Type: p.Type, Description: p.Service + ": " + p.What}
+		if p.Min != nil || p.Max != nil || p.Pattern != "" {
+			record.Constraint = &properties.Constraint{Min: p.Min, Max: p.Max, Pattern: p.Pattern}
+		}
+		if err := createProperty(ctx, client, record); err != nil {
 			return err
 		}
 	}

@@ -20,18 +20,18 @@ var defaultCells = Cells{Home: "control", Artwork: "poster"}
 //
 //	GET /members/{member}  Cells
 func newABTest(_ *ipc.Engine, props *config.Properties) http.Handler {
-	explore := props.Int("streaming.abtest.explorePercent", 50)
+	settings := live(props, abtestDefaults())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /members/{member}", handle(func(r *http.Request) (Cells, error) {
 		id := r.PathValue("member")
 		if _, ok := memberNumber(id); !ok {
 			return Cells{}, noMember(id)
 		}
-		c := defaultCells
-		if int(hash(id, "test:home")%100) < explore.Get() {
+		c, now := defaultCells, settings.Get()
+		if int(hash(id, "test:home")%100) < now.ExplorePercent {
 			c.Home = "explore"
 		}
-		if hash(id, "test:artwork")%2 == 0 {
+		if int(hash(id, "test:artwork")%100) < now.WidePercent {
 			c.Artwork = "wide"
 		}
 		return c, nil

@@ -8,9 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
-	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/ipc"
 )
@@ -47,17 +45,12 @@ type Play struct {
 
 // api composes what members see from what the other services know.
 type api struct {
-	pages         *template.Template
-	titlesPerRow  *config.Value[int]
-	titlesPerPage *config.Value[int]
+	pages    *template.Template
+	settings *config.Value[*apiSettings]
 
 	members, catalog, playback                  *caller // without these there is no page
 	recommendations, bookmarks, abtest, billing *caller // these are replaced by something plainer
 }
-
-// needed is how a service is called without which there is no page: an instance that hangs costs one attempt, and time
-// is left to ask another well within a member's two seconds.
-var needed = ipc.Settings{Timeout: 900 * time.Millisecond, AttemptTimeout: 350 * time.Millisecond}
 
 // newAPI is the origin of the edge.
 //
@@ -66,26 +59,25 @@ var needed = ipc.Settings{Timeout: 900 * time.Millisecond, AttemptTimeout: 350 *
 //	GET /browse/{row}?page=0  Browse
 //	GET /play/{title}         Play, or a player's page in HTML for who accepts it; 402 when the plan has lapsed
 //
-// The member is named by the header X-Member or the query member; a browser that names none is [guest].
+// The member is named by the header X-Member or the query member; a browser that names none is shown the pages of
+// streaming.guest.
 func newAPI(calls *ipc.Engine, props *config.Properties) http.Handler {
 	a := &api{
-		pages:         newPages(),
-		titlesPerRow:  props.Int("streaming.home.titlesPerRow", 8),
-		titlesPerPage: props.Int("streaming.browse.titlesPerPage", 20),
+		pages:    newPages(),
+		settings: live(props, apiDefaults()),
 
-		members:  newCaller(calls, "members", needed),
-		catalog:  newCaller(calls, "catalog", needed),
-		playback: newCaller(calls, "playback", ipc.Settings{Timeout: 1200 * time.Millisecond, AttemptTimeout: 550 * time.Millisecond}),
-
-		recommendations: newCaller(calls, "recommendations", ipc.Settings{Timeout: 250 * time.Millisecond, Criticality: roadbed.Degraded}),
-		bookmarks:       newCaller(calls, "bookmarks", ipc.Settings{Timeout: 250 * time.Millisecond, Criticality: roadbed.Degraded}),
-		abtest:          newCaller(calls, "abtest", ipc.Settings{Timeout: 150 * time.Millisecond, Criticality: roadbed.BestEffort}),
-		billing:         newCaller(calls, "billing", ipc.Settings{Timeout: 250 * time.Millisecond, Criticality: roadbed.BestEffort}),
+		members:         newCaller(calls, "api", "members"),
+		catalog:         newCaller(calls, "api", "catalog"),
+		playback:        newCaller(calls, "api", "playback"),
+		recommendations: newCaller(calls, "api", "recommendations"),
+		bookmarks:       newCaller(calls, "api", "bookmarks"),
+		abtest:          newCaller(calls, "api", "abtest"),
+		billing:         newCaller(calls, "api", "billing"),
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		if !human(r) {
-			answer(w, map[string]string{"home": "home", "browse": "browse/popular", "play": "play/{title}", "member": "header X-Member: " + guest}, nil)
+			answer(w, map[string]string{"home": "home", "browse": "browse/popular", "play": "play/{title}", "member": "header X-Member: " + a.settings.Get().Guest}, nil)
 			return
 		}
 		h, err := a.home(r)
@@ -111,13 +103,10 @@ func newAPI(calls *ipc.Engine, props *config.Properties) http.Handler {
 	return mux
 }
 
-// guest is whose pages a browser shows that names no member.
-const guest = "m00042"
-
 func human(r *http.Request) bool { return strings.Contains(r.Header.Get("Accept"), "text/html") }
 
 // who names the member of a request.
-func who(r *http.Request) (string, error) {
+func who(r *http.Request, guest string) (string, error) {
 	id := r.Header.Get("X-Member")
 	if id == "" {
 		id = r.URL.Query().Get("member")
@@ -135,31 +124,39 @@ func who(r *http.Request) (string, error) {
 }
 
 func (a *api) home(r *http.Request) (Home, error) {
-	id, err := who(r)
+	now := a.settings.Get()
+	id, err := who(r, now.Guest)
 	if err != nil {
 		return Home{}, err
 	}
 	ctx := r.Context()
 	var parts fallbacks
 	var m Member
-	var cells Cells
+	cells := defaultCells
 	var resume []Resume
 	var wg sync.WaitGroup
-	wg.Go(func() { cells = getOr(ctx, a.abtest, &parts, "http://abtest/members/"+id, defaultCells) })
-	wg.Go(func() { resume = getOr(ctx, a.bookmarks, &parts, "http://bookmarks/members/"+id, []Resume(nil)) })
+	if now.ABTests {
+		wg.Go(func() { cells = getOr(ctx, a.abtest, &parts, "http://abtest/members/"+id, defaultCells) })
+	}
+	if now.ContinueWatching {
+		wg.Go(func() { resume = getOr(ctx, a.bookmarks, &parts, "http://bookmarks/members/"+id, []Resume(nil)) })
+	}
 	m, err = get[Member](ctx, a.members, "http://members/members/"+id)
 	wg.Wait()
 	if err != nil {
 		return Home{}, err
 	}
 
-	perRow := strconv.Itoa(min(max(1, a.titlesPerRow.Get()), 50))
-	picks := getOr(ctx, a.recommendations, &parts, "http://recommendations/members/"+id+"?"+url.Values{
-		"tastes": {strings.Join(m.Tastes, ",")}, "maturity": {strconv.Itoa(m.Maturity)}, "cell": {cells.Home}, "limit": {perRow}}.Encode(), []Pick(nil))
+	perRow := strconv.Itoa(now.TitlesPerRow)
+	var picks []Pick
+	if now.Recommendations {
+		picks = getOr(ctx, a.recommendations, &parts, "http://recommendations/members/"+id+"?"+url.Values{
+			"tastes": {strings.Join(m.Tastes, ",")}, "maturity": {strconv.Itoa(m.Maturity)}, "cell": {cells.Home}, "limit": {perRow}}.Encode(), []Pick(nil))
+	}
 
 	// One call names everything that catalog has to tell: titles picked for the member and rows for all. Without
 	// recommendations the rows of their tastes stand in.
-	rows := []string{"popular", "new"}
+	rows := slices.Clone(now.Rows)
 	if picks == nil {
 		rows = append(rows, m.Tastes...)
 	}
@@ -219,7 +216,8 @@ func titlesOf(resume []Resume) []string {
 }
 
 func (a *api) browse(r *http.Request) (Browse, error) {
-	id, err := who(r)
+	now := a.settings.Get()
+	id, err := who(r, now.Guest)
 	if err != nil {
 		return Browse{}, err
 	}
@@ -232,7 +230,7 @@ func (a *api) browse(r *http.Request) (Browse, error) {
 	if err != nil {
 		return Browse{}, err
 	}
-	limit := min(max(1, a.titlesPerPage.Get()), 100)
+	limit := now.TitlesPerPage
 	row, err := get[Shelf](ctx, a.catalog, "http://catalog/rows/"+url.PathEscape(r.PathValue("row"))+"?"+url.Values{
 		"maturity": {strconv.Itoa(m.Maturity)}, "offset": {strconv.Itoa(min(page*limit, titleCount))}, "limit": {strconv.Itoa(limit)}}.Encode())
 	if err != nil {
@@ -242,7 +240,8 @@ func (a *api) browse(r *http.Request) (Browse, error) {
 }
 
 func (a *api) play(r *http.Request) (Play, error) {
-	id, err := who(r)
+	now := a.settings.Get()
+	id, err := who(r, now.Guest)
 	if err != nil {
 		return Play{}, err
 	}
@@ -265,7 +264,10 @@ func (a *api) play(r *http.Request) (Play, error) {
 		return Play{}, err
 	}
 	// Told even to a bookmarks that is away: the member watches, and nobody will know where they stopped.
-	at := sendOr(ctx, a.bookmarks, &parts, http.MethodPut, "http://bookmarks/members/"+id+"/titles/"+title, Resume{})
+	var at Resume
+	if now.ContinueWatching {
+		at = sendOr(ctx, a.bookmarks, &parts, http.MethodPut, "http://bookmarks/members/"+id+"/titles/"+title, Resume{})
+	}
 	return Play{Member: Viewer{m.ID, m.Name}, Plan: plan, Manifest: manifest, Seconds: at.Seconds, Fallbacks: parts.list()}, nil
 }
 

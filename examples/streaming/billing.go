@@ -20,7 +20,8 @@ var assumedPlan = Plan{Name: "standard", State: "active"}
 // newBilling serves plans.
 //
 //	GET /members/{member}  Plan
-func newBilling(*ipc.Engine, *config.Properties) http.Handler {
+func newBilling(_ *ipc.Engine, props *config.Properties) http.Handler {
+	settings := live(props, billingDefaults())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /members/{member}", handle(func(r *http.Request) (Plan, error) {
 		id := r.PathValue("member")
@@ -30,10 +31,11 @@ func newBilling(*ipc.Engine, *config.Properties) http.Handler {
 		}
 		h := hash(id, "plan")
 		p := Plan{Name: [...]string{"basic", "standard", "premium"}[h%3], State: "active", RenewsDay: 1 + int(h>>8%28)}
-		switch {
+		switch now := settings.Get(); {
+		case now.FreeWeekend:
 		case n > payingCount:
 			p.State = "lapsed"
-		case h>>16%50 == 0:
+		case int(h>>16%100) < now.GracePercent:
 			p.State = "grace"
 		}
 		return p, nil

@@ -18,7 +18,7 @@ type Resume struct {
 
 // newBookmarks serves viewing history, the latest first.
 //
-//	GET /members/{member}                      []Resume, at most 8
+//	GET /members/{member}                      []Resume
 //	PUT /members/{member}/titles/{title}?at=90 the Resume of one title, now the latest; without at it keeps its point
 //
 // Services keep no state, and the demo has no database yet: what a member watched long ago derives from their id and
@@ -53,28 +53,28 @@ func newBookmarks(_ *ipc.Engine, props *config.Properties) http.Handler {
 	return mux
 }
 
-// history remembers what members watched through this instance, for at most `most` of them.
+// history remembers what members watched through this instance, for a bounded number of them.
 type history struct {
-	most *config.Value[int]
+	settings *config.Value[*bookmarksSettings]
 
 	mu    sync.Mutex
 	seen  map[string][]Resume // by member, latest first; guarded by mu
 	order []string            // members in the order they came, to forget the oldest; guarded by mu
 }
 
-const maxResumes = 8
-
 func newHistory(props *config.Properties) *history {
-	return &history{most: props.Int("streaming.bookmarks.members", 5000), seen: map[string][]Resume{}}
+	return &history{settings: live(props, bookmarksDefaults()), seen: map[string][]Resume{}}
 }
 
 // of returns a member's resume points: those told to this instance, then those from before.
 func (h *history) of(films *catalogue, id string) []Resume {
 	h.mu.Lock()
+	most := h.settings.Get().Resumes
 	list := slices.Clone(h.seen[id])
 	h.mu.Unlock()
+	list = list[:min(len(list), most)]
 	for _, r := range before(films, id) {
-		if len(list) < maxResumes && !slices.ContainsFunc(list, func(x Resume) bool { return x.Title == r.Title }) {
+		if len(list) < most && !slices.ContainsFunc(list, func(x Resume) bool { return x.Title == r.Title }) {
 			list = append(list, r)
 		}
 	}
@@ -101,8 +101,9 @@ func (h *history) watch(films *catalogue, id, title string, at int) Resume {
 		h.order = append(h.order, id)
 	}
 	list = slices.DeleteFunc(list, func(x Resume) bool { return x.Title == title })
-	h.seen[id] = slices.Insert(list, 0, now)[:min(len(list)+1, maxResumes)]
-	for len(h.order) > max(1, h.most.Get()) {
+	bounds := h.settings.Get()
+	h.seen[id] = slices.Insert(list, 0, now)[:min(len(list)+1, bounds.Resumes)]
+	for len(h.order) > bounds.Members {
 		delete(h.seen, h.order[0])
 		h.order = slices.Delete(h.order, 0, 1)
 	}

@@ -3,6 +3,7 @@ package streaming
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"github.com/roadbed/roadbed/ipc"
@@ -15,8 +16,14 @@ type caller struct {
 	command *ipc.Command
 }
 
-func newCaller(calls *ipc.Engine, name string, s ipc.Settings) *caller {
-	return &caller{name: name, client: calls.HTTPClient(), command: calls.Command(name, s)}
+// newCaller returns what from calls to by, with the limits that [commands] lists.
+func newCaller(calls *ipc.Engine, from, to string) *caller {
+	for _, c := range commands() {
+		if c.from == from && c.to == to {
+			return &caller{name: to, client: calls.HTTPClient(), command: calls.Command(to, c.Settings)}
+		}
+	}
+	panic(fmt.Sprintf("streaming: %s calls %s, which commands does not list", from, to))
 }
 
 // get asks a service without which the caller cannot go on.

@@ -19,8 +19,17 @@ type Shelves struct {
 //	GET /titles/{title}                                     one Title
 //	GET /rows/{row}?maturity=18&offset=0&limit=20           one Shelf
 //	GET /shelves?rows=popular,new&titles=a,b&maturity=18&limit=8  Shelves
-func newCatalog(*ipc.Engine, *config.Properties) http.Handler {
+func newCatalog(_ *ipc.Engine, props *config.Properties) http.Handler {
 	films := newCatalogue()
+	settings := live(props, catalogDefaults())
+	shelf := func(row string, maturity, offset, limit int) (Shelf, bool) {
+		now := settings.Get()
+		s, ok := films.shelf(row, maturity, offset, min(limit, now.MaxTitles))
+		if name := now.RowNames[row]; ok && name != "" {
+			s.Name = name
+		}
+		return s, ok
+	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /titles/{title}", handle(func(r *http.Request) (Title, error) {
 		t, ok := films.title(r.PathValue("title"))
@@ -42,7 +51,7 @@ func newCatalog(*ipc.Engine, *config.Properties) http.Handler {
 		if err != nil {
 			return Shelf{}, err
 		}
-		s, ok := films.shelf(r.PathValue("row"), maturity, offset, limit)
+		s, ok := shelf(r.PathValue("row"), maturity, offset, limit)
 		if !ok {
 			return Shelf{}, refuse(http.StatusNotFound, "there is no row %q; there are %s", r.PathValue("row"), strings.Join(films.order, ", "))
 		}
@@ -60,7 +69,7 @@ func newCatalog(*ipc.Engine, *config.Properties) http.Handler {
 		out := Shelves{Rows: []Shelf{}, Titles: []Card{}}
 		q := r.URL.Query()
 		for row := range strings.SplitSeq(q.Get("rows"), ",") {
-			if s, ok := films.shelf(row, maturity, 0, limit); ok {
+			if s, ok := shelf(row, maturity, 0, limit); ok {
 				out.Rows = append(out.Rows, s)
 			}
 		}

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/ipc"
 )
 
@@ -27,6 +28,12 @@ type demo struct {
 }
 
 func startDemo(t testing.TB) *demo {
+	t.Helper()
+	return startDemoWith(t, func(string) *config.Properties { return nil }, nil)
+}
+
+// startDemoWith starts the demo with the properties that props has for each app, and with handlers wrapped by name.
+func startDemoWith(t testing.TB, props func(app string) *config.Properties, wrap map[string]func(http.Handler) http.Handler) *demo {
 	t.Helper()
 	d := &demo{servers: map[string][]*httptest.Server{}}
 	lists := ipc.Static{}
@@ -44,9 +51,14 @@ func startDemo(t testing.TB) *demo {
 	}
 	for _, name := range names {
 		for n, s := range d.servers[name] {
-			calls := ipc.New(ipc.Options{App: name, Instance: lists[name][n].ID, Location: lists[name][n].Location, Lists: lists})
+			own := props(name)
+			calls := ipc.New(ipc.Options{App: name, Instance: lists[name][n].ID, Location: lists[name][n].Location, Lists: lists, Config: own})
 			t.Cleanup(calls.Close)
-			s.Config.Handler = calls.Handler(build[name](calls, nil))
+			handler := build[name](calls, own)
+			if w := wrap[name]; w != nil {
+				handler = w(handler)
+			}
+			s.Config.Handler = calls.Handler(handler)
 			s.Start()
 			t.Cleanup(s.Close)
 		}

@@ -10,13 +10,15 @@ import (
 // newMembers serves profiles.
 //
 //	GET /members/{member}  one Member
-func newMembers(*ipc.Engine, *config.Properties) http.Handler {
+func newMembers(_ *ipc.Engine, props *config.Properties) http.Handler {
+	settings := live(props, membersDefaults())
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /members/{member}", handle(func(r *http.Request) (Member, error) {
 		m, ok := member(r.PathValue("member"))
 		if !ok {
 			return Member{}, noMember(r.PathValue("member"))
 		}
+		m.Maturity = min(m.Maturity, settings.Get().Maturity)
 		return m, nil
 	}))
 	return mux

@@ -36,8 +36,8 @@ var licenceKey = []byte("streaming demo")
 //
 //	GET /licences/{title}?member=m00042&maturity=18  Manifest; 403 when the title is not for that age
 func newPlayback(calls *ipc.Engine, props *config.Properties) http.Handler {
-	lasts := props.Duration("streaming.playback.licence", 4*time.Hour)
-	films := newCaller(calls, "catalog", ipc.Settings{Timeout: 500 * time.Millisecond, AttemptTimeout: 250 * time.Millisecond})
+	settings := live(props, playbackDefaults())
+	films := newCaller(calls, "playback", "catalog")
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /licences/{title}", handle(func(r *http.Request) (Manifest, error) {
 		who := r.URL.Query().Get("member")
@@ -55,8 +55,9 @@ func newPlayback(calls *ipc.Engine, props *config.Properties) http.Handler {
 		if t.Maturity > maturity {
 			return Manifest{}, refuse(http.StatusForbidden, "%s is for ages from %d", t.Name, t.Maturity)
 		}
-		expires := time.Now().Add(lasts.Get()).Unix()
-		return Manifest{Title: t, Licence: licence(t.ID, who, expires), Expires: expires, Streams: streams(t)}, nil
+		now := settings.Get()
+		expires := time.Now().Add(now.Licence).Unix()
+		return Manifest{Title: t, Licence: licence(t.ID, who, expires), Expires: expires, Streams: streams(t, now.MaxHeight)}, nil
 	}))
 	return mux
 }
@@ -68,11 +69,14 @@ func licence(title, member string, expires int64) string {
 	return base64.RawURLEncoding.EncodeToString(mac.Sum(nil))
 }
 
-// streams lists the encodings of t: quieter pictures need fewer bits.
-func streams(t Title) []Stream {
+// streams lists the encodings of t up to a height: quieter pictures need fewer bits.
+func streams(t Title, maxHeight int) []Stream {
 	still := 70 + int(hash(t.ID, "encode")%60) // percent of the usual rate
 	list := make([]Stream, 0, 4)
 	for _, s := range [...]Stream{{Height: 2160, Kbps: 11000}, {Height: 1080, Kbps: 4300}, {Height: 720, Kbps: 2300}, {Height: 480, Kbps: 1000}} {
+		if s.Height > maxHeight {
+			continue
+		}
 		list = append(list, Stream{Height: s.Height, Kbps: s.Kbps * still / 100, Path: "/" + t.ID + "/" + strconv.Itoa(s.Height) + ".mp4"})
 	}
 	return list

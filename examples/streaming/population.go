@@ -20,10 +20,11 @@ import (
 
 // PopulationConfig says where members knock, how often and with which dice.
 type PopulationConfig struct {
-	Edge  string          // where api's paths are, e.g. "http://127.0.0.1:7000/api"
-	RPS   func() float64  // requests per second wanted now, asked several times a second; 0 or less pauses
-	Seed  uint64          // the same seed makes the same members take the same journeys
-	Meter *meter.Registry // gets members.journey
+	Edge  string               // where api's paths are, e.g. "http://127.0.0.1:7000/api"
+	RPS   func() float64       // requests per second wanted now, asked several times a second; 0 or less pauses
+	Think func() time.Duration // between two steps of a journey; nil = 300 ms
+	Seed  uint64               // the same seed makes the same members take the same journeys
+	Meter *meter.Registry      // gets members.journey
 
 	transport http.RoundTripper // nil outside tests: keep-alive connections to the edge
 }
@@ -32,10 +33,9 @@ type PopulationConfig struct {
 const Deadline = 2 * time.Second
 
 const (
-	maxWorkers = 512                    // requests in flight at most
-	think      = 300 * time.Millisecond // between two steps of a journey
-	window     = 5 * time.Second        // of Report.Last
-	maxAnswer  = 1 << 20                // bytes read of one answer
+	maxWorkers = 512             // requests in flight at most
+	window     = 5 * time.Second // of Report.Last
+	maxAnswer  = 1 << 20         // bytes read of one answer
 )
 
 // Population is members on their journeys: each opens the home page, browses one to three rows, plays a title and
@@ -68,6 +68,9 @@ func NewPopulation(c PopulationConfig) (*Population, error) {
 		return nil, fmt.Errorf("streaming: edge %q is not a URL such as http://127.0.0.1:7000/api", c.Edge)
 	}
 	c.Edge = strings.TrimSuffix(c.Edge, "/")
+	if c.Think == nil {
+		c.Think = func() time.Duration { return loadDefaults().Think }
+	}
 	p := &Population{c: c, client: &http.Client{Transport: c.transport}, timers: map[string]map[string]*meter.PercentileTimer{},
 		total: newTally(), now: newTally()}
 	if c.transport == nil {
@@ -373,7 +376,7 @@ func (p *Population) visit(ctx context.Context, v visit) {
 		}
 	}
 	if result == "success" && !done {
-		j.thinksUntil = time.Now().Add(think)
+		j.thinksUntil = time.Now().Add(p.c.Think())
 		p.ready = append(p.ready, j)
 	}
 }

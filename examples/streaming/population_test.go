@@ -35,7 +35,7 @@ func pageFor(r *http.Request) (*http.Response, error) {
 		v = Browse{who, row(strings.TrimPrefix(path, "/api/browse/"))}
 	case strings.HasPrefix(path, "/api/play/"):
 		t := Title{Card: Card{ID: strings.TrimPrefix(path, "/api/play/")}}
-		v = Play{Member: who, Manifest: Manifest{Title: t, Licence: "x", Streams: streams(t)}, Fallbacks: []string{"billing", "bookmarks"}}
+		v = Play{Member: who, Manifest: Manifest{Title: t, Licence: "x", Streams: streams(t, 2160)}, Fallbacks: []string{"billing", "bookmarks"}}
 	default:
 		v = Home{Member: who, Rows: []Shelf{row("drama"), row("new")}, Fallbacks: []string{"recommendations"}}
 	}

@@ -20,7 +20,8 @@ type Pick struct {
 // newRecommendations ranks the whole catalogue for a member.
 //
 //	GET /members/{member}?tastes=drama,crime&maturity=18&cell=control&limit=8  []Pick, the best row first
-func newRecommendations(*ipc.Engine, *config.Properties) http.Handler {
+func newRecommendations(_ *ipc.Engine, props *config.Properties) http.Handler {
+	settings := live(props, recommendationsDefaults())
 	films := newCatalogue()
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /members/{member}", handle(func(r *http.Request) ([]Pick, error) {
@@ -41,9 +42,9 @@ func newRecommendations(*ipc.Engine, *config.Properties) http.Handler {
 		if films.names[tastes[0]] == "" {
 			tastes = []string{"popular"}
 		}
-		whim := 150.0
+		whim := settings.Get().Whim
 		if q.Get("cell") == "explore" {
-			whim = 400
+			whim = settings.Get().ExploreWhim
 		}
 		best := rank(films, id, tastes, maturity, whim, 2*limit)
 		cut := min(limit, len(best))

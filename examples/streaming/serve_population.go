@@ -17,7 +17,7 @@ import (
 //	GET  /report  Report
 //	POST /reset   the Report so far; the totals then begin anew
 //
-// The rate is the property demo.load.rps, 100 requests per second by default; 0 pauses. The edge is at ROADBED_EDGE,
+// The rate and what members take between two steps are live, see [Properties]. The edge is at ROADBED_EDGE,
 // by default http://127.0.0.1:7000; a URL without a path gets "/api", the edge's own route to the service api.
 func ServePopulation(ctx context.Context) error {
 	edge, err := edgeURL(os.Getenv("ROADBED_EDGE"))
@@ -27,9 +27,9 @@ func ServePopulation(ctx context.Context) error {
 	var p *Population
 	s, err := service.Start(ctx, service.Config{Name: PopulationName, Criticality: roadbed.Bulk, Version: version,
 		Build: func(s *service.Service) (http.Handler, error) {
-			rps := s.Properties().Float("demo.load.rps", 100)
+			settings := live(s.Properties(), loadDefaults())
 			var err error
-			p, err = NewPopulation(PopulationConfig{Edge: edge, RPS: rps.Get, Seed: uint64(time.Now().UnixNano()), Meter: s.Meter()})
+			p, err = NewPopulation(PopulationConfig{Edge: edge, RPS: func() float64 { return settings.Get().RPS }, Think: func() time.Duration { return settings.Get().Think }, Seed: uint64(time.Now().UnixNano()), Meter: s.Meter()})
 			if err != nil {
 				return nil, err
 			}

@@ -19,15 +19,13 @@
 //
 // # Properties
 //
-//	streaming.home.titlesPerRow       8     api: titles in each row of the home page, 1 to 50
-//	streaming.browse.titlesPerPage    20    api: titles in a row at length, 1 to 100
-//	streaming.abtest.explorePercent   50    abtest: members in the cell "explore"
-//	streaming.bookmarks.members       5000  bookmarks: members whose viewing one instance remembers
-//	streaming.playback.licence        4h    playback: how long a licence lasts
-//	demo.load.rps                     100   population: requests per second; 0 pauses
+// Limits, page sizes, time limits and features are dynamic properties, listed with their types, bounds and defaults in
+// [Properties]. `roadbed up --demo` puts them into the platform, where they are seen and changed:
 //
-// The time limits of calls are commands' properties, hystrix.command.NAME.execution.isolation.thread.timeoutInMilliseconds,
-// with NAME the service that is called. Their defaults are in the code beside the call.
+//	roadbed config list --prefix streaming.
+//	roadbed config set streaming.home.titlesPerRow 12
+//	roadbed config set feature.recommendations.enabled false --why "the model is being retrained"
+//	roadbed config set hystrix.command.recommendations.execution.isolation.thread.timeoutInMilliseconds 100 --type int
 //
 // # What it promises
 //   - Members, titles, plans, tests and old bookmarks are made up from ids, the same in every process.
