@@ -12,13 +12,22 @@ import (
 	"github.com/roadbed/roadbed/platform/api"
 )
 
+// askedAbout is the most instances that a measurement names, for they all stand in a URL; of more, the first stand for all.
+const askedAbout = 200
+
 // measure asks telemetry for the newest value of a query over some instances, of the last minute; NaN when there is
-// none. The query must give one line.
+// none, or no instance. The query must give one line.
 func (c *cell) measure(ctx context.Context, query string, instances []string) (float64, error) {
-	q := url.Values{"q": {query}, "s": {"e-1m"}, "step": {publishStep.String()}, "format": {"json"}}
-	if len(instances) > 0 {
-		q.Set("cq", "nf.node,(,"+strings.Join(instances, ",")+",),:in")
+	var named []string
+	for _, id := range instances {
+		if len(named) < askedAbout && !strings.ContainsAny(id, ",()") { // those would be words of the language
+			named = append(named, id)
+		}
 	}
+	if len(named) == 0 {
+		return math.NaN(), nil
+	}
+	q := url.Values{"q": {query}, "cq": {"nf.node,(," + strings.Join(named, ",") + ",),:in"}, "s": {"e-1m"}, "step": {publishStep.String()}, "format": {"json"}}
 	var graph struct {
 		Legend []string `json:"legend"`
 		Values [][]any  `json:"values"` // by time, then by line; "NaN" where there is none
