@@ -329,6 +329,35 @@ func (t *Table[T]) history(ctx context.Context, key string) ([]Revision[T], erro
 	return revs, nil
 }
 
+// Past calls fn with every revision that is kept, of all keys, in the order in which they were written, until fn fails, and
+// returns that error. It asks the engine, and takes as long as reading it all does.
+func (t *Table[T]) Past(ctx context.Context, fn func(Revision[T]) error) error {
+	from := uint64(1)
+	for {
+		part, cancel := t.e.bounded(ctx)
+		msgs, more, err := t.e.readSome(part, t.config.Name, t.subject(">"), from, readMost)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("engine: past of table %s: %w", t.name, t.e.asked(err))
+		}
+		for _, m := range msgs {
+			r := Revision[T]{Entry: Entry[T]{Key: strings.TrimPrefix(m.subject, t.subject("")), Rev: m.seq, Time: m.time}, Deleted: m.deleted}
+			if !m.deleted {
+				if err := json.Unmarshal(m.data, &r.Value); err != nil {
+					return fmt.Errorf("engine: past of table %s: revision %d of %q cannot be read: %w", t.name, m.seq, r.Key, err)
+				}
+			}
+			if err := fn(r); err != nil {
+				return err
+			}
+			from = m.seq + 1
+		}
+		if !more || len(msgs) == 0 {
+			return nil
+		}
+	}
+}
+
 func (t *Table[T]) subject(key string) string { return "$KV." + t.name + "." + key }
 
 func (t *Table[T]) wrap(what, key string, err error) error {

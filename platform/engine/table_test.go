@@ -2,6 +2,9 @@ package engine
 
 import (
 	"errors"
+	"fmt"
+	"slices"
+	"sync"
 	"testing"
 )
 
@@ -51,5 +54,62 @@ func TestTableCompareAndSet(t *testing.T) {
 	}
 	if _, err := table.History(ctx, "never"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("History of nothing: got %v, want ErrNotFound", err)
+	}
+}
+
+func TestPastIsEveryRevisionThatIsKeptInTheOrderOfWriting(t *testing.T) {
+	e := openTest(t, Config{})
+	table := openTable[int](t, e, "t", 2)
+	if err := table.Past(t.Context(), func(Revision[int]) error { return errors.New("there is none") }); err != nil {
+		t.Errorf("of an empty table: %v", err)
+	}
+	var want []string
+	put := func(key string, v int) {
+		t.Helper()
+		rev, err := table.Put(t.Context(), key, v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want = append(want, fmt.Sprint(key, v, false, rev))
+	}
+	put("a", 1)
+	put("b.c", 2)
+	put("a", 3)
+	put("a", 4)
+	want = want[1:] // a has two already
+	if err := table.Delete(t.Context(), "b.c", 0); err != nil {
+		t.Fatal(err)
+	}
+	want = append(want, fmt.Sprint("b.c", 0, true, 5))
+	many := 2*readMost + 10
+	for i := range many / 50 {
+		var wg sync.WaitGroup
+		for j := range 50 {
+			wg.Go(func() {
+				if _, err := table.Put(t.Context(), fmt.Sprintf("k.%d", 50*i+j), 0); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	var got []string
+	last, n := uint64(0), 0
+	err := table.Past(t.Context(), func(r Revision[int]) error {
+		if r.Rev <= last {
+			t.Errorf("revision %d follows %d", r.Rev, last)
+		}
+		last = r.Rev
+		if n++; len(got) < len(want) {
+			got = append(got, fmt.Sprint(r.Key, r.Value, r.Deleted, r.Rev))
+		}
+		return nil
+	})
+	if err != nil || !slices.Equal(got, want) || n != len(want)+many/50*50 {
+		t.Errorf("got %v and %d in all, %v; want %v and %d", got, n, err, want, len(want)+many/50*50)
+	}
+	stop := errors.New("enough")
+	if err := table.Past(t.Context(), func(Revision[int]) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("when fn fails: got %v, want its error", err)
 	}
 }

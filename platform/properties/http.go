@@ -1,12 +1,14 @@
 package properties
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strconv"
@@ -35,7 +37,8 @@ func (s *Store) Handler() http.Handler {
 // Mount puts the properties on an API, under /config/v1, and beside it what other systems' clients ask for:
 //
 //	GET    resolve     what a caller sees, by scope and ?prefix=; with ?explain=true why, with ?interpolate=true with
-//	                   every ${reference} replaced, with ?scopeOrder=platform|netflix in that order of precedence
+//	                   every ${reference} replaced, with ?scopeOrder=platform|netflix in that order of precedence;
+//	                   with ?index=rev&wait=5m once it differs from what it was at that revision, or the time is over
 //	GET    watch       the same as server-sent events: snapshot, change, hash
 //	GET    properties  records, by ?filter=, ?key=, ?prefix= and ?q= (words in what a person sees); at most ?limit=
 //	POST   properties  set one, by key and scope; If-Match: "rev", or If-None-Match: * for a new one; ?confirm=global
@@ -43,7 +46,10 @@ func (s *Store) Handler() http.Handler {
 //	DELETE properties  every record that ?filter= selects; a large deletion needs ?confirm=
 //	GET, PUT, DELETE properties/{id}
 //	GET    properties/{app}.properties  what a caller sees, as a Java properties file: Archaius 1 polls it
-//	GET    history     versions, by ?id= or ?key=
+//	GET    history     versions, by ?id= or ?key=; or by ?app=, ?prefix=, ?filter=, ?since= and ?until=, the newest ?limit=
+//	GET    diff        what differs between ?from= and ?to=: a revision, a time, how long ago, or now
+//	POST   rollback    a [Restore]: makes things what they were, as a roll-out; a large deletion needs ?confirm=
+//	POST   validate    a [Proposal], which is not made: what is wrong with it, and whom it would concern; see [Validation]
 //	POST   ack         a reader's [config.Ack]: what it has taken, and what it cannot use
 //	POST   rollouts    a [Proposal]; with "start":true it starts at once, else it waits for its start
 //	GET    rollouts    those there are, newest first, by ?state= (active, or one), ?app= and ?key=; each is a [Rollout]
@@ -76,6 +82,9 @@ func (s *Store) Mount(surface *api.Surface) {
 		"GET " + mahePrefix + "prop":        s.getMahe,
 		"DELETE " + mahePrefix + "delete":   s.deleteMahe,
 
+		"GET /config/v1/diff":                     s.getDiff,
+		"POST /config/v1/rollback":                s.postRollback,
+		"POST /config/v1/validate":                s.postValidate,
 		"POST /config/v1/ack":                     s.postAck,
 		"POST /config/v1/rollouts":                s.postRollout,
 		"GET /config/v1/rollouts":                 s.getRollouts,
@@ -161,6 +170,12 @@ func (s *Store) getResolve(w http.ResponseWriter, r *http.Request) error {
 	ix, scope, prefix := s.index.Load(), s.known(scopeOf(r)), r.URL.Query().Get("prefix")
 	s.meet(scope, false)
 	c := asCaller(scope, order)
+	if r.URL.Query().Has("index") {
+		if err := s.longPoll(r, c, prefix); err != nil {
+			return err
+		}
+		ix = s.index.Load()
+	}
 	answer := Resolved{Snapshot: ix.resolve(c, prefix)}
 	if flag(r, "interpolate") {
 		if prefix != "" { // what the values name may be elsewhere
@@ -196,6 +211,68 @@ func (s *Store) getResolve(w http.ResponseWriter, r *http.Request) error {
 		return nil
 	}
 	api.WriteJSON(w, answer)
+	return nil
+}
+
+// Bounds of how long a request with ?index= waits.
+const (
+	defaultWait = 5 * time.Minute
+	mostWait    = 10 * time.Minute
+)
+
+// longPoll waits until something that c sees differs from what it was at the revision ?index=, or for ?wait= and up to a
+// sixteenth more, so that readers that began together do not come back together. It does not wait if that revision is so
+// old, or of another store, that it is not known.
+func (s *Store) longPoll(r *http.Request, c *caller, prefix string) error {
+	q := r.URL.Query()
+	rev, err := strconv.ParseUint(q.Get("index"), 10, 64)
+	if err != nil {
+		return api.Problem(http.StatusBadRequest, "index is %q; want the rev of an earlier answer", q.Get("index"))
+	}
+	wait := defaultWait
+	if text := q.Get("wait"); text != "" {
+		if wait, err = config.ParseDuration(text); err != nil || wait < 0 {
+			return api.Problem(http.StatusBadRequest, "wait is %q; want a duration such as 5m, at most %v", text, mostWait)
+		}
+	}
+	wait = min(wait, mostWait)
+	wait += rand.N(wait/16 + 1)
+	if flag(r, "interpolate") {
+		prefix = "" // what the values name may be elsewhere
+	}
+	at := s.stepFrom(rev)
+	if at == nil {
+		return nil
+	}
+	limit := time.NewTimer(wait)
+	defer limit.Stop()
+	for {
+		select {
+		case <-at.done:
+			for _, m := range at.moves {
+				if _, concerns := m.forCaller(c, prefix); concerns {
+					return nil
+				}
+			}
+			at = at.next
+		case <-limit.C:
+			return nil
+		case <-r.Context().Done():
+			return nil
+		}
+	}
+}
+
+// stepFrom returns the step that led on from the index of a revision, nil if it is not remembered.
+func (s *Store) stepFrom(rev uint64) *step {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if ix := s.index.Load(); ix.rev == rev {
+		return ix.step
+	}
+	if i, ok := slices.BinarySearchFunc(s.steps, rev, func(p passed, rev uint64) int { return cmp.Compare(p.from, rev) }); ok {
+		return s.steps[i].step
+	}
 	return nil
 }
 
@@ -515,8 +592,13 @@ func (s *Store) getHistory(w http.ResponseWriter, r *http.Request) error {
 	key := q.Get("key")
 	ids := []string{q.Get("id")}
 	if ids[0] == "" {
-		if key == "" {
-			return api.Problem(http.StatusBadRequest, "say whose history with key, and scope fields if it has any, or with id")
+		if key == "" || q.Has("since") || q.Has("until") || q.Has("app") {
+			for _, name := range []string{"key", "app", "appId", "prefix", "filter", "q", "since", "until"} {
+				if q.Get(name) != "" {
+					return s.getVersions(w, r)
+				}
+			}
+			return api.Problem(http.StatusBadRequest, "say whose history with key, and scope fields if it has any, or with id, app, prefix, filter or since")
 		}
 		scope := scopeOf(r)
 		ids[0] = ID(key, scope) // it may be deleted, so that no index has it

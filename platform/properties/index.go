@@ -225,7 +225,19 @@ func (s *Store) refresh(ids ...string) {
 	s.index.Store(ix)
 	old.step.rev, old.step.moves, old.step.next = rev, moves, ix.step
 	close(old.step.done)
+	if s.steps = append(s.steps, passed{old.rev, old.step}); len(s.steps) >= 2*keptSteps {
+		s.steps = append([]passed(nil), s.steps[keptSteps:]...)
+	}
 }
+
+// passed is a step that was taken, and the revision of the index it led on from.
+type passed struct {
+	from uint64
+	step *step
+}
+
+// keptSteps is how many steps are remembered, for readers that come back.
+const keptSteps = 1000
 
 // census counts r in or out. The caller holds mu.
 func (s *Store) census(r *record, n int) {

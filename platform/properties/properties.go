@@ -133,6 +133,7 @@ type Store struct {
 
 	mu    sync.Mutex            // held while the index is replaced
 	index atomic.Pointer[index] // never nil; what it points to never changes
+	steps []passed              // the last ones, oldest first; guarded by mu
 	live  map[string]*record    // what index holds, by id; guarded by mu
 
 	rollouts    map[string]*overlay // by id in the table; guarded by mu

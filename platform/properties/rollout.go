@@ -72,6 +72,7 @@ type ReaderFlaw struct {
 type Edit struct {
 	Op     Op        `json:"op"`               // set when empty
 	Record Property  `json:"record"`           // to delete one, key and scope are enough
+	Exact  bool      `json:"exact,omitempty"`  // Record is taken as it is; else what it leaves empty stays as it was
 	Before *Property `json:"before,omitempty"` // what it replaces; absent when nothing is there. Given by the store
 }
 
@@ -452,9 +453,15 @@ func (s State) active() bool {
 	return s == Running || s == Paused || s == Folding || s == Unfolding
 }
 
-// everyone reports whether r concerns all callers.
+// everyone reports whether r has reached all callers.
 func (r *Rollout) everyone() bool {
-	return r.State == Folding || r.State == Unfolding || r.stage() == stage{Paused, Conflict}
+	switch r.State {
+	case Folding, Unfolding:
+		return true
+	case Running, Paused:
+		return r.Phase == Conflict || r.Step >= 0 && r.Steps[r.Step].Selector.All
+	}
+	return false
 }
 
 // reaches reports whether r has reached a caller.

@@ -107,10 +107,19 @@ func (s *Store) postRollout(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	w.Header().Set("Location", "/config/v1/rollouts/"+out.ID)
+	return s.created(w, out)
+}
+
+func (s *Store) created(w http.ResponseWriter, r Rollout) error {
+	b, err := json.Marshal(s.shown(&r))
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", "/config/v1/rollouts/"+r.ID)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusCreated)
-	return json.NewEncoder(w).Encode(s.shown(&out))
+	w.Write(b) //nolint:errcheck // the client is gone if this fails
+	return nil
 }
 
 func (s *Store) getRollouts(w http.ResponseWriter, r *http.Request) error {

@@ -339,7 +339,7 @@ func TestAHealthyRolloutReachesMoreAndMoreAndThenAll(t *testing.T) {
 				step = x.Step
 				sizes = append(sizes, len(now))
 			}
-			time.Sleep(time.Second)
+			time.Sleep(5 * time.Second)
 		}
 		end := n.state(t, r.ID)
 		if end.State != Done || time.Since(began) < 50*time.Minute || time.Since(began) > 51*time.Minute {

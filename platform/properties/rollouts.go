@@ -138,7 +138,11 @@ func (s *Store) validate(ctx context.Context, r *Rollout, confirm []string) erro
 			e.Record = p
 			continue
 		}
-		s.inherit(&p, before, exists)
+		if e.Exact {
+			p.Sensitive = p.Sensitive || before.Sensitive
+		} else {
+			s.inherit(&p, before, exists)
+		}
 		p.Source = "rollout"
 		e.Record = p
 		if err := p.check(); err != nil {
