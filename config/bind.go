@@ -62,6 +62,14 @@ func Bind[T any](p *Properties, prefix string, def T) (*Value[*T], error) {
 	return share(p, handleKey{prefix, bound{reflect.TypeFor[T](), fmt.Sprintf("%#v", def)}}, v), nil
 }
 
+// Must returns v, and panics if there is an error: for a [Bind] whose struct and defaults are the program's own.
+func Must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 // bound is the default of a struct's handle, made comparable.
 type bound struct {
 	of  reflect.Type

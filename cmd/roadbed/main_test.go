@@ -6,6 +6,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -139,14 +140,18 @@ func scriptForeign(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// scriptFetch asks for a URL as a browser does: fetch URL [STATUS]. The body becomes stdout.
+// scriptFetch asks for a URL as a browser does: fetch URL [STATUS [TEXT]]. The body becomes stdout. With a TEXT it is
+// asked for until it holds that, for at most 20 seconds.
 func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
-	if len(args) < 1 || len(args) > 2 {
-		ts.Fatalf("usage: fetch URL [status]")
+	if len(args) < 1 || len(args) > 3 {
+		ts.Fatalf("usage: fetch URL [status [substring]]")
 	}
 	want := "200"
-	if len(args) == 2 {
+	if len(args) > 1 {
 		want = args[1]
+	}
+	if len(args) == 3 {
+		scriptFetchUntil(ts, args[0], args[2])
 	}
 	req, err := http.NewRequest(http.MethodGet, args[0], nil)
 	if err != nil {
@@ -169,6 +174,28 @@ func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
 	fmt.Fprint(ts.Stdout(), body.String())
 	if got := fmt.Sprint(resp.StatusCode); (got == want) == neg {
 		ts.Fatalf("GET %s: got status %s, want %s (negated: %v)\n%s", args[0], got, want, neg, body.String())
+	}
+}
+
+func scriptFetchUntil(ts *testscript.TestScript, url, text string) {
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		req, err := http.NewRequest(http.MethodGet, url, nil)
+		if err != nil {
+			ts.Fatalf("%v", err)
+		}
+		req.Header.Set("Accept", "text/html, */*")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			ts.Fatalf("%v", err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err == nil && strings.Contains(string(body), text) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("after 20 s %s still lacks %q:\n%s", url, text, body)
+		}
 	}
 }
 

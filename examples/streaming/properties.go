@@ -93,14 +93,9 @@ func commands() []command {
 	}
 }
 
-// live returns the settings of a service, which follow their properties. The defaults it is given are the program's
-// own, and tested.
+// live returns the settings of a service, which follow their properties.
 func live[T any](props *config.Properties, def T) *config.Value[*T] {
-	v, err := config.Bind(props, "", def)
-	if err != nil {
-		panic(err)
-	}
-	return v
+	return config.Must(config.Bind(props, "", def))
 }
 
 type apiSettings struct {

@@ -14,6 +14,15 @@
 // wildcard, exact path before the longest prefix, then methods, then more headers, then the id. The order of the list
 // never matters. A list with a mistake is refused whole, the old one stays, and GET /api/v1/edge/routes says why.
 //
+// # Properties
+//
+//	edge.routes            []   the routes, as above
+//	edge.timeouts.request  10s  how long a request of a route that says nothing may take, up to 1h
+//	edge.body.maxBytes     0    how large a request's body may be; 0 is any size
+//
+// How often a call is tried again, and when a circuit breaks, are properties of [ipc]'s commands: ipc.command.APP.retries
+// and hystrix.command.APP. All are live: what comes after a change keeps to it.
+//
 // # Faults
 //
 // The edge is the only place where a fault may enter a request. It strips X-Fit from what comes in, and gives requests
@@ -24,7 +33,7 @@
 //   - Registry, configuration and engine may be away: routes and instances stay as last known.
 //   - Nothing a client sends is believed by the services behind: X-Fit, X-Ipc-* and forwarding headers are ours.
 //   - A request that is led back to the edge again and again ends with 508 after three rounds.
-//   - No request waits longer than its route's deadline, 10 s unless the route says otherwise, its body included;
+//   - No request waits longer than its route's deadline, 10 s unless route or property say otherwise, its body included;
 //     event streams and upgraded connections last as long as both ends want.
 //
 // # What it does not
@@ -32,11 +41,13 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/url"
@@ -74,6 +85,7 @@ type Gateway struct {
 	access    *accessLog
 	times     timers
 	proxy     http.Handler
+	settings  *config.Value[*settings]
 
 	table  atomic.Pointer[table]
 	faults atomic.Pointer[faults]
@@ -84,6 +96,16 @@ type Gateway struct {
 	refused  string // why the newest edge.routes is not in force; empty when it is
 }
 
+// settings are those of every route that has none of its own.
+type settings struct {
+	Timeout time.Duration `config:"timeouts.request"`
+	MaxBody int64         `config:"body.maxBytes"` // 0 = any
+}
+
+func (s *settings) Validate() error {
+	return errors.Join(config.Between("edge.timeouts.request", s.Timeout, time.Millisecond, time.Hour), config.Between("edge.body.maxBytes", s.MaxBody, 0, math.MaxInt64))
+}
+
 // New returns a gateway without routes.
 func New(c Config) *Gateway {
 	if c.Log == nil {
@@ -92,6 +114,7 @@ func New(c Config) *Gateway {
 	g := &Gateway{
 		calls: c.Calls, discovery: c.Discovery, props: c.Properties, log: c.Log,
 		access: newAccessLog(c.AccessLog, c.Meter, c.Log), times: timers{meter: c.Meter},
+		settings: config.Must(config.Bind(c.Properties, "edge.", settings{Timeout: 10 * time.Second})),
 	}
 	g.table.Store(&table{})
 	g.faults.Store(&faults{})
@@ -204,17 +227,26 @@ func (g *Gateway) serve(w *response, r *http.Request, id string) {
 		http.Redirect(w, r, u.String(), http.StatusPermanentRedirect)
 		return
 	}
-	ctx := r.Context()
-	limits := ipc.Override{Timeout: m.route.timeout}
+	ctx, now := r.Context(), g.settings.Get()
+	timeout := cmp.Or(m.route.timeout, now.Timeout)
+	if now.MaxBody > 0 {
+		if r.ContentLength > now.MaxBody {
+			w.Header().Set("Connection", "close") // what of it is under way is not read
+			writeError(w, r, http.StatusRequestEntityTooLarge, tooLarge(now.MaxBody))
+			return
+		}
+		r.Body = http.MaxBytesReader(w.ResponseWriter, r.Body, now.MaxBody)
+	}
+	limits := ipc.Override{Timeout: timeout}
 	if endless(r) {
 		limits.Timeout = -1
 	} else {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, m.route.timeout)
+		ctx, cancel = context.WithTimeout(ctx, timeout)
 		defer cancel()
 		if r.ContentLength != 0 {
 			// A client that sends its body drop by drop holds the connection not much longer than that either.
-			http.NewResponseController(w).SetReadDeadline(time.Now().Add(m.route.timeout + time.Second)) //nolint:errcheck // a test's recorder has none
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(timeout + time.Second)) //nolint:errcheck // a test's recorder has none
 		}
 	}
 	ctx = ipc.WithOverride(ctx, limits)
@@ -230,7 +262,10 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if p, ok := r.Context().Value(passageKey{}).(*passage); ok {
 		app = p.backend
 	}
+	var large *http.MaxBytesError
 	switch {
+	case errors.As(err, &large):
+		writeError(w, r, http.StatusRequestEntityTooLarge, tooLarge(large.Limit))
 	case errors.Is(context.Cause(r.Context()), context.Canceled):
 		w.WriteHeader(statusClientGone)
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, ipc.ErrTimeout), errors.Is(err, ipc.ErrDeadlineSpent):
@@ -245,6 +280,10 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 		g.log.Debug("backend failed", "app", app, "err", err)
 		writeError(w, r, http.StatusBadGateway, app+" broke off its answer; try again")
 	}
+}
+
+func tooLarge(limit int64) string {
+	return fmt.Sprintf("the request's body is larger than the %d bytes that are allowed; the property edge.body.maxBytes says so", limit)
 }
 
 // statusClientGone is what the access log shows for a client that left, as nginx does. Nobody receives it.

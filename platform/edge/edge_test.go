@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/fault"
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/meter"
@@ -33,6 +34,11 @@ type house struct {
 }
 
 func newHouse(t testing.TB, backends map[string]http.Handler) *house {
+	t.Helper()
+	return newHouseWith(t, nil, backends)
+}
+
+func newHouseWith(t testing.TB, props *config.Properties, backends map[string]http.Handler) *house {
 	t.Helper()
 	lists := ipc.Static{}
 	var all []roadbed.Instance
@@ -48,7 +54,7 @@ func newHouse(t testing.TB, backends map[string]http.Handler) *house {
 	key := fault.Key("a key for tests, thirty-two long")
 	calls := ipc.New(ipc.Options{App: "edge", Lists: lists, Log: log, FaultKey: func() fault.Key { return key }})
 	t.Cleanup(calls.Close)
-	g := New(Config{Calls: calls, Meter: meter.New(nil), Log: log})
+	g := New(Config{Calls: calls, Properties: props, Meter: meter.New(nil), Log: log})
 	g.setApps(all)
 	h := &house{Gateway: g, lists: lists, front: httptest.NewServer(g)}
 	t.Cleanup(h.front.Close)

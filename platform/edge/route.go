@@ -59,13 +59,10 @@ type Backend struct {
 
 // Timeouts of a route.
 type Timeouts struct {
-	Request string `json:"request,omitempty"` // e.g. "2s"; 10 s when empty
+	Request string `json:"request,omitempty"` // e.g. "2s"; the property edge.timeouts.request when empty
 }
 
-const (
-	defaultTimeout = 10 * time.Second
-	maxRoutes      = 1000
-)
+const maxRoutes = 1000
 
 // ParseRoutes reads a list of routes. It fails at the first mistake, with the route's id.
 func ParseRoutes(text string) ([]Route, error) {
@@ -165,7 +162,7 @@ type route struct {
 	spec     Route
 	why      string // for a person who asks
 	strip    int
-	timeout  time.Duration
+	timeout  time.Duration // 0 = as for every route
 	backends []backend
 	total    int // sum of weights
 }
@@ -184,7 +181,7 @@ func newTable(specs []Route, apps []string) *table {
 	slices.SortStableFunc(t.routes, func(a, b *route) int { return moreSpecific(a.spec, b.spec) })
 	for _, app := range apps {
 		t.apps[app] = &route{
-			id: app, strip: 1, timeout: defaultTimeout, backends: []backend{{app, 1}}, total: 1,
+			id: app, strip: 1, backends: []backend{{app, 1}}, total: 1,
 			why: fmt.Sprintf("%s is in the registry and reachable under its name", app),
 		}
 	}
@@ -192,7 +189,7 @@ func newTable(specs []Route, apps []string) *table {
 }
 
 func compile(s Route) *route {
-	r := &route{id: s.ID, spec: s, timeout: defaultTimeout, why: fmt.Sprintf("the most specific route of edge.routes that matches is %q", s.ID)}
+	r := &route{id: s.ID, spec: s, why: fmt.Sprintf("the most specific route of edge.routes that matches is %q", s.ID)}
 	for _, f := range s.Filters {
 		r.strip += f.StripPrefix
 	}

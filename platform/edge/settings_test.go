@@ -1,0 +1,130 @@
+package edge
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/roadbed/roadbed/config"
+)
+
+// pushed returns properties that follow a server of one event stream, and what changes one of them there.
+func pushed(t *testing.T) (*config.Properties, func(key, value string)) {
+	t.Helper()
+	changes := make(chan config.Change)
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		send := func(name string, data any) {
+			b, err := json.Marshal(data)
+			if err != nil {
+				t.Error(err)
+			}
+			fmt.Fprintf(w, "event: %s\ndata: %s\n\n", name, b)
+			if err := http.NewResponseController(w).Flush(); err != nil && r.Context().Err() == nil {
+				t.Error(err)
+			}
+		}
+		send("snapshot", config.Snapshot{Rev: 1, Properties: map[string]string{}})
+		for {
+			select {
+			case c := <-changes:
+				send("change", c)
+			case <-r.Context().Done():
+				return
+			}
+		}
+	}))
+	tr := &http.Transport{}
+	p := config.New(config.Options{URL: srv.URL, HTTP: &http.Client{Transport: tr}, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := p.Run(ctx); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(func() { cancel(); wg.Wait(); tr.CloseIdleConnections(); srv.Close() })
+	return p, func(key, value string) {
+		now := p.String(key, "")
+		seen := make(chan struct{}, 1)
+		defer now.OnChange(func(_, text string) {
+			if text == value {
+				seen <- struct{}{}
+			}
+		})()
+		changes <- config.Change{Rev: 2, Key: key, Value: &value}
+		<-seen
+	}
+}
+
+func TestTheTimeLimitOfRoutesIsAProperty(t *testing.T) {
+	props, set := pushed(t)
+	release := make(chan struct{})
+	defer close(release)
+	h := newHouseWith(t, props, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			select {
+			case <-release:
+			case <-r.Context().Done():
+			}
+		}
+	})})
+	set("edge.timeouts.request", "50ms")
+	began := time.Now()
+	if resp, body := h.get(t, "/hello/slow"); resp.StatusCode != http.StatusGatewayTimeout || time.Since(began) > 5*time.Second {
+		t.Errorf("a slow backend with edge.timeouts.request=50ms: got %d %q after %v, want 504 long before the usual 10 s", resp.StatusCode, body, time.Since(began))
+	}
+	set("edge.timeouts.request", "0")
+	if got := h.settings.Get().Timeout; got != 50*time.Millisecond {
+		t.Errorf("edge.timeouts.request=0: got %v in force, want the last good 50ms", got)
+	}
+}
+
+func TestTheSizeOfBodiesIsAProperty(t *testing.T) {
+	props, set := pushed(t)
+	h := newHouseWith(t, props, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(io.Discard, r.Body)
+		if err != nil {
+			return // the edge gave up
+		}
+		fmt.Fprint(w, n)
+	})})
+	post := func(size int, chunked bool) (int, string) {
+		t.Helper()
+		var body io.Reader = bytes.NewReader(make([]byte, size))
+		if chunked {
+			body = io.MultiReader(body) // of a size nobody tells
+		}
+		resp, err := h.front.Client().Post(h.front.URL+"/hello/", "application/octet-stream", body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp.StatusCode, string(text)
+	}
+	if status, body := post(100_000, false); status != 200 || body != "100000" {
+		t.Errorf("100 kB without a limit: got %d %s", status, body)
+	}
+	set("edge.body.maxBytes", "1000")
+	for _, chunked := range []bool{false, true} {
+		if status, body := post(1000, chunked); status != 200 || body != "1000" {
+			t.Errorf("1000 bytes of 1000, chunked %v: got %d %s", chunked, status, body)
+		}
+		if status, body := post(1001, chunked); status != http.StatusRequestEntityTooLarge || !strings.Contains(body, "edge.body.maxBytes") {
+			t.Errorf("1001 bytes of 1000, chunked %v: got %d %s, want 413", chunked, status, body)
+		}
+	}
+}
