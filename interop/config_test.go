@@ -26,8 +26,7 @@ func (b *browser) click(testid string) {
 // fill puts text in place of what an input holds, as typing does.
 func (b *browser) fill(testid, text string) {
 	b.t.Helper()
-	b.until(10*time.Second, testid+" is there", element(testid))
-	b.eval(element(testid) + `.focus(); ` + element(testid) + `.select()`)
+	b.until(10*time.Second, testid+" can be typed into", fmt.Sprintf(`(e => { e?.focus(); e?.select(); return e && document.activeElement === e })(%s)`, element(testid)))
 	if text == "" {
 		b.eval(fmt.Sprintf(`(() => { const e = %s; e.value = ''; e.dispatchEvent(new Event('input', { bubbles: true })) })()`, element(testid)))
 		return
@@ -64,10 +63,10 @@ func (b *browser) expected(status string) {
 	}
 }
 
-// titlesPerRow is how long the longest row of a member's home page is, as the edge serves it.
-func (d *demo) titlesPerRow() int {
+// titlesPerRow is how long the longest row of a member's home page is, as whoever is at host serves it.
+func (d *demo) titlesPerRow(host string) int {
 	d.t.Helper()
-	resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/home?member=m00042", 7000+d.offset))
+	resp, err := http.Get("http://" + host + "/home?member=m00042")
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -88,13 +87,34 @@ func (d *demo) titlesPerRow() int {
 // obeys waits until every instance of the api serves rows of n titles.
 func (d *demo) obeys(n int) {
 	d.t.Helper()
+	edge := fmt.Sprintf("127.0.0.1:%d", 7000+d.offset)
 	for began, right := time.Now(), 0; right < 9; { // the edge asks one of three instances each time
-		if got := d.titlesPerRow(); got == n {
+		if got := d.titlesPerRow(edge); got == n {
 			right++
 		} else if right = 0; time.Since(began) > 10*time.Second {
 			d.t.Fatalf("10 s after the change a row has %d titles, want %d", got, n)
 		}
 	}
+}
+
+// rows is how long the rows are that each instance of the api serves, shortest first.
+func (d *demo) rows() []int {
+	d.t.Helper()
+	resp, err := http.Get(d.url() + "/api/v1/registry/leases?q=api-v000")
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var found struct{ Leases []struct{ Address string } }
+	if err := json.NewDecoder(resp.Body).Decode(&found); err != nil {
+		d.t.Fatal(err)
+	}
+	var rows []int
+	for _, l := range found.Leases {
+		rows = append(rows, d.titlesPerRow(l.Address))
+	}
+	slices.Sort(rows)
+	return rows
 }
 
 // TestRegistryAndConfigurationPages walks both pages of the real demo with a real browser. Its parts go on from one
@@ -287,12 +307,102 @@ func TestRegistryAndConfigurationPages(t *testing.T) {
 		d.obeys(7)
 	})
 
+	rollout := ""
+	choose := func(testid, value string) {
+		b.until(5*time.Second, testid+" is there", element(testid))
+		b.eval(fmt.Sprintf(`(() => { const e = %s; e.value = %q; e.dispatchEvent(new Event('change', { bubbles: true })) })()`, element(testid), value))
+	}
+	part("a roll-out started on the page reaches one instance first", func(t *testing.T) {
+		b.click("change-app=api")
+		b.fill("edit-value", "2")
+		choose("pace", "quick")
+		b.confirm("interop: very short rows")
+		b.closed()
+		b.until(10*time.Second, "its page is open and it is watched", `location.hash.startsWith('#/config/rollouts/') && /being watched/.test(`+text("standing")+`)`)
+		rollout = strings.TrimPrefix(b.eval(`location.hash`).(string), "#/config/rollouts/")
+		b.until(5*time.Second, "one instance sees it, two do not", `/that see it\s+1\s+0[^]*that do not yet\s+2\s+0/.test(`+text("fares")+`)`)
+		if got := d.rows(); fmt.Sprint(got) != "[2 7 7]" {
+			t.Errorf("the instances of the api serve rows of %v titles, want one of them 2, the others 7", got)
+		}
+		b.shot("rollout 1280 light")
+	})
+
+	part("the button stops it, and everybody has what was before", func(t *testing.T) {
+		b.click("do-abort")
+		b.confirm("interop: too short")
+		b.closed()
+		b.until(5*time.Second, "the page says so", `/rolled back/.test(`+text("standing")+`) && /interop: too short/.test(`+text("reason")+`)`)
+		d.obeys(7)
+		if shown := d.cli("rollout", "show", rollout); !strings.Contains(shown, "ROLLED_BACK") {
+			t.Errorf("the CLI shows %q, want it rolled back", shown)
+		}
+		b.shot("rollout stopped")
+	})
+
+	part("a roll-out whose instance dies goes back by itself", func(t *testing.T) {
+		b.eval(`location.hash = '#/config/key/` + key + `'`)
+		b.click("change-app=api")
+		b.fill("edit-value", "1")
+		choose("pace", "quick")
+		b.confirm("interop: an instance will die of it")
+		b.closed()
+		b.until(10*time.Second, "it is watched", `location.hash.startsWith('#/config/rollouts/') && /being watched/.test(`+text("standing")+`)`)
+		chosen := b.eval(text("steps") + `.match(/api-v000-\d-\w+/)[0]`).(string)
+		d.cli("kill", chosen)
+		took := b.until(10*time.Second, "the page says why", fmt.Sprintf(`/rolled back/.test(%s) && /left UP \(%s/.test(%s)`, text("standing"), chosen, text("reason")))
+		t.Logf("rolled back, as the page shows, %v after the instance had been killed", took)
+		d.obeys(7)
+		b.shot("rollout rolled back")
+	})
+
+	part("a roll-out goes on by the button, to its end", func(t *testing.T) {
+		b.eval(`location.hash = '#/config/key/` + key + `'`)
+		b.click("change-app=api")
+		b.fill("edit-value", "6")
+		choose("pace", "quick")
+		b.confirm("interop: rows of six")
+		b.closed()
+		for _, step := range []string{"1 instance", "50 % of all instances", "everybody"} {
+			b.until(20*time.Second, "it has come to "+step, fmt.Sprintf(`document.querySelector('.steps [aria-current="step"]')?.innerText.includes(%q)`, step))
+			b.click("do-advance")
+			b.confirm("interop: on")
+			b.closed()
+		}
+		b.until(10*time.Second, "it is done", `/done/.test(`+text("standing")+`)`)
+		d.obeys(6)
+		b.eval(`location.hash = '#/config/rollouts'`)
+		b.until(5*time.Second, "the list has all three", `document.querySelectorAll('[data-testid="rollouts"] tbody tr').length === 3 && document.querySelectorAll('[data-testid="rollouts"] .standing.danger').length === 2`)
+		b.shot("rollouts 1280 light")
+	})
+
+	part("frozen changes are refused until somebody ends it", func(t *testing.T) {
+		b.complaints()
+		b.click("freeze")
+		b.confirm("interop: an incident")
+		b.closed()
+		b.until(5*time.Second, "it is said", `/All changes are frozen/.test(`+text("frozen")+`)`)
+		b.eval(`location.hash = '#/config/key/` + key + `'`)
+		b.click("change-app=api")
+		b.fill("edit-value", "9")
+		b.confirm("interop: in vain")
+		b.problem("frozen by cfg.freeze.all")
+		b.key("Escape")
+		b.closed()
+		b.eval(`location.hash = '#/config'`)
+		b.click("unfreeze")
+		b.confirm("interop: it is over")
+		b.closed()
+		b.until(5*time.Second, "it is over", `!`+element("frozen"))
+		d.obeys(6)
+		b.expected("423")
+	})
+
 	part("every page fits 360 px in light and dark, without scrolling sideways", func(t *testing.T) {
 		for _, scheme := range []string{"light", "dark"} {
 			b.scheme(scheme)
 			for _, w := range []int{360, 1280} {
 				b.size(w, 740)
-				for _, page := range []string{"#/registry", "#/config", "#/config/key/" + key} {
+				for _, page := range []string{"#/registry", "#/config", "#/config/key/" + key, "#/config/rollouts", "#/config/rollouts/" + rollout} {
 					b.eval(fmt.Sprintf(`location.hash = %q`, page))
 					b.until(5*time.Second, page+" is shown", `document.querySelector('main').innerText.length > 200 && !document.querySelector('main .problem')`)
 					time.Sleep(150 * time.Millisecond) // it settles

@@ -344,6 +344,12 @@ A file holds the whole proposal in JSON or YAML: title, changes, steps, guards.`
 					e.Op, e.Record.Value = properties.SetOp, args[1]
 				}
 				in.Changes = []properties.Edit{e}
+				if in.Title == "" { // without the value, which may be a secret
+					in.Title = p.Key + " for " + scopeText(p.Scope)
+					if remove {
+						in.Title = "delete " + in.Title
+					}
+				}
 			}
 			var share *float64
 			if cmd.Flags().Changed("need-ack") {
@@ -389,7 +395,7 @@ A file holds the whole proposal in JSON or YAML: title, changes, steps, guards.`
 	}
 	s.flags(cmd, "only for")
 	fs := cmd.Flags()
-	fs.StringVar(&in.Title, "title", "", "what it is called; what it changes when not given")
+	fs.StringVar(&in.Title, "title", "", "what it is called; what it changes, and for whom, when not given")
 	fs.StringVar(&p.Type, "type", "", "type of the value; kept as it was when not given")
 	fs.BoolVar(&remove, "delete", false, "delete the property in stages")
 	fs.StringVar(&file, "file", "", `the whole proposal from this file, "-" for standard input`)

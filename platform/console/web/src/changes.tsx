@@ -6,7 +6,7 @@ import type { Model } from './model'
 import { list } from './model'
 import { get } from './api'
 import { Ago, Empty } from './ui'
-import { count, deed, exact, when } from './format'
+import { count, deedOf, exact, when } from './format'
 
 export function ChangesPage({ model }: { model: Model }) {
   const [older, setOlder] = useState<Change[]>([])
@@ -16,7 +16,7 @@ export function ChangesPage({ model }: { model: Model }) {
   const byId = new Map([...older, ...model.changes].map(c => [c.id, c]))
   const all = [...byId.values()].sort((a, b) => b.id - a.id)
   const f = filter.trim().toLowerCase()
-  const shown = all.filter(c => !f || [c.actor, c.action, c.resource, c.why ?? '', c.result, deed(c.action, c.resource).join(' ')].some(s => s.toLowerCase().includes(f)))
+  const shown = all.filter(c => !f || [c.actor, c.action, c.resource, c.why ?? '', c.result, deedOf(c).join(' ')].some(s => s.toLowerCase().includes(f)))
   const more = async () => {
     try {
       // What came live since may have left a hole after the loaded ones: read on from the oldest without one.
@@ -54,7 +54,7 @@ function lowest(all: Change[]): number {
 }
 
 function Row({ c, now }: { c: Change; now: number }) {
-  const [verb, name] = deed(c.action, c.resource)
+  const [verb, name] = deedOf(c)
   return (
     <li>
       <details>

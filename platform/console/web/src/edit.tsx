@@ -41,7 +41,7 @@ export function edit({ model, p, copy }: { model: Model; p?: Property; copy?: bo
       sensitive: draft.sensitive || undefined, constraint: constraintOf(draft, p), sourceOfUpdate: 'ui',
     }
     try {
-      if (draft.pace) return await rollOut(why, [{ op: 'set', record: body }], paces[draft.pace].steps, confirm)
+      if (draft.pace) return await rollOut(why, `${body.key} for ${scopeWords(draft.scope)}`, [{ op: 'set', record: body }], paces[draft.pace].steps, confirm)
       const saved = await send<{ warnings?: string[] }>('POST', `/config/v1/properties${confirm && `?confirm=${confirm}`}`, why, body, draft.rev)
       return saved?.warnings?.length ? `${draft.key} is set. Mind: ${saved.warnings.join('; ')}.` : `${draft.key} is set.`
     } catch (e) {
@@ -91,7 +91,7 @@ export function remove(p: Property): Ask {
     fields: <Pace draft={draft} />,
     do: async why => {
       try {
-        if (draft.pace) return await rollOut(why, [{ op: 'delete', record: { key: p.key, ...draft.scope } }], paces[draft.pace].steps, '')
+        if (draft.pace) return await rollOut(why, `delete ${p.key} for ${scopeWords(draft.scope)}`, [{ op: 'delete', record: { key: p.key, ...draft.scope } }], paces[draft.pace].steps, '')
         await act('DELETE', `/config/v1/properties/${encodeURIComponent(p.propertyId)}`, why, undefined, draft.rev)
       } catch (e) {
         if (!(e instanceof Refusal) || e.status !== 409 || draft.pace) throw e

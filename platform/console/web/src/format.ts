@@ -94,7 +94,14 @@ export function deed(action: string, resource: string): [string, string] {
   const [noun, verb] = dot < 0 ? ['', action] : [action.slice(0, dot), action.slice(dot + 1)]
   const colon = resource.indexOf(':')
   const [kind, name] = colon < 0 ? [noun, resource] : [resource.slice(0, colon), resource.slice(colon + 1)]
-  return [`${past[verb] ?? words(verb)} ${words(kind)}`, name]
+  return [`${past[verb] ?? words(verb)} ${kind === 'rollout' ? 'roll-out' : words(kind)}`, name]
+}
+
+/** The same of a change. A roll-out has a title that says more than its name. */
+export function deedOf(c: { action: string; resource: string; after?: unknown }): [string, string] {
+  const [verb, name] = deed(c.action, c.resource)
+  const title = c.resource.startsWith('rollout:') && (c.after as { title?: string } | undefined)?.title
+  return [verb, title || name]
 }
 
 /** The same for several resources of a kind: "created 9 server groups". */

@@ -7,7 +7,7 @@ import { type Edge, type Flow, type Model, type Node, outside } from './model'
 import { Graph, GraphTable, label, Legend } from './graph'
 import { rolloutHref, standing, titleOf, underWay } from './rollouts'
 import { Age, Ago, classWord, Empty, Mark, Spark, Status } from './ui'
-import { count, deed, deeds, percent, rate, seconds, span, success, when } from './format'
+import { count, deedOf, deeds, percent, rate, seconds, span, success, when } from './format'
 
 export function OverviewPage({ live, model, theme, selected, select }: { live: Live; model: Model; theme: string; selected: string | undefined; select: (name: string | undefined) => void }) {
   const node = model.nodes.find(n => n.name === selected)
@@ -73,7 +73,7 @@ function Attention({ model: m }: { model: Model }) {
   const nodes = m.nodes.filter(n => n.class !== 'normal' && n.name !== outside)
   const back = m.services.flatMap(s => s.instances).filter(i => i.back)
   const rollouts = (m.rollouts ?? []).filter(underWay)
-  const calm = instances.length + nodes.length + m.faults.length === 0 && !m.preserving && rollouts.length === 0
+  const calm = instances.length + nodes.length + m.faults.length === 0 && !m.preserving
   return (
     <section class="panel" aria-labelledby="attention-title" data-testid="attention">
       <div class="panel-head"><h2 id="attention-title">Needs a look</h2></div>
@@ -82,7 +82,7 @@ function Attention({ model: m }: { model: Model }) {
         {m.preserving && <li><Mark kind="warning" /><span><a href="#/registry">Self-preservation</a> <span class="quiet">{m.preserving}</span></span></li>}
         {rollouts.map(r => {
           const [kind, words] = standing(r)
-          return <li key={r.id}><Mark kind={kind === 'danger' ? 'danger' : 'warning'} /><span><a href={rolloutHref(r.id)}>{titleOf(r)}</a> <span class="quiet">roll-out, {words}</span></span></li>
+          return <li key={r.id}><Mark kind={kind === 'idle' ? 'normal' : kind} /><span><a href={rolloutHref(r.id)}>{titleOf(r)}</a> <span class="quiet">roll-out, {words}</span></span></li>
         })}
         {m.faults.map(f => <li key={f.id}><Mark kind="warning" /><span><a href="#/faults">{f.description || f.id}</a> <span class="quiet">fault, ends in {span((when(f.expires) ?? 0) - m.now)}</span></span></li>)}
         {nodes.map(n => (
@@ -104,13 +104,13 @@ function Latest({ model: m }: { model: Model }) {
       <ol class="lines feed">
         {runs(m.changes).slice(0, 9).map(run => {
           const c = run[0]
-          const [verb, name] = deed(c.action, c.resource)
+          const [verb, name] = deedOf(c)
           return (
             <li key={run[run.length - 1].id}>
               <span class="when"><Ago at={when(c.time)} now={m.now} /></span>
               <span>
                 <b>{c.actor}</b> {c.result === 'FAILED' ? 'failed: ' : c.result === 'DENIED' ? 'was denied: ' : ''}
-                {run.length === 1 ? <>{verb} <span class="name">{name}</span></> : <>{deeds(c.action, c.resource, run.length)}: <span class="name">{run.slice(0, 3).map(r => deed(r.action, r.resource)[1]).join(', ')}</span>{run.length > 3 && <> and {run.length - 3} more</>}</>}
+                {run.length === 1 ? <>{verb} <span class="name">{name}</span></> : <>{deeds(c.action, c.resource, run.length)}: <span class="name">{run.slice(0, 3).map(r => deedOf(r)[1]).join(', ')}</span>{run.length > 3 && <> and {run.length - 3} more</>}</>}
                 {c.why && <span class="why">{c.why}</span>}
               </span>
             </li>

@@ -49,7 +49,7 @@ export function selects(selector: string): string {
     return v === undefined ? [] : [v === 'first' ? `the ${name} of the first instance` : v.startsWith(name) ? v : `${name} ${v}`]
   }).join(' and ')
   const share = parts.get('percent')
-  return share ? `${share} %${where && ` of ${where}`}` : where || selector
+  return share ? `${share} % of ${where || 'all instances'}` : where || selector
 }
 
 function State({ r }: { r: Rollout }) {
@@ -158,7 +158,7 @@ export function RolloutPage({ id, model, ask }: { id: string; model: Model; ask:
         })}</div>
       </div>
       <Freeze model={model} ask={ask} offer={false} />
-      {r.reason && <p class={`notice ${r.state === 'ROLLED_BACK' && r.step >= 0 ? 'danger' : 'plain'}`} role="status" data-testid="reason"><Mark kind={r.state === 'ROLLED_BACK' && r.step >= 0 ? 'danger' : r.state === 'PAUSED' ? 'warning' : 'normal'} size={12} /><span><b>Why it stands there:</b> {r.reason}</span></p>}
+      {r.reason && (r.state === 'PAUSED' || r.state === 'ROLLED_BACK' || r.state === 'UNFOLDING') && <p class={`notice ${r.state === 'ROLLED_BACK' && r.step >= 0 ? 'danger' : 'plain'}`} role="status" data-testid="reason"><Mark kind={r.state === 'ROLLED_BACK' && r.step >= 0 ? 'danger' : r.state === 'PAUSED' ? 'warning' : 'normal'} size={12} /><span><b>Why it stands there:</b> {r.reason}</span></p>}
       <Steps r={r} now={model.now} />
       {underWay(r) && r.status && <Fares r={r} />}
       <Changes r={r} />
@@ -264,8 +264,8 @@ function Story({ r, now }: { r: Rollout; now: number }) {
 }
 
 /** Starts a roll-out of changes, and opens its page. */
-export async function rollOut(why: string, changes: { op: 'set' | 'delete'; record: unknown }[], steps: Rollout['steps'] | undefined, confirm: string): Promise<string> {
-  const r = await send<Rollout>('POST', `/config/v1/rollouts${confirm && `?confirm=${encodeURIComponent(confirm)}`}`, why, { changes, steps, start: true })
+export async function rollOut(why: string, title: string, changes: { op: 'set' | 'delete'; record: unknown }[], steps: Rollout['steps'] | undefined, confirm: string): Promise<string> {
+  const r = await send<Rollout>('POST', `/config/v1/rollouts${confirm && `?confirm=${encodeURIComponent(confirm)}`}`, why, { title, changes, steps, start: true })
   location.hash = rolloutHref(r!.id)
   return 'The roll-out has started.'
 }
