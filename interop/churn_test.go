@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -19,14 +20,15 @@ type churner struct {
 	dirty   int64 // ms since 1970
 	here    bool  // whether it is registered
 	status  string
+	lease   int // seconds without renewal; 0 means 90
 }
 
 func (c *churner) body() string {
 	return fmt.Sprintf(`{"instance":{"instanceId":%q,"hostName":"localhost","app":%q,"ipAddr":"127.0.0.1","status":%q,`+
 		`"port":{"$":8080,"@enabled":"true"},"securePort":{"$":8443,"@enabled":"false"},"countryId":1,`+
 		`"dataCenterInfo":{"@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","name":"MyOwn"},`+
-		`"leaseInfo":{"renewalIntervalInSecs":10,"durationInSecs":90},"vipAddress":"%s.test","metadata":{"n":"%d","zone":%q},"lastDirtyTimestamp":"%d"}}`,
-		c.id, c.app, c.status, strings.ToLower(c.app), c.n, c.zone, c.dirty)
+		`"leaseInfo":{"renewalIntervalInSecs":10,"durationInSecs":%d},"vipAddress":"%s.test","metadata":{"n":"%d","zone":%q},"lastDirtyTimestamp":"%d"}}`,
+		c.id, c.app, c.status, cmp.Or(c.lease, 90), strings.ToLower(c.app), c.n, c.zone, c.dirty)
 }
 
 // ask sends one request of Eureka's API and returns the status that came back.
@@ -49,6 +51,12 @@ func ask(ctx context.Context, method, url, body string) (int, error) {
 	defer resp.Body.Close()
 	io.Copy(io.Discard, resp.Body) //nolint:errcheck // only to keep the connection
 	return resp.StatusCode, nil
+}
+
+// readAll reads an answer to its end.
+func readAll(resp *http.Response) (string, error) {
+	body, err := io.ReadAll(resp.Body)
+	return string(body), err
 }
 
 // send sends a request of Eureka's API that must be answered with one of the statuses want.

@@ -95,7 +95,7 @@ func TestOursDoesWhatAStockServerDoes(t *testing.T) {
 	if *soak {
 		steps = 10_000
 	}
-	stock := newSpring(t, "127.0.0.1", "", quick...)
+	stock := newSpring(t, freeAddr(t, "127.0.0.1"), nil, quick...)
 	ours := newServer(t)
 	stock.ready()
 	t.Logf("seed %d", seed)

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os/exec"
@@ -22,14 +23,18 @@ import (
 
 // server is a real registry on a port of its own, which can be restarted.
 type server struct {
-	t    *testing.T
-	addr string
-	reg  *registry.Registry
-	stop func()
+	t        *testing.T
+	addr     string
+	settings registry.Settings
+	reg      *registry.Registry
+	stop     func()
 }
 
-func newServer(t *testing.T) *server {
-	s := &server{t: t, addr: "127.0.0.1:0"}
+func newServer(t *testing.T) *server { return newNode(t, "127.0.0.1:0", registry.Settings{}) }
+
+// newNode starts a registry at an address.
+func newNode(t *testing.T, addr string, settings registry.Settings) *server {
+	s := &server{t: t, addr: addr, settings: settings}
 	s.start()
 	t.Cleanup(func() { s.stop() })
 	return s
@@ -42,7 +47,9 @@ func (s *server) start() {
 		s.t.Fatal(err)
 	}
 	s.addr = l.Addr().String()
-	s.reg = registry.New(registry.Config{Location: roadbed.Location{Region: "local"}})
+	s.reg = registry.New(registry.Config{
+		Location: roadbed.Location{Region: "local"}, Settings: s.settings, Log: slog.New(slog.NewTextHandler(s.t.Output(), nil)),
+	})
 	srv := &http.Server{Handler: s.reg.Handler()}
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -56,7 +63,7 @@ func (s *server) start() {
 }
 
 // base is that of Eureka's API, as Spring's clients spell it.
-func (s *server) base() string { return "http://" + s.addr + "/eureka/" }
+func (s *server) base() string { return baseAt(s.addr) }
 
 func (s *server) port() string { return s.addr[strings.LastIndex(s.addr, ":")+1:] }
 

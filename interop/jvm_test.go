@@ -42,26 +42,30 @@ var quick = []string{
 	"--eureka.server.useReadOnlyResponseCache=false",
 	"--eureka.server.peerEurekaNodesUpdateIntervalMs=1000",
 	"--eureka.server.enableSelfPreservation=false",
+	"--eureka.server.evictionIntervalTimerInMs=1000",
 	"--eureka.instance.leaseRenewalIntervalInSeconds=5",
 	"--eureka.client.registryFetchIntervalSeconds=5",
 	"--eureka.client.initialInstanceInfoReplicationIntervalSeconds=1",
 }
 
-// newSpring starts a server at a free port of host. peers, if not empty, is the comma-separated list of the servers it
-// replicates to. Extra arguments are properties, --name=value.
-func newSpring(t *testing.T, host, peers string, args ...string) *spring {
+// newSpring starts a server at an address. peers are the base URLs of the servers it replicates to, itself among them
+// or not. Extra arguments are properties, --name=value.
+func newSpring(t *testing.T, addr string, peers []string, args ...string) *spring {
 	t.Helper()
 	needJava(t)
-	port := freePort(t, host)
-	s := &spring{t: t, base: fmt.Sprintf("http://%s:%s/eureka/", host, port)}
-	alone := "false"
-	if peers == "" {
-		peers, alone = s.base, "true"
+	s := &spring{t: t, base: baseAt(addr)}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	clustered := fmt.Sprint(len(peers) > 0)
+	if len(peers) == 0 {
+		peers = []string{s.base}
 	}
 	s.args = append([]string{
 		"server", "Server", "--server.address=" + host, "--server.port=" + port, "--spring.application.name=eureka",
-		"--eureka.instance.hostname=" + host, "--eureka.client.serviceUrl.defaultZone=" + peers,
-		"--eureka.client.registerWithEureka=" + fmt.Sprint(alone == "false"), "--eureka.client.fetchRegistry=" + fmt.Sprint(alone == "false"),
+		"--eureka.instance.hostname=" + host, "--eureka.client.serviceUrl.defaultZone=" + strings.Join(peers, ","),
+		"--eureka.client.registerWithEureka=" + clustered, "--eureka.client.fetchRegistry=" + clustered,
 		"--spring.main.banner-mode=off",
 	}, args...)
 	s.launch()
@@ -73,6 +77,9 @@ func newSpring(t *testing.T, host, peers string, args ...string) *spring {
 	})
 	return s
 }
+
+// baseAt is the base URL of Eureka's API at an address, as Spring has it.
+func baseAt(addr string) string { return "http://" + addr + "/eureka/" }
 
 // launch starts the process without waiting for it; ready waits.
 func (s *spring) launch() {
@@ -125,18 +132,15 @@ func withoutTraces(said *lockedBuffer) string {
 	return b.String()
 }
 
-func freePort(t *testing.T, host string) string {
+// freeAddr finds a free port of host.
+func freeAddr(t *testing.T, host string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", host+":0")
 	if err != nil {
 		t.Fatalf("find a free port of %s: %v", host, err)
 	}
 	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return port
+	return l.Addr().String()
 }
 
 // wireInstance is what the tests read of an instance in Eureka's JSON.

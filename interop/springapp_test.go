@@ -32,8 +32,9 @@ type process struct {
 func newApp(t *testing.T, args ...string) *process {
 	t.Helper()
 	needJava(t)
-	port := freePort(t, "127.0.0.1")
-	p := &process{t: t, url: "http://127.0.0.1:" + port, said: new(lockedBuffer), done: make(chan struct{})}
+	addr := freeAddr(t, "127.0.0.1")
+	port := addr[strings.LastIndex(addr, ":")+1:]
+	p := &process{t: t, url: "http://" + addr, said: new(lockedBuffer), done: make(chan struct{})}
 	p.cmd = exec.Command("java/run", append([]string{
 		"app", "App", "--server.address=127.0.0.1", "--server.port=" + port, "--spring.application.name=bootapp",
 		"--eureka.instance.hostname=127.0.0.1", "--eureka.instance.ipAddress=127.0.0.1",

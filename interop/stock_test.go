@@ -16,7 +16,7 @@ import (
 // Eureka client polls.
 func TestDiscoveryWorksUnchangedAgainstAStockEurekaServer(t *testing.T) {
 	t.Parallel()
-	stock := newSpring(t, "127.0.0.1", "", quick...)
+	stock := newSpring(t, freeAddr(t, "127.0.0.1"), nil, quick...)
 	stock.ready()
 	ctx, cancel := context.WithCancel(t.Context())
 	var wg sync.WaitGroup
