@@ -106,7 +106,7 @@ func (h *eureka) apply(it *batchItem) (status int, newer *record) {
 		if it.info == "" {
 			return http.StatusInternalServerError, nil
 		}
-		rec, err := decodeJSON([]byte(it.info))
+		rec, err := readJSON(it.info)
 		if err == nil && rec.invalid(k.app, h.c.Settings.StrictIDs) == "" {
 			h.s.register(rec, peer)
 		}

@@ -94,11 +94,11 @@ func readRecord(w http.ResponseWriter, r *http.Request) (*record, int, error) {
 		return nil, status, err
 	}
 	media, _, _ := strings.Cut(r.Header.Get("Content-Type"), ";")
-	decode := decodeJSON
+	decode := readJSON
 	if strings.Contains(media, "xml") || !strings.Contains(media, "json") && looksLikeXML(body) {
-		decode = decodeXML
+		decode = func(body string) (*record, error) { return decodeXML([]byte(body)) }
 	}
-	rec, err := decode([]byte(body))
+	rec, err := decode(body)
 	if err != nil {
 		return nil, http.StatusBadRequest, err
 	}

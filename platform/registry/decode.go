@@ -30,8 +30,18 @@ const xmlDepth = 16
 var errDocument = errors.New("the document is not one instance")
 
 // decodeJSON reads one registration. It sets neither times nor the action.
-func decodeJSON(body []byte) (*record, error) {
-	d := json.NewDecoder(bytes.NewReader(body))
+func decodeJSON(body []byte) (*record, error) { return readJSON(string(body)) }
+
+func readJSON(body string) (*record, error) {
+	if r, ok := scanInstance(body); ok {
+		return r, nil
+	}
+	return readAnyJSON(body)
+}
+
+// readAnyJSON is the lenient way.
+func readAnyJSON(body string) (*record, error) {
+	d := json.NewDecoder(strings.NewReader(body))
 	d.UseNumber()
 	var v any
 	if err := d.Decode(&v); err != nil {
@@ -198,8 +208,10 @@ func text(v any) string {
 }
 
 // number returns an integer that may come as a string or with a fraction; def if there is none.
-func number(v any, def int64) int64 {
-	s := strings.TrimSpace(text(v))
+func number(v any, def int64) int64 { return numberOf(text(v), def) }
+
+func numberOf(s string, def int64) int64 {
+	s = strings.TrimSpace(s)
 	if n, err := strconv.ParseInt(s, 10, 64); err == nil {
 		return n
 	}
@@ -209,16 +221,20 @@ func number(v any, def int64) int64 {
 	return def
 }
 
-func number32(v any, def int32) int32 {
-	n := number(v, int64(def))
+func number32(v any, def int32) int32 { return number32Of(text(v), def) }
+
+func number32Of(s string, def int32) int32 {
+	n := numberOf(s, int64(def))
 	if n < math.MinInt32 || n > math.MaxInt32 {
 		return def
 	}
 	return int32(n)
 }
 
-func truth(v any, def bool) bool {
-	switch s := strings.TrimSpace(text(v)); {
+func truth(v any, def bool) bool { return truthOf(text(v), def) }
+
+func truthOf(s string, def bool) bool {
+	switch s = strings.TrimSpace(s); {
 	case strings.EqualFold(s, "true"):
 		return true
 	case strings.EqualFold(s, "false"):
@@ -262,10 +278,8 @@ func pairs(v any) []pair {
 	}
 	ps := make([]pair, 0, len(t))
 	for _, k := range slices.Sorted(maps.Keys(t)) {
-		if k == "@class" || k == "class" {
-			if s, ok := t[k].(string); ok && strings.HasPrefix(s, "java.util.") {
-				continue
-			}
+		if s, ok := t[k].(string); ok && marksJavaMap(k, s) {
+			continue
 		}
 		var s string
 		switch v := t[k].(type) {
@@ -286,6 +300,11 @@ func pairs(v any) []pair {
 		return nil
 	}
 	return ps
+}
+
+// marksJavaMap reports whether a member of a map only says which of Java's maps it is.
+func marksJavaMap(k, v string) bool {
+	return (k == "@class" || k == "class") && strings.HasPrefix(v, "java.util.")
 }
 
 // toRecord makes a record of the tree of one instance.
@@ -318,13 +337,9 @@ func toRecord(t tree) *record {
 			r.blank |= m.in
 		}
 	}
-	if r.sid == "na" || r.sid == "unknown" {
-		r.sid = ""
-	}
 	if s := str("status"); s != "" {
 		r.own, _ = parseStatus(s)
 	}
-	r.status = r.own
 	for _, name := range []string{"overriddenStatus", "overriddenstatus"} {
 		if o, ok := parseStatus(text(member(t, name))); ok && o != unknown {
 			r.override = o
@@ -340,16 +355,29 @@ func toRecord(t tree) *record {
 		}
 	}
 	if dc, ok := object(member(t, "dataCenterInfo")); ok {
-		switch name := text(member(dc, "name")); {
-		case strings.EqualFold(name, "Amazon"):
-			r.dcName, r.dcAmazon = true, true
-			r.dcMeta = pairs(member(dc, "metadata"))
-		case strings.EqualFold(name, "Netflix"):
-			r.dcName, r.dcNetflix = true, true
-		default:
-			r.dcName = name != ""
-		}
 		r.dcSent = true
+		r.setDataCenter(text(member(dc, "name")), pairs(member(dc, "metadata")))
+	}
+	r.complete()
+	return r
+}
+
+func (r *record) setDataCenter(name string, meta []pair) {
+	switch {
+	case strings.EqualFold(name, "Amazon"):
+		r.dcName, r.dcAmazon, r.dcMeta = true, true, meta
+	case strings.EqualFold(name, "Netflix"):
+		r.dcName, r.dcNetflix = true, true
+	default:
+		r.dcName = name != ""
+	}
+}
+
+// complete fills in what follows from what was sent.
+func (r *record) complete() {
+	r.status = r.own
+	if r.sid == "na" || r.sid == "unknown" {
+		r.sid = ""
 	}
 	r.sentID = r.id != ""
 	if r.id == "" && r.dcAmazon {
@@ -362,7 +390,6 @@ func toRecord(t tree) *record {
 		r.dcNoID = true
 		r.dcMeta = setPair(r.dcMeta, "instance-id", r.id)
 	}
-	return r
 }
 
 // setPair returns ps with key set, leaving ps itself alone.
@@ -426,8 +453,9 @@ type interner struct {
 // internLimit bounds the interner; a registry with more names starts it anew.
 const internLimit = 1 << 16
 
-// intern lets r share its strings with the other records.
+// intern lets r share its strings with the other records, and hold no others than it needs.
 func (in *interner) intern(r *record) {
+	r.pack()
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	for _, s := range []*string{&r.app, &r.appGroup, &r.vip, &r.svip, &r.asg, &r.sid} {
@@ -438,6 +466,8 @@ func (in *interner) intern(r *record) {
 			ps[i].key = in.one(ps[i].key)
 			if len(ps[i].value) <= 16 { // zones, versions, flags; longer values seldom repeat
 				ps[i].value = in.one(ps[i].value)
+			} else {
+				ps[i].value = strings.Clone(ps[i].value)
 			}
 		}
 	}
@@ -453,6 +483,7 @@ func (in *interner) one(s string) string {
 	if in.m == nil || len(in.m) >= internLimit {
 		in.m = make(map[string]string)
 	}
+	s = strings.Clone(s) // not what it is a part of
 	in.m[s] = s
 	return s
 }
