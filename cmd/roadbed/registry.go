@@ -64,6 +64,19 @@ func registryFacts(st registry.Status) [][2]string {
 		{"late", fmt.Sprintf("%d, of which %d silent for longer than their leases", st.Preservation.Late, st.Preservation.Silent)},
 		{"preservation", fmt.Sprintf("%s: %s", st.Preservation.Mode, st.Preservation.Reason)},
 	}
+	if len(st.Peers) == 0 {
+		facts = append(facts, [2]string{"peers", "none"})
+	}
+	for _, p := range st.Peers {
+		reached := "not reached"
+		switch {
+		case p.Reachable:
+			reached = "reached"
+		case !p.Tried:
+			reached = "not tried yet"
+		}
+		facts = append(facts, [2]string{"peer", fmt.Sprintf("%s %s, lacks news of %d instances, the oldest for %.1f s", p.URL, reached, p.Waiting, p.Lag)})
+	}
 	if st.Warming {
 		facts = append(facts, [2]string{"warming up", "yes: it has just started, and may not have heard of everybody yet"})
 	}

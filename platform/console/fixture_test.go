@@ -296,7 +296,10 @@ func (f *fixture) node(*http.Request) any {
 		}
 	}
 	return map[string]any{"self": "registry-zone-a", "location": map[string]any{"region": "local", "zone": "zone-a"}, "since": f.start,
-		"warming": time.Since(f.start) < 35*time.Second, "apps": len(f.apps), "instances": up + out, "statuses": map[string]int{"UP": up, "OUT_OF_SERVICE": out}, "overrides": out}
+		"warming": time.Since(f.start) < 35*time.Second, "apps": len(f.apps), "instances": up + out, "statuses": map[string]int{"UP": up, "OUT_OF_SERVICE": out}, "overrides": out,
+		"preservation": map[string]any{"mode": "normal", "reason": "few instances are late", "since": f.start, "late": 1, "silent": 0, "expected": up * 2, "observed": up*2 - 2},
+		"peers": []any{map[string]any{"url": "http://registry-b:8761/eureka/", "tried": true, "reachable": true, "waiting": 3, "lag": 0.1},
+			map[string]any{"url": "http://registry-c:8761/eureka/", "tried": true, "reachable": false, "waiting": 21, "lag": time.Since(f.start).Seconds()}}}
 }
 
 func (f *fixture) leases(r *http.Request) any {

@@ -138,6 +138,17 @@ func (l *lane) back(list []noted) {
 	}
 }
 
+// size is of how many instances something waits.
+func (o *outbox) size() (n int) {
+	for i := range o.lanes {
+		l := &o.lanes[i]
+		l.mu.Lock()
+		n += len(l.slots)
+		l.mu.Unlock()
+	}
+	return n
+}
+
 // oldest is when the oldest thing that waits came in, in ns since the state's epoch; ok is false if nothing waits.
 func (l *lane) oldest() (since int64, ok bool) {
 	l.mu.Lock()

@@ -273,6 +273,17 @@ func (ps *peers) replicas() []pair {
 	}
 }
 
+// status is how each peer is reached, and what it does not know yet.
+func (ps *peers) status() []Peer {
+	list := []Peer{}
+	for _, p := range *ps.list.Load() {
+		list = append(list, Peer{
+			URL: p.name(), Tried: p.tried.Load(), Reachable: p.up.Load(), Waiting: p.box.size(), Lag: p.lag().Seconds(),
+		})
+	}
+	return list
+}
+
 // Health returns why this registry is not to be relied on: it still asks its peers what they know, or reaches fewer of
 // them than it was told to need.
 func (r *Registry) Health() error {

@@ -27,6 +27,16 @@ type Status struct {
 	Overrides int                    `json:"overrides" doc:"decisions of operators in force"`
 
 	Preservation Silence `json:"preservation"`
+	Peers        []Peer  `json:"peers" doc:"registries that are told what clients tell this one, by URL"`
+}
+
+// Peer is another registry that is told what clients tell this one.
+type Peer struct {
+	URL       string  `json:"url"`
+	Tried     bool    `json:"tried" doc:"there was an exchange with it"`
+	Reachable bool    `json:"reachable" doc:"the last exchange with it worked"`
+	Waiting   int     `json:"waiting" doc:"instances of which it does not know the newest yet"`
+	Lag       float64 `json:"lag" doc:"seconds for which the oldest of these has been waiting"`
 }
 
 // Status returns what the registry holds now.
@@ -34,7 +44,7 @@ func (r *Registry) Status() Status {
 	sn := r.s.current(r.c.Location.Region)
 	st := Status{
 		Self: r.c.Self, Location: r.c.Location, Since: r.s.epoch.UTC(), Warming: sn.warming,
-		Apps: len(sn.views), Instances: sn.count, Statuses: map[roadbed.Status]int{}, Preservation: r.Silence(),
+		Apps: len(sn.views), Instances: sn.count, Statuses: map[roadbed.Status]int{}, Preservation: r.Silence(), Peers: r.peers.status(),
 	}
 	r.s.mu.RLock()
 	defer r.s.mu.RUnlock()

@@ -73,12 +73,13 @@ function Attention({ model: m }: { model: Model }) {
   const nodes = m.nodes.filter(n => n.class !== 'normal' && n.name !== outside)
   const back = m.services.flatMap(s => s.instances).filter(i => i.back)
   const rollouts = (m.rollouts ?? []).filter(underWay)
-  const calm = instances.length + nodes.length + m.faults.length === 0 && !m.preserving
+  const calm = instances.length + nodes.length + m.faults.length === 0 && !m.preserving && m.cutOff.length === 0
   return (
     <section class="panel" aria-labelledby="attention-title" data-testid="attention">
       <div class="panel-head"><h2 id="attention-title">Needs a look</h2></div>
       {calm && <p class="calm"><Mark kind="normal" /> {m.total ? `Nothing. All ${count(m.total, 'instance')} are up.` : 'Nothing runs yet.'}</p>}
       <ul class="lines">
+        {m.cutOff.map(url => <li key={url}><Mark kind="danger" /><span><a href="#/registry">{url}</a> <span class="quiet">a peer of the registry, is not reached</span></span></li>)}
         {m.preserving && <li><Mark kind="warning" /><span><a href="#/registry">Self-preservation</a> <span class="quiet">{m.preserving}</span></span></li>}
         {rollouts.map(r => {
           const [kind, words] = standing(r)

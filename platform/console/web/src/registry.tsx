@@ -2,7 +2,7 @@
 // each may be silent.
 
 import { useState } from 'preact/hooks'
-import type { Lease, Leases, RegistryNode, Silence } from './types'
+import type { Lease, Leases, Peer, RegistryNode, Silence } from './types'
 import { type Model, stateOf, zoneLetter } from './model'
 import { act, sentence } from './api'
 import { Age, type Ask, Empty, Mark, Status, useCalm, useRead } from './ui'
@@ -26,6 +26,7 @@ export function RegistryPage({ model, node, ask }: { model: Model; node: Registr
         <label class="search"><span class="hidden">Search by app, instance, zone or status</span><input type="search" placeholder="Search instances" value={search} onInput={e => setSearch(e.currentTarget.value)} data-testid="filter" /></label>
       </div>
       {node && <Node node={node} now={model.now} />}
+      {node?.peers && <Peers peers={node.peers} />}
       <section class="panel" aria-labelledby="leases-title">
         <div class="panel-head"><h2 id="leases-title">Apps and their instances</h2>{data && data.more > 0 && <span class="quiet">{count(data.more, 'instance')} more; a search narrows the list</span>}</div>
         {error && <p class="problem" role="alert">{error}</p>}
@@ -78,6 +79,33 @@ function Node({ node, now }: { node: RegistryNode; now: number }) {
       </dl>
       {p && !calm && <p class="notice" role="status"><Mark kind="warning" size={12} /><span><b>{sentence(p.reason)}</b> <span class="quiet">For {span(now - (when(p.since) ?? now))}.{p.degraded && ' This registry may be cut off from clients that its peers hear.'}</span></span></p>}
       {node.warming && <p class="calm"><Mark kind="warning" /> It has just started: until everybody had time to come back, nobody takes silence for absence.</p>}
+    </section>
+  )
+}
+
+function Peers({ peers }: { peers: Peer[] }) {
+  return (
+    <section class="panel" aria-labelledby="peers-title" data-testid="peers">
+      <div class="panel-head"><h2 id="peers-title">Peers</h2>{peers.length === 0 && <span class="quiet">none</span>}</div>
+      {peers.length === 0
+        ? <p class="quiet">This registry stands alone. It takes part in a cluster of Eureka servers, or of its like, with <code>roadbed up --eureka-peers URL,URL --eureka-url OWN-URL</code>.</p>
+        : (
+          <table role="table" class="cards peers">
+            <caption class="hidden">Registries that are told what clients tell this one</caption>
+            <thead><tr><th scope="col" class="c-url">Peer</th><th scope="col" class="c-reach">Reached</th><th scope="col" class="num c-wait">Instances it lacks news of</th><th scope="col" class="num c-lag">Lag, s</th></tr></thead>
+            <tbody role="rowgroup">{peers.map(p => {
+              const kind = p.reachable ? (p.lag > 10 ? 'warning' : 'normal') : p.tried ? 'danger' : 'warning'
+              return (
+                <tr role="row" key={p.url} data-testid={`peer-${p.url}`}>
+                  <th role="rowheader" scope="row" class="name">{p.url}</th>
+                  <td role="cell" data-label="Reached"><span class={`standing ${kind}`}><Mark kind={kind} />{p.reachable ? 'yes' : p.tried ? 'no; trying again' : 'not tried yet'}</span></td>
+                  <td role="cell" data-label="Instances it lacks news of" class="num">{p.waiting.toLocaleString('en')}</td>
+                  <td role="cell" data-label="Lag, s" class="num">{p.lag < 10 ? p.lag.toFixed(p.lag ? 1 : 0) : Math.round(p.lag).toLocaleString('en')}</td>
+                </tr>
+              )
+            })}</tbody>
+          </table>
+        )}
     </section>
   )
 }

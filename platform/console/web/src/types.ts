@@ -77,6 +77,16 @@ export interface RegistryNode {
   statuses: Record<string, number>
   overrides: number
   preservation?: Silence
+  peers?: Peer[]
+}
+
+/** Another registry that is told what clients tell this one. */
+export interface Peer {
+  url: string
+  tried: boolean // there was an exchange with it
+  reachable: boolean // the last one worked
+  waiting: number // instances of which it does not know the newest yet
+  lag: number // seconds for which the oldest of these has been waiting
 }
 
 /** What a registry does about silent instances, and why. */
