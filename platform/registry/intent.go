@@ -211,8 +211,12 @@ func (r *Registry) remember() {
 	if r.c.Ledger == nil {
 		return
 	}
-	for k, st := range decisions(r.recall("instance.*", resourceKind)) {
-		r.s.overrides[k] = override{status: st, orphan: max(1, r.s.now())}
+	for k, v := range decisions(r.recall("instance.*", resourceKind)) {
+		if v.set {
+			r.s.overrides[k] = override{status: v.status, stamp: r.s.stamps.see(v.stamp), orphan: max(1, r.s.now())}
+		} else {
+			r.s.lifted[k] = lift{r.s.stamps.see(v.stamp), r.s.now()}
+		}
 	}
 	if r.c.Settings.ASG {
 		for name := range disabledGroups(r.recall("asg.*", groupKind)) {
@@ -252,8 +256,8 @@ func disabledGroups(list []roadbed.Change) map[string]bool {
 }
 
 // decisions replays entries, newest first, and returns what holds after them.
-func decisions(list []roadbed.Change) map[key]status {
-	held := make(map[key]status)
+func decisions(list []roadbed.Change) map[key]verdict {
+	held := make(map[key]verdict)
 	failed := make(map[uint64]bool)
 	seen := make(map[key]bool)
 	for _, c := range list {
@@ -267,12 +271,16 @@ func decisions(list []roadbed.Change) map[key]status {
 			continue
 		}
 		seen[k] = true
+		if c.Action == clearAction {
+			held[k] = verdict{stamp: stampOf(c.Time)}
+			continue
+		}
 		var after decision
-		if c.Action == clearAction || json.Unmarshal(c.After, &after) != nil {
+		if json.Unmarshal(c.After, &after) != nil {
 			continue
 		}
 		if st, ok := parseStatus(after.Overridden); ok && st != unknown {
-			held[k] = st
+			held[k] = verdict{stampOf(c.Time), true, st}
 		}
 	}
 	return held

@@ -160,6 +160,7 @@ func (k *keeper) tick(ctx context.Context) {
 	if now-k.forgotten >= int64(forgetEvery) {
 		k.forgotten = now
 		k.s.forgetOverrides(now)
+		k.s.forgetTombs(now)
 	}
 	k.renewals[now/int64(tick)%int64(len(k.renewals))] = k.s.renewals.Load()
 	k.probes = probesAtOnce
@@ -501,6 +502,11 @@ func (s *state) forgetOverrides(now int64) {
 	for k, ov := range s.overrides {
 		if ov.orphan != 0 && now-ov.orphan > int64(overrideOutlives) {
 			delete(s.overrides, k)
+		}
+	}
+	for k, l := range s.lifted {
+		if now-l.at > int64(overrideOutlives) {
+			delete(s.lifted, k)
 		}
 	}
 }

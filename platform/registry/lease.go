@@ -40,6 +40,16 @@ func (l *lease) renew(now int64, direct bool) {
 	}
 }
 
+// heardOf prolongs the lease by what a peer tells: that the instance was heard at a time, be it in the past.
+func (l *lease) heardOf(at int64) {
+	for {
+		was := l.renewed.Load()
+		if at <= was || l.renewed.CompareAndSwap(was, at) {
+			return
+		}
+	}
+}
+
 func (l *lease) end() { l.duration.Store(ended) }
 
 func (l *lease) hasEnded() bool { return l.duration.Load() == ended }

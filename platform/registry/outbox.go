@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 )
@@ -29,15 +30,33 @@ func (o *outboxes) tell(k key, n slot) {
 	}
 }
 
+// heardSince is the time, in ns since the state's epoch, since which nothing happened that a peer may not have heard.
+func (o *outboxes) heardSince() int64 {
+	least := int64(math.MaxInt64)
+	if o == nil {
+		return least
+	}
+	if list := o.list.Load(); list != nil {
+		for _, b := range *list {
+			least = min(least, b.heard.Load())
+		}
+	}
+	return least
+}
+
 // lanes is into how many parts an outbox is divided. An instance is always in the same, and each lane has one request
 // on its way at a time, so what happens to one instance is told in order.
 const lanes = 4
 
 // outbox is what one peer is to be told.
-type outbox struct{ lanes [lanes]lane }
+type outbox struct {
+	lanes [lanes]lane
+	heard atomic.Int64 // ns since the state's epoch: its peer knows all that happened before
+}
 
 func newOutbox() *outbox {
 	b := &outbox{}
+	b.heard.Store(math.MaxInt64)
 	for i := range b.lanes {
 		b.lanes[i].slots, b.lanes[i].ready = make(map[key]slot), make(chan struct{}, 1)
 	}
@@ -168,17 +187,17 @@ type slot struct {
 
 	renewed    bool
 	registered bool
-	decided    verdict
+	decided    act
 	ended      bool
 
 	status status // that was decided, or that the instance takes when a decision ends
 }
 
-// verdict is what an operator did.
-type verdict uint8
+// act is what an operator did.
+type act uint8
 
 const (
-	undecided verdict = iota
+	undecided act = iota
 	overrode
 	cleared
 )

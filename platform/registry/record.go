@@ -27,6 +27,9 @@ var statusNames = [statuses]string{"DOWN", "OUT_OF_SERVICE", "STARTING", "UNKNOW
 
 func (s status) String() string { return statusNames[s] }
 
+// swayed reports whether decisions count more than an instance of this status: one that says that it is DOWN is.
+func (s status) swayed() bool { return s == up || s == outOfService }
+
 // word is the status as the rest of the platform spells it.
 func (s status) word() roadbed.Status { return roadbed.Status(statusNames[s]) }
 
@@ -121,6 +124,7 @@ type record struct {
 	own       status // what the instance last said of itself
 	status    status // what counts, after overrides
 	override  status // unknown means none
+	base      status // what would count without override and group; with both, it makes status
 	before    status // what counted before this registry began to suspect it
 	action    action
 	dcAmazon  bool
@@ -151,6 +155,9 @@ type record struct {
 	registered int64 // ms since 1970
 	serviceUp  int64 // ms since 1970; first time UP
 	evicted    int64 // ms since 1970; when it was removed
+
+	stamp uint64 // of registries of our kind: which of two that differ at the same version counts
+	sum   uint64 // what digest returned, 0 before; atomic
 }
 
 func (r *record) key() key { return key{r.app, r.id} }

@@ -18,6 +18,8 @@ type state struct {
 	mu        sync.RWMutex
 	apps      map[string]*app // by name in upper case
 	overrides map[key]override
+	lifted    map[key]lift    // decisions that ended
+	tombs     map[key]tomb    // instances that were cancelled
 	groups    map[string]bool // whether a server group is disabled; nil where groups do not count
 	count     int
 	byStatus  [statuses]int
@@ -40,6 +42,7 @@ type state struct {
 
 	renewals atomic.Uint64
 	peers    *outboxes // nil without peers
+	stamps   stamps
 
 	broken chan *entry // instances of which the connection broke by which they were known to be alive
 	kept   atomic.Pointer[Silence]
@@ -63,7 +66,8 @@ type entry struct {
 // override is an operator's decision about the status of an instance.
 type override struct {
 	status status
-	orphan int64 // ns since epoch when its instance was evicted; 0 while it is registered
+	stamp  uint64 // the newer of two decisions counts
+	orphan int64  // ns since epoch when its instance was evicted; 0 while it is registered
 }
 
 // overrideOutlives is how long a decision about an instance outlives the instance's eviction. One that comes back
@@ -74,6 +78,7 @@ func newState(self string) *state {
 	return &state{
 		epoch: time.Now(), self: self, stretch: 1,
 		apps: make(map[string]*app), overrides: make(map[key]override),
+		lifted: make(map[key]lift), tombs: make(map[key]tomb),
 		first: -1, warming: true,
 		log:  newChangeLog(),
 		wake: make(chan struct{}), broken: make(chan *entry, 1024),
@@ -109,63 +114,93 @@ type origin struct {
 // register puts r in, or renews it (Eureka's rules, by number). It owns r.
 func (s *state) register(r *record, o origin) {
 	s.names.intern(r)
-	nowMS := time.Now().UnixMilli()
 	if r.dirty <= 0 {
-		r.dirty = nowMS
+		r.dirty = time.Now().UnixMilli()
 	}
 	k := r.key()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e := s.find(k)
-	if e == nil && o.replicated {
-		if c := s.log.byKey[k]; c != nil && c.rec.action == deleted && r.dirty <= c.rec.dirty {
+	if t, ok := s.tombs[k]; ok {
+		switch {
+		case later(r.dirty, t.dirty):
+		case o.replicated:
 			return // a peer's old news of an instance that has been cancelled since
+		default:
+			r.dirty = t.dirty + 1 // it is there, whatever its clock says, and peers must believe it
 		}
 	}
 	incoming, own := r.dirty, r.own
-	if e != nil && e.rec.dirty > r.dirty { // 1: ours is newer
+	r.stamp = s.stamps.next()
+	stale := e != nil && later(e.rec.dirty, r.dirty)
+	if stale { // 1: ours is newer
 		was := r
 		own = e.rec.own
-		if o.replicated { // old news alters nothing; a client that comes back ends what a cleared override left
-			own = e.rec.standing()
-		}
 		kept := *e.rec
 		kept.suspected = false
 		r = &kept
 		r.renewal, r.duration = was.renewal, was.duration
-	}
-	if ov, ok := s.overrides[k]; ok { // 4
-		r.override = ov.status
-		if ov.orphan != 0 {
-			s.overrides[k] = override{status: ov.status}
+		if o.replicated { // old news alters nothing; a client that comes back ends what a cleared override left
+			own = e.rec.standing()
+		} else {
+			r.stamp = was.stamp
 		}
-	} else if r.override != unknown {
-		s.overrides[k] = override{status: r.override}
+	}
+	// Of an overridden instance a peer tells what counts, not what the instance said.
+	counts := o.replicated && r.override != unknown && r.override == r.own
+	ov, held := s.overrides[k]
+	if held { // 4
+		r.override = ov.status
+		ov.orphan = 0
+		s.overrides[k] = ov
+	} else if held = r.override != unknown; held {
+		s.decide(k, r.override)
 	}
 	var old *record
+	nowMS := time.Now().UnixMilli()
 	if e != nil {
 		old = e.rec
 		r.serviceUp, r.registered = old.serviceUp, nowMS // 3
 	} else {
 		r.serviceUp, r.registered = 0, nowMS
 	}
-	trusted := o.native && (old == nil || incoming >= old.dirty) || s.believe && old != nil && incoming > old.dirty
+	trusted := o.native && (old == nil || !later(old.dirty, incoming)) || s.believe && old != nil && later(incoming, old.dirty)
 	r.status = s.effective(own, r.asg, k, old, o.replicated || trusted) // 5
-	if r.status == up && r.serviceUp == 0 {                             // 6
-		r.serviceUp = nowMS
+	switch {
+	case stale && o.replicated: // old news alters nothing
+	case r.status.swayed() && (held || s.groups != nil && r.asg != ""):
+		r.base = own
+	default:
+		r.base = r.status
 	}
-	r.evicted = 0
-	r.action = added // 7
-	if c := s.log.byKey[k]; old != nil || c != nil {
-		r.action = modified
+	if counts && old != nil && old.dirty == r.dirty {
+		r.own = old.own
 	}
-	r.updated = nowMS
 	now := s.now()
 	if !o.replicated {
 		s.peers.tell(k, slot{since: now, last: now, registered: true})
 	}
+	s.install(e, r, now, !o.replicated)
+}
+
+// install makes r the record of e, or of an instance that is not there yet when e is nil, which was heard at, directly
+// or by way of a peer. The caller holds mu.
+func (s *state) install(e *entry, r *record, at int64, direct bool) {
+	k, nowMS := r.key(), time.Now().UnixMilli()
+	var old *record
+	if e != nil {
+		old = e.rec
+	}
+	if r.status == up && r.serviceUp == 0 { // 6
+		r.serviceUp = nowMS
+	}
+	r.evicted, r.updated, r.sum = 0, nowMS, 0
+	r.action = added // 7
+	if c := s.log.byKey[k]; old != nil || c != nil {
+		r.action = modified
+	}
 	if s.first < 0 {
-		s.first = now
+		s.first = s.now()
 	}
 	if e == nil {
 		e = &entry{}
@@ -179,7 +214,7 @@ func (s *state) register(r *record, o origin) {
 		s.byStatus[r.status]++
 	}
 	s.promised += r.perHour()
-	e.lease.start(now, s.lasts(r), time.Duration(r.renewal)*time.Second, !o.replicated)
+	e.lease.start(at, s.lasts(r), time.Duration(r.renewal)*time.Second, direct)
 	s.wheel.hasten(e, e.lease.lateAt())
 	if old != nil && r.same(old) {
 		r.updated, r.action, r.registered = old.updated, old.action, old.registered
@@ -199,7 +234,7 @@ func (s *state) lasts(r *record) time.Duration {
 // effective is the status that counts for an instance of group that says own (Eureka's rules, by number). ownWins
 // leaves out the third, as between peers.
 func (s *state) effective(own status, group string, k key, old *record, ownWins bool) status {
-	if own != up && own != outOfService { // 1
+	if !own.swayed() { // 1
 		return own
 	}
 	if ov, ok := s.overrides[k]; ok { // 2
@@ -231,7 +266,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 		return notFound, nil
 	}
 	r := e.rec
-	eff := s.effective(r.standing(), r.asg, k, r, false)
+	eff := s.effective(r.base, r.asg, k, r, false)
 	if eff == unknown {
 		s.mu.RUnlock()
 		return notFound, nil
@@ -250,7 +285,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 	switch {
 	case dirty <= 0 || r == nil || dirty == r.dirty || s.anyAge:
 		return done, r
-	case dirty > r.dirty:
+	case later(dirty, r.dirty):
 		if o.replicated && claimed != unknown {
 			s.adopt(r.key(), claimed) // k may be a part of something large
 		}
@@ -293,7 +328,10 @@ func (s *state) setGroup(name string, disabled bool) bool {
 func (s *state) adopt(k key, claimed status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.overrides[k] = override{status: claimed}
+	if ov, ok := s.overrides[k]; ok && ov.status == claimed {
+		return
+	}
+	s.decide(k, claimed)
 	if e := s.find(k); e != nil && e.rec.override != claimed {
 		r := *e.rec
 		r.override = claimed
@@ -315,9 +353,12 @@ func (s *state) settle(k key) *record {
 
 // settleEntry is settle for who holds mu.
 func (s *state) settleEntry(e *entry) {
-	if eff := s.effective(e.rec.standing(), e.rec.asg, e.rec.key(), e.rec, false); eff != e.rec.status {
+	if eff := s.effective(e.rec.base, e.rec.asg, e.rec.key(), e.rec, false); eff != e.rec.status {
 		r := *e.rec
 		r.status, r.suspected = eff, false
+		if !eff.swayed() {
+			r.base, r.stamp = eff, s.stamps.next()
+		}
 		s.replace(e, &r)
 	}
 }
@@ -332,19 +373,32 @@ type decided struct {
 func (s *state) cancel(k key, o origin) (result, *decided) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if e := s.find(k); e != nil && !o.replicated {
-		now := s.now()
-		s.peers.tell(k, slot{since: now, last: now, ended: true, dirty: e.rec.dirty})
-	}
 	var was *decided
 	if ov, ok := s.overrides[k]; ok {
 		was = &decided{k, ov.status}
-		delete(s.overrides, k)
 	}
-	if !s.remove(k) {
+	e := s.find(k)
+	if e == nil {
+		if was != nil {
+			s.lift(k)
+		}
 		return notFound, was
 	}
+	if !o.replicated {
+		now := s.now()
+		s.peers.tell(k, slot{since: now, last: now, ended: true, dirty: e.rec.dirty})
+	}
+	s.end(k, e, e.rec.dirty)
 	return done, was
+}
+
+// end takes out an instance of which version dirty was cancelled, and ends the decision about it. The caller holds mu.
+func (s *state) end(k key, e *entry, dirty int64) {
+	if _, ok := s.overrides[k]; ok {
+		s.lift(k)
+	}
+	s.bury(k, dirty, s.lasts(e.rec))
+	s.remove(k)
 }
 
 // remove takes an instance out. The caller holds mu.
@@ -399,7 +453,7 @@ func (s *state) setOverride(k key, st status, dirty int64, o origin) result {
 	e.lease.renew(now, false)
 	if !o.replicated {
 		n := slot{since: now, last: now, renewed: true}
-		if ov, ok := s.overrides[k]; e.rec.status != st || ok && ov.status == st {
+		if ov, ok := s.overrides[k]; e.rec.standing() != st || ok && ov.status == st {
 			n = slot{since: now, last: now, decided: overrode, status: st}
 		}
 		s.peers.tell(k, n)
@@ -407,13 +461,16 @@ func (s *state) setOverride(k key, st status, dirty int64, o origin) result {
 	if e.rec.standing() == st {
 		return done
 	}
-	s.overrides[k] = override{status: st}
+	s.decide(k, st)
 	r := *e.rec
 	r.override, r.status, r.suspected = st, st, false
+	if !r.base.swayed() || !st.swayed() {
+		r.base, r.stamp = st, s.stamps.next()
+	}
 	if st == up && r.serviceUp == 0 {
 		r.serviceUp = time.Now().UnixMilli()
 	}
-	if dirty > r.dirty {
+	if later(dirty, r.dirty) {
 		r.dirty = dirty
 	}
 	s.replace(e, &r)
@@ -432,12 +489,13 @@ func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64, o o
 	if _, ok := s.overrides[k]; !ok {
 		return done
 	}
-	delete(s.overrides, k)
+	s.lift(k)
 	r := *e.rec
 	r.override, r.status, r.suspected = unknown, then, false
 	if ownWord {
 		r.status = r.own
 	}
+	r.base, r.stamp = r.status, s.stamps.next()
 	if !o.replicated {
 		now := s.now()
 		s.peers.tell(k, slot{since: now, last: now, decided: cleared, status: r.status})
@@ -445,18 +503,11 @@ func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64, o o
 	if r.status == up && r.serviceUp == 0 {
 		r.serviceUp = time.Now().UnixMilli()
 	}
-	if dirty > r.dirty {
+	if later(dirty, r.dirty) {
 		r.dirty = dirty
 	}
 	s.replace(e, &r)
 	return done
-}
-
-// storeOverride makes st the decision about an instance, as a peer knows it.
-func (s *state) storeOverride(k key, st status) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.overrides[k] = override{status: st}
 }
 
 // overridden reports whether an operator's decision holds for an instance.
@@ -496,6 +547,7 @@ func (s *state) setMeta(k key, add []pair, o origin) result {
 		r.status = s.effective(r.status, r.asg, k, e.rec, false)
 	}
 	if !r.same(e.rec) {
+		r.stamp = s.stamps.next()
 		s.replace(e, &r)
 	}
 	return done
@@ -506,7 +558,7 @@ func (s *state) replace(e *entry, r *record) {
 	s.byStatus[e.rec.status]--
 	s.byStatus[r.status]++
 	r.action = modified
-	r.updated = time.Now().UnixMilli()
+	r.updated, r.sum = time.Now().UnixMilli(), 0
 	e.rec = r
 	s.publish(r)
 }

@@ -124,15 +124,15 @@ func TestEveryTransition(t *testing.T) {
 	want := map[string]map[string]string{
 		"register UP newer": {"absent": "ok UP/-/20/ADDED", "cancelled": "ok UP/-/20/MODIFIED", "up": "ok UP/-/20/ADDED",
 			"down": "ok UP/-/20/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED", "cleared": "ok UP/-/20/MODIFIED"},
-		"register UP equal": {"absent": "ok UP/-/10/ADDED", "cancelled": "ok UP/-/10/MODIFIED", "up": "ok UP/-/10/ADDED",
+		"register UP equal": {"absent": "ok UP/-/10/ADDED", "cancelled": "ok UP/-/11/MODIFIED", "up": "ok UP/-/10/ADDED",
 			"down": "ok UP/-/10/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
-		"register DOWN older": {"absent": "ok DOWN/-/5/ADDED", "cancelled": "ok DOWN/-/5/MODIFIED", "up": "ok UP/-/10/ADDED",
+		"register DOWN older": {"absent": "ok DOWN/-/5/ADDED", "cancelled": "ok DOWN/-/11/MODIFIED", "up": "ok UP/-/10/ADDED",
 			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
 		"register OUT newer": {"absent": "ok OUT_OF_SERVICE/-/20/ADDED", "cancelled": "ok OUT_OF_SERVICE/-/20/MODIFIED", "up": "ok UP/-/20/ADDED",
 			"down": "ok OUT_OF_SERVICE/-/20/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED", "cleared": "ok OUT_OF_SERVICE/-/20/MODIFIED"},
 		"register OUT ours": {"absent": "ok OUT_OF_SERVICE/-/20/ADDED", "cancelled": "ok OUT_OF_SERVICE/-/20/MODIFIED", "up": "ok OUT_OF_SERVICE/-/20/MODIFIED",
 			"down": "ok OUT_OF_SERVICE/-/20/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/20/MODIFIED", "cleared": "ok OUT_OF_SERVICE/-/20/MODIFIED"},
-		"register OUT ours older": {"absent": "ok OUT_OF_SERVICE/-/5/ADDED", "cancelled": "ok OUT_OF_SERVICE/-/5/MODIFIED", "up": "ok UP/-/10/ADDED",
+		"register OUT ours older": {"absent": "ok OUT_OF_SERVICE/-/5/ADDED", "cancelled": "ok OUT_OF_SERVICE/-/11/MODIFIED", "up": "ok UP/-/10/ADDED",
 			"down": "ok DOWN/-/10/ADDED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
 		"register UP peer": {"absent": "ok UP/-/10/ADDED", "cancelled": "ok gone/DELETED", "up": "ok UP/-/10/ADDED",
 			"down": "ok UP/-/10/MODIFIED", "overridden": "ok OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED", "cleared": "ok UP/-/10/MODIFIED"},
@@ -232,6 +232,10 @@ func checkState(t failer, s *state) {
 		for _, e := range a.order {
 			n[e.rec.status]++
 			count++
+			// What a peer claims counts from the next word of the instance.
+			if st := s.effective(e.rec.base, e.rec.asg, e.rec.key(), nil, true); st != e.rec.standing() && e.rec.standing() != e.rec.base {
+				t.Errorf("app %s: %s is %v, but %v follows from its record and what is decided", name, e.rec.id, e.rec.standing(), st)
+			}
 			if a.byID[e.rec.id] != e {
 				t.Errorf("app %s: %s is in order but not by id", name, e.rec.id)
 			}

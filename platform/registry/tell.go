@@ -221,7 +221,7 @@ func (s *state) heed(l *lane, t told, a itemAnswer) {
 			return
 		}
 		if r.override != unknown {
-			s.storeOverride(t.key, r.override)
+			s.adopt(t.key, r.override)
 		}
 		s.register(r, origin{replicated: true})
 	}

@@ -100,19 +100,22 @@ func TestCancelEndsTheOverride(t *testing.T) {
 }
 
 func TestWhatOperatorsDecidedIsTheNewestEntryThatTookEffect(t *testing.T) {
+	at := time.UnixMilli(1_700_000_000_000)
 	out, none := decisionJSON(outOfService, outOfService), decisionJSON(up, unknown)
 	newestFirst := []roadbed.Change{
 		{ID: 9, Parent: 8, Action: overrideAction, Resource: "instance:a/failed", Result: roadbed.Failed},
 		{ID: 8, Action: overrideAction, Resource: "instance:a/failed", Result: roadbed.Succeeded, After: out},
-		{ID: 7, Action: clearAction, Resource: "instance:a/cleared", Result: roadbed.Succeeded, After: none},
+		{ID: 7, Action: clearAction, Time: at, Resource: "instance:a/cleared", Result: roadbed.Succeeded, After: none},
 		{ID: 6, Action: overrideAction, Resource: "instance:a/cleared", Result: roadbed.Succeeded, After: out},
-		{ID: 5, Action: overrideAction, Resource: "instance:a/b/c", Result: roadbed.Succeeded, After: out},
+		{ID: 5, Action: overrideAction, Time: at, Resource: "instance:a/b/c", Result: roadbed.Succeeded, After: out},
 		{ID: 4, Action: overrideAction, Resource: "instance:a/up", Result: roadbed.Succeeded, After: decisionJSON(up, up)},
 		{ID: 3, Action: "instance.restart", Resource: "instance:a/other", Result: roadbed.Succeeded, After: out},
 		{ID: 2, Action: overrideAction, Resource: "instance:odd", Result: roadbed.Succeeded, After: out},
 		{ID: 1, Action: overrideAction, Resource: "instance:a/odd", Result: roadbed.Succeeded, After: []byte("{")},
 	}
-	want := map[key]status{{"A", "b/c"}: outOfService, {"A", "up"}: up}
+	want := map[key]verdict{
+		{"A", "b/c"}: {stampOf(at), true, outOfService}, {"A", "up"}: {0, true, up}, {"A", "cleared"}: {stamp: stampOf(at)},
+	}
 	if got := decisions(newestFirst); !maps.Equal(got, want) {
 		t.Errorf("decisions: got %v, want %v", got, want)
 	}
