@@ -227,6 +227,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		c.start(stageClients, "discovery", found.Run)
 	}
 	conf, eureka := http.NotFoundHandler(), http.NotFoundHandler()
+	var reg *registry.Registry
 	if c.has("properties") {
 		props, err := properties.New(ctx, properties.Config{
 			Engine: c.engine, Ledger: book, Order: c.scopeOrder, Discovery: found, Measure: c.measure, Log: c.log,
@@ -245,7 +246,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		c.start(stageRooms, "chaos", faults.Run)
 	}
 	if c.has("registry") {
-		reg := registry.New(registry.Config{Ledger: book, Location: here, Self: "registry-" + here.Zone, Settings: c.eureka, Meter: c.meter(here, "registry"), Log: c.log})
+		reg = registry.New(registry.Config{Ledger: book, Location: here, Self: "registry-" + here.Zone, Settings: c.eureka, Meter: c.meter(here, "registry"), Log: c.log})
 		reg.Mount(c.surface)
 		c.watch("registry", reg.Health)
 		c.start(stageRooms, "registry", reg.Run)
@@ -253,13 +254,17 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 	}
 	if l := ports["eureka"]; l != nil {
 		// No mux: Eureka's paths may hold doubled slashes, which one would redirect.
-		c.serve(stageRooms, l, &http.Server{Handler: c.door.Authenticate(api.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := &http.Server{Handler: c.door.Authenticate(api.SameSite(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if strings.HasPrefix(r.URL.Path, "/config/") {
 				conf.ServeHTTP(w, r)
 			} else {
 				eureka.ServeHTTP(w, r)
 			}
-		})))})
+		})))}
+		if reg != nil {
+			l = reg.Front(srv, l, c.door.Admits)
+		}
+		c.serve(stageRooms, l, srv)
 	}
 	if c.has("telemetry") {
 		store := telemetry.New(telemetry.Config{Meter: c.meter(here, "telemetry"), Log: c.log})

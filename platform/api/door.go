@@ -5,10 +5,12 @@ import (
 	"context"
 	"crypto/subtle"
 	"crypto/tls"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -71,15 +73,7 @@ func (d Door) Authenticate(next http.Handler) http.Handler {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		given, ok := bearer(r)
-		if !ok {
-			_, given, ok = r.BasicAuth()
-		}
-		if !ok {
-			given = r.Header.Get("X-Config-Token")
-			ok = given != ""
-		}
-		if r.TLS == nil || ok && subtle.ConstantTimeCompare([]byte(given), []byte(d.Token)) == 1 {
+		if r.TLS == nil || d.knows(r.Header.Get("Authorization")) || d.isToken(r.Header.Get("X-Config-Token")) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -89,13 +83,29 @@ func (d Door) Authenticate(next http.Handler) http.Handler {
 	})
 }
 
-func bearer(r *http.Request) (string, bool) {
-	const scheme = "Bearer "
-	h := r.Header.Get("Authorization")
-	if len(h) > len(scheme) && h[:len(scheme)] == scheme {
-		return h[len(scheme):], true
+// Admits reports whether Authenticate and [SameSite] let a request pass that comes in clear, with these two headers and
+// none by which browsers tell where it comes from.
+func (d Door) Admits(host, _ string) bool { return loopbackName(host) || address(host) }
+
+// knows reports whether an Authorization header holds the door's token.
+func (d Door) knows(authorization string) bool {
+	scheme, given, _ := strings.Cut(authorization, " ")
+	switch {
+	case strings.EqualFold(scheme, "Bearer"):
+	case strings.EqualFold(scheme, "Basic"):
+		b, err := base64.StdEncoding.DecodeString(given)
+		if err != nil {
+			return false
+		}
+		_, given, _ = strings.Cut(string(b), ":")
+	default:
+		return false
 	}
-	return "", false
+	return d.isToken(given)
+}
+
+func (d Door) isToken(given string) bool {
+	return subtle.ConstantTimeCompare([]byte(given), []byte(d.Token)) == 1
 }
 
 // tlsOrLocal accepts TLS from anybody and clear text from loopback.

@@ -58,7 +58,7 @@ func (h *eureka) batch(w http.ResponseWriter, r *http.Request) {
 	items, err := scanBatch(body, make([]batchItem, 0, 256))
 	if err != nil {
 		h.log.Debug("a batch of a peer cannot be read", "from", r.RemoteAddr, "err", err)
-		answer(w, r, http.StatusBadRequest, "application/json", [][]byte{[]byte(`{"error": "cannot parse request body"}`)})
+		answer(w, r, http.StatusBadRequest, "application/json", []byte(`{"error": "cannot parse request body"}`))
 		return
 	}
 	out := make([]byte, 0, 32+20*len(items))
@@ -70,7 +70,7 @@ func (h *eureka) batch(w http.ResponseWriter, r *http.Request) {
 		out = h.appendResult(out, &items[i])
 	}
 	out = append(out, "]}"...)
-	answer(w, r, http.StatusOK, "application/json", [][]byte{out})
+	answer(w, r, http.StatusOK, "application/json", out)
 	h.c.Meter.PercentileTimer("registry.peer.batch").Record(time.Since(start))
 }
 

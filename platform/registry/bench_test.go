@@ -1,10 +1,15 @@
 package registry
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 )
@@ -180,5 +185,95 @@ func BenchmarkMemoryPerInstance(b *testing.B) {
 		b.ReportMetric(float64(shown-before)/n, "B/instance+json")
 		b.ReportMetric(float64(zipped-before)/n, "B/instance+json+gzip")
 		runtime.KeepAlive(r)
+	}
+}
+
+func BenchmarkReadHead(b *testing.B) {
+	in := []byte(beat)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, what := readHead(in); what != plain {
+			b.Fatal(what)
+		}
+	}
+}
+
+// BenchmarkOverLoopback is a client and the server on the same machine: what both need for one request.
+func BenchmarkOverLoopback(b *testing.B) {
+	r := filled(b, 10_000)
+	heartbeat := strings.Replace(beat, "/WEB/h:web:80", "/APP7/web-141.internal:shop:8080", 1)
+	delta := strings.Replace(look, "/apps/", "/apps/delta", 1)
+	changed := New(Config{})
+	changed.s.register(shop(), origin{})
+	for _, bench := range []struct {
+		name, request string
+		r             *Registry
+		fronted       bool
+	}{
+		{"heartbeat", heartbeat, r, true}, {"heartbeat by net/http", heartbeat, r, false},
+		{"delta", delta, changed, true}, {"delta by net/http", delta, changed, false},
+		{"list of 10000", look, r, true}, {"list of 10000 by net/http", look, r, false},
+	} {
+		b.Run(bench.name, func(b *testing.B) {
+			srv := &http.Server{Handler: bench.r.Handler()}
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				b.Fatal(err)
+			}
+			addr := l.Addr().String()
+			if bench.fronted {
+				l = bench.r.Front(srv, l, func(string, string) bool { return true })
+			}
+			done := make(chan error, 1)
+			go func() { done <- srv.Serve(l) }()
+			b.ReportAllocs()
+			b.SetParallelism(8)
+			b.RunParallel(func(pb *testing.PB) {
+				c, err := net.Dial("tcp", addr)
+				if err != nil {
+					b.Error(err)
+					return
+				}
+				defer c.Close()
+				in := bufio.NewReader(c)
+				for pb.Next() {
+					if _, err := c.Write([]byte(bench.request)); err != nil {
+						b.Error(err)
+						return
+					}
+					if err := readAnswer(in); err != nil {
+						b.Error(err)
+						return
+					}
+				}
+			})
+			b.StopTimer()
+			srv.Close()
+			<-done
+		})
+	}
+}
+
+// readAnswer reads one answer of status 200 whose length is said.
+func readAnswer(in *bufio.Reader) error {
+	length, first := 0, true
+	for {
+		line, err := in.ReadSlice('\n')
+		if err != nil {
+			return err
+		}
+		if first && !bytes.HasPrefix(line, []byte("HTTP/1.1 200 ")) {
+			return fmt.Errorf("got %q", line)
+		}
+		first = false
+		if n, ok := bytes.CutPrefix(line, []byte("Content-Length: ")); ok {
+			if length, err = strconv.Atoi(string(bytes.TrimSpace(n))); err != nil {
+				return err
+			}
+		}
+		if len(line) == 2 {
+			_, err := in.Discard(length)
+			return err
+		}
 	}
 }

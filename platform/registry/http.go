@@ -63,25 +63,27 @@ func originOf(r *http.Request) origin {
 	}
 }
 
-func (h *eureka) renew(w http.ResponseWriter, r *http.Request, t target) {
+// heartbeat renews the lease of t as a query says. It keeps none of the strings.
+func (h *eureka) heartbeat(t target, query string, o origin) (result, *record) {
 	var dirty int64
 	claimed := unknown
-	if q := r.URL.RawQuery; q != "" {
-		dirty, _ = strconv.ParseInt(queryValue(q, "lastDirtyTimestamp"), 10, 64) // unreadable is as absent
-		claimed, _ = parseStatus(queryValue(q, "overriddenstatus"))
+	if query != "" {
+		dirty, _ = strconv.ParseInt(queryValue(query, "lastDirtyTimestamp"), 10, 64) // unreadable is as absent
+		claimed, _ = parseStatus(queryValue(query, "overriddenstatus"))
 	}
-	res, rec := h.s.renew(key{t.app, t.id}, originOf(r), dirty, claimed)
+	return h.s.renew(key{t.app, t.id}, o, dirty, claimed)
+}
+
+func (h *eureka) renew(w http.ResponseWriter, r *http.Request, t target) {
+	res, rec := h.heartbeat(t, r.URL.RawQuery, originOf(r))
 	if res != conflicted {
 		empty(w, res)
 		return
 	}
-	c := codecOf(r)
+	c := wishOf(r).codec()
 	v := &view{recs: []shown{{rec, rec.updated}}, self: h.c.Self}
-	body := v.one(0, c)
-	w.Header().Set("Content-Type", c.contentType())
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(http.StatusConflict)
-	w.Write(body) //nolint:errcheck // the client is gone if this fails
+	rep := reply{http.StatusConflict, c.contentType(), false, [][]byte{v.one(0, c)}}
+	rep.write(w)
 }
 
 func (h *eureka) register(w http.ResponseWriter, r *http.Request, t target) {
@@ -92,11 +94,11 @@ func (h *eureka) register(w http.ResponseWriter, r *http.Request, t target) {
 			w.WriteHeader(status)
 			return
 		}
-		c, body := codecOf(r), `<error><message>cannot parse request body</message></error>`
+		c, body := wishOf(r).codec(), `<error><message>cannot parse request body</message></error>`
 		if c.isJSON() {
 			body = `{"error": "cannot parse request body"}`
 		}
-		answer(w, r, status, c.contentType(), [][]byte{[]byte(body)})
+		answer(w, r, status, c.contentType(), []byte(body))
 		return
 	}
 	if why := rec.invalid(t.app, h.c.Settings.StrictIDs); why != "" {
@@ -188,7 +190,7 @@ func (h *eureka) setGroup(w http.ResponseWriter, r *http.Request, t target) {
 
 // answerText refuses a request with a sentence.
 func answerText(w http.ResponseWriter, r *http.Request, why string) {
-	answer(w, r, http.StatusBadRequest, "text/plain", [][]byte{[]byte(why)})
+	answer(w, r, http.StatusBadRequest, "text/plain", []byte(why))
 }
 
 func answerDecision(w http.ResponseWriter, res result, err error) {
@@ -221,80 +223,17 @@ func (h *eureka) setMetadata(w http.ResponseWriter, r *http.Request, t target) {
 	empty(w, res)
 }
 
-// read answers everything that alters nothing.
-func (h *eureka) read(w http.ResponseWriter, r *http.Request, t target) {
-	if t.what == watch {
-		h.watch(w, r)
-		return
-	}
-	if h.c.Settings.EnforceGzip && (t.what == allApps || t.what == deltaApps || t.what == oneApp || t.what == oneInstance) {
-		if r.Header.Get("Accept-Encoding") == "" {
-			r.Header.Set("Accept-Encoding", "gzip")
-		} else if !acceptsGzip(r) {
-			w.WriteHeader(http.StatusNotAcceptable)
-			return
-		}
-	}
-	if t.what == deltaApps && h.c.Settings.NoDelta {
-		w.WriteHeader(http.StatusForbidden) // clients fetch everything then
-		return
-	}
-	c := codecOf(r)
-	if !h.peers.isOpen() && t.what.list() {
-		w.WriteHeader(http.StatusForbidden) // clients try their next server
-		return
-	}
-	sn := h.Registry.read()
-	if t.what == oneInstance || t.what == anyInstance || t.what == serverStatus {
-		sn = h.s.current(h.c.Location.Region) // never a copy, as in Eureka
-	}
-	switch t.what {
-	case allApps:
-		answerDocument(w, r, c, &sn.full)
-	case deltaApps:
-		answerDocument(w, r, c, sn.delta())
-	case vip:
-		answerDocument(w, r, c, documentOf(sn.byVIP()[t.id]))
-	case svip:
-		answerDocument(w, r, c, documentOf(sn.bySVIP()[t.id]))
-	case oneApp:
-		if v := sn.find(t.app); v != nil {
-			answer(w, r, http.StatusOK, c.contentType(), v.whole(c))
-			return
-		}
-		w.WriteHeader(http.StatusNotFound)
-	case oneInstance:
-		if v := sn.find(t.app); v != nil {
-			if i := slices.IndexFunc(v.recs, func(x shown) bool { return x.rec.id == t.id }); i >= 0 {
-				answer(w, r, http.StatusOK, c.contentType(), [][]byte{v.one(i, c)})
-				return
-			}
-		}
-		w.WriteHeader(http.StatusNotFound)
-	case anyInstance:
-		if m, ok := sn.byID()[t.id]; ok {
-			answer(w, r, http.StatusOK, c.contentType(), [][]byte{m.v.one(m.i, c)})
-			return
-		}
-		w.WriteHeader(http.StatusNotFound)
-	case serverStatus:
-		answer(w, r, http.StatusOK, c.contentType(), [][]byte{h.statusInfo(sn, c)})
-	case overrideList:
-		body, err := json.Marshal(h.s.overrideNames())
-		if err != nil {
-			w.WriteHeader(http.StatusInternalServerError)
-			return
-		}
-		answer(w, r, http.StatusOK, "application/json", [][]byte{body})
-	default:
-		w.WriteHeader(http.StatusNotFound)
-	}
+// wish is the form in which a client wants its answer: the values of the headers that say so.
+type wish struct{ accept, eurekaAccept, encoding string }
+
+func wishOf(r *http.Request) wish {
+	return wish{r.Header.Get("Accept"), r.Header.Get("X-Eureka-Accept"), r.Header.Get("Accept-Encoding")}
 }
 
-// codecOf picks the form of an answer: XML unless JSON is asked for by name, as Eureka does.
-func codecOf(r *http.Request) codec {
-	compact := strings.EqualFold(r.Header.Get("X-Eureka-Accept"), "compact")
-	switch json := strings.Contains(r.Header.Get("Accept"), "json"); {
+// codec picks the form of an answer: XML unless JSON is asked for by name, as Eureka does.
+func (w wish) codec() codec {
+	compact := strings.EqualFold(w.eurekaAccept, "compact")
+	switch json := strings.Contains(w.accept, "json"); {
 	case json && compact:
 		return jsonCompact
 	case json:
@@ -305,26 +244,11 @@ func codecOf(r *http.Request) codec {
 	return xmlFull
 }
 
-func answerDocument(w http.ResponseWriter, r *http.Request, c codec, d *document) {
-	if acceptsGzip(r) && d.large() {
-		w.Header().Set("Content-Encoding", "gzip")
-		send(w, http.StatusOK, c.contentType(), [][]byte{d.gzipped(c)})
-		return
-	}
-	send(w, http.StatusOK, c.contentType(), d.parts(c))
-}
-
-func answer(w http.ResponseWriter, r *http.Request, status int, contentType string, parts [][]byte) {
-	if acceptsGzip(r) && sizeOf(parts) >= smallBody {
-		w.Header().Set("Content-Encoding", "gzip")
-		parts = gzipParts(parts)
-	}
-	send(w, status, contentType, parts)
-}
-
-func acceptsGzip(r *http.Request) bool {
-	for part := range strings.SplitSeq(r.Header.Get("Accept-Encoding"), ",") {
-		name, q, _ := strings.Cut(strings.TrimSpace(part), ";")
+func (w wish) gzip() bool {
+	for rest := w.encoding; rest != ""; {
+		var part string
+		part, rest, _ = strings.Cut(rest, ",")
+		name, q, _ := strings.Cut(part, ";")
 		if strings.EqualFold(strings.TrimSpace(name), "gzip") {
 			q = strings.ReplaceAll(q, " ", "")
 			return q != "q=0" && q != "q=0.0"
@@ -333,6 +257,16 @@ func acceptsGzip(r *http.Request) bool {
 	return false
 }
 
+// reply is an answer before it is written. Without a content type it has no body.
+type reply struct {
+	status      int
+	contentType string
+	zipped      bool
+	parts       [][]byte
+}
+
+func (rep *reply) size() int { return sizeOf(rep.parts) }
+
 func sizeOf(parts [][]byte) (n int) {
 	for _, p := range parts {
 		n += len(p)
@@ -340,17 +274,113 @@ func sizeOf(parts [][]byte) (n int) {
 	return n
 }
 
-func send(w http.ResponseWriter, status int, contentType string, parts [][]byte) {
+// vary is what the form of an answer depends on.
+const vary = "Accept, Accept-Encoding, X-Eureka-Accept"
+
+func (rep *reply) write(w http.ResponseWriter) {
 	h := w.Header()
-	h.Set("Content-Type", contentType)
-	h.Set("Vary", "Accept, Accept-Encoding, X-Eureka-Accept")
-	h.Set("Content-Length", strconv.Itoa(sizeOf(parts)))
-	w.WriteHeader(status)
-	for _, p := range parts {
+	if rep.contentType != "" {
+		h.Set("Content-Type", rep.contentType)
+		h.Set("Vary", vary)
+		h.Set("Content-Length", strconv.Itoa(rep.size()))
+	}
+	if rep.zipped {
+		h.Set("Content-Encoding", "gzip")
+	}
+	w.WriteHeader(rep.status)
+	for _, p := range rep.parts {
 		if _, err := w.Write(p); err != nil {
 			return // the client is gone
 		}
 	}
+}
+
+// replyWith is the answer with a body that nobody will ask for again.
+func (w wish) replyWith(status int, contentType string, parts ...[]byte) reply {
+	rep := reply{status, contentType, false, parts}
+	if w.gzip() && rep.size() >= smallBody {
+		rep.zipped, rep.parts = true, gzipParts(parts)
+	}
+	return rep
+}
+
+func (w wish) document(d *document) reply {
+	c := w.codec()
+	if w.gzip() && d.large() {
+		return reply{http.StatusOK, c.contentType(), true, [][]byte{d.gzipped(c)}}
+	}
+	return reply{http.StatusOK, c.contentType(), false, d.parts(c)}
+}
+
+func answer(w http.ResponseWriter, r *http.Request, status int, contentType string, body []byte) {
+	rep := wishOf(r).replyWith(status, contentType, body)
+	rep.write(w)
+}
+
+// read answers what alters nothing.
+func (h *eureka) read(w http.ResponseWriter, r *http.Request, t target) {
+	if t.what == watch {
+		h.watch(w, r)
+		return
+	}
+	rep := h.look(t, wishOf(r))
+	rep.write(w)
+}
+
+// look finds what t names.
+func (h *eureka) look(t target, w wish) reply {
+	switch t.what {
+	case allApps, deltaApps, oneApp, oneInstance:
+		if h.c.Settings.EnforceGzip && w.encoding == "" {
+			w.encoding = "gzip"
+		} else if h.c.Settings.EnforceGzip && !w.gzip() {
+			return reply{status: http.StatusNotAcceptable}
+		}
+	}
+	if t.what == deltaApps && h.c.Settings.NoDelta {
+		return reply{status: http.StatusForbidden} // clients fetch everything then
+	}
+	if !h.peers.isOpen() && t.what.list() {
+		return reply{status: http.StatusForbidden} // clients try their next server
+	}
+	c := w.codec()
+	sn := h.Registry.read()
+	if t.what == oneInstance || t.what == anyInstance || t.what == serverStatus {
+		sn = h.s.current(h.c.Location.Region) // never a copy, as in Eureka
+	}
+	switch t.what {
+	case allApps:
+		return w.document(&sn.full)
+	case deltaApps:
+		return w.document(sn.delta())
+	case vip:
+		return w.document(documentOf(sn.byVIP()[t.id]))
+	case svip:
+		return w.document(documentOf(sn.bySVIP()[t.id]))
+	case oneApp:
+		if v := sn.find(t.app); v != nil {
+			return w.replyWith(http.StatusOK, c.contentType(), v.whole(c)...)
+		}
+	case oneInstance:
+		if v := sn.find(t.app); v != nil {
+			if i := slices.IndexFunc(v.recs, func(x shown) bool { return x.rec.id == t.id }); i >= 0 {
+				return w.replyWith(http.StatusOK, c.contentType(), v.one(i, c))
+			}
+		}
+	case anyInstance:
+		if m, ok := sn.byID()[t.id]; ok {
+			return w.replyWith(http.StatusOK, c.contentType(), m.v.one(m.i, c))
+		}
+	case serverStatus:
+		return w.replyWith(http.StatusOK, c.contentType(), h.statusInfo(sn, c))
+	case overrideList:
+		body, err := json.Marshal(h.s.overrideNames())
+		if err != nil {
+			return reply{status: http.StatusInternalServerError}
+		}
+		return w.replyWith(http.StatusOK, "application/json", body)
+	}
+	return reply{status: http.StatusNotFound}
 }
 
 // statusInfo describes this registry as Eureka's status page expects it.

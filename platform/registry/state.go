@@ -255,7 +255,8 @@ func (s *state) effective(own status, group string, k key, old *record, ownWins 
 }
 
 // renew prolongs a lease. dirty is the version of the record the client has, 0 if it did not say; claimed is the
-// override a peer knows, unknown if none. The record that comes back is to be shown to a peer that lags.
+// override a peer knows, unknown if none. The record that comes back is to be shown to a peer that lags. It does not
+// keep k.
 //
 // hot path: 0 allocs, BenchmarkRenew
 func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *record) {
@@ -276,7 +277,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 	e.lease.renew(now, !o.replicated)
 	s.mu.RUnlock()
 	if !o.replicated {
-		s.peers.tell(k, slot{since: now, last: now, renewed: true})
+		s.peers.tell(r.key(), slot{since: now, last: now, renewed: true})
 	}
 
 	if eff != r.status {
