@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -15,9 +14,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/properties"
@@ -35,11 +32,11 @@ instance. The most specific one that fits wins.`,
 		RunE: showHelp,
 	}
 	cmd.AddCommand(c.configList(), c.configSearch(), c.configGet(), c.configExplain(), c.configSet(), c.configDelete(),
-		c.configWatch(), c.configHistory(), c.configDiff(), c.configFreeze(), c.configUnfreeze())
+		c.configValidate(), c.configWatch(), c.configHistory(), c.configDiff(), c.configRestore(), c.configFreeze(), c.configUnfreeze())
 	keys := c.completeKeys()
 	for _, sub := range cmd.Commands() {
 		switch sub.Name() {
-		case "list", "search", "freeze", "unfreeze":
+		case "list", "search", "restore", "freeze", "unfreeze":
 		default:
 			sub.ValidArgsFunction = keys
 		}
@@ -546,236 +543,4 @@ func (c *cli) configWatch() *cobra.Command {
 	}
 	s.flags(cmd, "as a process in")
 	return cmd
-}
-
-func (c *cli) configHistory() *cobra.Command {
-	var l listing
-	cmd := &cobra.Command{
-		Use:   "history KEY",
-		Short: "Show what a property was, who set it, when and why",
-		Args:  exactArgs("a KEY"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			return show(cmd, &l, []string{"TIME", "REVISION", "VALUE", "SCOPE", "BY", "WHY"},
-				func(ctx context.Context) ([]revision, error) { return revisions(ctx, client, args[0], nil) },
-				func(v revision) []string {
-					return []string{v.Time().Local().Format("2006-01-02 15:04:05"), strconv.FormatUint(v.Rev, 10), shortValue(v.Property), scopeText(v.Scope), orDash(v.UpdatedBy), orDash(firstLine(v.Why))}
-				})
-		},
-	}
-	l.flags(cmd)
-	return cmd
-}
-
-// revision is what a property was, and why it became that.
-type revision struct {
-	properties.Property
-	Why string `json:"why,omitempty"`
-}
-
-// revisions returns what a key was, oldest first: for one scope, or for all if that is nil.
-func revisions(ctx context.Context, client *api.Client, key string, scope *config.Scope) ([]revision, error) {
-	q := url.Values{"key": {key}}
-	if scope != nil {
-		q = url.Values{"id": {properties.ID(key, *scope)}}
-	}
-	var past properties.Past
-	err := client.Do(ctx, http.MethodGet, "/config/v1/history?"+q.Encode(), nil, &past)
-	var problem *api.Error
-	if errors.As(err, &problem) && problem.Status == http.StatusNotFound {
-		return nil, fmt.Errorf("%s was never set; `roadbed config search %[1]s` looks for what is alike", key)
-	}
-	if err != nil {
-		return nil, err
-	}
-	why, err := reasons(ctx, client, key)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]revision, len(past.History))
-	for i, p := range past.History {
-		out[i] = revision{p, why(p)}
-	}
-	slices.SortStableFunc(out, func(a, b revision) int { return cmp.Compare(a.Rev, b.Rev) })
-	return out, nil
-}
-
-// reasons returns what tells, from the change log, why a key's newest revisions came about.
-func reasons(ctx context.Context, client *api.Client, key string) (func(properties.Property) string, error) {
-	var page struct {
-		Changes []roadbed.Change `json:"changes"`
-	}
-	resource := "property:" + key
-	if err := client.Do(ctx, http.MethodGet, "/api/v1/changes?limit=1000&resource="+url.QueryEscape(resource), nil, &page); err != nil {
-		return nil, err
-	}
-	return func(p properties.Property) string {
-		for _, ch := range page.Changes {
-			record := ch.After
-			if p.Deleted {
-				record = ch.Before
-			}
-			var is properties.Property
-			switch {
-			case ch.Resource != resource || json.Unmarshal(record, &is) != nil || is.ID != p.ID: // of another
-			case !p.Deleted && is.TS == p.TS, p.Deleted && len(ch.After) == 0 && ch.Time.Sub(p.Time()).Abs() < 5*time.Second:
-				return ch.Why
-			}
-		}
-		return ""
-	}, nil
-}
-
-func (c *cli) configDiff() *cobra.Command {
-	var s scopeFlags
-	cmd := &cobra.Command{
-		Use:   "diff KEY [FROM [TO]]",
-		Short: "Show what is different between two revisions of a property",
-		Long: `Show what is different between two revisions of a property, as lines with - for what was and
-+ for what became of it. Without revisions: what the last change changed. The revisions are
-those of roadbed config history.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 || len(args) > 3 {
-				return usageError{errors.New("name a KEY and at most two of its revisions")}
-			}
-			for _, a := range args[1:] {
-				if _, err := strconv.ParseUint(a, 10, 64); err != nil {
-					return usageError{fmt.Errorf("%q is no revision; `roadbed config history %s` lists them", a, args[0])}
-				}
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			var scope *config.Scope
-			if s.Scope != (config.Scope{}) {
-				scope = &s.Scope
-			}
-			past, err := revisions(cmd.Context(), client, args[0], scope)
-			if err != nil {
-				return err
-			}
-			from, to, err := pickRevisions(past, args[1:])
-			if err != nil {
-				return fmt.Errorf("%s %w; `roadbed config history %[1]s` lists what it was", args[0], err)
-			}
-			out := cmd.OutOrStdout()
-			fmt.Fprintf(out, "%s from revision %d (%s) to %d (%s)\n", args[0], from.Rev, orDash(from.UpdatedBy), to.Rev, orDash(to.UpdatedBy))
-			for _, line := range diffLines(from.lines(), to.lines()) {
-				fmt.Fprintln(out, line)
-			}
-			return nil
-		},
-	}
-	s.flags(cmd, "of the value for")
-	return cmd
-}
-
-// pickRevisions returns the revisions to compare: those of the given revisions; with one, it and the newest of its scope;
-// with none, the newest and the one before it.
-func pickRevisions(past []revision, revs []string) (from, to revision, err error) {
-	find := func(text string) (revision, error) {
-		for _, v := range past {
-			if strconv.FormatUint(v.Rev, 10) == text {
-				return v, nil
-			}
-		}
-		return revision{}, fmt.Errorf("has no revision %s", text)
-	}
-	switch len(revs) {
-	case 2:
-		if from, err = find(revs[0]); err != nil {
-			return from, to, err
-		}
-		to, err = find(revs[1])
-		return from, to, err
-	case 1:
-		if from, err = find(revs[0]); err != nil {
-			return from, to, err
-		}
-		for _, v := range past {
-			if v.ID == from.ID {
-				to = v
-			}
-		}
-		return from, to, nil
-	}
-	for _, v := range slices.Backward(past) {
-		for _, o := range slices.Backward(past) {
-			if o.ID == v.ID && o.Rev < v.Rev {
-				return o, v, nil
-			}
-		}
-	}
-	return from, to, errors.New("has one revision only, so there is nothing to compare")
-}
-
-// lines is a revision as lines to compare. JSON is indented.
-func (v revision) lines() []string {
-	out := []string{"scope " + scopeText(v.Scope)}
-	if v.Deleted {
-		return append(out, "deleted")
-	}
-	out = append(out, "type "+cmp.Or(v.Type, "string"))
-	if v.Constraint != nil {
-		if b, err := json.Marshal(v.Constraint); err == nil { // numbers and text always encode
-			out = append(out, "must be "+string(b))
-		}
-	}
-	if v.Description != "" {
-		out = append(out, "description "+v.Description)
-	}
-	value := v.Value
-	var indented bytes.Buffer
-	if v.Type == "json" && json.Indent(&indented, []byte(value), "", "  ") == nil {
-		value = indented.String()
-	}
-	return append(out, strings.Split("value "+value, "\n")...)
-}
-
-// diffLines returns the lines of a and b, each once if both have it: behind "  ", else "- " for a's and "+ " for b's.
-// It finds a longest common subsequence.
-func diffLines(a, b []string) []string {
-	var out []string
-	if len(a)*len(b) > 4_000_000 { // more memory than the answer is worth
-		for _, line := range a {
-			out = append(out, "- "+printable(line))
-		}
-		for _, line := range b {
-			out = append(out, "+ "+printable(line))
-		}
-		return out
-	}
-	best := make([][]int, len(a)+1) // of a[i:] and b[j:]
-	for i := len(a); i >= 0; i-- {
-		best[i] = make([]int, len(b)+1)
-		for j := len(b) - 1; j >= 0 && i < len(a); j-- {
-			if a[i] == b[j] {
-				best[i][j] = best[i+1][j+1] + 1
-			} else {
-				best[i][j] = max(best[i+1][j], best[i][j+1])
-			}
-		}
-	}
-	i, j := 0, 0
-	for i < len(a) || j < len(b) {
-		switch {
-		case i < len(a) && j < len(b) && a[i] == b[j]:
-			out = append(out, "  "+printable(b[j]))
-			i, j = i+1, j+1
-		case j == len(b) || i < len(a) && best[i+1][j] >= best[i][j+1]:
-			out = append(out, "- "+printable(a[i]))
-			i++
-		default:
-			out = append(out, "+ "+printable(b[j]))
-			j++
-		}
-	}
-	return out
 }

@@ -169,14 +169,8 @@ func rolloutFacts(r properties.Rollout) [][2]string {
 		add("reason", r.Reason)
 	}
 	for _, e := range r.Changes {
-		before, after := "(not set)", e.Record.Value
-		if e.Before != nil {
-			before = e.Before.Value
-		}
-		if e.Op == properties.DeleteOp {
-			after = "(deleted)"
-		}
-		add("change", fmt.Sprintf("%s for %s: %s -> %s", e.Record.Key, scopeText(e.Record.Scope), before, after))
+		x := editCells(e)
+		add("change", fmt.Sprintf("%s for %s: %s -> %s", x[0], x[1], x[2], x[3]))
 	}
 	for i, s := range r.Steps {
 		mark := "ahead"
@@ -286,7 +280,7 @@ func progress(r properties.Rollout) string {
 	if s := r.Status; s != nil {
 		line += fmt.Sprintf("; %d of %d that see it are lost, %d of %d others; %d of %d readers took it", s.Lost, s.Reached, s.Missed, s.Others, s.Acked, s.Readers)
 	}
-	if r.Reason != "" {
+	if r.Reason != "" && r.State != properties.Running && r.State != properties.Folding {
 		line += "; " + firstLine(r.Reason)
 	}
 	return printable(line)

@@ -287,6 +287,9 @@ func (s *Store) fold(ctx context.Context, r *Rollout) (event, string) {
 			return "", ""
 		}
 	}
+	if len(r.Changes) == 1 {
+		return evFolded, "the record is written"
+	}
 	return evFolded, fmt.Sprintf("%d records are written", len(r.Changes))
 }
 

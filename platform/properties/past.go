@@ -185,7 +185,7 @@ func (c *Constraint) same(d *Constraint) bool {
 	return bound(c.Min, d.Min) && bound(c.Max, d.Max) && c.Pattern == d.Pattern
 }
 
-// Back returns the changes that make what filter selects what it was at a moment. What other rooms keep as properties,
+// Back returns the changes that make what filter selects what it was at a moment, with what they replace. What other rooms keep as properties,
 // and the brakes, are left alone unless filter names them. It fails with [ErrInvalid] if that is not known any more.
 func (s *Store) Back(ctx context.Context, filter Filter, to Moment) ([]Edit, error) {
 	if to.now() {
@@ -218,9 +218,11 @@ func (s *Store) Back(ctx context.Context, filter Filter, to Moment) ([]Edit, err
 		switch {
 		case filter.prefix() == "" && (strings.HasPrefix(key, "fault.") || strings.HasPrefix(key, freezePrefix)):
 		case here && !there:
-			edits = append(edits, Edit{Op: DeleteOp, Record: is})
-		case there && !(here && is.same(was)):
+			edits = append(edits, Edit{Op: DeleteOp, Record: is, Before: &is})
+		case there && !here:
 			edits = append(edits, Edit{Op: SetOp, Record: was, Exact: true})
+		case there && !is.same(was):
+			edits = append(edits, Edit{Op: SetOp, Record: was, Exact: true, Before: &is})
 		}
 	}
 	slices.SortFunc(edits, func(a, b Edit) int {
