@@ -43,6 +43,12 @@ func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.setGroup(w, r, t)
 	case t.what == peerBatch && r.Method == http.MethodPost:
 		h.batch(w, r)
+	case t.what == nativeInstances && r.Method == http.MethodPost:
+		h.registerMany(w, r)
+	case t.what == nativeRenew && r.Method == http.MethodPut:
+		h.renewMany(w, r)
+	case t.what == nativeApp && get:
+		h.waitApp(w, r, t)
 	case get && t.what.readable():
 		h.read(w, r, t)
 	default:

@@ -25,6 +25,9 @@ const (
 	asgStatus // of a group; id holds its name
 	peerBatch
 	watch
+	nativeApp
+	nativeInstances
+	nativeRenew
 )
 
 // methods are those that a resource answers.
@@ -36,9 +39,9 @@ func (what resource) methods() string {
 		return "GET, HEAD, PUT, DELETE"
 	case instanceStatus:
 		return "PUT, DELETE"
-	case instanceMetadata, asgStatus:
+	case instanceMetadata, asgStatus, nativeRenew:
 		return "PUT"
-	case peerBatch:
+	case peerBatch, nativeInstances:
 		return "POST"
 	}
 	return "GET, HEAD"
@@ -98,8 +101,8 @@ func (ps prefixes) parse(escaped string) target {
 		n++
 	}
 	s := segs[:n]
-	if n == 3 && s[0] == "registry" && s[1] == "v1" && s[2] == "watch" {
-		return target{what: watch}
+	if n > 2 && s[0] == "registry" && s[1] == "v1" {
+		return nativeTarget(s[2:])
 	}
 	prefixed := false
 	if len(s) > 0 && s[0] == "eureka" {
@@ -166,6 +169,21 @@ func (ps prefixes) parse(escaped string) target {
 		if len(s) == 2 && s[1] == "batch" {
 			return target{what: peerBatch}
 		}
+	}
+	return target{}
+}
+
+// nativeTarget reads what follows /registry/v1.
+func nativeTarget(s []string) target {
+	switch {
+	case len(s) == 1 && s[0] == "watch":
+		return target{what: watch}
+	case len(s) == 1 && s[0] == "instances":
+		return target{what: nativeInstances}
+	case len(s) == 1 && s[0] == "renew":
+		return target{what: nativeRenew}
+	case len(s) == 2 && s[0] == "apps":
+		return target{what: nativeApp, app: upper(s[1])}
 	}
 	return target{}
 }

@@ -157,7 +157,7 @@ func (r *Registry) Run(ctx context.Context) error {
 }
 
 // Handler serves Eureka's REST API under /eureka/v2, /eureka, /v2, /eureka/v1, /v1 and the configured prefixes, and GET
-// /registry/v1/watch.
+// /registry/v1/watch, and what native.go says.
 func (r *Registry) Handler() http.Handler { return r.face }
 
 // record writes ch to the ledger, if there is one, and then does do.

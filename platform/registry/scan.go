@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 )
 
@@ -409,30 +410,49 @@ func (c *cursor) number() bool {
 	return true
 }
 
-// readItems is the lenient way: it understands whatever encoding/json does. One object counts as a list of one.
+// readItems is the lenient way: it understands whatever encoding/json does.
 func readItems(list json.RawMessage, items []batchItem, one func(map[string]json.RawMessage) batchItem) ([]batchItem, error) {
-	d := json.NewDecoder(bytes.NewReader(list))
-	single := bytes.HasPrefix(bytes.TrimLeft(list, " \t\r\n"), []byte("{"))
-	if !single {
-		if tok, err := d.Token(); err != nil || tok != json.Delim('[') {
-			return nil, fmt.Errorf("read JSON: found %v where the list of operations should be", tok)
-		}
+	raws, err := readList(list)
+	if err != nil {
+		return nil, err
 	}
-	for limit := len(items) + itemLimit; d.More(); {
+	for i, raw := range raws {
 		var m map[string]json.RawMessage
-		if err := d.Decode(&m); err != nil {
-			return nil, fmt.Errorf("read JSON: operation %d: %w", len(items), err)
+		if err := json.Unmarshal(raw, &m); err != nil {
+			return nil, fmt.Errorf("read JSON: item %d: %w", i, err)
 		}
 		if m == nil {
-			return nil, fmt.Errorf("read JSON: operation %d is null", len(items))
-		}
-		if len(items) == limit {
-			return nil, errItemLimit
+			return nil, fmt.Errorf("read JSON: item %d is null", i)
 		}
 		items = append(items, one(m))
-		if single {
-			return items, nil
+	}
+	return items, nil
+}
+
+// readList returns the items of a list. One object counts as a list of one.
+func readList(list []byte) (items []json.RawMessage, err error) {
+	if bytes.HasPrefix(bytes.TrimLeft(list, " \t\r\n"), []byte("{")) {
+		return []json.RawMessage{list}, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(list))
+	if tok, err := d.Token(); err != nil || tok != json.Delim('[') {
+		return nil, fmt.Errorf("read JSON: found %v where a list should be", tok)
+	}
+	for d.More() {
+		var raw json.RawMessage
+		if err := d.Decode(&raw); err != nil {
+			return nil, fmt.Errorf("read JSON: item %d: %w", len(items), err)
 		}
+		if len(items) == itemLimit {
+			return nil, errItemLimit
+		}
+		items = append(items, raw)
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, fmt.Errorf("read JSON: %w", err)
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return nil, errors.New("read JSON: more follows after the list")
 	}
 	return items, nil
 }
