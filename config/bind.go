@@ -22,8 +22,8 @@ import (
 // was.
 //
 // If *T has a method Validate() error it decides about each new struct; one that it refuses is not seen, the last good
-// one stays, and the error is logged and told to the server. [Between] helps to write one. Validate and UnmarshalText
-// must not use p, which waits for them.
+// one stays, and the error is logged and told to the server, with the keys of the fields that would have changed.
+// [Between] helps to write one. Validate and UnmarshalText must not use p, which waits for them.
 //
 // Bind fails if T is no such struct or its Validate refuses def: mistakes of the program, not of a property.
 func Bind[T any](p *Properties, prefix string, def T) (*Value[*T], error) {
@@ -54,7 +54,7 @@ func Bind[T any](p *Properties, prefix string, def T) (*Value[*T], error) {
 			}
 		}
 		if err := validate(next); err != nil {
-			return last, append(flaws, flaw{prefix, "", err.Error()})
+			return last, append(flaws, refused(fields, raw, next, last, err)...)
 		}
 		return next, flaws
 	}
@@ -68,6 +68,19 @@ func Must[T any](v T, err error) T {
 		panic(err)
 	}
 	return v
+}
+
+// refused blames what differs between a struct that was refused and the one that stays.
+func refused(fields []boundField, raw map[string]string, next, last any, err error) []flaw {
+	var flaws []flaw
+	a, b := reflect.ValueOf(next).Elem(), reflect.ValueOf(last).Elem()
+	for _, f := range fields {
+		if !reflect.DeepEqual(a.FieldByIndex(f.index).Interface(), b.FieldByIndex(f.index).Interface()) {
+			text, _ := lookup(raw, f.key) // none if it was deleted
+			flaws = append(flaws, flaw{f.key, text, err.Error()})
+		}
+	}
+	return flaws
 }
 
 // bound is the default of a struct's handle, made comparable.

@@ -35,7 +35,10 @@
 //     without those on its defaults.
 //   - A value that does not parse, or that a struct refuses, changes nothing: the last good one stays, and the log says
 //     so once.
-//   - A bound struct was accepted as a whole, and no change is ever seen in one that was handed out.
+//   - A bound struct was accepted as a whole, and no change is ever seen in one that was handed out. What was changed
+//     together, in one roll-out, comes to it together.
+//   - The server is told which revision was taken and which values were of no use, so that a roll-out of a bad value ends
+//     after the first reader. This needs the instance's id in the scope.
 //   - Callbacks run one at a time, in the order of the changes; one that panics harms no other.
 //
 // # What it does not
@@ -94,12 +97,16 @@ type Properties struct {
 	seen    map[string]string // raw with the overrides in it; guarded by mu
 	own     map[string]bool   // keys whose value is for this instance alone; guarded by mu
 	rev     uint64            // the server's revision of raw; guarded by mu
+	heard   bool              // the server has told it, not the disk; guarded by mu
 	handles map[handleKey]handle
 	subs    map[*prefixSub]struct{}
 	queue   []func() // callbacks that are due, oldest first; guarded by mu
 
 	wake  chan struct{} // holds one token while queue may be non-empty
 	dirty chan struct{} // holds one token while raw is newer than the disk
+	news  chan struct{} // holds one token while the server may not know what was taken
+
+	staged *staged // the watch's own
 }
 
 // handleKey tells handles apart. The default is part of it, so that two places may have different ones.
@@ -110,7 +117,8 @@ type handleKey struct {
 
 // handle is what Properties needs of a Value[T], whatever T.
 type handle interface {
-	refresh(raw map[string]string) []flaw
+	refresh(raw map[string]string)
+	bad() []flaw
 }
 
 // New returns the properties of o, with what the cache on disk remembers. It reads no network; [Properties.Run] does.
@@ -130,6 +138,7 @@ func New(o Options) *Properties {
 		subs:    map[*prefixSub]struct{}{},
 		wake:    make(chan struct{}, 1),
 		dirty:   make(chan struct{}, 1),
+		news:    make(chan struct{}, 1),
 	}
 	p.recall()
 	p.seen = p.overridden()
@@ -158,6 +167,7 @@ func (p *Properties) Run(ctx context.Context) error {
 	wg.Go(func() { p.remember(ctx) })
 	if p.opts.URL != "" {
 		wg.Go(func() { p.follow(ctx) })
+		wg.Go(func() { p.tell(ctx) })
 	}
 	wg.Wait()
 	return nil
@@ -241,7 +251,7 @@ func under(raw map[string]string, prefix string) map[string]string {
 func (p *Properties) replace(raw map[string]string, own map[string]bool, rev uint64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.raw, p.own, p.rev = raw, own, rev
+	p.raw, p.own, p.rev, p.heard = raw, own, rev, true
 	p.seen = p.overridden()
 	for _, h := range p.handles {
 		h.refresh(p.seen)
@@ -258,6 +268,7 @@ func (p *Properties) replace(raw map[string]string, own map[string]bool, rev uin
 		}
 	}
 	signal(p.dirty)
+	signal(p.news)
 }
 
 func (p *Properties) deliver(s *prefixSub) {

@@ -29,11 +29,24 @@ type server struct {
 	down   bool
 	asked  []*http.Request
 	stream *io.PipeWriter
+	acks   []Ack
+	deaf   bool // to acks
 }
 
 func (s *server) RoundTrip(r *http.Request) (*http.Response, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.URL.Path == "/config/v1/ack" {
+		var a Ack
+		if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
+			return nil, err
+		}
+		s.acks = append(s.acks, a)
+		if s.deaf || s.down {
+			return nil, errors.New("connection refused")
+		}
+		return &http.Response{StatusCode: 204, Status: "204 No Content", Body: http.NoBody, Request: r}, nil
+	}
 	s.asked = append(s.asked, r)
 	if s.down {
 		return nil, errors.New("connection refused")
@@ -57,6 +70,15 @@ func (s *server) requests() []*http.Request {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.asked)
+}
+
+// told returns the acks since the last call.
+func (s *server) told() []Ack {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	acks := s.acks
+	s.acks = nil
+	return acks
 }
 
 func (s *server) send(t *testing.T, name string, data any) {

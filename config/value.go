@@ -97,6 +97,9 @@ func share[T any](p *Properties, id handleKey, v *Value[T]) *Value[T] {
 	}
 	p.handles[id] = v
 	v.refresh(p.seen)
+	if len(v.flaws) > 0 {
+		signal(p.news)
+	}
 	return v
 }
 
@@ -126,8 +129,11 @@ func (v *Value[T]) OnChange(fn func(old, new T)) (stop func()) {
 	}
 }
 
+// bad returns what of the newest read was of no use. The caller holds props.mu.
+func (v *Value[T]) bad() []flaw { return v.flaws }
+
 // refresh reads the value anew. The caller holds props.mu.
-func (v *Value[T]) refresh(raw map[string]string) []flaw {
+func (v *Value[T]) refresh(raw map[string]string) {
 	was := v.Get()
 	next, flaws := v.read(raw, was)
 	for _, f := range flaws {
@@ -137,7 +143,7 @@ func (v *Value[T]) refresh(raw map[string]string) []flaw {
 	}
 	v.flaws = flaws
 	if v.same(next, was) {
-		return flaws
+		return
 	}
 	v.now.Store(&next)
 	for _, s := range v.subs {
@@ -146,7 +152,6 @@ func (v *Value[T]) refresh(raw map[string]string) []flaw {
 			v.props.enqueue(func() { v.deliver(s) })
 		}
 	}
-	return flaws
 }
 
 func (v *Value[T]) deliver(s *sub[T]) {

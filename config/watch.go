@@ -44,6 +44,7 @@ type Change struct {
 	Own   bool    `json:"own,omitempty"`
 
 	Rollout string `json:"rolloutId,omitempty"` // of the staged roll-out that it comes from
+	More    bool   `json:"more,omitempty"`      // another change follows that was made together with this one
 }
 
 // Hash is the data of the event by which both ends see that they agree. It comes every 30 seconds, and at once when
@@ -153,6 +154,7 @@ func (p *Properties) watch(ctx context.Context, heard func()) error {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 300)) // only to tell more; the status is error enough
 		return fmt.Errorf("watch properties: %s answered %s: %s", p.opts.URL, resp.Status, bytes.TrimSpace(body))
 	}
+	p.staged = nil
 	return readEvents(resp.Body, func() { alive.Reset(silence) }, func(name string, data []byte) error {
 		err := p.apply(name, data)
 		if err == nil {
@@ -160,6 +162,12 @@ func (p *Properties) watch(ctx context.Context, heard func()) error {
 		}
 		return err
 	})
+}
+
+// staged are raw and own with some of the changes that were made together.
+type staged struct {
+	raw map[string]string
+	own map[string]bool
 }
 
 // apply takes one event.
@@ -177,15 +185,19 @@ func (p *Properties) apply(name string, data []byte) error {
 		for _, k := range s.Own {
 			own[k] = true
 		}
+		p.staged = nil
 		p.replace(s.Properties, own, s.Rev)
 	case "change":
 		var c Change
 		if err := json.Unmarshal(data, &c); err != nil {
 			return fmt.Errorf("change of a property: %w", err)
 		}
-		p.mu.Lock() // only the watch replaces raw and own, so the copies cannot be outdated
-		raw, own := maps.Clone(p.raw), maps.Clone(p.own)
-		p.mu.Unlock()
+		if p.staged == nil {
+			p.mu.Lock() // only the watch replaces raw and own, so the copies cannot be outdated
+			p.staged = &staged{maps.Clone(p.raw), maps.Clone(p.own)}
+			p.mu.Unlock()
+		}
+		raw, own := p.staged.raw, p.staged.own
 		delete(raw, c.Key)
 		delete(own, c.Key)
 		if c.Value != nil {
@@ -194,7 +206,10 @@ func (p *Properties) apply(name string, data []byte) error {
 				own[c.Key] = true
 			}
 		}
-		p.replace(raw, own, c.Rev)
+		if !c.More { // what was changed together is seen together
+			p.staged = nil
+			p.replace(raw, own, c.Rev)
+		}
 	case "hash":
 		var h Hash
 		if err := json.Unmarshal(data, &h); err != nil {
@@ -206,7 +221,8 @@ func (p *Properties) apply(name string, data []byte) error {
 			p.rev = 0 // asks for a snapshot
 			return errDiffer
 		}
-		p.rev = h.Rev
+		p.rev, p.heard = h.Rev, true
+		signal(p.news)
 	}
 	return nil // an event of a later version
 }

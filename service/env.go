@@ -13,6 +13,7 @@ import (
 // env is what the fleet tells a process in its environment. Everything may be empty but host.
 type env struct {
 	app, group, id, host, port, region, zone string
+	name                                     string // of the environment, e.g. "prod"; registered as metadata env
 
 	criticality *roadbed.Criticality // nil when the fleet says nothing
 	registry    []string             // base URLs
@@ -28,6 +29,9 @@ func readEnv(get func(string) string) (env, error) {
 		app: get("ROADBED_APP"), group: get("ROADBED_GROUP"), id: get("ROADBED_INSTANCE"), host: get("ROADBED_HOST"), port: get("PORT"),
 		region: get("ROADBED_REGION"), zone: get("ROADBED_ZONE"),
 		config: get("ROADBED_CONFIG"), telemetry: get("ROADBED_TELEMETRY"), cache: get("ROADBED_CACHE"),
+	}
+	if e.name = get("ROADBED_ENV"); e.name == "" {
+		e.name = get("NETFLIX_ENVIRONMENT")
 	}
 	if e.host == "" {
 		e.host = "127.0.0.1"
@@ -77,6 +81,9 @@ func (e env) instance(c Config, addr *net.TCPAddr) roadbed.Instance {
 	if e.zone != "" {
 		i.Metadata["zone"] = e.zone
 	}
+	if e.name != "" {
+		i.Metadata["env"] = e.name
+	}
 	if c.Version != "" {
 		i.Metadata["version"] = c.Version
 	}
@@ -85,7 +92,7 @@ func (e env) instance(c Config, addr *net.TCPAddr) roadbed.Instance {
 
 // scope is how the service asks for its properties.
 func (e env) scope(self roadbed.Instance, cluster string) config.Scope {
-	sc := config.Scope{App: self.App, Region: e.region, Zone: e.zone, Cluster: cluster, Group: self.Group, Instance: self.ID}
+	sc := config.Scope{Env: e.name, App: self.App, Region: e.region, Zone: e.zone, Cluster: cluster, Group: self.Group, Instance: self.ID}
 	if m, err := roadbed.ParseMoniker(self.Group); err == nil {
 		sc.Stack = m.Stack
 	}

@@ -15,7 +15,7 @@
 // # Where it runs
 //
 // The fleet tells a process where it is by its environment: PORT, ROADBED_APP, ROADBED_GROUP, ROADBED_INSTANCE,
-// ROADBED_HOST, ROADBED_REGION, ROADBED_ZONE, ROADBED_CRITICALITY, ROADBED_REGISTRY, ROADBED_CONFIG,
+// ROADBED_HOST, ROADBED_REGION, ROADBED_ZONE, ROADBED_ENV, ROADBED_CRITICALITY, ROADBED_REGISTRY, ROADBED_CONFIG,
 // ROADBED_TELEMETRY and ROADBED_CACHE. What the environment says wins over Config, for it is the operator's word; so do
 // the properties in ROADBED_PROPERTIES, key=value;key=value, over the platform's.
 // Without ROADBED_REGISTRY a service warns once, serves all the same, and reaches no other service.

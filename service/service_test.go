@@ -463,7 +463,8 @@ func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
 
 func TestTheEnvironmentSaysWhoTheServiceIs(t *testing.T) {
 	vars := map[string]string{"ROADBED_APP": "web", "ROADBED_REGISTRY": "http://a:1, http://b:2,", "PORT": "8081", "ROADBED_ZONE": "zone-c",
-		"ROADBED_CRITICALITY": "best-effort", "ROADBED_GROUP": "web-prod-big-v012", "ROADBED_REGION": "local", "ROADBED_PROPERTIES": " web.rows = 5 ; web.hosts=a,b=c;"}
+		"ROADBED_CRITICALITY": "best-effort", "ROADBED_GROUP": "web-prod-big-v012", "ROADBED_REGION": "local", "ROADBED_PROPERTIES": " web.rows = 5 ; web.hosts=a,b=c;",
+		"NETFLIX_ENVIRONMENT": "prod"}
 	e, err := readEnv(func(k string) string { return vars[k] })
 	if err != nil {
 		t.Fatal(err)
@@ -475,12 +476,12 @@ func TestTheEnvironmentSaysWhoTheServiceIs(t *testing.T) {
 		t.Errorf("properties: got %q, want %q", e.override, want)
 	}
 	i := e.instance(Config{Name: "Web", Version: "3"}, &net.TCPAddr{Port: 8081})
-	if i.ID != "127.0.0.1:Web:8081" || i.App != "web" || i.VIP != "web" || i.Metadata["zone"] != "zone-c" || i.Metadata["version"] != "3" ||
+	if i.ID != "127.0.0.1:Web:8081" || i.App != "web" || i.VIP != "web" || i.Metadata["zone"] != "zone-c" || i.Metadata["env"] != "prod" || i.Metadata["version"] != "3" ||
 		i.Status != roadbed.Starting {
 		t.Errorf("instance without an id of the fleet: got %+v", i)
 	}
 	sc := e.scope(i, "web-prod-big")
-	if want := (config.Scope{App: "web", Stack: "prod", Region: "local", Zone: "zone-c", Cluster: "web-prod-big", Group: "web-prod-big-v012",
+	if want := (config.Scope{Env: "prod", App: "web", Stack: "prod", Region: "local", Zone: "zone-c", Cluster: "web-prod-big", Group: "web-prod-big-v012",
 		Instance: i.ID}); sc != want {
 		t.Errorf("scope: got %+v, want %+v", sc, want)
 	}

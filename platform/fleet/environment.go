@@ -7,8 +7,12 @@ import (
 	"strings"
 )
 
-// reserved reports whether only the fleet may give an environment variable.
+// reserved reports whether only the fleet may give an environment variable. The environment's name and properties of a
+// process are for whoever starts it, or the platform, to say.
 func reserved(name string) bool {
+	if name == "ROADBED_ENV" || name == "ROADBED_PROPERTIES" {
+		return false
+	}
 	return strings.HasPrefix(name, "ROADBED_") || strings.HasPrefix(name, "EC2_") || name == "NETFLIX_INSTANCE_ID"
 }
 

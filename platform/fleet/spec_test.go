@@ -104,18 +104,18 @@ func TestEnvironmentTellsWhoTheInstanceIs(t *testing.T) {
 	dir := t.TempDir()
 	f := &Fleet{
 		c:       Config{Dir: dir, Region: "local", Self: "/bin/roadbed", Env: []string{"ROADBED_REGISTRY=http://127.0.0.1:8761", "A=config", "B=config"}},
-		baseEnv: inherited([]string{"PATH=/bin", "ROADBED_TOKEN=secret", "NETFLIX_APP=x", "PORT=1", "A=platform", "HOME=/root"}),
+		baseEnv: inherited([]string{"PATH=/bin", "ROADBED_TOKEN=secret", "NETFLIX_APP=x", "PORT=1", "A=platform", "HOME=/root", "ROADBED_ENV=prod"}),
 	}
 	s := &slot{f: f, g: &group{name: "api-prod-v003"}, n: 1, name: "api-prod-v003-1", zone: "zone-b", app: "api",
 		moniker: roadbed.Moniker{App: "api", Stack: "prod", Sequence: 3},
 		spec: Spec{Criticality: roadbed.Degraded, Env: map[string]string{
-			"B": "user {port}", "NETFLIX_STACK": "mine", "ROADBED_APP": "evil", "EC2_REGION": "evil", "NETFLIX_INSTANCE_ID": "evil"}}}
+			"B": "user {port}", "NETFLIX_STACK": "mine", "ROADBED_APP": "evil", "EC2_REGION": "evil", "NETFLIX_INSTANCE_ID": "evil", "ROADBED_PROPERTIES": "a=1"}}}
 	env := s.environment("api-prod-v003-1-x7f3", 9001)
 	for name, want := range map[string]string{
 		"PATH": "/bin", "HOME": "/root", "PORT": "9001", "A": "config", "B": "user 9001",
 		"ROADBED_APP": "api", "ROADBED_GROUP": "api-prod-v003", "ROADBED_INSTANCE": "api-prod-v003-1-x7f3", "ROADBED_HOST": "127.0.0.1",
 		"ROADBED_REGION": "local", "ROADBED_ZONE": "zone-b", "ROADBED_CRITICALITY": "DEGRADED", "ROADBED_REGISTRY": "http://127.0.0.1:8761",
-		"ROADBED_CACHE": filepath.Join(dir, "cache", "api-prod-v003-1"), "ROADBED_DATA": dir, "ROADBED_TOKEN": "",
+		"ROADBED_CACHE": filepath.Join(dir, "cache", "api-prod-v003-1"), "ROADBED_DATA": dir, "ROADBED_TOKEN": "", "ROADBED_ENV": "prod", "ROADBED_PROPERTIES": "a=1",
 		"NETFLIX_APP": "api", "NETFLIX_CLUSTER": "api-prod", "NETFLIX_STACK": "mine", "NETFLIX_DETAIL": "",
 		"NETFLIX_AUTO_SCALE_GROUP": "api-prod-v003", "NETFLIX_INSTANCE_ID": "api-prod-v003-1-x7f3", "EC2_INSTANCE_ID": "api-prod-v003-1-x7f3",
 		"EC2_REGION": "local", "EC2_AVAILABILITY_ZONE": "zone-b", "EC2_LOCAL_IPV4": "127.0.0.1",

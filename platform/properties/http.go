@@ -352,12 +352,14 @@ func (s *Store) feed(ctx context.Context, c *caller, prefix, lastID string, even
 			}
 		case <-at.done:
 			known.Rev = at.rev
+			var together []config.Change
 			for _, m := range at.moves {
-				ev, ok := m.forCaller(c, prefix)
-				if !ok {
-					continue
+				if ev, ok := m.forCaller(c, prefix); ok {
+					together = append(together, ev)
 				}
-				ev.Rev = at.rev
+			}
+			for i, ev := range together {
+				ev.Rev, ev.More = at.rev, i < len(together)-1
 				if ev.Value != nil {
 					known.Properties[ev.Key] = *ev.Value
 				} else {

@@ -1,0 +1,117 @@
+package properties
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/config"
+)
+
+// pair is a struct of a service that can only use two numbers that are alike, and small.
+type pair struct{ A, B int }
+
+func (p *pair) Validate() error {
+	if p.A != p.B {
+		return errors.New("a and b differ")
+	}
+	return config.Between("a", p.A, 0, 10)
+}
+
+// inMemory is a transport to a handler that works in a bubble.
+type inMemory struct{ http.Handler }
+
+func (m inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
+	in := r.Clone(r.Context())
+	if in.Body == nil {
+		in.Body = http.NoBody
+	}
+	body, w := io.Pipe()
+	answer := &pipeWriter{header: http.Header{}, PipeWriter: w, begun: make(chan int, 1)}
+	go func() {
+		m.ServeHTTP(answer, in)
+		answer.WriteHeader(http.StatusOK)
+		w.Close()
+	}()
+	context.AfterFunc(r.Context(), func() { body.CloseWithError(r.Context().Err()) })
+	select {
+	case status := <-answer.begun:
+		return &http.Response{StatusCode: status, Status: http.StatusText(status), Header: answer.header.Clone(), Body: body, Request: r}, nil
+	case <-r.Context().Done():
+		return nil, r.Context().Err()
+	}
+}
+
+type pipeWriter struct {
+	*io.PipeWriter
+	header http.Header
+	once   sync.Once
+	begun  chan int
+}
+
+func (p *pipeWriter) Header() http.Header    { return p.header }
+func (p *pipeWriter) WriteHeader(status int) { p.once.Do(func() { p.begun <- status }) }
+func (p *pipeWriter) Flush()                 { p.WriteHeader(http.StatusOK) }
+func (p *pipeWriter) Write(b []byte) (int, error) {
+	p.WriteHeader(http.StatusOK)
+	return p.PipeWriter.Write(b)
+}
+
+func TestARealReaderDecidesAboutARolloutOfTwoProperties(t *testing.T) {
+	inBubble(t, func(t *testing.T, c cell) {
+		n := c.node(t)
+		defer n.stop()
+		n.setFleet([]roadbed.Instance{{ID: "i-1", App: "api", Status: roadbed.Up, Since: time.Unix(1, 0)}})
+		p := config.New(config.Options{URL: "http://127.0.0.1", Scope: config.Scope{App: "api", Instance: "i-1"}, HTTP: &http.Client{Transport: inMemory{n.Handler()}}, Log: quiet})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := p.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		defer func() { cancel(); wg.Wait() }()
+		v, err := config.Bind(p, "x.", pair{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		roll := func(value string) Rollout {
+			t.Helper()
+			edits := append(setTo("x.a", value, config.Scope{App: "api"}), setTo("x.b", value, config.Scope{App: "api"})...)
+			r, err := n.Propose(as(t, "ana"), Rollout{Changes: edits, Steps: []Step{{Selector: Selector{Instances: 1}}, {Selector: Selector{All: true}}}})
+			if err == nil {
+				r, err = n.Command(as(t, "ana"), r.ID, "start")
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for !n.state(t, r.ID).State.Over() {
+				time.Sleep(100 * time.Millisecond)
+			}
+			return n.state(t, r.ID)
+		}
+		// Were one seen before the other, the struct would refuse it, and that would end the roll-out.
+		if end := roll("2"); end.State != Done || *v.Get() != (pair{2, 2}) {
+			t.Errorf("two good values: got %s (%s) and %+v, want DONE and {2 2}", end.State, end.Reason, *v.Get())
+		}
+		// The store knows of no bound; the reader does.
+		end := roll("11")
+		if end.State != RolledBack || !strings.Contains(end.Reason, "a is 11; it must be from 0 to 10") {
+			t.Errorf("values that the reader refuses: got %s (%s), want ROLLED_BACK for its reason", end.State, end.Reason)
+		}
+		if took := end.Since.Sub(end.Created); took > time.Second {
+			t.Errorf("it was rolled back after %v, want within a second", took)
+		}
+		if got := *v.Get(); got != (pair{2, 2}) {
+			t.Errorf("the reader has %+v, want the last good {2 2}", got)
+		}
+	})
+}
