@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,20 +46,26 @@ type change struct {
 	version      uint64
 	at           int64 // ns since the state's epoch
 	rec          *record
+	vips         string // comma list of those that it has, or had lately
 
 	once  sync.Once
 	event []byte // as watchers read it, made once for all of them
 }
 
-// add makes r the newest change. Versions rise with the clock so that they rise across restarts too.
-func (l *changeLog) add(r *record, now int64) {
+// add makes r, which was something else before unless was is nil, the newest change. Versions rise with the clock so that they rise across restarts too.
+func (l *changeLog) add(r, was *record, now int64) {
 	l.trim(now)
 	k := r.key()
-	if was := l.byKey[k]; was != nil {
-		l.unlink(was)
+	vips := r.vip
+	if was != nil {
+		vips = mergeLists(vips, was.vip)
+	}
+	if c := l.byKey[k]; c != nil {
+		vips = mergeLists(vips, c.vips)
+		l.unlink(c)
 	}
 	l.version = max(l.version+1, uint64(time.Now().UnixMilli()))
-	c := &change{version: l.version, at: now, rec: r, older: l.newest}
+	c := &change{version: l.version, at: now, rec: r, vips: vips, older: l.newest}
 	if l.newest != nil {
 		l.newest.newer = c
 	} else {
@@ -110,4 +118,17 @@ func (l *changeLog) since(version uint64) (cs []*change, ok bool) {
 		cs[i], cs[j] = cs[j], cs[i]
 	}
 	return cs, true
+}
+
+// mergeLists adds to a what only b has; both are comma lists.
+func mergeLists(a, b string) string {
+	if a == b || b == "" {
+		return a
+	}
+	for name := range strings.SplitSeq(b, ",") {
+		if name = strings.TrimSpace(name); name != "" && !slices.ContainsFunc(strings.Split(a, ","), func(s string) bool { return strings.TrimSpace(s) == name }) {
+			a += "," + name
+		}
+	}
+	return a
 }

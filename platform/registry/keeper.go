@@ -529,6 +529,9 @@ func (s *state) endWarmUp(now int64) {
 	defer s.mu.Unlock()
 	if s.warming && s.first >= 0 && now-s.first >= int64(warmUp) {
 		s.warming = false
-		s.broadcast()
+		if s.hub != nil {
+			s.hub.everyone.Store(true)
+			s.hub.changed()
+		}
 	}
 }

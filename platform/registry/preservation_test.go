@@ -15,9 +15,9 @@ import (
 	"pgregory.net/rapid"
 )
 
-// crowd registers n instances in apps applications and has those renew every 30 s, at times spread over it, that
+// populate registers n instances in apps applications and has those renew every 30 s, at times spread over it, that
 // alive says are. It ends with the test.
-func crowd(t *testing.T, r *Registry, n, apps int, alive func(i int) bool) {
+func populate(t *testing.T, r *Registry, n, apps int, alive func(i int) bool) {
 	ids := make([]key, n)
 	for i := range n {
 		ids[i] = key{fmt.Sprintf("APP%d", i%apps), fmt.Sprint(i)}
@@ -84,7 +84,7 @@ func TestScaleDownBy40PercentIsGoneWithinAMinuteOfItsLeases(t *testing.T) {
 				}
 			})
 			var shrunk switchable
-			crowd(t, r, 100, 5, func(i int) bool { return !shrunk.get() || i >= 40 })
+			populate(t, r, 100, 5, func(i int) bool { return !shrunk.get() || i >= 40 })
 			time.Sleep(10 * time.Minute)
 			shrunk.set(true)
 			time.Sleep(90*time.Second + 60*time.Second)
@@ -117,7 +117,7 @@ func TestInstancesThatAPeerHearsArePreserved(t *testing.T) {
 				return []testimony{{peer: "http://a/"}, heard}
 			}
 		})
-		crowd(t, r, 100, 5, func(i int) bool { return !cut.get() })
+		populate(t, r, 100, 5, func(i int) bool { return !cut.get() })
 		time.Sleep(time.Minute)
 		cut.set(true)
 		time.Sleep(time.Hour)
@@ -148,7 +148,7 @@ func TestInstancesArePreservedFor15MinutesWhenPeersCannotBeAsked(t *testing.T) {
 				return []testimony{{peer: "b", reachable: true}, {peer: "c"}, {peer: "d"}}
 			}
 		})
-		crowd(t, r, 100, 5, func(i int) bool { return i < 30 })
+		populate(t, r, 100, 5, func(i int) bool { return i < 30 })
 		time.Sleep(15*time.Minute + time.Minute)
 		if got, p := r.count(), r.Silence(); got != 100 || p.Mode != Preserving || p.Degraded || p.Silent != 70 {
 			t.Errorf("15 minutes after 70 fell silent: got %d instances, %+v; want 100, preserving", got, p)
@@ -165,7 +165,7 @@ func TestInstancesArePreservedForEverWhereConfigured(t *testing.T) {
 		r := runningWith(t, Config{Settings: Settings{PreservationHold: -1}}, func(r *Registry) {
 			r.keep.ask = func(context.Context, []key) []testimony { return []testimony{{peer: "b"}} }
 		})
-		crowd(t, r, 10, 2, func(i int) bool { return false })
+		populate(t, r, 10, 2, func(i int) bool { return false })
 		time.Sleep(24 * time.Hour)
 		if got := r.count(); got != 10 {
 			t.Errorf("a day after all fell silent: got %d instances, want 10", got)
@@ -176,7 +176,7 @@ func TestInstancesArePreservedForEverWhereConfigured(t *testing.T) {
 func TestEverySilentInstanceGoesAtOnceWherePreservationIsOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := runningWith(t, Config{Settings: Settings{Preservation: NoPreservation}}, nil)
-		crowd(t, r, 100, 2, func(i int) bool { return false })
+		populate(t, r, 100, 2, func(i int) bool { return false })
 		time.Sleep(92 * time.Second)
 		if got, p := r.count(), r.Silence(); got != 0 || p.Mode != Off {
 			t.Errorf("92 s after 100 registered for 90 s: got %d instances in mode %s, want none, off", got, p.Mode)
@@ -543,7 +543,7 @@ func TestEurekasRuleKeepsEverybodyWhileTooFewRenew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := runningWith(t, Config{Settings: Settings{Preservation: ComparedPreservation}}, nil)
 		var n switchable
-		crowd(t, r, 20, 2, func(i int) bool { return i < 16 || i < 19 && n.get() }) // 32 renewals a minute of 42 expected
+		populate(t, r, 20, 2, func(i int) bool { return i < 16 || i < 19 && n.get() }) // 32 renewals a minute of 42 expected
 		time.Sleep(30 * time.Minute)
 		if got, p := r.count(), r.Silence(); got != 20 || p.Mode != Preserving || p.Threshold != 34 || p.Observed < 30 || p.Observed > 34 {
 			t.Errorf("with 4 of 20 silent: got %d instances, %+v; want all preserved under the threshold of 34", got, p)

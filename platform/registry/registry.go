@@ -69,6 +69,7 @@ type Registry struct {
 	s    *state
 	face *eureka
 	keep *keeper
+	hub  *hub
 
 	prefixes    prefixes // that Eureka's paths may have
 	peers       *peers
@@ -100,6 +101,8 @@ func New(c Config) *Registry {
 		r.peers, _ = newPeers(Config{}, r.s, r.log) // none cannot be wrong
 	}
 	r.join()
+	r.hub = newHub(r.s, r.incarnation, c.Location.Region)
+	r.s.hub = r.hub
 	r.face = &eureka{r}
 	leases := termsOf(c.Settings)
 	r.s.stretch = leases.stretch
@@ -153,6 +156,7 @@ func (r *Registry) Run(ctx context.Context) error {
 	r.keep.run(ctx)
 	wg.Wait()
 	r.stopOnce.Do(func() { close(r.stop) })
+	r.hub.end()
 	return nil
 }
 

@@ -32,8 +32,7 @@ type state struct {
 	wheel wheel // finds the leases that run out
 
 	log     changeLog
-	edition uint64        // rises with everything documents show, heartbeats excepted
-	wake    chan struct{} // closed, and made anew, when watchers have something to read
+	edition uint64 // rises with everything documents show, heartbeats excepted
 	names   interner
 
 	snap     atomic.Pointer[snapshot]
@@ -44,6 +43,7 @@ type state struct {
 	peers    *outboxes // nil without peers
 	stamps   stamps
 
+	hub    *hub        // of those who watch
 	broken chan *entry // instances of which the connection broke by which they were known to be alive
 	kept   atomic.Pointer[Silence]
 }
@@ -80,8 +80,8 @@ func newState(self string) *state {
 		apps: make(map[string]*app), overrides: make(map[key]override),
 		lifted: make(map[key]lift), tombs: make(map[key]tomb),
 		first: -1, warming: true,
-		log:  newChangeLog(),
-		wake: make(chan struct{}), broken: make(chan *entry, 1024),
+		log:    newChangeLog(),
+		broken: make(chan *entry, 1024),
 	}
 }
 
@@ -223,7 +223,7 @@ func (s *state) install(e *entry, r *record, at int64, direct bool) {
 		return
 	}
 	e.rec = r
-	s.publish(r)
+	s.publish(r, old)
 }
 
 // lasts is how long the lease of r is, which is what its instance asked for unless the configuration stretches it.
@@ -428,7 +428,7 @@ func (s *state) remove(k key) bool {
 	r.action = deleted
 	r.updated = time.Now().UnixMilli()
 	r.evicted = r.updated
-	s.publish(&r)
+	s.publish(&r, e.rec)
 	return true
 }
 
@@ -560,8 +560,9 @@ func (s *state) replace(e *entry, r *record) {
 	s.byStatus[r.status]++
 	r.action = modified
 	r.updated, r.sum = time.Now().UnixMilli(), 0
+	was := e.rec
 	e.rec = r
-	s.publish(r)
+	s.publish(r, was)
 }
 
 func (s *state) insert(k key, e *entry) {
@@ -582,15 +583,10 @@ func (s *state) touch(name string) {
 	}
 }
 
-// publish enters r in the change log and wakes the watchers. The caller holds mu.
-func (s *state) publish(r *record) {
+// publish enters r, which was something else before unless was is nil, in the change log and has the watchers told.
+// The caller holds mu.
+func (s *state) publish(r, was *record) {
 	s.touch(r.app)
-	s.log.add(r, s.now())
-	s.broadcast()
-}
-
-// broadcast wakes everybody who waits on wake. The caller holds mu.
-func (s *state) broadcast() {
-	close(s.wake)
-	s.wake = make(chan struct{})
+	s.log.add(r, was, s.now())
+	s.hub.changed()
 }
