@@ -1,6 +1,8 @@
 package registry
 
 import (
+	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -50,23 +52,8 @@ func (h *eureka) waitApp(w http.ResponseWriter, r *http.Request, t target) {
 		wait = d
 	}
 	if wait > 0 {
-		over := time.NewTimer(wait)
-		defer over.Stop()
-		for cursor := index; ; {
-			wake, changed, now := h.s.changedSince(t.app, cursor)
-			if changed {
-				break
-			}
-			cursor = now
-			select {
-			case <-wake:
-				continue
-			case <-over.C:
-			case <-h.stop:
-			case <-r.Context().Done():
-				return
-			}
-			break
+		if !h.awaitApp(r.Context(), t.app, index, wait) {
+			return
 		}
 	}
 	version, body := h.s.appNow(t.app, h.c.Location.Region)
@@ -74,20 +61,41 @@ func (h *eureka) waitApp(w http.ResponseWriter, r *http.Request, t target) {
 	answer(w, r, http.StatusOK, "application/json", body)
 }
 
-// changedSince reports whether an app changed after a version, as far as it is known, and which version is the newest
-// of all. wake is closed when there is a newer one.
-func (s *state) changedSince(app string, version uint64) (wake chan struct{}, changed bool, newest uint64) {
+// awaitApp waits until an app has changed after a version, at most for d. It reports false if the client is gone.
+func (h *eureka) awaitApp(ctx context.Context, app string, version uint64, d time.Duration) bool {
+	me := newWatcher(rand.Text(), interest{apps: map[string]bool{app: true}})
+	h.hub.join(me)
+	defer h.hub.leave(me)
+	over := time.NewTimer(d)
+	defer over.Stop()
+	for !h.s.changedSince(app, version) {
+		select {
+		case <-me.wake:
+			me.take(h.hub)
+		case <-over.C:
+			return true
+		case <-h.stop:
+			return true
+		case <-ctx.Done():
+			return false
+		}
+	}
+	return true
+}
+
+// changedSince reports whether an app changed after a version, as far as that is known.
+func (s *state) changedSince(app string, version uint64) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	if version < s.log.trimmed || version > s.log.version {
-		return s.wake, true, s.log.version
+		return true
 	}
 	for c := s.log.newest; c != nil && c.version > version; c = c.older {
 		if c.rec.app == app {
-			return s.wake, true, s.log.version
+			return true
 		}
 	}
-	return s.wake, false, s.log.version
+	return false
 }
 
 // appNow renders an app as it is at this moment, with the version it is of.

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"context"
 	"crypto/rand"
 	"encoding/json"
 	"errors"
@@ -34,8 +33,7 @@ import (
 // The answer has a header X-Registry-Stream. An instance that is registered with the same header is as alive as the
 // stream: when it breaks, the registry tries to connect to the instance, and takes it out of traffic if it is refused.
 const (
-	streamHeader  = "X-Registry-Stream"
-	versionHeader = "X-Registry-Version"
+	streamHeader = "X-Registry-Stream"
 
 	watcherWait = 30 * time.Second // to take what is written to it
 	backlogMost = 8 << 20          // bytes of events that a slow client gets; if it missed more it begins anew
@@ -416,41 +414,4 @@ func appendRemoval(b []byte, incarnation string, c *change) []byte {
 		panic("registry: two strings cannot be written as JSON: " + err.Error())
 	}
 	return append(appendEvent(b, incarnation, c.version, "remove"), raw...)
-}
-
-// awaitApp waits until something of app changed after version, at most for d, or until ctx ends.
-func (h *eureka) awaitApp(ctx context.Context, app string, version uint64, d time.Duration) {
-	me := newWatcher(rand.Text(), interest{apps: map[string]bool{app: true}})
-	h.hub.join(me)
-	defer h.hub.leave(me)
-	limit := time.NewTimer(d)
-	defer limit.Stop()
-	for !h.s.changedSince(app, version) {
-		select {
-		case <-me.wake:
-			me.take(h.hub)
-		case <-limit.C:
-			return
-		case <-ctx.Done():
-			return
-		case <-h.stop:
-			return
-		}
-	}
-}
-
-// changedSince reports whether something of app changed after version, as far as that is known.
-func (s *state) changedSince(app string, version uint64) bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	cs, known := s.log.since(version)
-	if !known || version > s.log.version {
-		return true
-	}
-	for _, c := range cs {
-		if c.rec.app == app {
-			return true
-		}
-	}
-	return false
 }
