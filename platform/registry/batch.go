@@ -18,19 +18,19 @@ const (
 	batchWait     = 25 * time.Millisecond
 )
 
-// throttle lets few batches in at a time.
+// throttle lets few in at a time.
 type throttle chan struct{}
 
 func newThrottle() throttle { return make(throttle, batchesPerCPU*runtime.GOMAXPROCS(0)) }
 
-// enter reports whether there is room for one more; who is in must leave.
-func (t throttle) enter() bool {
+// enter reports whether there is room for one more within wait; who is in must leave.
+func (t throttle) enter(within time.Duration) bool {
 	select {
 	case t <- struct{}{}:
 		return true
 	default:
 	}
-	wait := time.NewTimer(batchWait)
+	wait := time.NewTimer(within)
 	defer wait.Stop()
 	select {
 	case t <- struct{}{}:
@@ -50,7 +50,7 @@ func (h *eureka) batch(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		return
 	}
-	if !h.batches.enter() {
+	if !h.batches.enter(batchWait) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}

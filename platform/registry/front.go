@@ -383,8 +383,16 @@ func (c *frontConn) answer(h *head, now time.Time) (ok bool, err error) {
 	case h.put && t.what == oneInstance && string(h.replication) != "true":
 		c.f.heartbeat(c.s, t, h, now)
 	case h.get && (t.what == allApps || t.what == deltaApps) && h.query == nil:
-		rep := c.f.h.look(t, wish{textOf(h.accept), textOf(h.eurekaAccept), textOf(h.encoding)})
-		return true, c.reply(&rep, now)
+		rep := c.f.h.look(t, wish{textOf(h.accept), textOf(h.eurekaAccept), textOf(h.encoding), textOf(h.name), textOf(h.id)})
+		if rep.size() < largeAnswer {
+			return true, c.reply(&rep, now)
+		}
+		c.f.h.inTurn(func() {
+			c.Conn.SetWriteDeadline(now.Add(timeToWrite(rep.size()))) //nolint:errcheck // the write fails then
+			err = c.reply(&rep, now)
+			c.Conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // as above
+		}, func() { err = c.reply(&reply{status: http.StatusServiceUnavailable}, now) })
+		return true, err
 	default:
 		return false, nil
 	}
@@ -408,7 +416,7 @@ func (c *frontConn) admits(h *head) bool {
 }
 
 func (f *front) heartbeat(s *arrival, t target, h *head, now time.Time) {
-	res, _ := f.h.heartbeat(t, textOf(h.query), origin{native: string(h.identity) == nativeAgent})
+	res, _ := f.h.heartbeat(t, textOf(h.query), origin{native: string(h.name) == nativeAgent})
 	status := "HTTP/1.1 200 OK\r\nDate: "
 	if res == notFound {
 		status = "HTTP/1.1 404 Not Found\r\nDate: "

@@ -229,11 +229,14 @@ func (h *eureka) setMetadata(w http.ResponseWriter, r *http.Request, t target) {
 	empty(w, res)
 }
 
-// wish is the form in which a client wants its answer: the values of the headers that say so.
-type wish struct{ accept, eurekaAccept, encoding string }
+// wish is the form in which a client wants its answer, and who it says it is: the values of the headers that say so.
+type wish struct{ accept, eurekaAccept, encoding, name, id string }
 
 func wishOf(r *http.Request) wish {
-	return wish{r.Header.Get("Accept"), r.Header.Get("X-Eureka-Accept"), r.Header.Get("Accept-Encoding")}
+	return wish{
+		r.Header.Get("Accept"), r.Header.Get("X-Eureka-Accept"), r.Header.Get("Accept-Encoding"),
+		r.Header.Get("Discoveryidentity-Name"), r.Header.Get("Discoveryidentity-Id"),
+	}
 }
 
 // codec picks the form of an answer: XML unless JSON is asked for by name, as Eureka does.
@@ -330,11 +333,23 @@ func (h *eureka) read(w http.ResponseWriter, r *http.Request, t target) {
 		return
 	}
 	rep := h.look(t, wishOf(r))
-	rep.write(w)
+	if rep.size() < largeAnswer {
+		rep.write(w)
+		return
+	}
+	h.inTurn(func() {
+		http.NewResponseController(w).SetWriteDeadline(time.Now().Add(timeToWrite(rep.size()))) //nolint:errcheck // not in tests; net/http lifts it
+		rep.write(w)
+	}, func() { w.WriteHeader(http.StatusServiceUnavailable) })
 }
 
 // look finds what t names.
 func (h *eureka) look(t target, w wish) reply {
+	now := h.s.now()
+	if !h.limits.admits(t.what, w.name, now) {
+		h.s.counts.limited.Inc()
+		return reply{status: http.StatusServiceUnavailable}
+	}
 	switch t.what {
 	case allApps, deltaApps, oneApp, oneInstance:
 		if h.c.Settings.EnforceGzip && w.encoding == "" {
@@ -350,6 +365,7 @@ func (h *eureka) look(t target, w wish) reply {
 		return reply{status: http.StatusForbidden} // clients try their next server
 	}
 	c := w.codec()
+	h.s.counts.fetched(t.what, w.id, now)
 	sn := h.Registry.read()
 	if t.what == oneInstance || t.what == anyInstance || t.what == serverStatus {
 		sn = h.s.current(h.c.Location.Region) // never a copy, as in Eureka

@@ -27,7 +27,7 @@ type head struct {
 	path, query                    []byte
 	host, authorization            []byte
 	accept, eurekaAccept, encoding []byte
-	identity, replication          []byte
+	name, id, replication          []byte
 	seen                           headers
 }
 
@@ -40,7 +40,8 @@ const (
 	acceptSeen
 	eurekaAcceptSeen
 	encodingSeen
-	identitySeen
+	nameSeen
+	idSeen
 	replicationSeen
 	lengthSeen
 )
@@ -257,11 +258,11 @@ func (h *head) header(line []byte) found {
 		}
 	case 20:
 		if is(name, "discoveryidentity-id") {
-			return what
+			return once(idSeen, &h.id)
 		}
 	case 22:
 		if is(name, "discoveryidentity-name") {
-			return once(identitySeen, &h.identity)
+			return once(nameSeen, &h.name)
 		}
 	case 25:
 		if is(name, "discoveryidentity-version") {

@@ -33,6 +33,16 @@
 //   - A registry that has just started says so to its watchers until everybody had time to come back.
 //   - Documents hold no member that Netflix's clients do not know.
 //
+// # Meters
+//   - registry.registrations, registry.renewed, registry.cancels, and registry.unknown, which counts renewals of leases that
+//     nobody holds: each with from, client or peer.
+//   - registry.fetches with of, all, delta or app; registry.fetches.again counts lists fetched right after a delta, which
+//     clients do when its hash is not what they count; registry.refused with reason, rate or large.
+//   - registry.evictions with reason, refused or expired; registry.suspected counts instances that are DOWN meanwhile.
+//   - registry.instances, registry.late and registry.silent; registry.renewalsExpected and registry.renewalsObserved per
+//     minute; registry.mode is 1 for the mode that self-preservation is in.
+//   - registry.peer.batch is in how many seconds a batch of a peer is answered.
+//
 // # What it does not
 //   - It keeps nothing on disk: after a restart, clients register again. Only overrides are read back, from the ledger.
 package registry
@@ -75,6 +85,8 @@ type Registry struct {
 	peers       *peers
 	badPeers    error                    // why there are none, if they cannot be meant
 	batches     throttle                 // of peers
+	large       throttle                 // answers that are being written
+	limits      *limiter                 // of fetches
 	copied      atomic.Pointer[snapshot] // what readers see with Settings.ReadOnlyCache
 	deciding    chan struct{}            // holds a token while a decision is recorded and done
 	notes       chan roadbed.Change      // for the ledger, written by Run
@@ -88,11 +100,13 @@ type Registry struct {
 func New(c Config) *Registry {
 	r := &Registry{
 		c: c, log: c.Log, s: newState(c.Self), incarnation: newIncarnation(), stop: make(chan struct{}),
-		prefixes: newPrefixes(c.Settings.Prefixes), batches: newThrottle(), deciding: make(chan struct{}, 1), notes: make(chan roadbed.Change, 1024),
+		prefixes: newPrefixes(c.Settings.Prefixes), batches: newThrottle(), large: newLargeGate(c.Settings), limits: newLimiter(c.Settings),
+		deciding: make(chan struct{}, 1), notes: make(chan roadbed.Change, 1024),
 	}
 	if r.log == nil {
 		r.log = slog.Default()
 	}
+	r.s.counts = newCounts(c.Meter)
 	r.s.believe, r.s.anyAge = c.Settings.ClientStatusWins, c.Settings.NoTimestampSync
 	if keep := c.Settings.DeltaRetention; keep > 0 {
 		r.s.log.least, r.s.log.most = keep, keep

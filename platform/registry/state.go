@@ -40,6 +40,7 @@ type state struct {
 	building sync.Mutex // held by the one who makes the next snapshot
 
 	renewals atomic.Uint64
+	counts   *counts
 	peers    *outboxes // nil without peers
 	stamps   stamps
 
@@ -76,7 +77,7 @@ const overrideOutlives = 24 * time.Hour
 
 func newState(self string) *state {
 	return &state{
-		epoch: time.Now(), self: self, stretch: 1,
+		epoch: time.Now(), self: self, counts: newCounts(nil), stretch: 1,
 		apps: make(map[string]*app), overrides: make(map[key]override),
 		lifted: make(map[key]lift), tombs: make(map[key]tomb),
 		first: -1, warming: true,
@@ -130,6 +131,7 @@ func (s *state) register(r *record, o origin) {
 			r.dirty = t.dirty + 1 // it is there, whatever its clock says, and peers must believe it
 		}
 	}
+	s.counts.registrations[o.from()].Inc()
 	incoming, own := r.dirty, r.own
 	r.stamp = s.stamps.next()
 	stale := e != nil && later(e.rec.dirty, r.dirty)
@@ -264,6 +266,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 	e := s.find(k)
 	if e == nil {
 		s.mu.RUnlock()
+		s.counts.unknown[o.from()].Inc()
 		return notFound, nil
 	}
 	r := e.rec
@@ -273,6 +276,7 @@ func (s *state) renew(k key, o origin, dirty int64, claimed status) (result, *re
 		return notFound, nil
 	}
 	s.renewals.Add(1)
+	s.counts.renewals[o.from()].Inc()
 	now := s.now()
 	e.lease.renew(now, !o.replicated)
 	s.mu.RUnlock()
@@ -389,6 +393,7 @@ func (s *state) cancel(k key, o origin) (result, *decided) {
 		now := s.now()
 		s.peers.tell(k, slot{since: now, last: now, ended: true, dirty: e.rec.dirty})
 	}
+	s.counts.cancels[o.from()].Inc()
 	s.end(k, e, e.rec.dirty)
 	return done, was
 }
