@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -24,13 +25,17 @@ const propertiesFile = ".properties"
 // getPropertiesFile answers with everything that a caller sees. A key that is missing is deleted at the reader, so the
 // answer is whole or no 200: while nothing is loaded it is 503, and its length is told in advance.
 func (s *Store) getPropertiesFile(w http.ResponseWriter, r *http.Request, app string) error {
-	scope := scopeOf(r)
-	scope.App = app
-	snap, err := s.Resolve(scope)
+	if !s.loaded.Load() {
+		return ErrLoading
+	}
+	order, err := s.orderOf(r)
 	if err != nil {
 		return err
 	}
-	writeWhole(w, r, "text/plain;charset=ISO-8859-1", javaProperties(snap.Properties))
+	scope := scopeOf(r)
+	scope.App = app
+	seen := s.index.Load().resolve(asCaller(s.known(scope), order), "")
+	writeWhole(w, r, "text/plain;charset=ISO-8859-1", javaProperties(seen.Properties))
 	return nil
 }
 
@@ -62,8 +67,15 @@ func (s *Store) getPersisted(w http.ResponseWriter, r *http.Request) error {
 	if r.URL.Query().Get("skipPropsWithExtraScopes") == "true" {
 		f = f.WithoutExtraScopes()
 	}
+	ix := s.index.Load()
+	asked := fmt.Sprint(takesGzip(r.Header.Get("Accept-Encoding")), r.URL.RawQuery)
+	steady := !s.staging() // else the answer follows the instances there are as well
+	if tag, ok := s.polls.last(asked, ix.rev); ok && steady && has(r, tag) {
+		unchanged(w, r, tag)
+		return nil
+	}
 	apps, ok := f.apps()
-	selected := s.expanded(s.index.Load(), Netflix, apps, ok, f.prefix())
+	selected := s.expanded(ix, Netflix, apps, ok, f.prefix())
 	selected = slices.DeleteFunc(selected, func(rec *record) bool { return !f.Match(rec.Property) })
 	slices.SortFunc(selected, func(a, b *record) int { return cmp.Or(strings.Compare(a.Key, b.Key), byPrecedence(b, a)) })
 	answer := persisted{List: make([]persistedProperty, len(selected))}
@@ -74,25 +86,65 @@ func (s *Store) getPersisted(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return fmt.Errorf("encode the properties: %w", err)
 	}
-	writeWhole(w, r, "application/json", body)
+	if tag := writeWhole(w, r, "application/json", body); steady {
+		s.polls.note(asked, ix.rev, tag)
+	}
 	return nil
+}
+
+// polls remembers how pollers were answered. One who has that answer and asks again while nothing has changed, as nearly
+// all do nearly always, is told so without making the answer anew.
+type polls struct {
+	mu   sync.Mutex
+	tags map[string]answered // by what was asked; guarded by mu
+}
+
+// answered is an answer's ETag, and of which revision of the index it was.
+type answered struct {
+	rev uint64
+	tag string
+}
+
+// Bounds of what is remembered of pollers.
+const (
+	maxPolls = 20_000
+	maxAsked = 2 << 10 // bytes
+)
+
+func (p *polls) last(asked string, rev uint64) (tag string, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	a, ok := p.tags[asked]
+	return a.tag, ok && a.rev == rev
+}
+
+func (p *polls) note(asked string, rev uint64, tag string) {
+	if len(asked) > maxAsked {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.tags == nil || len(p.tags) >= maxPolls {
+		p.tags = map[string]answered{}
+	}
+	p.tags[asked] = answered{rev, tag}
 }
 
 // gzipFrom is the size in bytes from which compressing a body pays.
 const gzipFrom = 256
 
 // writeWhole answers with a body that a reader polls again and again: its length tells a reader whether it is whole,
-// its ETag spares sending it twice, and it is compressed for who can read that.
-func writeWhole(w http.ResponseWriter, r *http.Request, contentType string, body []byte) {
+// its ETag, which it returns, spares sending it twice, and it is compressed for who can read that.
+func writeWhole(w http.ResponseWriter, r *http.Request, contentType string, body []byte) (tag string) {
 	h := w.Header()
 	h.Set("Vary", "Accept, Accept-Encoding")
-	tag := fmt.Sprintf(`"%016x"`, xxhash.Sum64(body))
+	tag = fmt.Sprintf(`"%016x"`, xxhash.Sum64(body))
 	zip := len(body) >= gzipFrom && takesGzip(r.Header.Get("Accept-Encoding"))
 	if zip {
 		tag = strings.TrimSuffix(tag, `"`) + `-gzip"` // RFC 9110 §8.8.3: another encoding, another tag
 	}
 	if unchanged(w, r, tag) {
-		return
+		return tag
 	}
 	if zip {
 		var z bytes.Buffer
@@ -112,6 +164,7 @@ func writeWhole(w http.ResponseWriter, r *http.Request, contentType string, body
 	h.Set("Content-Type", contentType)
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.Write(body) //nolint:errcheck // the client is gone if this fails
+	return tag
 }
 
 // takesGzip reads an Accept-Encoding.

@@ -431,12 +431,70 @@ func TestArchaius2IsAnsweredAsItsReaderExpects(t *testing.T) {
 		t.Fatalf("got header %v, want gzip and an ETag", w.Header())
 	}
 	r.Header.Set("If-None-Match", w.Header().Get("ETag"))
-	w = httptest.NewRecorder()
-	if h.ServeHTTP(w, r); w.Code != http.StatusNotModified {
-		t.Errorf("with the ETag it gave: got %d, want 304", w.Code)
+	for _, step := range []struct {
+		what string
+		do   func()
+		want int
+	}{
+		{"nothing", func() {}, 304},
+		{"nothing again", func() {}, 304},
+		{"a change", func() { s.must(t, "a.b", "2", config.Scope{Env: "prod", App: "api", Region: "us-east-1,eu-west-1"}) }, 200},
+		{"nothing since", func() {}, 304},
+		{"a change that is none", func() { s.must(t, "a.b", "2", config.Scope{Env: "prod", App: "api", Region: "us-east-1,eu-west-1"}) }, 304},
+		{"a deletion", func() {
+			if err := s.Delete(t.Context(), ID("global", config.Scope{}), Any); err != nil {
+				t.Fatal(err)
+			}
+		}, 200},
+	} {
+		step.do()
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, r); w.Code != step.want {
+			t.Errorf("after %s: got %d, want %d", step.what, w.Code, step.want)
+		}
+		r.Header.Set("If-None-Match", w.Header().Get("ETag"))
 	}
 	w = httptest.NewRecorder()
 	if h.ServeHTTP(w, request("GET", "/config/archaius2?filter=(color='red')", "")); w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), "there are serverId") {
 		t.Errorf("a scope there is not: got %d %s, want 400 and those there are", w.Code, w.Body)
+	}
+}
+
+// BenchmarkPoll is one poll of each face by an app of 1,000 keys among 100,000 records, as a client makes it.
+func BenchmarkPoll(b *testing.B) {
+	var ps []Property
+	for i := range 100_000 {
+		p := Property{Key: fmt.Sprintf("some.prefix.key.%04d", i%1000), Value: fmt.Sprint("value-", i), Scope: config.Scope{App: fmt.Sprint("app-", i/1000)}, Rev: uint64(i + 1)}
+		p.ID = ID(p.Key, p.Scope)
+		ps = append(ps, p)
+	}
+	s := open(b, b.TempDir())
+	s.index.Store(indexOf(ps...))
+	h := s.Handler()
+	for name, path := range map[string]string{
+		"archaius1": "/config/v1/properties/app-7.properties?zone=zone-a",
+		"archaius2": "/config/archaius2?skipPropsWithExtraScopes=false&filter=" + url.QueryEscape("(appId='app-7' or appId is null) and (env='prod' or env is null)"),
+		"spring":    "/config/spring/app-7/prod",
+	} {
+		for _, again := range []bool{false, true} {
+			b.Run(fmt.Sprintf("%s/again=%v", name, again), func(b *testing.B) {
+				r := request("GET", path, "")
+				r.Header.Set("Accept-Encoding", "gzip")
+				want := http.StatusOK
+				if again { // nothing changed since
+					w := httptest.NewRecorder()
+					h.ServeHTTP(w, r)
+					r.Header.Set("If-None-Match", w.Header().Get("ETag"))
+					want = http.StatusNotModified
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					w := httptest.NewRecorder()
+					if h.ServeHTTP(w, r); w.Code != want {
+						b.Fatalf("got %d, want %d", w.Code, want)
+					}
+				}
+			})
+		}
 	}
 }

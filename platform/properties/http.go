@@ -279,9 +279,17 @@ func (s *Store) stepFrom(rev uint64) *step {
 // unchanged sets the ETag, and answers 304 if the client has it already.
 func unchanged(w http.ResponseWriter, r *http.Request, tag string) bool {
 	w.Header().Set("ETag", tag)
+	if has(r, tag) {
+		w.WriteHeader(http.StatusNotModified)
+		return true
+	}
+	return false
+}
+
+// has reports whether the client says that it has the answer of that ETag.
+func has(r *http.Request, tag string) bool {
 	for have := range strings.SplitSeq(r.Header.Get("If-None-Match"), ",") {
 		if strings.TrimPrefix(strings.TrimSpace(have), "W/") == tag {
-			w.WriteHeader(http.StatusNotModified)
 			return true
 		}
 	}

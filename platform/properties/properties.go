@@ -157,6 +157,8 @@ type Store struct {
 	observers map[string]*observer // by roll-out; guarded by watchMu
 	wg        sync.WaitGroup       // of what tend starts
 
+	polls polls
+
 	perApp map[string]int // how many of them name an app, in lower case; guarded by mu
 
 	loaded atomic.Bool  // the table was read to its end once

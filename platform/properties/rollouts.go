@@ -245,6 +245,18 @@ func (s *Store) documents() []*Rollout {
 	return out
 }
 
+// staging reports whether a roll-out is active.
+func (s *Store) staging() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, o := range s.rollouts {
+		if o.doc.State.active() {
+			return true
+		}
+	}
+	return false
+}
+
 // document returns the newest state of one roll-out.
 func (s *Store) document(id string) (Rollout, error) {
 	e, ok := s.table.Get(rolloutPrefix + id)

@@ -185,8 +185,8 @@ func (s *Store) springEnvironment(r *http.Request, names, profiles string, label
 	// A Spring client that has profiles puts sources whose name says -profile above its own files, and others below
 	// some of them. All of ours say it, so that they stay together and in order.
 	prefix := "platform:" + names + "-" + profiles + "/"
-	at := map[string]int{}      // index of the source of a scope
-	said := map[string]uint16{} // by key, the last rank that has it
+	at := map[config.Scope]int{} // index of the source of a scope
+	said := map[string]uint16{}  // by key, the last rank that has it
 	for _, f := range fits {
 		if f.gone {
 			gone[f.ID] = true
@@ -198,11 +198,10 @@ func (s *Store) springEnvironment(r *http.Request, names, profiles string, label
 			continue // as specific, and it lost
 		}
 		said[f.Key] = f.rank[order]
-		id := ID("", f.Scope)
-		i, ok := at[id]
+		i, ok := at[f.Scope]
 		if !ok {
 			i = len(env.Sources)
-			at[id] = i
+			at[f.Scope] = i
 			scope := f.ScopeText()
 			if scope == "" {
 				scope = "everybody"
