@@ -118,6 +118,9 @@ func (s *Stream) Read(ctx context.Context, from uint64, limit int) ([]Record, er
 
 // Last returns the sequence of the newest record, 0 if there never was one.
 func (s *Stream) Last(ctx context.Context) (uint64, error) {
+	if !s.e.link.up() { // to wait for it is the caller's business
+		return 0, fmt.Errorf("engine: last of stream %s: %w", s.name, s.e.away())
+	}
 	ctx, cancel := s.e.bounded(ctx)
 	defer cancel()
 	h, err := s.e.js.Stream(ctx, s.config.Name)

@@ -143,6 +143,21 @@ func (t *Table[T]) Get(key string) (Entry[T], bool) { return t.view.get(key) }
 // List returns the entries whose keys start with prefix, sorted by key, from memory. It never waits.
 func (t *Table[T]) List(prefix string) []Entry[T] { return t.view.list(prefix) }
 
+// Known returns when the copy in memory last held all that the engine had, in this process or in the one before it that
+// left a snapshot; the zero time if it never did, so that what is not there may yet come.
+func (t *Table[T]) Known() time.Time {
+	t.view.mu.RLock()
+	defer t.view.mu.RUnlock()
+	return t.view.at
+}
+
+// Rev returns the revision up to which the copy in memory holds what was written.
+func (t *Table[T]) Rev() uint64 {
+	t.view.mu.RLock()
+	defer t.view.mu.RUnlock()
+	return t.view.applied
+}
+
 // Put stores v under key, whatever is there, and returns its revision.
 func (t *Table[T]) Put(ctx context.Context, key string, v T) (uint64, error) {
 	rev, err := t.write(ctx, key, v, anything)

@@ -56,6 +56,9 @@ func (s *Store) lead(ctx context.Context) {
 		s.leading.Store(nil)
 		s.steering.Lock() // what was under way is over
 		s.steering.Unlock()
+		if s.engine.Health() != nil {
+			continue // it ends by itself
+		}
 		release, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		if err := lease.Release(release); err != nil {
 			s.log.Debug("the lease to steer roll-outs is left to expire", "err", err)

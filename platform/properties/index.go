@@ -177,6 +177,7 @@ func (s *Store) refresh(ids ...string) {
 			rev = max(rev, e.Rev)
 		case (!ok || e.Value.Deleted) && was != nil:
 			delete(s.live, id)
+			rev = max(rev, s.table.Rev()) // of its deletion, or later
 		default:
 			continue
 		}
@@ -189,7 +190,7 @@ func (s *Store) refresh(ids ...string) {
 		return
 	}
 	if rev == old.rev {
-		rev++ // a deletion raises no record's revision
+		rev++ // what others wrote before the last write of this node came after it
 	}
 	ix := &index{rev: rev, count: len(s.live), step: newStep()}
 	moves := make([]motion, 0, len(fresh))

@@ -186,15 +186,21 @@ func New(ctx context.Context, c Config) (*Store, error) {
 		readers: map[string]*reader{}, acks: make(chan struct{}, 1), fleetNews: make(chan struct{}, 1)}
 	s.fleet.Store(&fleet{})
 	s.index.Store(&index{step: newStep()})
+	s.load()
+	return s, nil
+}
+
+// load brings everything that the table has into the index, once the table is known to have everything.
+func (s *Store) load() {
+	if s.loaded.Load() || s.table.Known().IsZero() {
+		return
+	}
 	var ids []string
-	for _, e := range table.List("") {
+	for _, e := range s.table.List("") {
 		ids = append(ids, e.Key)
 	}
 	s.refresh(ids...)
-	if c.Engine.Health() == nil || s.index.Load().count > 0 {
-		s.loaded.Store(true)
-	}
-	return s, nil
+	s.loaded.Store(true)
 }
 
 // nodeName is a name that no other process has.
@@ -217,7 +223,6 @@ func (s *Store) Run(ctx context.Context) error {
 	}()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	healthy := 0
 	for {
 		select {
 		case <-ctx.Done():
@@ -237,24 +242,22 @@ func (s *Store) Run(ctx context.Context) error {
 				}
 			}
 			s.refresh(ids...)
-			if s.index.Load().count > 0 {
-				s.loaded.Store(true)
-			}
 		case <-tick.C:
 			if err := s.engine.Health(); err == nil {
-				if healthy++; healthy >= 2 { // an engine just found needs a moment to be read
-					s.loaded.Store(true)
-				}
 				if s.stale.Swap(0) != 0 {
 					s.log.Info("properties can be written again")
 				}
 			} else {
-				healthy = 0
-				if s.stale.CompareAndSwap(0, time.Now().UnixNano()) {
+				since := s.table.Known()
+				if since.IsZero() {
+					since = time.Now()
+				}
+				if s.stale.CompareAndSwap(0, since.UnixNano()) {
 					s.log.Warn("properties cannot be written; reads go on", "err", err)
 				}
 			}
 		}
+		s.load()
 	}
 }
 

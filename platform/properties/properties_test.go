@@ -595,18 +595,6 @@ func TestReadsGoOnAndWritesAreRefusedWithTheEngineAway(t *testing.T) {
 	}
 }
 
-func TestBeforeAnythingIsLoadedReadersAreToldToWait(t *testing.T) {
-	s := open(t, t.TempDir())
-	s.loaded.Store(false)
-	for _, path := range []string{"v1/resolve", "v1/watch", "v1/properties", "v1/properties/api.properties", "archaius2"} {
-		w := httptest.NewRecorder()
-		s.Handler().ServeHTTP(w, request("GET", "/config/"+path, ""))
-		if w.Code != http.StatusServiceUnavailable {
-			t.Errorf("%s: got %d, want 503, never an empty 200", path, w.Code)
-		}
-	}
-}
-
 func request(method, path, body string) *http.Request {
 	r := httptest.NewRequest(method, "http://127.0.0.1"+path, strings.NewReader(body))
 	r.Header.Set("Content-Type", "application/json")
