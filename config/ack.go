@@ -52,7 +52,7 @@ func (p *Properties) tell(ctx context.Context) {
 		case err == nil:
 			told, wait = now, firstWait
 		default:
-			p.log.Debug("the config server did not hear what was taken", "url", p.opts.URL, "err", err)
+			p.log.Debug("the config server did not hear what was taken", "url", p.shown, "err", err)
 			pause := time.NewTimer(wait/2 + rand.N(wait))
 			select {
 			case <-ctx.Done():

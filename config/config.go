@@ -52,6 +52,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"runtime/debug"
 	"strconv"
 	"strings"
@@ -89,8 +90,9 @@ type Scope struct {
 
 // Properties follows one caller's properties. Its methods may be called from many goroutines; nil is usable.
 type Properties struct {
-	opts Options
-	log  *slog.Logger
+	opts  Options
+	shown string // opts.URL for people, without a password
+	log   *slog.Logger
 
 	mu      sync.Mutex
 	raw     map[string]string // as resolved by the server; guarded by mu
@@ -139,6 +141,9 @@ func New(o Options) *Properties {
 		wake:    make(chan struct{}, 1),
 		dirty:   make(chan struct{}, 1),
 		news:    make(chan struct{}, 1),
+	}
+	if u, err := url.Parse(o.URL); err == nil {
+		p.shown = u.Redacted()
 	}
 	p.recall()
 	p.seen = p.overridden()

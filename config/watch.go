@@ -103,7 +103,7 @@ func (p *Properties) follow(ctx context.Context) {
 		err := p.watch(ctx, func() {
 			wait = firstWait
 			if away {
-				p.log.Info("the config server is back", "url", p.opts.URL)
+				p.log.Info("the config server is back", "url", p.shown)
 				away = false
 			}
 		})
@@ -111,7 +111,7 @@ func (p *Properties) follow(ctx context.Context) {
 			return
 		}
 		if !away {
-			p.log.Warn("the config server is away; the last known properties stay", "url", p.opts.URL, "err", err)
+			p.log.Warn("the config server is away; the last known properties stay", "url", p.shown, "err", err)
 			away = true
 		}
 		pause := time.NewTimer(wait/4 + rand.N(wait))
@@ -152,7 +152,7 @@ func (p *Properties) watch(ctx context.Context, heard func()) error {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK || !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
 		body, _ := io.ReadAll(io.LimitReader(resp.Body, 300)) // only to tell more; the status is error enough
-		return fmt.Errorf("watch properties: %s answered %s: %s", p.opts.URL, resp.Status, bytes.TrimSpace(body))
+		return fmt.Errorf("watch properties: %s answered %s: %s", p.shown, resp.Status, bytes.TrimSpace(body))
 	}
 	p.staged = nil
 	return readEvents(resp.Body, func() { alive.Reset(silence) }, func(name string, data []byte) error {

@@ -74,6 +74,7 @@ type Client struct {
 type base struct {
 	eureka string // prefix of Eureka's API
 	watch  string // URL of the stream
+	shown  string // the same for people, without a password
 }
 
 // watcher is one Watch.
@@ -124,7 +125,7 @@ func parseBase(s string) (base, error) {
 	if path == "" {
 		path = "/eureka"
 	}
-	return base{eureka: root + path, watch: root + "/registry/v1/watch"}, nil
+	return base{eureka: root + path, watch: root + "/registry/v1/watch", shown: u.Redacted() + path}, nil
 }
 
 // Run follows the registry, calls watchers and keeps registrations alive until ctx ends. Registrations are not

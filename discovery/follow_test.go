@@ -432,10 +432,10 @@ func TestListsAgreeWithAPlainMap(t *testing.T) {
 
 func TestBaseURLsAreUnderstoodOrRefused(t *testing.T) {
 	for in, want := range map[string]base{
-		"http://h:8761":             {"http://h:8761/eureka", "http://h:8761/registry/v1/watch"},
-		" http://h:8761/ ":          {"http://h:8761/eureka", "http://h:8761/registry/v1/watch"},
-		"https://h/eureka/v2/":      {"https://h/eureka/v2", "https://h/registry/v1/watch"},
-		"http://u:p@h:1/eureka?a=b": {"http://u:p@h:1/eureka", "http://u:p@h:1/registry/v1/watch"},
+		"http://h:8761":             {"http://h:8761/eureka", "http://h:8761/registry/v1/watch", "http://h:8761/eureka"},
+		" http://h:8761/ ":          {"http://h:8761/eureka", "http://h:8761/registry/v1/watch", "http://h:8761/eureka"},
+		"https://h/eureka/v2/":      {"https://h/eureka/v2", "https://h/registry/v1/watch", "https://h/eureka/v2"},
+		"http://u:p@h:1/eureka?a=b": {"http://u:p@h:1/eureka", "http://u:p@h:1/registry/v1/watch", "http://u:xxxxx@h:1/eureka"},
 		"h:8761":                    {}, "": {}, "ftp://h": {},
 	} {
 		got, err := parseBase(in)

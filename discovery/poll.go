@@ -46,7 +46,7 @@ func (c *Client) poll(ctx context.Context, b base) (heard bool, err error) {
 		}
 		if !heard {
 			heard = true
-			c.log.Info("following the registry by polling, for it has no stream", "url", b.eureka, "every", pollEvery)
+			c.log.Info("following the registry by polling, for it has no stream", "url", b.shown, "every", pollEvery)
 			c.reregister()
 		}
 		t := time.NewTimer(pollEvery - pollEvery/20 + rand.N(pollEvery/10))

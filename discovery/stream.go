@@ -139,7 +139,7 @@ func (st *streamer) read(ctx context.Context, b base) (heard bool, err error) {
 		}
 		if !heard {
 			heard = true
-			st.c.log.Info("following the registry", "url", b.watch)
+			st.c.log.Info("following the registry", "url", b.shown)
 			st.c.reregister()
 		}
 	}

@@ -49,7 +49,7 @@ func (r *Registry) Publish(ctx context.Context, base string, step time.Duration)
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	defer transport.CloseIdleConnections()
 	p := publisher{
-		r: r, url: u.String(), step: step, log: slog.Default(), http: &http.Client{Transport: transport},
+		r: r, url: u.String(), shown: u.Redacted(), step: step, log: slog.Default(), http: &http.Client{Transport: transport},
 		jitter: rand.N(step/10 + 1), // so that a fleet does not post in the same millisecond
 		begun:  time.Now(),
 	}
@@ -60,6 +60,7 @@ func (r *Registry) Publish(ctx context.Context, base string, step time.Duration)
 type publisher struct {
 	r      *Registry
 	url    string
+	shown  string // url for people, without a password
 	step   time.Duration
 	jitter time.Duration // from the end of a step to its post
 	http   *http.Client
@@ -305,10 +306,10 @@ func (p *publisher) post(ctx context.Context) {
 			return // this process ends, not the server
 		}
 		if err != nil && !p.away {
-			p.log.Warn("telemetry cannot be published; measurements are dropped until it can", "url", p.url, "error", err)
+			p.log.Warn("telemetry cannot be published; measurements are dropped until it can", "url", p.shown, "error", err)
 		}
 		if err == nil && p.away {
-			p.log.Info("telemetry is published again", "url", p.url)
+			p.log.Info("telemetry is published again", "url", p.shown)
 		}
 		if p.away = err != nil; p.away {
 			return

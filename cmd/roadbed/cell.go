@@ -95,6 +95,16 @@ func (c *cellConfig) at(url string, port int) string {
 	return c.local(port)
 }
 
+// inside returns a URL of this platform as its own parts ask it: with the token, where everybody must bring it.
+func (c *cellConfig) inside(base string) string {
+	u, err := url.Parse(base)
+	if err != nil || u.User != nil || !c.door.Local {
+		return base
+	}
+	u.User = url.UserPassword("roadbed", c.door.Token)
+	return u.String()
+}
+
 func (c *cellConfig) api() string       { return c.local(c.apiPort) }
 func (c *cellConfig) edge() string      { return c.at(c.edgeURL, c.edgePort) }
 func (c *cellConfig) registry() string  { return c.at(c.registryURL, c.eurekaPort) }
@@ -223,7 +233,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 
 	var found *discovery.Client
 	if c.has("properties") || c.has("fleet") || c.has("edge") {
-		found = discovery.New(discovery.Config{Registry: []string{c.registry()}, Cache: cache, Location: here, Log: c.log})
+		found = discovery.New(discovery.Config{Registry: []string{c.inside(c.registry())}, Cache: cache, Location: here, Log: c.log})
 		c.start(stageClients, "discovery", found.Run)
 	}
 	conf, eureka := http.NotFoundHandler(), http.NotFoundHandler()
@@ -341,7 +351,7 @@ func engineToken(file string, create bool) (string, error) {
 func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Client, l net.Listener) {
 	id := "edge-" + here.Zone
 	m := c.meter(here, "edge")
-	props := config.New(config.Options{URL: c.registry(), Scope: config.Scope{App: "edge", Region: here.Region, Zone: here.Zone, Instance: id}, Cache: cache, Log: c.log})
+	props := config.New(config.Options{URL: c.inside(c.registry()), Scope: config.Scope{App: "edge", Region: here.Region, Zone: here.Zone, Instance: id}, Cache: cache, Log: c.log})
 	c.start(stageClients, "config", props.Run)
 	key := props.String("fault.key", "")
 	calls := ipc.New(ipc.Options{
@@ -362,7 +372,7 @@ func (c *cell) openConsole() {
 	if !c.has("console") {
 		return
 	}
-	ui := console.New(console.Config{API: c.api(), Log: c.log})
+	ui := console.New(console.Config{API: c.inside(c.api()), Log: c.log})
 	c.start(stageClients, "console", ui.Run)
 	ui.Mount(c.surface)
 }
@@ -373,20 +383,20 @@ func (c *cell) meter(here roadbed.Location, app string) *meter.Registry {
 		"nf.app": app, "nf.cluster": app, "nf.node": app + "-" + here.Zone, "nf.zone": here.Zone, "nf.region": here.Region,
 	})
 	c.meters = append(c.meters, m)
-	c.start(stageClients, "meter", func(ctx context.Context) error { return m.Publish(ctx, c.telemetry(), publishStep) })
+	c.start(stageClients, "meter", func(ctx context.Context) error { return m.Publish(ctx, c.inside(c.telemetry()), publishStep) })
 	return m
 }
 
 // childEnv is what every instance is told about the platform.
 func (c *cell) childEnv(cache string) []string {
 	return []string{
-		"ROADBED_REGISTRY=" + c.registry(),
-		"ROADBED_CONFIG=" + c.registry(),
-		"ROADBED_TELEMETRY=" + c.telemetry(),
+		"ROADBED_REGISTRY=" + c.inside(c.registry()),
+		"ROADBED_CONFIG=" + c.inside(c.registry()),
+		"ROADBED_TELEMETRY=" + c.inside(c.telemetry()),
 		"ROADBED_EDGE=" + c.edge() + "/",
-		"ROADBED_API=" + c.api(),
+		"ROADBED_API=" + c.inside(c.api()),
 		"ROADBED_CACHE=" + cache,
-		"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE=" + c.registry() + "/eureka/",
+		"EUREKA_CLIENT_SERVICEURL_DEFAULTZONE=" + c.inside(c.registry()) + "/eureka/",
 	}
 }
 

@@ -66,6 +66,7 @@ func TestScripts(t *testing.T) {
 			env.Setenv("EDGE", fmt.Sprintf("http://127.0.0.1:%d", 7000+offset))
 			env.Setenv("EDGEAPI", fmt.Sprintf("http://127.0.0.1:%d", 7071+offset))
 			env.Setenv("EUREKA", fmt.Sprintf("http://127.0.0.1:%d", 8761+offset))
+			env.Setenv("EUREKA_WITH_TOKEN", fmt.Sprintf("http://any:0123456789abcdef@127.0.0.1:%d", 8761+offset))
 			env.Setenv("ATLAS", fmt.Sprintf("http://127.0.0.1:%d", 7101+offset))
 			env.Setenv("PORT", fmt.Sprint(9000+offset))
 			env.Setenv("PORT2", fmt.Sprint(9010+offset))

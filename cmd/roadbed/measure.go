@@ -32,7 +32,7 @@ func (c *cell) measure(ctx context.Context, query string, instances []string) (f
 		Legend []string `json:"legend"`
 		Values [][]any  `json:"values"` // by time, then by line; "NaN" where there is none
 	}
-	telemetry := api.Client{Base: c.telemetry(), Actor: "properties"}
+	telemetry := api.Client{Base: c.telemetry(), Token: c.door.Token, Actor: "properties"}
 	if err := telemetry.Do(ctx, http.MethodGet, "/api/v1/graph?"+q.Encode(), nil, &graph); err != nil {
 		return math.NaN(), fmt.Errorf("ask telemetry for %s: %w", query, err)
 	}

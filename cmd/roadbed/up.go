@@ -31,6 +31,7 @@ type cellFlags struct {
 	peers                           []string
 	myURL                           string
 	tokenFile                       *string
+	requireToken                    bool
 }
 
 func (f *cellFlags) flags(cmd *cobra.Command) {
@@ -51,6 +52,7 @@ func (f *cellFlags) flags(cmd *cobra.Command) {
 	fs.StringVar(&f.myURL, "eureka-url", "", "the base URL by which those peers reach this registry")
 	fs.StringArrayVar(&f.eureka, "eureka", nil, "KEY=VALUE: a key of a Eureka server, such as server.enableSelfPreservation=false; again for each")
 	fs.StringVar(&f.scopeOrder, "scope-order", "platform", "which of two properties is more specific: platform (a zone beats an app) or netflix (an app beats a zone, as in Archaius 2)")
+	fs.BoolVar(&f.requireToken, "require-token", false, "clients on this machine, too, must bring the token of --token-file, as Eureka clients do in http://any:TOKEN@host:8761/eureka/")
 	fs.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 }
 
@@ -97,7 +99,7 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 		return c, fmt.Errorf("--data %s: %w", c.data, err)
 	}
 	c.data = data
-	c.door = api.Door{Host: f.listen}
+	c.door = api.Door{Host: f.listen, Local: f.requireToken}
 	if c.door.Token, err = readToken(*f.tokenFile); err != nil {
 		return c, err
 	}
@@ -289,7 +291,7 @@ func runUp(ctx context.Context, out io.Writer, cfg cellConfig, demo bool, c *cli
 		fmt.Fprintf(out, "\nplatform ready after %s\n", time.Since(began).Round(10*time.Millisecond))
 	}
 
-	client := &api.Client{Base: cfg.api(), Actor: c.actor, Why: "roadbed up --demo"}
+	client := &api.Client{Base: cfg.api(), Token: cfg.door.Token, Actor: c.actor, Why: "roadbed up --demo"}
 	if demo {
 		if err := startDemo(ctx, out, client); err != nil {
 			return errors.Join(err, cell.close())

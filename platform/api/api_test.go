@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -419,3 +420,29 @@ func FuzzClientReadsAnyEventStream(f *testing.F) {
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// TestAdmitsSaysBeforehandWhatHandlersSay asks both of each pair of headers.
+func TestAdmitsSaysBeforehandWhatHandlersSay(t *testing.T) {
+	const token = "a token of some length"
+	basic := "Basic " + base64.StdEncoding.EncodeToString([]byte("any:"+token))
+	for _, door := range []api.Door{{}, {Token: token}, {Token: token, Local: true}} {
+		h := door.Authenticate(api.SameSite(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+		for _, host := range []string{"localhost", "localhost:8761", "a.LOCALHOST", "127.0.0.1:1", "[::1]:8761", "10.1.2.3", "evil.example", "localhost.evil.example", ""} {
+			for _, authorization := range []string{"", "Bearer " + token, "bearer " + token, "Bearer", "Bearer " + token + "x", basic, strings.ToLower(basic), "Basic !", token} {
+				r := httptest.NewRequest("PUT", "/eureka/apps/A/i", nil)
+				r.Host = host
+				if authorization != "" {
+					r.Header.Set("Authorization", authorization)
+				}
+				w := httptest.NewRecorder()
+				h.ServeHTTP(w, r)
+				if got, want := door.Admits(host, authorization), w.Code == http.StatusOK; got != want {
+					t.Errorf("door with token %v, strict %v; host %q, authorization %q: Admits says %v, the handlers %d", door.Token != "", door.Local, host, authorization, got, w.Code)
+				}
+			}
+		}
+	}
+	if err := (api.Door{Local: true}).Validate(); err == nil || !strings.Contains(err.Error(), "--token-file") {
+		t.Errorf("a strict door without a token: got %v, want what is missing", err)
+	}
+}

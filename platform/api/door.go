@@ -21,10 +21,14 @@ type Door struct {
 	Host  string // the address to listen on; loopback when empty
 	TLS   *tls.Config
 	Token string
+	Local bool // clients in clear on this machine, too, must bring the token
 }
 
 // Validate refuses a door that would let strangers in: any address but loopback needs both TLS and a token.
 func (d Door) Validate() error {
+	if d.Local && d.Token == "" {
+		return errors.New("a token that everybody must bring is missing: add --token-file FILE")
+	}
 	if d.local() || d.TLS != nil && d.Token != "" {
 		return nil
 	}
@@ -66,14 +70,15 @@ func (d Door) Listen(port int, what, flag string) (net.Listener, error) {
 	return newTLSOrLocal(l, d.TLS), nil
 }
 
-// Authenticate lets requests through that come from this machine in clear or carry the door's token: as a bearer
-// token, as the password of basic authentication, or in X-Config-Token, as Spring Cloud Config's clients send it.
+// Authenticate lets requests through that come from this machine in clear, unless the door is strict with these too, or
+// carry its token: as a bearer token, as the password of basic authentication, or in X-Config-Token, as Spring Cloud
+// Config's clients send it.
 func (d Door) Authenticate(next http.Handler) http.Handler {
 	if d.Token == "" {
 		return next
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.TLS == nil || d.knows(r.Header.Get("Authorization")) || d.isToken(r.Header.Get("X-Config-Token")) {
+		if r.TLS == nil && !d.Local || d.knows(r.Header.Get("Authorization")) || d.isToken(r.Header.Get("X-Config-Token")) {
 			next.ServeHTTP(w, r)
 			return
 		}
@@ -85,7 +90,9 @@ func (d Door) Authenticate(next http.Handler) http.Handler {
 
 // Admits reports whether Authenticate and [SameSite] let a request pass that comes in clear, with these two headers and
 // none by which browsers tell where it comes from.
-func (d Door) Admits(host, _ string) bool { return loopbackName(host) || address(host) }
+func (d Door) Admits(host, authorization string) bool {
+	return (loopbackName(host) || address(host)) && (!d.Local || d.knows(authorization))
+}
 
 // knows reports whether an Authorization header holds the door's token.
 func (d Door) knows(authorization string) bool {
