@@ -28,7 +28,15 @@ func within(t *testing.T, limit time.Duration, claim string, got func() []string
 			return
 		}
 	}
-	t.Fatalf("%s: got %q after %v, want %q", claim, last, limit, want)
+	if len(want) <= 10 {
+		t.Fatalf("%s: got %q after %v, want %q", claim, last, limit, want)
+	}
+	t.Fatalf("%s: after %v %q are there that should not be, and %q are not", claim, limit, less(last, want), less(want, last))
+}
+
+// less lists what of a is not in b.
+func less(a, b []string) []string {
+	return slices.DeleteFunc(slices.Clone(a), func(s string) bool { return slices.Contains(b, s) })
 }
 
 // held says what the registry has of an app, as APP/id/STATUS.

@@ -116,8 +116,7 @@ func (h *eureka) apply(it *batchItem) (status int, newer *record) {
 	k.app, k.id = strings.Clone(k.app), strings.Clone(k.id)
 	switch it.action {
 	case cancelItem:
-		res, _ := h.s.cancel(k, peer)
-		return res.code(), nil
+		return h.s.endedElsewhere(k, it.dirty).code(), nil
 	case statusItem:
 		if st, ok := parseStatus(it.status); ok {
 			return h.s.setOverride(k, st, it.dirty, peer).code(), nil

@@ -79,10 +79,13 @@ func TestBatchesAreAnsweredItemByItem(t *testing.T) {
 		{item("Register", "i", ``), 500, "UP/DOWN/12/MODIFIED"},
 		{item("Explode", "i", ``), 500, "UP/DOWN/12/MODIFIED"},
 		{item("", "i", ``), 500, "UP/DOWN/12/MODIFIED"},
-		{item("Cancel", "i", ``), 200, "gone/DELETED"},
+		{item("Cancel", "i", `"lastDirtyTimestamp":12,`), 200, "gone/DELETED"},
 		{item("Cancel", "i", ``), 404, "gone/DELETED"},
 		{item("Register", "i", info(t, "i", 12)), 200, "gone/DELETED"}, // old news of one that has been cancelled
 		{item("Register", "i", info(t, "i", 13)), 200, "UP/-/13/MODIFIED"},
+		{item("Cancel", "i", `"lastDirtyTimestamp":12,`), 200, "UP/-/13/MODIFIED"}, // of the one before
+		{item("Cancel", "i", ``), 200, "gone/DELETED"},                             // as Eureka's servers say it
+		{item("Register", "i", info(t, "i", 13)), 200, "UP/-/13/MODIFIED"},         // so it may be of one before too
 	}
 	for i, st := range steps {
 		status, got, body := postBatch(t, h, "/eureka/peerreplication/batch/", st.item)

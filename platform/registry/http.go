@@ -116,9 +116,13 @@ func (h *eureka) register(w http.ResponseWriter, r *http.Request, t target) {
 }
 
 func (h *eureka) cancel(w http.ResponseWriter, r *http.Request, t target) {
-	o := originOf(r)
-	res, decided := h.s.cancel(key{t.app, t.id}, o)
-	if decided != nil && !o.replicated { // otherwise recorded where the client was
+	k := key{t.app, t.id}
+	if originOf(r).replicated { // and recorded where the client was
+		empty(w, h.s.endedElsewhere(k, 0))
+		return
+	}
+	res, decided := h.s.cancel(k)
+	if decided != nil {
 		h.note(*decided, actorOf(r))
 	}
 	empty(w, res)

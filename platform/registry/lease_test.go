@@ -190,7 +190,7 @@ func TestEveryLeaseEndsInItsTime(t *testing.T) {
 						ends[id] = time.Now().Add(long[id])
 					}
 				case "cancel":
-					s.cancel(id, origin{})
+					s.cancel(id)
 					delete(ends, id)
 				case "pass":
 					for range rapid.SampledFrom([]int{1, 2, 30, 89, 800}).Draw(rt, "seconds") {

@@ -124,9 +124,9 @@ func TestOperationsAreCounted(t *testing.T) {
 			r.s.renew(key{"WEB", id}, origin{}, 0, unknown)
 			r.s.renew(key{"WEB", id}, peer, 0, unknown)
 		}
-		r.s.cancel(key{"WEB", "1"}, origin{})
-		r.s.cancel(key{"WEB", "2"}, peer)
-		r.s.cancel(key{"WEB", "2"}, peer)
+		r.s.cancel(key{"WEB", "1"})
+		r.s.endedElsewhere(key{"WEB", "2"}, 0)
+		r.s.endedElsewhere(key{"WEB", "2"}, 0)
 		for i, step := range []struct {
 			path, id string
 			after    time.Duration

@@ -72,8 +72,8 @@ func TestLongPollAnswersWhenItsAppChanges(t *testing.T) {
 				t.Errorf("%s: got %+v, want 400", query, bad)
 			}
 		}
-		r.s.cancel(key{"WEB", "1"}, origin{})
-		r.s.cancel(key{"WEB", "2"}, origin{})
+		r.s.cancel(key{"WEB", "1"})
+		r.s.cancel(key{"WEB", "2"})
 		if gone := poll("?index=" + second.version); gone.after != 0 || !strings.HasSuffix(gone.body, `"instances":[]}`) {
 			t.Errorf("the app is gone: got %+v, want no instances at once", gone)
 		}

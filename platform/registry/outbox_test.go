@@ -37,7 +37,13 @@ func TestPeersAreToldWhatClientsSayAndNotWhatPeersSay(t *testing.T) {
 		{"override", func(s *state, o origin) { s.setOverride(k, down, 0, o) }, slot{decided: overrode, status: down}},
 		{"clear", func(s *state, o origin) { s.clearOverride(k, up, false, 0, o) }, slot{decided: cleared, status: up}},
 		{"metadata", func(s *state, o origin) { s.setMeta(k, []pair{{"a", "b"}}, o) }, slot{registered: true}},
-		{"cancel", func(s *state, o origin) { s.cancel(k, o) }, slot{ended: true, dirty: 10}},
+		{"cancel", func(s *state, o origin) {
+			if o.replicated {
+				s.endedElsewhere(k, 0)
+				return
+			}
+			s.cancel(k)
+		}, slot{ended: true, dirty: 10}},
 	}
 	for _, op := range ops {
 		for _, replicated := range []bool{false, true} {
@@ -61,7 +67,7 @@ func TestPeersAreToldWhatClientsSayAndNotWhatPeersSay(t *testing.T) {
 	}
 	s.renew(k, origin{}, 0, unknown)
 	s.setOverride(k, down, 0, origin{})
-	s.cancel(k, origin{})
+	s.cancel(k)
 	if m := b.waiting(); len(m) != 0 {
 		t.Errorf("operations on nobody: told %v, want nothing", m)
 	}

@@ -61,7 +61,7 @@ func (r *Registry) beThere(ctx context.Context) {
 	<-r.peers.found
 	k, ip := key{r.ownApp(), r.ownID()}, r.ownIP(ctx)
 	r.s.register(r.ownRecord(ip, starting), ours)
-	defer func() { r.s.cancel(k, ours) }()
+	defer func() { r.s.cancel(k) }()
 	select {
 	case <-r.peers.opened:
 	case <-ctx.Done():

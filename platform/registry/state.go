@@ -375,7 +375,7 @@ type decided struct {
 }
 
 // cancel removes an instance and the decision about it, which comes back if there was one.
-func (s *state) cancel(k key, o origin) (result, *decided) {
+func (s *state) cancel(k key) (result, *decided) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var was *decided
@@ -389,13 +389,34 @@ func (s *state) cancel(k key, o origin) (result, *decided) {
 		}
 		return notFound, was
 	}
-	if !o.replicated {
-		now := s.now()
-		s.peers.tell(k, slot{since: now, last: now, ended: true, dirty: e.rec.dirty})
-	}
-	s.counts.cancels[o.from()].Inc()
+	now := s.now()
+	s.peers.tell(k, slot{since: now, last: now, ended: true, dirty: e.rec.dirty})
+	s.counts.cancels[origin{}.from()].Inc()
 	s.end(k, e, e.rec.dirty)
 	return done, was
+}
+
+// endedElsewhere takes from a peer that an instance was cancelled there, in version dirty if that is not 0. Eureka's
+// servers say none, and may say it late: the instance may have come back since, and then peers go on to tell of the very
+// version that is known here. That must not count as old news for ever.
+func (s *state) endedElsewhere(k key, dirty int64) result {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e := s.find(k)
+	switch {
+	case e == nil:
+		if _, ok := s.overrides[k]; ok {
+			s.lift(k)
+		}
+		return notFound
+	case dirty == 0:
+		dirty = e.rec.dirty - 1
+	case later(e.rec.dirty, dirty):
+		return done
+	}
+	s.counts.cancels[origin{replicated: true}.from()].Inc()
+	s.end(k, e, dirty)
+	return done
 }
 
 // end takes out an instance of which version dirty was cancelled, and ends the decision about it. The caller holds mu.

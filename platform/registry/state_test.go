@@ -68,7 +68,7 @@ func at(t *testing.T, condition string) *state {
 	case "absent":
 	case "cancelled":
 		s.register(reg("A", "i", up, 10), origin{})
-		s.cancel(k, origin{})
+		s.cancel(k)
 	case "up":
 		s.register(reg("A", "i", up, 10), origin{})
 	case "down":
@@ -112,7 +112,7 @@ func TestEveryTransition(t *testing.T) {
 		"renew older":              renew(origin{}, 5, unknown),
 		"renew older peer":         renew(peer, 5, unknown),
 		"renew newer peer OUT":     renew(peer, 20, outOfService),
-		"cancel":                   func(s *state) result { res, _ := s.cancel(k, origin{}); return res },
+		"cancel":                   func(s *state) result { res, _ := s.cancel(k); return res },
 		"override OUT":             func(s *state) result { return s.setOverride(k, outOfService, 0, origin{}) },
 		"override UP newer":        func(s *state) result { return s.setOverride(k, up, 30, origin{}) },
 		"clear":                    func(s *state) result { return s.clearOverride(k, unknown, false, 0, origin{}) },
@@ -197,6 +197,34 @@ func TestAnOverrideThatAPeerClaimsHoldsFromTheNextWordOfTheInstance(t *testing.T
 		}
 		checkState(t, s)
 	}
+}
+
+func TestAnEndThatAPeerTellsLateDoesNotOutliveTheInstancesReturn(t *testing.T) {
+	k, peer := key{"A", "i"}, origin{replicated: true}
+	s := at(t, "up")
+	s.register(reg("A", "i", up, 20), peer)
+	if res := s.endedElsewhere(k, 10); res != done || s.find(k) == nil {
+		t.Errorf("the end of version 10, told after version 20: got %v, %s; want it to count for nothing", res, describe(s, k))
+	}
+	if res := s.endedElsewhere(k, 0); res != done || s.find(k) != nil {
+		t.Errorf("an end without a version: got %v, %s; want the instance gone", res, describe(s, k))
+	}
+	s.register(reg("A", "i", up, 10), peer)
+	if s.find(k) != nil {
+		t.Errorf("old news after the end: got %s, want the instance still gone", describe(s, k))
+	}
+	s.register(reg("A", "i", up, 20), peer)
+	if s.find(k) == nil {
+		t.Error("what peers go on to tell after the end: got nothing, want the instance back")
+	}
+	if res := s.endedElsewhere(k, 20); res != done || s.find(k) != nil {
+		t.Errorf("the end of version 20: got %v, %s; want the instance gone", res, describe(s, k))
+	}
+	s.register(reg("A", "i", up, 20), peer)
+	if s.find(k) != nil {
+		t.Errorf("the version that ended, told again: got %s, want the instance still gone", describe(s, k))
+	}
+	checkState(t, s)
 }
 
 func describe(s *state, k key) string {
@@ -355,7 +383,7 @@ func TestClientThatAppliesEveryDeltaCountsTheHash(t *testing.T) {
 				s.renew(k, origin{replicated: rapid.Bool().Draw(t, "peer")}, rapid.Int64Range(0, 50).Draw(t, "dirty"), sts.Draw(t, "claimed"))
 				s.settle(k) // what a peer claims counts from the next word of the instance
 			},
-			"cancel":   func(t *rapid.T) { s.cancel(keys.Draw(t, "key"), origin{}) },
+			"cancel":   func(t *rapid.T) { s.cancel(keys.Draw(t, "key")) },
 			"override": func(t *rapid.T) { s.setOverride(keys.Draw(t, "key"), sts.Draw(t, "status"), 0, origin{}) },
 			"clear": func(t *rapid.T) {
 				s.clearOverride(keys.Draw(t, "key"), sts.Draw(t, "then"), rapid.Bool().Draw(t, "own"), 0, origin{})

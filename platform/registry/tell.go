@@ -156,7 +156,7 @@ func (s *state) appendNews(b *batch, n noted, expires time.Duration) {
 	e := s.find(n.key)
 	if e == nil {
 		if n.ended && age <= expires { // else it was evicted, which peers find out for themselves
-			b.add(n.key, cancelItem, 0)
+			b.add(n.key, cancelItem, n.dirty) // which Eureka's servers do not heed
 			b.end("", "")
 		}
 		return

@@ -148,7 +148,7 @@ func TestPeerKnowsWhatItIsTold(t *testing.T) {
 			"metadata": func(t *rapid.T) {
 				s.setMeta(key{"A", ids.Draw(t, "id")}, []pair{{"k", rapid.StringN(0, 3, -1).Draw(t, "value")}}, origin{})
 			},
-			"cancel": func(t *rapid.T) { s.cancel(key{"A", ids.Draw(t, "id")}, origin{}) },
+			"cancel": func(t *rapid.T) { s.cancel(key{"A", ids.Draw(t, "id")}) },
 			"tell": func(t *rapid.T) {
 				tell(&box.lanes[rapid.IntRange(0, lanes-1).Draw(t, "lane")], rapid.SampledFrom([]string{"told", "told", "request lost", "answer lost"}).Draw(t, "fate"))
 			},
@@ -381,7 +381,7 @@ func TestWhatIsTooOldIsNotTold(t *testing.T) {
 			r.renewal, r.duration = 3600, 7200
 			n.s.register(r, origin{replicated: true})
 		}
-		n.s.cancel(key{"A", "ended"}, origin{})
+		n.s.cancel(key{"A", "ended"})
 		n.s.setOverride(key{"A", "decided"}, down, 0, origin{})
 		n.s.renew(key{"A", "renewed"}, origin{}, 0, unknown)
 		quick := reg("A", "registered", up, 10)

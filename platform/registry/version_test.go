@@ -106,7 +106,7 @@ func TestRegistriesThatHeardTheSameAgree(t *testing.T) {
 				if e := s.find(key{"A", id}); e != nil {
 					ended[id] = max(ended[id], e.rec.dirty)
 				}
-				s.cancel(key{"A", id}, origin{})
+				s.cancel(key{"A", id})
 			},
 			"hear": func(t *rapid.T) { give(t, all[nodes.Draw(t, "from")], all[nodes.Draw(t, "to")]) },
 			"evict": func(t *rapid.T) {
@@ -213,7 +213,7 @@ func TestCancelledInstanceIsRememberedForTwoLeases(t *testing.T) {
 		quick := reg("A", "i", up, 10)
 		quick.duration = 60
 		r.s.register(quick, origin{})
-		r.s.cancel(k, origin{})
+		r.s.cancel(k)
 		for _, after := range []time.Duration{0, 110 * time.Second} {
 			time.Sleep(after)
 			r.s.register(reg("A", "i", up, 10), peer)

@@ -82,7 +82,7 @@ func TestWatchersAreToldWhenTheRegistryIsWarm(t *testing.T) {
 		if got := w.take(); strings.ReplaceAll(got, " beat", "") != "snapshot(warm)" {
 			t.Errorf("when warm: got %s, want one snapshot", got)
 		}
-		r.s.cancel(key{"WEB", "1"}, origin{})
+		r.s.cancel(key{"WEB", "1"})
 		if got := w.take(); got != "remove" {
 			t.Errorf("after a cancel: got %s, want remove", got)
 		}
@@ -92,7 +92,7 @@ func TestWatchersAreToldWhenTheRegistryIsWarm(t *testing.T) {
 func TestCancelEndsTheOverride(t *testing.T) {
 	s := at(t, "overridden")
 	k := key{"A", "i"}
-	res, was := s.cancel(k, origin{})
+	res, was := s.cancel(k)
 	if res != done || was == nil || *was != (decided{k, outOfService}) {
 		t.Errorf("cancel of an overridden instance: got %v, %v; want done and its override", res, was)
 	}
