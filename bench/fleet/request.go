@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strconv"
+	"strings"
 )
 
 // Target is a Eureka server: where it listens, and under which path.
@@ -22,6 +23,9 @@ const Dirty = 1_760_000_000_000
 
 // App is the name of the application that instance i belongs to.
 func App(i int) string { return fmt.Sprintf("SERVICE-%05d", i/AppSize) }
+
+// IsApp reports whether an application of that name can be one of the fleet.
+func IsApp(name string) bool { return strings.HasPrefix(name, "SERVICE-") }
 
 // ID is the id of instance i.
 func ID(i int) string { return fmt.Sprintf("web-%06d.internal:service-%05d:8080", i, i/AppSize) }

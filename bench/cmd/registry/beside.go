@@ -24,7 +24,7 @@ const (
 
 // beside compares a node of ours with a stock Eureka server. The two take turns.
 func (b *bench) beside() error {
-	ours, err := b.startRoadbed()
+	ours, err := b.startRoadbed(node{})
 	if err != nil {
 		return err
 	}
@@ -242,7 +242,7 @@ func (b *bench) memory(ours, theirs *server) error {
 	return nil
 }
 
-// knows checks that s lists n instances.
+// knows checks that s lists n instances of the fleet.
 func (s *server) knows(n int) error {
 	for start := time.Now(); ; time.Sleep(time.Second) { // Eureka's read-only cache is 30 seconds old
 		got, err := s.count()
@@ -258,7 +258,7 @@ func (s *server) knows(n int) error {
 	}
 }
 
-// count fetches everything and counts.
+// count fetches everything and counts the fleet.
 func (s *server) count() (n int, err error) {
 	req, err := http.NewRequest(http.MethodGet, s.base+s.Path+"/apps/", nil)
 	if err != nil {
@@ -277,6 +277,7 @@ func (s *server) count() (n int, err error) {
 	var doc struct {
 		Applications *struct {
 			Application []struct {
+				Name     string            `json:"name"`
 				Instance []json.RawMessage `json:"instance"`
 			} `json:"application"`
 		} `json:"applications"`
@@ -288,7 +289,9 @@ func (s *server) count() (n int, err error) {
 		return 0, errors.New(s.name + " answered without applications")
 	}
 	for _, a := range doc.Applications.Application {
-		n += len(a.Instance)
+		if fleet.IsApp(a.Name) { // and not the registry itself
+			n += len(a.Instance)
+		}
 	}
 	return n, nil
 }

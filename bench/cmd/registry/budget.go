@@ -31,7 +31,7 @@ func (b *bench) most(what string, got time.Duration, bar time.Duration) {
 
 // loaded measures one node of ours that knows 100,000 instances.
 func (b *bench) loaded() error {
-	s, err := b.startRoadbed()
+	s, err := b.startRoadbed(node{})
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,23 @@ func (b *bench) loaded() error {
 	}
 	b.add(row{what: fmt.Sprintf("resident with 100,000 instances, after all this, MiB (%d when empty)", empty>>20),
 		ours: number(float64(resident) / (1 << 20)), bar: "< 250", ok: resident < 250<<20})
-	return b.visible(s)
+	if err := b.visible(s); err != nil {
+		return err
+	}
+	return b.copied(s)
+}
+
+// copied measures how long a node that starts takes until it serves what its peer knows.
+func (b *bench) copied(from *server) error {
+	start := time.Now()
+	s, err := b.startRoadbed(node{ready: "/eureka/apps/" + fleet.App(large-1), flags: []string{"--eureka-peers", from.base + from.Path}})
+	if err != nil {
+		return err
+	}
+	took := time.Since(start)
+	defer s.stop()
+	b.most("from the start of a node until it serves 100,000 instances of its peer", took, 3*time.Second)
+	return s.knows(large)
 }
 
 // visible measures how long a change takes to be seen by a reader of the same node, while the other instances renew.
@@ -141,7 +157,7 @@ func (s *server) once(next func([]byte) []byte, read func([]byte)) error {
 
 // deltas measures polls for changes, of which there were a few lately.
 func (b *bench) deltas() error {
-	s, err := b.startRoadbed()
+	s, err := b.startRoadbed(node{})
 	if err != nil {
 		return err
 	}
@@ -157,34 +173,54 @@ func (b *bench) deltas() error {
 	return nil
 }
 
-// pushed measures how long changes take to each of 10,000 subscribers of the registry.
+// pushed measures how long changes take to each of 10,000 subscribers of the registry: on the node that is told of them,
+// and on its peer.
 func (b *bench) pushed() error {
-	s, err := b.startRoadbed()
+	ports, err := freePorts(2)
 	if err != nil {
 		return err
 	}
-	defer s.stop()
+	url := func(i int) string { return fmt.Sprintf("http://127.0.0.1:%d/eureka/", ports[i]) }
+	var pair []*server
+	for i := range ports {
+		s, err := b.startRoadbed(node{port: ports[i], flags: []string{"--eureka-url", url(i), "--eureka-peers", url(1 - i)}})
+		if err != nil {
+			return err
+		}
+		defer s.stop()
+		pair = append(pair, s)
+	}
 	const instances = 200
-	if err := s.register(0, instances, "v1"); err != nil {
+	if err := pair[0].register(0, instances, "v1"); err != nil {
 		return err
 	}
-	root := fleet.Target{Addr: s.Addr}
-	return b.told(s, "a change until the last of 10,000 subscribers knows it, all of them of everything", 100*time.Millisecond,
-		func(buf []byte, _ int) []byte { return root.Get(buf, "/registry/v1/watch", false) },
-		func(n int) error {
-			return s.once(func(buf []byte) []byte { return s.Register(buf, n%instances, fleet.Mark(n)) }, nil)
-		})
+	for i, what := range []string{"a change until 10,000 subscribers know it, p99", "the same at the node's peer, p99"} {
+		at := pair[i]
+		if err := at.knows(instances); err != nil {
+			return err
+		}
+		root := fleet.Target{Addr: at.Addr}
+		err := b.told(at, what, i*changes, 100*time.Millisecond,
+			func(buf []byte, _ int) []byte { return root.Get(buf, "/registry/v1/watch", false) },
+			func(n int) error {
+				return pair[0].once(func(buf []byte) []byte { return pair[0].Register(buf, n%instances, fleet.Mark(n)) }, nil)
+			})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // configured measures the same for properties.
 func (b *bench) configured() error {
-	s, err := b.startRoadbed()
+	s, err := b.startRoadbed(node{roles: "engine,registry,properties"})
 	if err != nil {
 		return err
 	}
 	defer s.stop()
 	root := fleet.Target{Addr: s.Addr}
-	err = b.told(s, "a property's change until the last of 10,000 watchers knows it", 250*time.Millisecond,
+	err = b.told(s, "a property's change until 10,000 watchers know it, p99", 0, 250*time.Millisecond,
 		func(buf []byte, i int) []byte {
 			return root.Get(buf, fmt.Sprintf("/config/v1/watch?appId=api&serverId=api-%05d", i), false)
 		},
@@ -218,8 +254,9 @@ func (b *bench) configured() error {
 	return nil
 }
 
-// told opens 10,000 streams, makes changes and adds rows about how long they took to be told.
-func (b *bench) told(s *server, what string, bar time.Duration, request func([]byte, int) []byte, change func(n int) error) error {
+// told opens 10,000 streams, makes changes, of which the first has that number, and adds rows about how long they took to
+// be told.
+func (b *bench) told(s *server, what string, first int, bar time.Duration, request func([]byte, int) []byte, change func(n int) error) error {
 	before, err := s.resident()
 	if err != nil {
 		return err
@@ -237,7 +274,7 @@ func (b *bench) told(s *server, what string, bar time.Duration, request func([]b
 	if err != nil {
 		return err
 	}
-	for n := range changes {
+	for n := first; n < first+changes; n++ {
 		if err := w.Change(n, func() error { return change(n) }); err != nil {
 			return err
 		}
@@ -248,7 +285,7 @@ func (b *bench) told(s *server, what string, bar time.Duration, request func([]b
 		return err
 	}
 	took := w.Took()
-	b.most(what+", p99", took.At(0.99), bar)
+	b.most(what, took.At(0.99), bar)
 	b.add(row{what: "the same, median; CPU time of a change by stream; memory of a stream, bytes", ours: fmt.Sprintf("%v; %v; %s",
 		took.At(0.5).Round(time.Microsecond), (spent-cpu)/(changes*watchers), number(float64(after-before)/watchers))})
 	return nil

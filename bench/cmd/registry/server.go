@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -147,8 +148,16 @@ func build(root, dir string) (*programs, error) {
 	return p, nil
 }
 
-// startRoadbed starts a node of ours that knows nobody.
-func (p *programs) startRoadbed(flags ...string) (*server, error) {
+// node says how a node of ours is started. Its zero value is a registry that knows nobody.
+type node struct {
+	roles string   // engine,registry if empty
+	port  int      // of the registry; a free one if 0
+	ready string   // path that answers 200 when the node serves; /eureka/apps/delta if empty
+	flags []string // further ones
+}
+
+// startRoadbed starts a node of ours.
+func (p *programs) startRoadbed(n node) (*server, error) {
 	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
@@ -158,10 +167,11 @@ func (p *programs) startRoadbed(flags ...string) (*server, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
-	cmd := exec.Command(p.roadbed, append([]string{"serve", "--roles", "engine,registry,properties", "--data", filepath.Join(dir, "state"),
-		"--eureka-port", strconv.Itoa(ports[0]), "--api-port", strconv.Itoa(ports[1]), "--engine-port", strconv.Itoa(ports[2])}, flags...)...)
+	port := cmp.Or(n.port, ports[0])
+	cmd := exec.Command(p.roadbed, append([]string{"serve", "--roles", cmp.Or(n.roles, "engine,registry"), "--data", filepath.Join(dir, "state"),
+		"--eureka-port", strconv.Itoa(port), "--api-port", strconv.Itoa(ports[1]), "--engine-port", strconv.Itoa(ports[2])}, n.flags...)...)
 	cmd.Dir = dir // away from anybody's roadbed.yaml
-	return start("roadbed", filepath.Join(dir, "log"), ports[0], "/eureka", "/eureka/apps/", cmd)
+	return start("roadbed", filepath.Join(dir, "log"), port, "/eureka", cmp.Or(n.ready, "/eureka/apps/delta"), cmd)
 }
 
 // startEureka starts a stock Spring Cloud Netflix Eureka server: the JVM's defaults, the server's defaults, alone as
