@@ -197,6 +197,8 @@ func TestRegistryAndConfigurationPages(t *testing.T) {
 		b.fill("edit-value", "3")
 		b.eval(`(() => { const e = ` + element("edit-type") + `; e.value = 'int'; e.dispatchEvent(new Event('change', { bubbles: true })) })()`)
 		b.fill("edit-app", "api")
+		b.until(10*time.Second, "it says whom it would reach", `/^3 instances of \d+ would see it: api-v000-/.test(`+text("trial")+`)`)
+		b.shot("config new property")
 		b.confirm("interop: shorter rows")
 		b.closed()
 		d.obeys(3)
@@ -244,6 +246,11 @@ func TestRegistryAndConfigurationPages(t *testing.T) {
 	part("history tells who and why, compares, and puts back", func(t *testing.T) {
 		history := text("history")
 		b.until(10*time.Second, "the reasons are there", `['interop: shorter rows', 'interop: too late', 'bo'].every(w => `+history+`.includes(w))`)
+		pick := func(row, column string) {
+			b.eval(fmt.Sprintf(`[...document.querySelectorAll('[data-testid="history"] tbody tr')].find(r => r.innerText.includes(%q)).querySelector('input[name=%s]').click()`, row, column))
+		}
+		pick("\tbo\t", "from")
+		pick("interop: too late", "to")
 		b.until(5*time.Second, "two versions are compared", `/value 6[^]*value 4/.test(`+text("diff")+`)`)
 		b.shot("property 1280 light")
 		b.eval(`[...document.querySelectorAll('[data-testid="history"] tbody tr')].find(r => r.innerText.includes('interop: shorter rows')).querySelector('button').click()`)
@@ -375,6 +382,27 @@ func TestRegistryAndConfigurationPages(t *testing.T) {
 		b.shot("rollouts 1280 light")
 	})
 
+	part("the page tells what is different from then, and goes back", func(t *testing.T) {
+		b.eval(`location.hash = '#/config/past'`)
+		b.until(10*time.Second, "it lists what was set since", `/streaming\.home\.titlesPerRow[^]*api[^]*not set[^]*6/.test(`+text("differences")+`)`)
+		b.shot("then and now 1280 light")
+		time.Sleep(2 * time.Second) // so that there is a moment before the next change
+		moment := b.eval(`new Date().toISOString()`).(string)
+		d.cli("config", "set", "interop.greeting", "goddag", "--app", "api")
+		choose("past-ago", "at")
+		b.until(5*time.Second, "it asks when", element("past-at"))
+		b.eval(fmt.Sprintf(`(() => { const e = %s; e.step = 'any'; e.value = new Date(new Date(%q).getTime() - new Date().getTimezoneOffset() * 60000 - 1000).toISOString().slice(0, 23); e.dispatchEvent(new Event('input', { bubbles: true })) })()`, element("past-at"), moment))
+		b.until(10*time.Second, "one record differs from that moment", `document.querySelectorAll('[data-testid="differences"] tbody tr').length === 1 && /interop\.greeting[^]*hej[^]*goddag/.test(`+text("differences")+`)`)
+		b.click("restore")
+		b.confirm("interop: it was better so")
+		b.closed()
+		b.until(10*time.Second, "it is done", `location.hash.startsWith('#/config/rollouts/') && /done/.test(`+text("standing")+`)`)
+		if got := strings.TrimSpace(d.cli("config", "get", "interop.greeting", "--app", "api")); got != "hej" {
+			t.Errorf("after going back it is %q, want hej", got)
+		}
+		b.eval(`location.hash = '#/config/rollouts'`)
+	})
+
 	part("frozen changes are refused until somebody ends it", func(t *testing.T) {
 		b.complaints()
 		b.click("freeze")
@@ -402,7 +430,7 @@ func TestRegistryAndConfigurationPages(t *testing.T) {
 			b.scheme(scheme)
 			for _, w := range []int{360, 1280} {
 				b.size(w, 740)
-				for _, page := range []string{"#/registry", "#/config", "#/config/key/" + key, "#/config/rollouts", "#/config/rollouts/" + rollout} {
+				for _, page := range []string{"#/registry", "#/config", "#/config/key/" + key, "#/config/rollouts", "#/config/rollouts/" + rollout, "#/config/past"} {
 					b.eval(fmt.Sprintf(`location.hash = %q`, page))
 					b.until(5*time.Second, page+" is shown", `document.querySelector('main').innerText.length > 200 && !document.querySelector('main .problem')`)
 					time.Sleep(150 * time.Millisecond) // it settles
@@ -422,7 +450,7 @@ func TestRegistryAndConfigurationPages(t *testing.T) {
 		}
 		foreign := slices.DeleteFunc(b.asked(), func(a string) bool {
 			u, err := url.Parse(a)
-			return err == nil && u.Host == own.Host
+			return err == nil && (u.Host == own.Host || u.Scheme == "data") // the browser has its own picture of a calendar
 		})
 		if len(foreign) > 0 {
 			t.Errorf("the pages asked for %v, want nothing but %s", foreign, own.Host)

@@ -84,12 +84,13 @@ export function ConfigPage({ model, ask }: { model: Model; ask: (a: Ask) => void
 }
 
 /** The ways between the pages about configuration. */
-export function ConfigTabs({ at, model }: { at: 'config' | 'rollouts'; model: Model }) {
+export function ConfigTabs({ at, model }: { at: 'config' | 'rollouts' | 'past'; model: Model }) {
   const running = (model.rollouts ?? []).filter(underWay).length
   return (
     <nav class="tabs" aria-label="Configuration">
       <a href="#/config" aria-current={at === 'config' ? 'page' : undefined} data-testid="tab-properties">Properties</a>
       <a href="#/config/rollouts" aria-current={at === 'rollouts' ? 'page' : undefined} data-testid="tab-rollouts">Roll-outs{running > 0 && <span class="badge">{running}<span class="hidden"> under way</span></span>}</a>
+      <a href="#/config/past" aria-current={at === 'past' ? 'page' : undefined} data-testid="tab-past">Then and now</a>
     </nav>
   )
 }

@@ -1,13 +1,13 @@
 // The dialogs that set and delete a property.
 
-import { useState } from 'preact/hooks'
+import { useEffect, useState } from 'preact/hooks'
 import type { Listing, Property, Scope } from './types'
 import type { Model } from './model'
-import { act, get, Refusal, send } from './api'
-import type { Ask } from './ui'
+import { act, get, Refusal, send, sentence } from './api'
+import { type Ask, useCalm } from './ui'
 import { ScopeInputs, scopeOf, scopeWords } from './scope'
 import { paces, rollOut } from './rollouts'
-import { ago } from './format'
+import { ago, count } from './format'
 
 interface Draft {
   key: string
@@ -36,10 +36,7 @@ export function edit({ model, p, copy }: { model: Model; p?: Property; copy?: bo
     sensitive: p?.sensitive ?? false, min: bound(p?.constraint?.min), max: bound(p?.constraint?.max), rev: p && !copy ? p.rev ?? 0 : 0, pace: '',
   }
   const go = (confirm: string) => async (why: string): Promise<string | Ask> => {
-    const body = {
-      key: draft.key.trim(), value: draft.value, type: draft.type || undefined, ...draft.scope, description: draft.description || undefined,
-      sensitive: draft.sensitive || undefined, constraint: constraintOf(draft, p), sourceOfUpdate: 'ui',
-    }
+    const body = recordOf(draft, p)
     try {
       if (draft.pace) return await rollOut(why, `${body.key} for ${scopeWords(draft.scope)}`, [{ op: 'set', record: body }], paces[draft.pace].steps, confirm)
       const saved = await send<{ warnings?: string[] }>('POST', `/config/v1/properties${confirm && `?confirm=${confirm}`}`, why, body, draft.rev)
@@ -59,7 +56,7 @@ export function edit({ model, p, copy }: { model: Model; p?: Property; copy?: bo
   return {
     title, verb: p && !copy ? 'Save' : 'Set', done: '',
     text: p ? <p><code class="key">{p.key}</code>{!copy && <> for {scopeWords(p)}</>}. Who uses it has it within milliseconds.</p> : <p>Of all records of a key that fit a process, the most specific wins.</p>,
-    fields: <Fields draft={draft} model={model} fixed={p && (copy ? 'key' : 'all')} />,
+    fields: <Fields draft={draft} p={p} model={model} fixed={p && (copy ? 'key' : 'all')} />,
     do: go(''),
   }
 }
@@ -118,6 +115,13 @@ async function conflict(draft: { key: string; scope: Scope; rev: number }): Prom
     : `Somebody else was faster: it is ${value} now (${who}). Again replaces that; Cancel keeps it.`
 }
 
+function recordOf(draft: Draft, p: Property | undefined) {
+  return {
+    key: draft.key.trim(), value: draft.value, type: draft.type || undefined, ...draft.scope, description: draft.description || undefined,
+    sensitive: draft.sensitive || undefined, constraint: constraintOf(draft, p), sourceOfUpdate: 'ui',
+  }
+}
+
 function bound(n: number | undefined): string {
   return n === undefined ? '' : String(n)
 }
@@ -130,7 +134,30 @@ function constraintOf(d: Draft, p: Property | undefined) {
   return min === undefined && max === undefined && !p?.constraint ? undefined : { min, max, pattern } // an empty one ends what was
 }
 
-function Fields({ draft, model, fixed }: { draft: Draft; model: Model; fixed?: 'key' | 'all' }) {
+interface Trial { valid: boolean; problems?: string[]; warnings?: string[]; affected: { instances: number; of: number; ids?: string[] } }
+
+// Says, while one types, whether the platform would take it and whom it would reach.
+function Trial({ body }: { body: string }) {
+  const asked = useCalm(body, 400)
+  const [trial, set] = useState<Trial>()
+  useEffect(() => {
+    let over = false
+    set(undefined)
+    if (asked) send<Trial>('POST', '/config/v1/validate?confirm=global', '', JSON.parse(asked)).then(t => over || set(t), () => undefined) // pressing the button tells
+    return () => void (over = true)
+  }, [asked])
+  const n = trial?.affected.instances ?? 0
+  return (
+    <p class="trial" role="status" data-testid="trial">
+      {!asked || asked !== body || !trial ? <span class="quiet">{body ? 'Looking whom it would reach…' : 'Nobody is reached yet: it has no key.'}</span>
+        : !trial.valid ? <span class="bad">{sentence(trial.problems?.[0] ?? 'it would be refused').replace(/^Refused: /, '')}</span>
+        : n === 0 ? <span>No instance that the platform knows would see a difference.</span>
+        : <span title={trial.affected.ids?.join('\n')}>{n === trial.affected.of ? 'All ' : ''}{count(n, 'instance')}{n === trial.affected.of ? '' : ` of ${trial.affected.of.toLocaleString('en')}`} would see it: {trial.affected.ids?.slice(0, 3).join(', ')}{n > 3 && ` and ${n - 3} more`}.</span>}
+    </p>
+  )
+}
+
+function Fields({ draft, p, model, fixed }: { draft: Draft; p?: Property; model: Model; fixed?: 'key' | 'all' }) {
   const [, again] = useState(0)
   const set = (change: Partial<Draft>) => {
     Object.assign(draft, change)
@@ -161,6 +188,7 @@ function Fields({ draft, model, fixed }: { draft: Draft; model: Model; fixed?: '
       </div>
       {fixed !== 'all' && <fieldset><legend>For whom <small>empty is everybody; several with commas</small></legend><ScopeInputs id="edit" scope={draft.scope} model={model} change={scope => set({ scope })} /></fieldset>}
       {fixed !== 'key' && <label class="field"><span>What it is for <small>optional</small></span><input type="text" value={draft.description} maxLength={4096} autocomplete="off" onInput={e => set({ description: e.currentTarget.value })} data-testid="edit-description" /></label>}
+      <Trial body={draft.key.trim() && JSON.stringify({ changes: [{ op: 'set', record: recordOf(draft, p) }] })} />
       <Pace draft={draft} />
       {!fixed && <label class="check"><input type="checkbox" checked={draft.sensitive} onChange={e => set({ sensitive: e.currentTarget.checked })} /> <span>Sensitive <small>nobody is shown the value again, only those who use it</small></span></label>}
     </>

@@ -16,14 +16,16 @@ import { ChangesPage } from './changes'
 import { FaultsPage } from './faults'
 import { RegistryPage } from './registry'
 import { ConfigPage, Key } from './config'
+import { PastPage } from './past'
 import { PropertyPage } from './property'
 import { RolloutPage, RolloutsPage, titleOf, underWay } from './rollouts'
 
-interface Route { page: 'overview' | 'services' | 'service' | 'registry' | 'config' | 'property' | 'rollouts' | 'rollout' | 'changes' | 'faults'; name: string }
+interface Route { page: 'overview' | 'services' | 'service' | 'registry' | 'config' | 'property' | 'rollouts' | 'rollout' | 'past' | 'changes' | 'faults'; name: string }
 
 function routeOf(hash: string): Route {
   const [page, name, more] = hash.replace(/^#\/?/, '').split('/').map(decode)
   if (page === 'config' && name === 'key' && more) return { page: 'property', name: more }
+  if (page === 'config' && name === 'past') return { page: 'past', name: '' }
   if (page === 'config' && name === 'rollouts') return more ? { page: 'rollout', name: more } : { page: 'rollouts', name: '' }
   if (page === 'services' && name) return { page: 'service', name }
   if (page === 'services' || page === 'registry' || page === 'config' || page === 'changes' || page === 'faults') return { page, name: '' }
@@ -39,7 +41,7 @@ function decode(s: string): string {
 }
 
 // Pages that have no place of their own in the navigation, and where they belong.
-const under: Record<string, string> = { service: 'services', property: 'config', rollouts: 'config', rollout: 'rollouts' }
+const under: Record<string, string> = { service: 'services', property: 'config', rollouts: 'config', rollout: 'rollouts', past: 'config' }
 
 const pages = [['overview', 'Overview', '#/'], ['services', 'Services', '#/services'], ['registry', 'Registry', '#/registry'], ['config', 'Config', '#/config'], ['changes', 'Changes', '#/changes'], ['faults', 'Faults', '#/faults']] as const
 
@@ -89,7 +91,7 @@ function App() {
 
   const rollout = route.page === 'rollout' ? live.model?.rollouts?.find(r => r.id === route.name) : undefined
   const up = route.page === 'rollout' ? ['', 'Roll-outs', '#/config/rollouts'] : route.name ? pages.find(p => p[0] === under[route.page]) : undefined
-  const title = route.page === 'config' || route.page === 'rollouts' ? 'Configuration' : rollout ? titleOf(rollout) : route.name || pages.find(p => p[0] === route.page)![1]
+  const title = route.page === 'config' || route.page === 'rollouts' || route.page === 'past' ? 'Configuration' : rollout ? titleOf(rollout) : route.name || pages.find(p => p[0] === route.page)![1]
   const at = under[under[route.page]] ?? under[route.page] ?? route.page
   const running = (live.model?.rollouts ?? []).filter(underWay).length
   useEffect(() => {
@@ -127,6 +129,7 @@ function App() {
         {model && route.page === 'registry' && <RegistryPage model={model} node={overview?.node ?? undefined} ask={setAsk} />}
         {model && route.page === 'config' && <ConfigPage model={model} ask={setAsk} />}
         {model && route.page === 'property' && <PropertyPage key={route.name} name={route.name} model={model} ask={setAsk} />}
+        {model && route.page === 'past' && <PastPage model={model} ask={setAsk} />}
         {model && route.page === 'rollouts' && <RolloutsPage model={model} ask={setAsk} />}
         {model && route.page === 'rollout' && <RolloutPage key={route.name} id={route.name} model={model} ask={setAsk} />}
         {model && route.page === 'changes' && <ChangesPage model={model} />}

@@ -270,9 +270,9 @@ export async function rollOut(why: string, title: string, changes: { op: 'set' |
   return 'The roll-out has started.'
 }
 
-/** How fast a roll-out goes: steps, undefined for the platform's own. */
-export const paces: Record<string, { words: string; steps?: Rollout['steps'] }> = {
-  default: { words: '5 to 15 min a step' },
+/** How fast a roll-out goes: steps, undefined for the platform's own, which are like those given where some must be. */
+export const paces: Record<string, { words: string; steps?: Rollout['steps']; like?: Rollout['steps'] }> = {
+  default: { words: '5 to 15 min a step', like: ['instances:1', 'percent:5,zone:first', 'zone:first', 'region:first', 'all'].map((selector, i) => ({ selector, bake: ['5m', '10m', '10m', '15m', '10m'][i] })) },
   quick: { words: 'quickly, 20 s a step', steps: ['instances:1', 'percent:50', 'all'].map(selector => ({ selector, bake: '20s' })) },
   careful: { words: 'carefully, 1 h a step, then approval', steps: ['instances:1', 'percent:5,zone:first', 'zone:first', 'all'].map(selector => ({ selector, bake: '1h', approval: selector === 'all' ? 'manual' : undefined })) },
 }
