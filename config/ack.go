@@ -89,13 +89,22 @@ func (p *Properties) ack() (Ack, bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	a := Ack{Instance: p.opts.Scope.Instance, Rev: p.rev}
+	add := func(f flaw) {
+		if f.text != "" { // it may be a secret, and the server knows it
+			f.why = strings.ReplaceAll(f.why, strconv.Quote(f.text), "its value")
+		}
+		a.Errors = append(a.Errors, Flaw{f.key, f.why})
+	}
 	for _, h := range p.handles {
 		for _, f := range h.bad() {
-			why := f.why
-			if f.text != "" { // it may be a secret, and the server knows it
-				why = strings.ReplaceAll(why, strconv.Quote(f.text), "its value")
-			}
-			a.Errors = append(a.Errors, Flaw{f.key, why})
+			add(f)
+		}
+	}
+	for key, f := range p.refused {
+		if text, ok := lookup(p.seen, key); ok && (text == f.text || p.seen[key] == f.text) {
+			add(f)
+		} else {
+			delete(p.refused, key)
 		}
 	}
 	slices.SortFunc(a.Errors, func(x, y Flaw) int { return cmp.Or(strings.Compare(x.Key, y.Key), strings.Compare(x.Error, y.Error)) })

@@ -178,10 +178,11 @@ func TestBindRefusesMistakesOfTheProgram(t *testing.T) {
 
 func TestHandlesOfListsMapsAndStructsAreSharedToo(t *testing.T) {
 	p := New(Options{})
-	if p.List("k", []string{"a", "b"}) != p.List("k", []string{"a", "b"}) || p.List("k", []string{"a b"}) == p.List("k", []string{"a", "b"}) {
+	l, m := p.List("k", []string{"a", "b"}), p.Map("k", map[string]string{"a": "1"})
+	if l != p.List("k", []string{"a", "b"}) || l == p.List("k", []string{"a b"}) {
 		t.Error("lists: want one handle per default")
 	}
-	if p.Map("k", map[string]string{"a": "1"}) != p.Map("k", map[string]string{"a": "1"}) || p.Map("k", nil) == p.Map("k", map[string]string{"": ""}) {
+	if m != p.Map("k", map[string]string{"a": "1"}) || p.Map("k", nil) == p.Map("k", map[string]string{"": ""}) {
 		t.Error("maps: want one handle per default")
 	}
 	a, err := Bind(p, "k", touchy{N: 1})

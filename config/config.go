@@ -101,6 +101,7 @@ type Properties struct {
 	rev     uint64            // the server's revision of raw; guarded by mu
 	heard   bool              // the server has told it, not the disk; guarded by mu
 	handles map[handleKey]handle
+	refused map[string]flaw // by key, what others than handles cannot use; guarded by mu
 	subs    map[*prefixSub]struct{}
 	queue   []func() // callbacks that are due, oldest first; guarded by mu
 
@@ -137,6 +138,7 @@ func New(o Options) *Properties {
 		raw:     map[string]string{},
 		own:     map[string]bool{},
 		handles: map[handleKey]handle{},
+		refused: map[string]flaw{},
 		subs:    map[*prefixSub]struct{}{},
 		wake:    make(chan struct{}, 1),
 		dirty:   make(chan struct{}, 1),
@@ -228,6 +230,19 @@ func (p *Properties) Prefix(prefix string, fn func(map[string]string)) (stop fun
 		s.stopped = true
 		delete(p.subs, s)
 	}
+}
+
+// Refuse tells the server that text, the value of key, cannot be used, as a handle does of what it cannot parse. It is
+// for who reads raw values from [Properties.Prefix], or makes more demands than a type does. It holds until key has
+// another value.
+func (p *Properties) Refuse(key, text string, err error) {
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.refused[key] = flaw{key, text, err.Error()}
+	signal(p.news)
 }
 
 // prefixSub is one call of Prefix.

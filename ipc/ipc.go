@@ -94,6 +94,7 @@ type Engine struct {
 	base      http.RoundTripper
 	ownBase   *http.Transport // closed with the engine; nil if Options brought one
 	log       *slog.Logger
+	config    *config.Properties
 	clock     *clock
 	shards    int
 	knobs     []knob
@@ -118,7 +119,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	e := &Engine{
 		app: o.App, instance: o.Instance, zone: o.Location.Zone, lists: o.Lists, meter: o.Meter, faultKey: o.FaultKey,
-		base: o.Transport, log: o.Log, clock: newClock(), shards: shardCount(), knobs: knobs(),
+		base: o.Transport, log: o.Log, config: o.Config, clock: newClock(), shards: shardCount(), knobs: knobs(),
 		faultsOn:  [2]*config.Value[bool]{o.Config.Bool("fault.enabled", true), o.Config.Bool("ipc.fit.enabled", true)},
 		maxFaults: o.Config.Int("ipc.fit.maxActive", 100),
 		stop:      make(chan struct{}), refused: map[string]string{},
@@ -251,6 +252,7 @@ func (e *Engine) resolve(c *Command) {
 			e.refused[key] = text
 			e.log.Error("property has a bad value; the last good one stays", "key", key, "value", text, "err", err)
 		}
+		e.config.Refuse(key, text, err)
 	})
 	c.set.Store(next)
 }

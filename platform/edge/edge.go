@@ -172,6 +172,7 @@ func (g *Gateway) setRoutes(text string) {
 	if err != nil {
 		g.refused = err.Error()
 		g.log.Warn("edge.routes refused, the old routes stay", "why", err)
+		g.props.Refuse("edge.routes", text, err)
 		return
 	}
 	g.refused, g.explicit = "", routes

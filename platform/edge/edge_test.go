@@ -52,7 +52,7 @@ func newHouseWith(t testing.TB, props *config.Properties, backends map[string]ht
 	}
 	log := slog.New(slog.DiscardHandler)
 	key := fault.Key("a key for tests, thirty-two long")
-	calls := ipc.New(ipc.Options{App: "edge", Lists: lists, Log: log, FaultKey: func() fault.Key { return key }})
+	calls := ipc.New(ipc.Options{App: "edge", Lists: lists, Config: props, Log: log, FaultKey: func() fault.Key { return key }})
 	t.Cleanup(calls.Close)
 	g := New(Config{Calls: calls, Properties: props, Meter: meter.New(nil), Log: log})
 	g.setApps(all)

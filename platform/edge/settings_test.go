@@ -15,13 +15,29 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/ipc"
 )
 
 // pushed returns properties that follow a server of one event stream, and what changes one of them there.
 func pushed(t *testing.T) (*config.Properties, func(key, value string)) {
 	t.Helper()
-	changes := make(chan config.Change)
+	p, set, _ := acknowledged(t)
+	return p, set
+}
+
+// acknowledged is pushed, with what the properties say they took.
+func acknowledged(t *testing.T) (*config.Properties, func(key, value string), <-chan config.Ack) {
+	t.Helper()
+	changes, acks := make(chan config.Change), make(chan config.Ack, 100)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			var a config.Ack
+			if err := json.NewDecoder(r.Body).Decode(&a); err != nil {
+				t.Error(err)
+			}
+			acks <- a
+			return
+		}
 		w.Header().Set("Content-Type", "text/event-stream")
 		send := func(name string, data any) {
 			b, err := json.Marshal(data)
@@ -44,7 +60,7 @@ func pushed(t *testing.T) (*config.Properties, func(key, value string)) {
 		}
 	}))
 	tr := &http.Transport{}
-	p := config.New(config.Options{URL: srv.URL, HTTP: &http.Client{Transport: tr}, Log: slog.New(slog.DiscardHandler)})
+	p := config.New(config.Options{URL: srv.URL, Scope: config.Scope{App: "edge", Instance: "edge-1"}, HTTP: &http.Client{Transport: tr}, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -63,7 +79,33 @@ func pushed(t *testing.T) (*config.Properties, func(key, value string)) {
 		})()
 		changes <- config.Change{Rev: 2, Key: key, Value: &value}
 		<-seen
+	}, acks
+}
+
+func TestWhatTheEdgeCannotUseIsToldToTheServer(t *testing.T) {
+	props, set, acks := acknowledged(t)
+	h := newHouseWith(t, props, map[string]http.Handler{"hello": http.NotFoundHandler()})
+	h.calls.Command("hello", ipc.Settings{})
+	defer h.props.String("edge.routes", "[]").OnChange(func(_, routes string) { h.setRoutes(routes) })() // as Run does
+	await := func(key, says string) {
+		t.Helper()
+		for {
+			select {
+			case a := <-acks:
+				if says == "" && len(a.Errors) == 0 || len(a.Errors) == 1 && a.Errors[0].Key == key && strings.Contains(a.Errors[0].Error, says) {
+					return
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatalf("nothing says %q of %s", says, key)
+			}
+		}
 	}
+	set("edge.routes", `[{"id":"x"}]`)
+	await("edge.routes", "at least one backend")
+	set("edge.routes", `[]`)
+	await("edge.routes", "")
+	set("hystrix.command.hello.execution.isolation.thread.timeoutInMilliseconds", "soon")
+	await("hystrix.command.hello.execution.isolation.thread.timeoutInMilliseconds", "use a whole number")
 }
 
 func TestTheTimeLimitOfRoutesIsAProperty(t *testing.T) {
