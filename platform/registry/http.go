@@ -112,6 +112,9 @@ func (h *eureka) register(w http.ResponseWriter, r *http.Request, t target) {
 		return
 	}
 	h.s.register(rec, originOf(r))
+	if name := r.Header.Get(streamHeader); name != "" {
+		h.hub.bind(name, rec.key())
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 

@@ -44,6 +44,7 @@ type round struct {
 	from, to uint64
 	events   []byte            // of all changes
 	byApp    map[string][]byte // and of those of an application
+	large    bool              // it was too much to write events
 }
 
 const (
@@ -291,18 +292,28 @@ func (h *hub) round() (roused []*watcher) {
 		add(h.all)
 	}
 	for _, c := range changes {
-		if len(h.all) > 0 {
-			rd.events = c.appendEvent(rd.events, h)
-		}
-		if crowd := h.byApp[c.rec.app]; len(crowd) > 0 {
-			rd.byApp[c.rec.app] = c.appendEvent(rd.byApp[c.rec.app], h)
-			add(crowd)
+		crowd := h.byApp[c.rec.app]
+		add(crowd)
+		if !rd.large {
+			size := 0
+			if len(h.all) > 0 {
+				rd.events = c.appendEvent(rd.events, h)
+				size += len(rd.events)
+			}
+			if len(crowd) > 0 {
+				rd.byApp[c.rec.app] = c.appendEvent(rd.byApp[c.rec.app], h)
+				size += len(rd.byApp[c.rec.app])
+			}
+			rd.large = size > writeMost
 		}
 		if len(h.byVIP) > 0 {
 			for name := range strings.SplitSeq(c.vips, ",") {
 				add(h.byVIP[strings.TrimSpace(name)])
 			}
 		}
+	}
+	if rd.large {
+		rd.events, rd.byApp = nil, nil
 	}
 	h.last.Store(rd)
 	roused = make([]*watcher, 0, len(concerned))

@@ -46,7 +46,7 @@ func (h *eureka) watchLine(w http.ResponseWriter, r *http.Request, me *watcher, 
 	hd.Set("Date", time.Now().UTC().Format(http.TimeFormat))
 	hd.Write(&head) //nolint:errcheck // a buffer takes everything
 	head.WriteString("\r\n")
-	if r.Method == http.MethodHead || !l.send(head.Bytes()) || !l.begin(version, resumed) {
+	if !l.send(head.Bytes()) || r.Method == http.MethodHead || !l.begin(version, resumed) {
 		h.hangUp(l)
 		return true
 	}
@@ -125,36 +125,42 @@ func (l *line) work() {
 			return
 		}
 		*b = (*b)[:0]
-		if !l.prepare(b, t, upTo) {
-			go func() {
-				if l.anew() {
-					l.finish()
-				} else {
-					l.conn.Close() //nolint:errcheck // listen does the rest
+		shared, ok := l.prepare(b, t, upTo)
+		if !ok {
+			go l.patiently(l.anew)
+			return
+		}
+		for i, part := range [...][]byte{shared, *b} {
+			if len(part) == 0 {
+				continue
+			}
+			l.conn.SetWriteDeadline(time.Now().Add(lineWait)) //nolint:errcheck // the write tells
+			n, err := l.conn.Write(part)
+			if ne, ok := err.(net.Error); ok && ne.Timeout() {
+				l.slow.Store(true)
+				left, then := shared[min(n, len(shared)):], bytes.Clone(*b)
+				if i == 1 {
+					left, then = nil, then[n:]
 				}
-			}()
-			return
+				go l.patiently(func() bool { return l.write(left) && l.write(then) })
+				return
+			} else if err != nil {
+				l.conn.Close() //nolint:errcheck // listen does the rest
+				return
+			}
 		}
-		if len(*b) == 0 {
-			continue
+		if l.more {
+			l.me.rouse(todo{news: true, from: l.cursor})
 		}
-		l.conn.SetWriteDeadline(time.Now().Add(lineWait)) //nolint:errcheck // the write tells
-		n, err := l.conn.Write(*b)
-		if ne, ok := err.(net.Error); ok && ne.Timeout() {
-			l.slow.Store(true)
-			left := bytes.Clone((*b)[n:])
-			go func() {
-				if l.send(left) {
-					l.finish()
-				} else {
-					l.conn.Close() //nolint:errcheck // listen does the rest
-				}
-			}()
-			return
-		} else if err != nil {
-			l.conn.Close() //nolint:errcheck // listen does the rest
-			return
-		}
+	}
+}
+
+// patiently does first and then what else there is to do.
+func (l *line) patiently(first func() bool) {
+	if first() {
+		l.finish()
+	} else {
+		l.conn.Close() //nolint:errcheck // listen does the rest
 	}
 }
 

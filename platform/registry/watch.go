@@ -37,6 +37,7 @@ const (
 
 	watcherWait = 30 * time.Second // to take what is written to it
 	backlogMost = 8 << 20          // bytes of events that a slow client gets; if it missed more it begins anew
+	writeMost   = 256 << 10        // bytes of events that are put together for one client at a time
 )
 
 func newIncarnation() string { return rand.Text()[:8] }
@@ -159,6 +160,7 @@ type stream struct {
 
 	cursor   uint64 // everything up to this version was written
 	warm     bool   // the client was told that the registry is warming up
+	more     bool   // there is more to write than was prepared
 	overflow bool   // it missed more than is worth telling
 }
 
@@ -181,21 +183,32 @@ func (st *stream) begin(version uint64, resumed bool) bool {
 	if !st.gather(b, missed) {
 		return st.anew()
 	}
-	return st.write(*b)
+	return st.write(*b) && (!st.more || st.advance(todo{news: true, from: st.cursor}, 0))
 }
 
 // advance does what the watcher was roused for. Whatever concerns it and is not newer than upTo is part of that.
 func (st *stream) advance(t todo, upTo uint64) bool {
 	b := getBuffer()
 	defer putBuffer(b)
-	if !st.prepare(b, t, upTo) {
-		return st.anew()
+	for {
+		shared, ok := st.prepare(b, t, upTo)
+		if !ok {
+			return st.anew()
+		}
+		if !st.write(shared) || !st.write(*b) {
+			return false
+		}
+		if !st.more {
+			return true
+		}
+		t, *b = todo{news: true}, (*b)[:0]
 	}
-	return st.write(*b)
 }
 
-// prepare appends what is to be written to advance. It reports false if the client must begin anew.
-func (st *stream) prepare(b *[]byte, t todo, upTo uint64) bool {
+// prepare returns and appends what is to be written to advance, part of it if that is much. It reports false if the
+// client must begin anew.
+func (st *stream) prepare(b *[]byte, t todo, upTo uint64) (shared []byte, ok bool) {
+	st.more = false
 	st.cursor = max(st.cursor, t.from)
 	if !t.news {
 		st.cursor = max(st.cursor, upTo)
@@ -204,7 +217,7 @@ func (st *stream) prepare(b *[]byte, t todo, upTo uint64) bool {
 	s.mu.RLock()
 	warming, version := s.warming, s.log.version
 	rd := st.hub.last.Load()
-	quick := rd != nil && rd.from == st.cursor && rd.to == version && len(st.in.vips) == 0 && len(st.in.apps) <= 1
+	quick := rd != nil && !rd.large && rd.from == st.cursor && rd.to == version && len(st.in.vips) == 0 && len(st.in.apps) <= 1
 	var missed []*change
 	known, hash := true, ""
 	if (t.news || t.hash) && !quick {
@@ -216,24 +229,24 @@ func (st *stream) prepare(b *[]byte, t todo, upTo uint64) bool {
 	s.mu.RUnlock()
 	st.overflow = !known
 	if !known || st.warm && !warming { // when it is warm, what is not in a snapshot is gone
-		return false
+		return nil, false
 	}
 	if t.news || t.hash {
 		st.cursor = version
 		switch {
 		case !quick:
 			if !st.gather(b, missed) {
-				return false
+				return nil, false
 			}
 		case st.in.all():
-			*b = append(*b, rd.events...)
+			shared = rd.events
 		default:
 			for app := range st.in.apps {
-				*b = append(*b, rd.byApp[app]...)
+				shared = rd.byApp[app]
 			}
 		}
 	}
-	if t.hash && len(st.in.vips) == 0 {
+	if t.hash && !st.more && len(st.in.vips) == 0 {
 		*b = appendEvent(*b, st.hub.incarnation, st.cursor, "hash")
 		*b = append(append(*b, `{"hash":"`...), hash...)
 		*b = append(strconv.AppendBool(append(*b, `","warming":`...), warming), "}\n\n"...)
@@ -241,7 +254,7 @@ func (st *stream) prepare(b *[]byte, t todo, upTo uint64) bool {
 	if t.beat {
 		*b = append(appendID(*b, st.hub.incarnation, st.cursor), ": beat\n\n"...)
 	}
-	return true
+	return shared, true
 }
 
 // anew writes everything, and before it that something was missed if that is so.
@@ -270,18 +283,29 @@ func (s *state) hashOf(in interest) string {
 	return hashCode(n)
 }
 
-// gather appends the events of those of cs that the client wants. It reports false if these are too many.
+// gather appends the events of those of cs that the client wants, the first of them if they are many. It reports false
+// if they are too many.
 func (st *stream) gather(b *[]byte, cs []*change) bool {
+	size := 0
 	for _, c := range cs {
+		if st.in.wants(c.rec) {
+			size += len(c.asEvent(st.hub))
+		}
+	}
+	if size > backlogMost {
+		st.overflow = true
+		return false
+	}
+	for i, c := range cs {
 		switch {
 		case st.in.wants(c.rec):
 			*b = c.appendEvent(*b, st.hub)
 		case st.in.wantsVIP(c.vips):
 			*b = append(appendRemoval(*b, st.hub.incarnation, c), "\n\n"...)
 		}
-		if len(*b) > backlogMost {
-			st.overflow = true
-			return false
+		if len(*b) > writeMost && i < len(cs)-1 {
+			st.cursor, st.more = c.version, true
+			break
 		}
 	}
 	return true
