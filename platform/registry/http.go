@@ -49,6 +49,10 @@ func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.renewMany(w, r)
 	case t.what == nativeApp && get:
 		h.waitApp(w, r, t)
+	case t.what == nodePages && get:
+		h.showNode(w, r)
+	case t.what == lastPages && get:
+		h.showLast(w, r)
 	case get && t.what.readable():
 		h.read(w, r, t)
 	default:
@@ -414,14 +418,7 @@ func (h *eureka) look(t target, w wish) reply {
 
 // statusInfo describes this registry as Eureka's status page expects it.
 func (h *eureka) statusInfo(sn *snapshot, c codec) []byte {
-	var mem runtime.MemStats
-	runtime.ReadMemStats(&mem)
-	general := []pair{
-		{"server-uptime", uptime(time.Since(h.s.epoch))}, {"environment", cmp.Or(h.c.Settings.Environment, "roadbed")},
-		{"num-of-cpus", strconv.Itoa(runtime.NumCPU())}, {"total-avail-memory", mb(mem.Sys)},
-		{"current-memory-usage", fmt.Sprintf("%s (%d%%)", mb(mem.HeapAlloc), mem.HeapAlloc*100/max(mem.Sys, 1))},
-	}
-	replicas := h.peers.replicas()
+	general, replicas := h.generalStats(), h.peers.replicas()
 	me, known := sn.byID()[h.c.Self]
 	known = known && h.c.Self != ""
 	if c.isJSON() {
@@ -451,6 +448,17 @@ func (h *eureka) statusInfo(sn *snapshot, c codec) []byte {
 	}
 	x.close("status")
 	return x.b
+}
+
+// generalStats describes this process.
+func (h *eureka) generalStats() []pair {
+	var mem runtime.MemStats
+	runtime.ReadMemStats(&mem)
+	return []pair{
+		{"server-uptime", uptime(time.Since(h.s.epoch))}, {"environment", cmp.Or(h.c.Settings.Environment, "roadbed")},
+		{"num-of-cpus", strconv.Itoa(runtime.NumCPU())}, {"total-avail-memory", mb(mem.Sys)},
+		{"current-memory-usage", fmt.Sprintf("%s (%d%%)", mb(mem.HeapAlloc), mem.HeapAlloc*100/max(mem.Sys, 1))},
+	}
 }
 
 func uptime(d time.Duration) string {

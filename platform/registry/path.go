@@ -24,6 +24,8 @@ const (
 	overrideList
 	asgStatus // of a group; id holds its name
 	peerBatch
+	nodePages // the page of this node, and
+	lastPages // that of the last leases
 	watch
 	nativeApp
 	nativeInstances
@@ -117,7 +119,7 @@ func (ps prefixes) parse(escaped string) target {
 		s, prefixed = s[1:], true
 	}
 	if len(s) == 0 {
-		return target{}
+		return target{what: nodePages}
 	}
 	if s[0] == "serverinfo" && len(s) == 2 && s[1] == "statusoverrides" {
 		return target{what: overrideList}
@@ -160,6 +162,10 @@ func (ps prefixes) parse(escaped string) target {
 	case "status":
 		if len(s) == 1 {
 			return target{what: serverStatus}
+		}
+	case "lastn":
+		if len(s) == 1 {
+			return target{what: lastPages}
 		}
 	case "asg":
 		if len(s) == 3 && s[2] == "status" {

@@ -31,8 +31,8 @@ func TestEveryPrefixNamesTheSameResources(t *testing.T) {
 		{"apps//WEB///i", target{what: oneInstance, app: "WEB", id: "i"}},
 		{"apps/WEB/i/other", target{app: "WEB"}},
 		{"apps/WEB/i/status/more", target{app: "WEB"}},
-		{"lastn", target{}},
-		{"", target{}},
+		{"lastn", target{what: lastPages}},
+		{"", target{what: nodePages}},
 		{"apps/%zz", target{}},
 		{"a/b/c/d/e/f/g/h/i/j", target{}},
 	}
@@ -51,9 +51,14 @@ func TestEveryPrefixNamesTheSameResources(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"/apps", "/", "", "/eureka/v3/apps", "/other/apps", "/registry/v1/apps", "/eureka/registry/v1/watch"} {
+	for _, path := range []string{"/apps", "/lastn", "/eureka/v3/apps", "/other/apps", "/registry/v1/apps", "/eureka/registry/v1/watch"} {
 		if got := prefixes(nil).parse(path); got.what != nothing {
 			t.Errorf("path %q: got %+v, want nothing", path, got)
+		}
+	}
+	for _, path := range []string{"/", "", "//"} {
+		if got := prefixes(nil).parse(path); got.what != nodePages {
+			t.Errorf("path %q: got %+v, want the page", path, got)
 		}
 	}
 	if got := prefixes(nil).parse("/registry/v1/watch/"); got.what != watch {
@@ -72,7 +77,7 @@ func TestFurtherPrefixesNameTheSameResourcesToo(t *testing.T) {
 			t.Errorf("path %q: got %+v, want %+v", path, got, want)
 		}
 	}
-	for _, path := range []string{"/team/apps/web/i", "/discovery/discovery/apps/web/i", "/discovery", "/apps/web/i", "/team/a/eureka/apps/web/i"} {
+	for _, path := range []string{"/team/apps/web/i", "/discovery/discovery/apps/web/i", "/apps/web/i", "/team/a/eureka/apps/web/i"} {
 		if got := ps.parse(path); got.what != nothing {
 			t.Errorf("path %q: got %+v, want nothing", path, got)
 		}

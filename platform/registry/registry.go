@@ -17,6 +17,8 @@
 // for one of theirs. What a client tells one of them all know moments later; what a peer tells goes no further. Each
 // works alone when it must, and nothing is ever decided by a majority.
 //
+// A page at / shows people what the node knows, as they know it from Eureka.
+//
 // The handler must see paths as they arrive. Do not put it under a router that cleans or redirects them.
 //
 // # What it promises

@@ -29,6 +29,9 @@ type state struct {
 	first     int64  // ns since epoch of the first registration, -1 before it
 	warming   bool   // this process has not yet heard of everybody
 
+	begins recent // leases that began
+	ends   recent // leases that ended
+
 	wheel wheel // finds the leases that run out
 
 	log     changeLog
@@ -207,6 +210,7 @@ func (s *state) install(e *entry, r *record, at int64, direct bool) {
 	if e == nil {
 		e = &entry{}
 		s.insert(k, e)
+		s.begins.add(k, nowMS)
 		s.count++
 		s.joined++
 		s.byStatus[r.status]++
@@ -454,6 +458,7 @@ func (s *state) remove(k key) bool {
 	r.action = deleted
 	r.updated = time.Now().UnixMilli()
 	r.evicted = r.updated
+	s.ends.add(r.key(), r.updated)
 	s.publish(&r, e.rec)
 	return true
 }
