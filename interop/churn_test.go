@@ -24,11 +24,11 @@ type churner struct {
 }
 
 func (c *churner) body() string {
-	return fmt.Sprintf(`{"instance":{"instanceId":%q,"hostName":"localhost","app":%q,"ipAddr":"127.0.0.1","status":%q,`+
+	return fmt.Sprintf(`{"instance":{"instanceId":%q,"hostName":%q,"app":%q,"ipAddr":"127.0.0.1","status":%q,`+
 		`"port":{"$":8080,"@enabled":"true"},"securePort":{"$":8443,"@enabled":"false"},"countryId":1,`+
 		`"dataCenterInfo":{"@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","name":"MyOwn"},`+
 		`"leaseInfo":{"renewalIntervalInSecs":10,"durationInSecs":%d},"vipAddress":"%s.test","metadata":{"n":"%d","zone":%q},"lastDirtyTimestamp":"%d"}}`,
-		c.id, c.app, c.status, cmp.Or(c.lease, 90), strings.ToLower(c.app), c.n, c.zone, c.dirty)
+		c.id, c.id, c.app, c.status, cmp.Or(c.lease, 90), strings.ToLower(c.app), c.n, c.zone, c.dirty)
 }
 
 // ask sends one request of Eureka's API and returns the status that came back.

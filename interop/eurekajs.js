@@ -22,6 +22,7 @@ const client = new Eureka({
   eureka: {
     host: '127.0.0.1', port: Number(port), servicePath,
     heartbeatInterval: 200, registryFetchInterval: 3600000, maxRetries: 0, requestRetryDelay: 10,
+    filterUpInstances: false,
   },
 });
 
@@ -40,6 +41,11 @@ const orders = {
     assert.deepStrictEqual(byVip.map((i) => i.hostName), mine.map((i) => i.hostName));
     say('fetched', Object.entries(client.cache.app).flatMap(
       ([app, is]) => is.map((i) => `${app}/${i.instanceId || i.hostName}`)).sort());
+  }),
+  cache: () => client.fetchRegistry((err) => {
+    assert.ifError(err);
+    // By VIP: in its cache by app a delta alters the first instance, whichever it tells of.
+    say('cache', Object.values(client.cache.vip).flat().map((i) => `${i.app}/${i.instanceId || i.hostName}/${i.status}`).sort());
   }),
   full: () => { client.hasFullRegistry = false; orders.fetch(); },
   stop: () => client.stop((err) => { assert.ifError(err); say('stopped'); process.exitCode = 0; input.close(); }),

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/registry"
 )
 
@@ -26,11 +27,20 @@ type server struct {
 	t        *testing.T
 	addr     string
 	settings registry.Settings
+	token    string // that everybody must bring, if it is not empty
 	reg      *registry.Registry
 	stop     func()
 }
 
 func newServer(t *testing.T) *server { return newNode(t, "127.0.0.1:0", registry.Settings{}) }
+
+// newGuarded starts a registry that answers only those who bring a token.
+func newGuarded(t *testing.T, token string) *server {
+	s := &server{t: t, addr: "127.0.0.1:0", token: token}
+	s.start()
+	t.Cleanup(func() { s.stop() })
+	return s
+}
 
 // newNode starts a registry at an address.
 func newNode(t *testing.T, addr string, settings registry.Settings) *server {
@@ -50,7 +60,9 @@ func (s *server) start() {
 	s.reg = registry.New(registry.Config{
 		Location: roadbed.Location{Region: "local"}, Settings: s.settings, Log: slog.New(slog.NewTextHandler(s.t.Output(), nil)),
 	})
-	srv := &http.Server{Handler: s.reg.Handler()}
+	entry := api.Door{Token: s.token, Local: s.token != ""}
+	srv := &http.Server{Handler: entry.Authenticate(s.reg.Handler())}
+	l = s.reg.Front(srv, l, entry.Admits)
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -63,7 +75,12 @@ func (s *server) start() {
 }
 
 // base is that of Eureka's API, as Spring's clients spell it.
-func (s *server) base() string { return baseAt(s.addr) }
+func (s *server) base() string {
+	if s.token != "" {
+		return baseAt("ana:" + s.token + "@" + s.addr)
+	}
+	return baseAt(s.addr)
+}
 
 func (s *server) port() string { return s.addr[strings.LastIndex(s.addr, ":")+1:] }
 
@@ -204,6 +221,48 @@ func TestEurekaJSClientGoesThroughItsFullCycle(t *testing.T) {
 			if left := s.reg.Instances(""); len(left) != 0 {
 				t.Errorf("after cancel: got %+v, want none", left)
 			}
+		})
+	}
+}
+
+func TestEurekaJSClientFollowsFiftyInstancesByDelta(t *testing.T) {
+	need(t, "node", "apt-get install nodejs")
+	need(t, "npm", "apt-get install npm")
+	command(t, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+	for _, path := range []string{"/eureka/v2/apps/", "/eureka/apps/"} {
+		t.Run(strings.Trim(strings.ReplaceAll(path, "/", " "), " "), func(t *testing.T) {
+			s, ctx := newServer(t), t.Context()
+			js := start(t, "node", "eurekajs.js", s.port(), path, "jq")
+			js.order("start", "started")
+			js.fetch("full", "JQ/localhost")
+			fifty := newChurners(50, 5)
+			same := func(what string, each func(c *churner) error) {
+				t.Helper()
+				for _, c := range fifty {
+					if err := each(c); err != nil {
+						t.Fatal(err)
+					}
+				}
+				var want []string
+				for _, i := range held(t, s.base(), "") {
+					want = append(want, strings.Replace(i, "//", "/localhost/", 1)) // it knows itself by its host
+				}
+				eventually(t, what+": it knows what the registry has", func() []string { return js.order("cache", "cache") }, want...)
+			}
+			same("50 come", func(c *churner) error { return c.register(ctx, s.base()) })
+			same("50 change what they say of themselves", func(c *churner) error {
+				c.status = "DOWN"
+				return c.register(ctx, s.base())
+			})
+			same("50 are UP", func(c *churner) error {
+				c.status = "UP"
+				return c.register(ctx, s.base())
+			})
+			same("50 are taken out of service", func(c *churner) error {
+				return send(ctx, http.MethodPut, c.path(s.base())+"/status?value=OUT_OF_SERVICE", "", http.StatusOK)
+			})
+			same("50 leave", func(c *churner) error { return send(ctx, http.MethodDelete, c.path(s.base()), "", http.StatusOK) })
+			same("50 come back", func(c *churner) error { return c.register(ctx, s.base()) })
 		})
 	}
 }

@@ -1,6 +1,7 @@
 package interop
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -9,12 +10,95 @@ import (
 	"github.com/op/go-logging"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/platform/registry"
 )
 
+// quietFargo keeps fargo from logging.
+func quietFargo() {
+	for _, module := range []string{"fargo", "fargo.metadata", "fargo.marshal"} {
+		logging.SetLevel(logging.CRITICAL, module)
+	}
+}
+
+// TestFargoSeesTwoNodesAsOneCluster goes through what fargo tests itself against two Eureka servers.
+func TestFargoSeesTwoNodesAsOneCluster(t *testing.T) {
+	quietFargo()
+	addrs := []string{freeAddr(t, "127.0.0.1"), freeAddr(t, "127.0.0.2")}
+	bases := []string{baseAt(addrs[0]), baseAt(addrs[1])}
+	for i, a := range addrs {
+		newNode(t, a, registry.Settings{Peers: map[string][]string{"default": bases}, MyURL: bases[i]})
+	}
+	for _, useJSON := range []bool{false, true} {
+		t.Run(map[bool]string{false: "XML", true: "JSON"}[useJSON], func(t *testing.T) {
+			conn := func(addrs ...string) fargo.EurekaConnection {
+				var urls []string
+				for _, a := range addrs {
+					urls = append(urls, "http://"+a+"/eureka/v2")
+				}
+				c := fargo.NewConn(urls...)
+				c.UseJson = useJSON
+				return c
+			}
+			both, first, second := conn(addrs...), conn(addrs[0]), conn(addrs[1])
+			app := func(c *fargo.EurekaConnection, name string) func() []string {
+				return func() []string {
+					a, err := c.GetApp(name)
+					if err != nil {
+						return []string{err.Error()}
+					}
+					var out []string
+					for _, i := range a.Instances {
+						note, _ := i.Metadata.GetString("note") //nolint:errcheck // most have none
+						out = append(out, string(i.Status)+note)
+					}
+					return out
+				}
+			}
+			for what, c := range map[string]*fargo.EurekaConnection{"both": &both, "the first": &first, "the second": &second} {
+				eventually(t, "EUREKA read at "+what, app(c, "EUREKA"), "UP", "UP")
+				if apps, err := c.GetApps(); err != nil || apps["EUREKA"] == nil || len(apps["EUREKA"].Instances) != 2 {
+					t.Errorf("all apps at %s: got %v, %v; want EUREKA with two instances", what, apps, err)
+				}
+			}
+			for vip, want := range map[string]int{"eureka": 2, "nobody": 0} {
+				for _, secure := range []bool{false, true} {
+					got, err := both.GetInstancesByVIPAddress(vip, secure, fargo.ThatAreUp)
+					if err != nil || len(got) != want {
+						t.Errorf("by VIP %s, secure %v: got %d, %v; want %d", vip, secure, len(got), err, want)
+					}
+				}
+			}
+			i := &fargo.Instance{
+				HostName: "i-1", App: "TESTAPP", IPAddr: "127.0.0.10", VipAddress: "127.0.0.10", Port: 9090, PortEnabled: true, Status: fargo.STARTING,
+				Overriddenstatus: fargo.UNKNOWN, DataCenterInfo: fargo.DataCenterInfo{Name: fargo.MyOwn}, UniqueID: func(i fargo.Instance) string { return i.HostName },
+			}
+			if err := first.HeartBeatInstance(i); err == nil {
+				t.Error("heartbeat of an unknown instance: got no error")
+			}
+			must := func(what string, err error) {
+				t.Helper()
+				if err != nil {
+					t.Fatalf("%s: %v", what, err)
+				}
+			}
+			must("register at the first", first.RegisterInstance(i))
+			eventually(t, "registered at the first, read at the second", app(&second, "TESTAPP"), "STARTING")
+			must("heartbeat at the second", second.HeartBeatInstance(i))
+			must("status at the second", second.UpdateInstanceStatus(i, fargo.OUTOFSERVICE))
+			eventually(t, "status set at the second, read at the first", app(&first, "TESTAPP"), "OUT_OF_SERVICE")
+			must("metadata at the first", first.AddMetadataString(i, "note", ":x"))
+			eventually(t, "metadata set at the first, read at the second", app(&second, "TESTAPP"), "OUT_OF_SERVICE:x")
+			must("deregister at the second", second.DeregisterInstance(i))
+			eventually(t, "gone from the first", func() []string {
+				_, err := first.GetApp("TESTAPP")
+				return []string{fmt.Sprintf("%T", err)}
+			}, "fargo.AppNotFoundError")
+		})
+	}
+}
+
 func TestFargoGoesThroughItsFullCycle(t *testing.T) {
-	logging.SetLevel(logging.CRITICAL, "fargo")
-	logging.SetLevel(logging.CRITICAL, "fargo.metadata")
-	logging.SetLevel(logging.CRITICAL, "fargo.marshal")
+	quietFargo()
 	for _, tt := range []struct {
 		name, path string
 		json       bool

@@ -61,8 +61,11 @@ func TestPyEurekaClientGoesThroughItsFullCycle(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	s := newServer(t)
-	url := "http://" + s.addr + "/eureka/"
+	s := newGuarded(t, "secret")
+	if status, err := ask(t.Context(), http.MethodGet, baseAt(s.addr)+"apps/", ""); err != nil || status != http.StatusUnauthorized {
+		t.Fatalf("without the token: got %d, %v; want 401", status, err)
+	}
+	url := s.base() // with user and password
 	mine, others := "PQ/127.0.0.1:pq:"+port+"/", "OTHER/127.0.0.1:other:9191/"
 	py := start(t, "python3", "pyeureka.py", url, "pq", port)
 	py.order("start", "started")

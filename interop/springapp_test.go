@@ -116,18 +116,21 @@ func TestSpringBootRegistersAndCallsOursByName(t *testing.T) {
 		name string
 		args []string
 		uses string
-		zone bool // whether it keeps to its own zone
+		zone bool // whether it keeps to its own zone, and the registry wants a token
 	}{
 		{"by RestTemplate", nil, "RestTemplateTransportClientFactories", false},
 		{"by RestClient", []string{"--eureka.client.restclient.enabled=true", "--spring.cloud.loadbalancer.configurations=zone-preference"}, "RestClientTransportClientFactories", true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			s := newServer(t)
+			if tt.zone {
+				s = newGuarded(t, "secret")
+			}
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
 			defer wg.Wait()
 			defer cancel()
-			ours := discovery.New(discovery.Config{Registry: []string{"http://" + s.addr}, Location: roadbed.Location{Region: "local"}, Log: slog.New(slog.DiscardHandler)})
+			ours := discovery.New(discovery.Config{Registry: []string{s.base()}, Location: roadbed.Location{Region: "local"}, Log: slog.New(slog.DiscardHandler)})
 			wg.Go(func() { ours.Run(ctx) }) //nolint:errcheck // it always ends with nil
 			for _, zone := range []string{"a", "b"} {
 				shop := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

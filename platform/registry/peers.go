@@ -223,6 +223,7 @@ func (ps *peers) begin(ctx context.Context) {
 	for !ps.isOpen() {
 		var mu sync.Mutex
 		var wg sync.WaitGroup
+		var empty atomic.Int32 // how many have just started too, and know nothing yet
 		list := *ps.list.Load()
 		for _, p := range list {
 			if copied[p] {
@@ -233,6 +234,7 @@ func (ps *peers) begin(ctx context.Context) {
 				switch {
 				case errors.Is(err, errNotReady):
 					p.worked()
+					empty.Add(1)
 					return
 				case err != nil:
 					p.failed(err)
@@ -246,7 +248,7 @@ func (ps *peers) begin(ctx context.Context) {
 			})
 		}
 		wg.Wait()
-		if len(copied) > 0 || len(list) == 0 && ps.resolved.Load() {
+		if len(copied) > 0 || int(empty.Load()) == len(list) && ps.resolved.Load() { // with no peers too
 			ps.open()
 			return
 		}

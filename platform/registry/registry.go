@@ -31,7 +31,8 @@
 //     and stays for another lease.
 //   - A delta and its hash are of the same moment: a client that applies every delta counts what the hash counts.
 //   - Peers cost memory in proportion to the registry only, however long they are away.
-//   - With peers, lists are answered with 403 until one has told what it knows, or half a minute has passed.
+//   - With peers, lists are answered with 403 until one has told what it knows, all of them have just started too, or
+//     half a minute has passed.
 //   - A registry that has just started says so to its watchers until everybody had time to come back.
 //   - Documents hold no member that Netflix's clients do not know.
 //

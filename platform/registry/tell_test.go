@@ -238,6 +238,34 @@ func TestRegistryOpensAloneWhenNobodyAnswers(t *testing.T) {
 	})
 }
 
+func TestRegistriesThatStartTogetherDoNotWaitForEachOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		a := m.start("a", nil, "a", "b")
+		c := m.start("c", nil, "b", "gone")
+		time.Sleep(4 * time.Second)
+		if got := a.do("GET", "apps", ""); got != 403 {
+			t.Errorf("a while b does not answer: got %d, want 403", got)
+		}
+		b := m.start("b", nil, "a", "b", "c")
+		time.Sleep(3 * time.Second)
+		for _, n := range []*node{a, b} {
+			if got := n.do("GET", "apps", ""); got != 200 {
+				t.Errorf("%s 3 s after all have started: got %d, want 200", n.host, got)
+			}
+		}
+		if got := c.do("GET", "apps", ""); got != 200 {
+			t.Errorf("c 3 s after one of its peers has opened: got %d, want 200", got)
+		}
+		d := m.start("d", nil, "e", "gone")
+		m.start("e", nil, "d", "gone")
+		time.Sleep(10 * time.Second)
+		if got := d.do("GET", "apps", ""); got != 403 {
+			t.Errorf("d while one of its peers has just started and the other does not answer: got %d, want 403", got)
+		}
+	})
+}
+
 func TestRegistryIsAnInstanceAtItsPeers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
