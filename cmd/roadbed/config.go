@@ -18,6 +18,7 @@ import (
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/properties"
+	"github.com/roadbed/roadbed/platform/registry"
 	"github.com/spf13/cobra"
 )
 
@@ -53,7 +54,7 @@ func (c *cli) completeKeys() cobra.CompletionFunc {
 // scopeFlags are the flags that say whom a property is for, or who asks.
 type scopeFlags struct{ config.Scope }
 
-func (s *scopeFlags) flags(cmd *cobra.Command, what string) {
+func (s *scopeFlags) flags(c *cli, cmd *cobra.Command, what string) {
 	fs := cmd.Flags()
 	fs.StringVar(&s.Env, "env", "", what+" this environment")
 	fs.StringVar(&s.App, "app", "", what+" this app")
@@ -65,6 +66,15 @@ func (s *scopeFlags) flags(cmd *cobra.Command, what string) {
 	fs.StringVar(&s.AMI, "ami", "", what+" this image")
 	fs.StringVar(&s.Instance, "instance", "", what+" this instance")
 	fs.StringVar(&s.Countries, "countries", "", what+" these countries, e.g. us,ca")
+	apps := completer(c, listAt[registry.Service]("/api/v1/services"), func(s registry.Service) string { return s.Name })
+	leases := c.completeLeases()
+	for name, complete := range map[string]cobra.CompletionFunc{"app": apps, "instance": leases} {
+		// A flag is completed whatever arguments stand before it.
+		flag := func(cmd *cobra.Command, _ []string, part string) ([]string, cobra.ShellCompDirective) {
+			return complete(cmd, nil, part)
+		}
+		cmd.RegisterFlagCompletionFunc(name, flag) //nolint:errcheck // fails only for a flag that does not exist
+	}
 }
 
 // scopeText writes a scope for a table, "everybody" when it is empty.
@@ -110,7 +120,7 @@ func (c *cli) configGet() *cobra.Command {
 			return err
 		},
 	}
-	s.flags(cmd, "as a process in")
+	s.flags(c, cmd, "as a process in")
 	return cmd
 }
 
@@ -163,7 +173,7 @@ func (c *cli) configExplain() *cobra.Command {
 				})
 		},
 	}
-	s.flags(cmd, "as a process in")
+	s.flags(c, cmd, "as a process in")
 	l.flags(cmd)
 	return cmd
 }
@@ -227,7 +237,7 @@ func (c *cli) configSet() *cobra.Command {
 			return err
 		},
 	}
-	s.flags(cmd, "only for")
+	s.flags(c, cmd, "only for")
 	fs := cmd.Flags()
 	fs.StringVar(&file, "file", "", "read the value from this file, \"-\" for standard input; a line break at its end is no part of it")
 	fs.StringVar(&p.Type, "type", "", "string, int, long, float, bool, duration, list, map, json, regex or enum(a,b,c); kept as it was when not given")
@@ -374,7 +384,7 @@ func (c *cli) configDelete() *cobra.Command {
 			return err
 		},
 	}
-	s.flags(cmd, "only for")
+	s.flags(c, cmd, "only for")
 	which.flags(cmd)
 	fs := cmd.Flags()
 	fs.StringVar(&words, "search", "", "every property in which these words occur, as `roadbed config search` lists them")
@@ -541,6 +551,6 @@ func (c *cli) configWatch() *cobra.Command {
 			})
 		},
 	}
-	s.flags(cmd, "as a process in")
+	s.flags(c, cmd, "as a process in")
 	return cmd
 }

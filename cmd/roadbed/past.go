@@ -195,7 +195,7 @@ With --from: every property that differs between two moments, or between then an
 			return nil
 		},
 	}
-	s.flags(cmd, "of the value for")
+	s.flags(c, cmd, "of the value for")
 	which.flags(cmd)
 	cmd.Flags().StringVar(&from, "from", "", "everything that differs since then: a revision, "+moments)
 	cmd.Flags().StringVar(&to, "to", "", "until then; now when not given")
@@ -358,7 +358,7 @@ something else stands against it, and which instances would see it. Fails when i
 			return err
 		},
 	}
-	s.flags(cmd, "only for")
+	s.flags(c, cmd, "only for")
 	fs := cmd.Flags()
 	fs.StringVar(&p.Type, "type", "", "type of the value; that of the key when not given")
 	fs.BoolVar(&remove, "delete", false, "try a deletion")

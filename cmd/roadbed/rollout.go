@@ -387,7 +387,7 @@ A file holds the whole proposal in JSON or YAML: title, changes, steps, guards.`
 			return nil
 		},
 	}
-	s.flags(cmd, "only for")
+	s.flags(c, cmd, "only for")
 	fs := cmd.Flags()
 	fs.StringVar(&in.Title, "title", "", "what it is called; what it changes, and for whom, when not given")
 	fs.StringVar(&p.Type, "type", "", "type of the value; kept as it was when not given")

@@ -15,12 +15,13 @@ import (
 )
 
 const (
-	askEvery     = time.Second            // how often a watched room is asked, and an overview shown
-	patience     = 300 * time.Millisecond // how long an overview waits for slow rooms before it shows the others
-	answerWithin = 3 * time.Second        // a room that takes longer does not answer
-	answerLimit  = 16 << 20               // bytes
-	shownChanges = 50                     // newest first
-	shownRows    = 1000                   // of a list of instances
+	askEvery      = time.Second            // how often a watched room is asked, and an overview shown
+	patience      = 300 * time.Millisecond // how long an overview waits for slow rooms before it shows the others
+	answerWithin  = 3 * time.Second        // a room that takes longer does not answer
+	answerLimit   = 16 << 20               // bytes
+	shownChanges  = 50                     // newest first
+	shownRollouts = 30                     // newest first, of those that are over
+	shownRows     = 1000                   // of a list of instances
 )
 
 // Overview is what a viewer sees, once a second: the answers of the rooms as they gave them. A part is absent when
@@ -38,7 +39,7 @@ type Overview struct {
 	Changes     json.RawMessage `json:"changes,omitempty"`   // GET /api/v1/changes: the last 50, newest first, as a list
 	Faults      json.RawMessage `json:"faults,omitempty"`    // GET /api/v1/faults
 	Node        json.RawMessage `json:"node,omitempty"`      // GET /api/v1/registry/status: the registry itself
-	Rollouts    json.RawMessage `json:"rollouts,omitempty"`  // GET /config/v1/rollouts
+	Rollouts    json.RawMessage `json:"rollouts,omitempty"`  // GET /config/v1/rollouts: those under way, and the newest 30 that are over
 	Unreachable []Unreachable   `json:"unreachable"`
 	Truncated   map[string]int  `json:"truncated"` // rows left out, by part, e.g. "registry": 2000
 }
@@ -97,7 +98,7 @@ func newRooms() []*room {
 		{name: "fleet", part: "clusters", path: "/api/v1/clusters"},
 		{name: "ledger", part: "changes", path: fmt.Sprintf("/api/v1/changes?limit=%d", shownChanges)},
 		{name: "chaos", part: "faults", path: "/api/v1/faults"},
-		{name: "properties", part: "rollouts", path: "/config/v1/rollouts"},
+		{name: "properties", part: "rollouts", path: fmt.Sprintf("/config/v1/rollouts?limit=%d", shownRollouts)},
 	}
 }
 

@@ -52,7 +52,8 @@ func (s *Store) Handler() http.Handler {
 //	POST   validate    a [Proposal], which is not made: what is wrong with it, and whom it would concern; see [Validation]
 //	POST   ack         a reader's [config.Ack]: what it has taken, and what it cannot use
 //	POST   rollouts    a [Proposal]; with "start":true it starts at once, else it waits for its start
-//	GET    rollouts    those there are, newest first, by ?state= (active, or one), ?app= and ?key=; each is a [Rollout]
+//	GET    rollouts    those there are, newest first, by ?state= (active, or one), ?app= and ?key=; each is a [Rollout]; of those
+//	                   that are over at most ?limit=
 //	GET    rollouts/watch       as server-sent events "rollout": all of them, then each that changes
 //	GET    rollouts/{id}        one, with its status while it is active
 //	GET    rollouts/{id}/watch  one, as events

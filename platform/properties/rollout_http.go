@@ -26,9 +26,11 @@ type Proposal struct {
 	Start   bool   `json:"start,omitempty"` // at once
 }
 
-// RolloutList is the answer to GET /config/v1/rollouts, newest first.
+// RolloutList is the answer to GET /config/v1/rollouts, newest first. More is how many it leaves out that are over,
+// because a limit was given.
 type RolloutList struct {
 	Rollouts []Rollout `json:"rollouts"`
+	More     int       `json:"more,omitempty"`
 }
 
 // Rollout returns one roll-out as it is now, with its Status while it is active; sensitive values are masked. It fails
@@ -127,11 +129,27 @@ func (s *Store) getRollouts(w http.ResponseWriter, r *http.Request) error {
 		return ErrLoading
 	}
 	q := r.URL.Query()
-	out := RolloutList{Rollouts: []Rollout{}}
-	for _, x := range s.Rollouts() {
-		if x.selected(q.Get("state"), q.Get("app"), q.Get("key")) {
-			out.Rollouts = append(out.Rollouts, x)
+	most := -1
+	if text := q.Get("limit"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return api.Problem(http.StatusBadRequest, "limit is %q; want how many that are over at most, 1 or more", text)
 		}
+		most = n
+	}
+	out := RolloutList{Rollouts: []Rollout{}}
+	for _, r := range s.documents() {
+		switch {
+		case !r.selected(q.Get("state"), q.Get("app"), q.Get("key")):
+			continue
+		case !r.State.Over():
+		case most == 0:
+			out.More++
+			continue
+		default:
+			most--
+		}
+		out.Rollouts = append(out.Rollouts, s.shown(r))
 	}
 	api.WriteJSON(w, out)
 	return nil

@@ -517,6 +517,40 @@ func TestRolloutsOverHTTP(t *testing.T) {
 
 // TestWhoIsReachedSeesWhatEverybodyWillSee compares a roll-out in every stage with plain stores: one as it is before, one
 // as it is when the changes are written; and readers that resolve by themselves with those that are resolved for.
+func TestAListOfRolloutsLeavesOutOldOnesOnlyThatAreOver(t *testing.T) {
+	s := open(t, t.TempDir())
+	for i, ends := range []bool{false, true, true, true} {
+		r, err := s.Propose(as(t, "ana"), Rollout{Changes: setTo(fmt.Sprint("k", i), "1", config.Scope{})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ends {
+			if _, err := s.Command(as(t, "ana"), r.ID, "abort"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for query, want := range map[string]string{"": "[k3 k2 k1 k0] 0", "?limit=1": "[k3 k0] 2", "?limit=9": "[k3 k2 k1 k0] 0", "?limit=1&key=k2": "[k2] 0", "?limit=0": "400", "?limit=x": "400"} {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("GET", "http://localhost/config/v1/rollouts"+query, nil))
+		var list RolloutList
+		if err := json.Unmarshal(w.Body.Bytes(), &list); err != nil {
+			t.Fatalf("%s: %v in %s", query, err, w.Body)
+		}
+		keys := []string{}
+		for _, r := range list.Rollouts {
+			keys = append(keys, r.Changes[0].Record.Key)
+		}
+		got := fmt.Sprint(keys, " ", list.More)
+		if w.Code != 200 {
+			got = fmt.Sprint(w.Code)
+		}
+		if got != want {
+			t.Errorf("rollouts%s: got %s, want %s", query, got, want)
+		}
+	}
+}
+
 func TestWhoIsReachedSeesWhatEverybodyWillSee(t *testing.T) {
 	s := open(t, t.TempDir())
 	h := s.Handler()

@@ -28,9 +28,15 @@ export async function send<T>(method: string, path: string, why: string, body?: 
 }
 
 export async function get<T>(path: string, signal?: AbortSignal): Promise<T> {
+  return (await read<T>(path, signal)).data
+}
+
+/** What is at path, and for how many seconds it could not be changed, if it cannot be now. */
+export async function read<T>(path: string, signal?: AbortSignal): Promise<{ data: T; stale?: number }> {
   const r = await reach(path, { signal })
   await answer(r.clone())
-  return (await r.json()) as T
+  const stale = r.headers.get('X-Config-Stale')
+  return { data: (await r.json()) as T, stale: stale === null ? undefined : Number(stale) }
 }
 
 /** Why the platform refuses to stream what is at path, in a sentence; empty when it does not, or does not answer. */

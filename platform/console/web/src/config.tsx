@@ -5,7 +5,7 @@ import { useState } from 'preact/hooks'
 import type { Listing, Property } from './types'
 import type { Model } from './model'
 import { act, Refusal } from './api'
-import { Ago, type Ask, Empty, useCalm, useRead } from './ui'
+import { Ago, type Ask, Empty, Stale, useCalm, useRead } from './ui'
 import { For, known, scopeWords } from './scope'
 import { edit } from './edit'
 import { Freeze, underWay } from './rollouts'
@@ -30,7 +30,7 @@ export function ConfigPage({ model, ask }: { model: Model; ask: (a: Ask) => void
   const chosen = new URLSearchParams()
   if (q) chosen.set('q', q)
   if (app) chosen.set('filter', app === '-' ? 'appId is null' : `appId='${app.replaceAll("'", '')}'`)
-  const { data, error, again } = useRead<Listing>(`/config/v1/properties?limit=${most}&${chosen}`, 15_000, lastEdit(model))
+  const { data, stale, error, again } = useRead<Listing>(`/config/v1/properties?limit=${most}&${chosen}`, 15_000, lastEdit(model))
   const found = data?.properties ?? []
   const all = found.length + (data?.more ?? 0)
   const doing = (a: Ask) => ask({ ...a, do: why => a.do(why).finally(again) })
@@ -38,6 +38,7 @@ export function ConfigPage({ model, ask }: { model: Model; ask: (a: Ask) => void
   return (
     <>
       <ConfigTabs at="config" model={model} />
+      <Stale seconds={stale} />
       <Freeze model={model} ask={ask} offer={false} />
       <div class="bar">
         <div class="tools grow">

@@ -62,6 +62,7 @@ export interface Model {
   changes: Change[]
   members?: Flow
   rollouts?: Rollout[] // newest first; absent when the platform has none
+  olderRollouts: number // that are over and not among them
   cutOff: string[] // peers of the registry that it does not reach
   preserving?: string // why the registry does not end leases as usual; absent when it does
 }
@@ -97,7 +98,8 @@ export function modelOf(o: Overview): Model {
     total: partial(o) ? sum(services.map(s => s.total)) : instances.length,
     faults: list(o.faults),
     changes: list(o.changes),
-    rollouts: o.rollouts && list(o.rollouts),
+    rollouts: o.rollouts && list(o.rollouts as unknown as Rollout[]),
+    olderRollouts: o.rollouts?.more ?? 0,
     cutOff: list(o.node?.peers).filter(p => p.tried && !p.reachable).map(p => p.url),
     preserving: ['asking', 'thinning', 'preserving'].includes(o.node?.preservation?.mode ?? '') ? o.node!.preservation!.reason : undefined,
     members: m && m.rps !== undefined ? { rps: m.rps, warning: 0, danger: 1 - (m.success ?? NaN), p99: m.p99 ?? undefined } : undefined,

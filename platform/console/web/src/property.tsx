@@ -4,7 +4,7 @@ import { useState } from 'preact/hooks'
 import type { Candidate, Change, Listing, Property, Scope } from './types'
 import { type Model, list } from './model'
 import { diff, Lines } from './changes'
-import { Ago, type Ask, Empty, useCalm, useRead } from './ui'
+import { Ago, type Ask, Empty, Stale, useCalm, useRead } from './ui'
 import { For, ScopeInputs, scopeOf, scopeQuery, scopeWords } from './scope'
 import { lastEdit, Value } from './config'
 import { edit, putBack, remove } from './edit'
@@ -28,6 +28,7 @@ export function PropertyPage({ name, model, ask }: { name: string; model: Model;
           ? <button type="button" onClick={() => doing(edit({ model, p: found[0], copy: true }))} data-testid="add-scope">Add a value</button>
           : records.data && versions.length > 0 && <button type="button" class="primary" onClick={() => doing(edit({ model, p: { ...versions[0], value: '', rev: 0 }, copy: true }))}>Set it again</button>}</div>
       </div>
+      <Stale seconds={records.stale} />
       <section class="panel" aria-labelledby="records-title">
         <div class="panel-head"><h2 id="records-title">Values</h2></div>
         {records.error && <p class="problem" role="alert">{records.error}</p>}

@@ -1,6 +1,7 @@
 // Roll-outs: a change of properties on its way from a few instances to everybody, how those it reached fare against the
 // others, and the button that stops it.
 
+import { useState } from 'preact/hooks'
 import type { Listing, Rollout } from './types'
 import { type Model, list } from './model'
 import { act, send } from './api'
@@ -58,7 +59,9 @@ function State({ r }: { r: Rollout }) {
 }
 
 export function RolloutsPage({ model, ask }: { model: Model; ask: (a: Ask) => void }) {
-  const all = model.rollouts
+  const [whole, setWhole] = useState(false)
+  const older = useRead<{ rollouts: Rollout[] }>(whole ? '/config/v1/rollouts' : '', 60_000, lastEdit(model))
+  const all = model.rollouts && [...model.rollouts, ...list(older.data?.rollouts).filter(r => !model.rollouts!.some(m => m.id === r.id))]
   return (
     <>
       <ConfigTabs at="rollouts" model={model} />
@@ -83,6 +86,8 @@ export function RolloutsPage({ model, ask }: { model: Model; ask: (a: Ask) => vo
             ))}</tbody>
           </table>
         )}
+        {older.error && <p class="problem" role="alert">{older.error}</p>}
+        {!whole && model.olderRollouts > 0 && <p class="more"><button type="button" onClick={() => setWhole(true)}>{count(model.olderRollouts, 'older roll-out')}</button></p>}
       </section>
     </>
   )

@@ -12,7 +12,7 @@ export interface Overview {
   changes?: Change[]
   faults?: Fault[]
   node?: RegistryNode
-  rollouts?: Rollout[]
+  rollouts?: { rollouts: Rollout[]; more?: number }
   unreachable: Unreachable[]
   truncated: Record<string, number> // rows left out, by part
 }

@@ -4,7 +4,7 @@ import type { ComponentChildren, RefObject } from 'preact'
 import { useEffect, useRef, useState } from 'preact/hooks'
 import type { Class } from './types'
 import { type Instance, type State, zoneLetter } from './model'
-import { get } from './api'
+import { read as readAt } from './api'
 import { ago, exact, span } from './format'
 
 /** A shape for how a service fares: circle, triangle, diamond. */
@@ -128,8 +128,8 @@ export function Dialog({ ask, next, close, say }: { ask: Ask; next: (ask: Ask) =
  * What the platform answers at path, read again every few milliseconds while somebody looks, and at once when path or
  * after changes. What was read stays when a later question fails.
  */
-export function useRead<T>(path: string, every: number, after?: unknown): { data?: T; error: string; again: () => void } {
-  const [state, set] = useState<{ path: string; data?: T; error: string }>({ path, error: '' })
+export function useRead<T>(path: string, every: number, after?: unknown): { data?: T; stale?: number; error: string; again: () => void } {
+  const [state, set] = useState<{ path: string; data?: T; stale?: number; error: string }>({ path, error: '' })
   const [asked, ask] = useState(0)
   useEffect(() => {
     if (!path) return
@@ -138,8 +138,7 @@ export function useRead<T>(path: string, every: number, after?: unknown): { data
     const read = async () => {
       if (!document.hidden) {
         try {
-          const data = await get<T>(path, stop.signal)
-          set({ path, data, error: '' })
+          set({ path, ...(await readAt<T>(path, stop.signal)), error: '' })
         } catch (e) {
           if (stop.signal.aborted) return
           set(old => ({ path, data: old.path === path ? old.data : undefined, error: (e as Error).message }))
@@ -153,7 +152,13 @@ export function useRead<T>(path: string, every: number, after?: unknown): { data
       clearTimeout(timer)
     }
   }, [path, every, after, asked])
-  return { data: state.data, error: state.error, again: () => ask(n => n + 1) }
+  return { data: state.data, stale: state.stale, error: state.error, again: () => ask(n => n + 1) }
+}
+
+/** Says that what is shown cannot be changed now, because those who keep it do not answer. */
+export function Stale({ seconds }: { seconds: number | undefined }) {
+  if (seconds === undefined) return null
+  return <p class="notice" data-testid="stale"><Mark kind="warning" size={12} /><span><b role="alert">Properties cannot be changed now.</b> <span>Where they are kept has not answered for {span(seconds * 1000)}. Processes go on with what they have.</span></span></p>
 }
 
 /** The value a while after it stopped changing. */
