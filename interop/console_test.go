@@ -226,7 +226,7 @@ func TestConsole(t *testing.T) {
 		b.until(5*time.Second, "the load's own process stands beside the picture", node("population")+`.closest('.without')`)
 		for _, call := range []string{"internet edge", "edge api", "api catalog", "playback catalog"} {
 			from, to, _ := strings.Cut(call, " ")
-			b.until(5*time.Second, "the table has "+call, fmt.Sprintf(`[...document.querySelectorAll('[data-testid="graph-table"] tbody tr')].some(r => r.cells[0].textContent === %q && r.cells[1].textContent === %q)`, from, to))
+			b.until(15*time.Second, "the table has "+call, fmt.Sprintf(`[...document.querySelectorAll('[data-testid="graph-table"] tbody tr')].some(r => r.cells[0].textContent === %q && r.cells[1].textContent === %q)`, from, to))
 		}
 		b.until(5*time.Second, "something is painted", `(() => { const c = document.querySelector('.graph canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v) })()`)
 		b.shot("overview 1280 light")
