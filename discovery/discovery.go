@@ -18,6 +18,8 @@
 //   - The calls of one Watch are in order and never overlap. A slow one skips lists that are no longer true; it never
 //     misses the newest.
 //   - A registration is renewed until it is cancelled, and made again as soon as a registry that lost it is back.
+//   - An instance whose process dies is DOWN within a second: the registry, if it is one of ours, sees the stream break
+//     and then that nobody listens at the instance's port.
 //
 // # What it does not
 //   - It does not judge: lists hold instances of every status, and ones that died a moment ago. Callers filter,
@@ -27,6 +29,7 @@ package discovery
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
@@ -44,21 +47,29 @@ import (
 
 // Config says where the registries are. Its zero value is a client that knows nobody and tells nobody.
 type Config struct {
-	Registry []string         // base URLs, e.g. "http://127.0.0.1:8761"; a path, if any, is the prefix of Eureka's API there
+	// Registry holds base URLs, e.g. "http://127.0.0.1:8761" or "http://user:password@eureka:8761/eureka". A path, if
+	// any, is the prefix of Eureka's API there.
+	Registry []string
+
 	Cache    string           // directory for the last list known; empty keeps none
 	Location roadbed.Location // where this process is; registrations that name no place are here
 	HTTP     *http.Client     // one with timeouts fit for a registry when nil
 	Log      *slog.Logger     // slog.Default() when nil
+
+	// Compact asks servers that have no stream for the compact form of their lists, which is a third as large and has
+	// no metadata. Without that, zones are known of Amazon's instances alone, and Since of none.
+	Compact bool
 }
 
 // Client knows where instances are. Its methods may be called from many goroutines, before and while it runs.
 type Client struct {
 	cfg    Config
 	log    *slog.Logger
-	http   *http.Client
+	http   *http.Client    // follows no redirects
 	own    *http.Transport // to be closed with Run; nil if the caller gave a client
 	bases  []base
-	at     atomic.Int64  // index in bases of the registry that answered last
+	at     atomic.Int64 // index in bases of the registry that answered last
+	stream atomic.Pointer[boundStream]
 	news   chan struct{} // holds a token when watchers have something to hear
 	unsave chan struct{} // holds a token when the list differs from the cache
 
@@ -75,6 +86,16 @@ type base struct {
 	eureka string // prefix of Eureka's API
 	watch  string // URL of the stream
 	shown  string // the same for people, without a password
+
+	pin *atomic.Pointer[string] // prefix of the API that the registry redirected to; nil points at none
+}
+
+// api is the prefix of Eureka's API, at the registry or where it sent us.
+func (b base) api() string {
+	if to := b.pin.Load(); to != nil {
+		return *to
+	}
+	return b.eureka
 }
 
 // watcher is one Watch.
@@ -99,12 +120,17 @@ func New(c Config) *Client {
 		cl.own = &http.Transport{MaxIdleConnsPerHost: 4, IdleConnTimeout: 60 * time.Second, ResponseHeaderTimeout: 10 * time.Second}
 		cl.http = &http.Client{Transport: cl.own}
 	}
-	for _, s := range c.Registry {
+	// Go would turn a redirected POST, PUT or DELETE into a GET. See send.
+	hc := *cl.http
+	hc.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	cl.http = &hc
+	for i, s := range c.Registry {
 		b, err := parseBase(s)
 		if err != nil {
-			cl.log.Error("a registry is left out", "url", s, "err", err)
+			cl.log.Error("a registry is left out", "number", i+1, "err", err) // the URL may hold a password
 			continue
 		}
+		b.pin = new(atomic.Pointer[string])
 		cl.bases = append(cl.bases, b)
 	}
 	if len(cl.bases) > 1 {
@@ -117,7 +143,7 @@ func New(c Config) *Client {
 func parseBase(s string) (base, error) {
 	u, err := url.Parse(strings.TrimSpace(s))
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return base{}, fmt.Errorf("%q is not the base URL of a registry; use one like http://127.0.0.1:8761", s)
+		return base{}, errors.New("this is not the base URL of a registry; use one like http://127.0.0.1:8761")
 	}
 	path := strings.TrimRight(u.Path, "/")
 	u.Path, u.RawPath, u.RawQuery = "", "", ""

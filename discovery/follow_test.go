@@ -432,10 +432,10 @@ func TestListsAgreeWithAPlainMap(t *testing.T) {
 
 func TestBaseURLsAreUnderstoodOrRefused(t *testing.T) {
 	for in, want := range map[string]base{
-		"http://h:8761":             {"http://h:8761/eureka", "http://h:8761/registry/v1/watch", "http://h:8761/eureka"},
-		" http://h:8761/ ":          {"http://h:8761/eureka", "http://h:8761/registry/v1/watch", "http://h:8761/eureka"},
-		"https://h/eureka/v2/":      {"https://h/eureka/v2", "https://h/registry/v1/watch", "https://h/eureka/v2"},
-		"http://u:p@h:1/eureka?a=b": {"http://u:p@h:1/eureka", "http://u:p@h:1/registry/v1/watch", "http://u:xxxxx@h:1/eureka"},
+		"http://h:8761":             {"http://h:8761/eureka", "http://h:8761/registry/v1/watch", "http://h:8761/eureka", nil},
+		" http://h:8761/ ":          {"http://h:8761/eureka", "http://h:8761/registry/v1/watch", "http://h:8761/eureka", nil},
+		"https://h/eureka/v2/":      {"https://h/eureka/v2", "https://h/registry/v1/watch", "https://h/eureka/v2", nil},
+		"http://u:p@h:1/eureka?a=b": {"http://u:p@h:1/eureka", "http://u:p@h:1/registry/v1/watch", "http://u:xxxxx@h:1/eureka", nil},
 		"h:8761":                    {}, "": {}, "ftp://h": {},
 	} {
 		got, err := parseBase(in)
@@ -473,4 +473,217 @@ func TestCancelArrivesAfterARegistrationUnderWay(t *testing.T) {
 			t.Errorf("the registry heard %q, want %q", heard, want)
 		}
 	})
+}
+
+// redirecting answers as a server that sends everybody to another, whatever is asked.
+func redirecting(r *http.Request, to string) *http.Response {
+	resp := answer(http.StatusFound, "")
+	resp.Request = r
+	resp.Header.Set("Location", to+r.URL.RequestURI())
+	return resp
+}
+
+func TestRedirectedClientStaysWhereItWasSentUntilThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		var heard []string
+		away := false
+		c := running(t, func(r *http.Request) (*http.Response, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			heard = append(heard, r.Method+" "+r.URL.Host+r.URL.Path)
+			switch {
+			case r.URL.Host == "first:1" && r.URL.Path == "/registry/v1/watch":
+				return answer(404, ""), nil
+			case r.URL.Host == "first:1":
+				return redirecting(r, "http://second:2"), nil
+			case away:
+				return nil, errAway
+			case r.Method == "POST":
+				return answer(204, ""), nil
+			case r.Method == "GET":
+				return answer(200, `{"applications":{"apps__hashcode":"UP_1_","application":[{"name":"A","instance":[{"instanceId":"x","app":"A","ipAddr":"h","status":"UP"}]}]}}`), nil
+			}
+			return answer(200, ""), nil
+		}, "http://first:1/v2")
+		count := func() map[string]int {
+			synctest.Wait()
+			mu.Lock()
+			defer mu.Unlock()
+			n := map[string]int{}
+			for _, h := range heard {
+				n[h]++
+			}
+			heard = nil
+			return n
+		}
+		reg := c.Register(roadbed.Instance{ID: "1", App: "a", Host: "h", Port: 1})
+		time.Sleep(65 * time.Second)
+		got := count()
+		if got["POST second:2/v2/apps/A"] == 0 || got["PUT second:2/v2/apps/A/1"] < 4 || got["GET second:2/v2/apps/delta"] != 2 || len(c.Instances("a")) != 1 {
+			t.Errorf("in 65 s: got %v, want the registration, its renewals and the lists at the second server", got)
+		}
+		if n := got["POST first:1/v2/apps/A"] + got["PUT first:1/v2/apps/A/1"] + got["GET first:1/v2/apps/"] + got["GET first:1/v2/apps/delta"]; n > 3 {
+			t.Errorf("in 65 s: got %d requests at the first server in %v, want only those before it was known where to go", n, got)
+		}
+		mu.Lock()
+		away = true
+		mu.Unlock()
+		time.Sleep(15 * time.Second)
+		if got := count(); got["PUT first:1/v2/apps/A/1"]+got["POST first:1/v2/apps/A"] == 0 {
+			t.Errorf("when the second server is away: got %v, want the first one asked again", got)
+		}
+		mu.Lock()
+		away = false
+		mu.Unlock()
+		if err := reg.Cancel(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if got := count(); got["DELETE second:2/v2/apps/A/1"] != 1 {
+			t.Errorf("cancelled: got %v, want a DELETE at the second server", got)
+		}
+	})
+}
+
+func TestRedirectsThatLeadNowhereAreErrors(t *testing.T) {
+	for name, to := range map[string]func(*http.Request) string{
+		"to itself for ever": func(r *http.Request) string { return r.URL.String() },
+		"to another page":    func(*http.Request) string { return "http://login/page" },
+		"to another scheme":  func(r *http.Request) string { return "ftp://h" + r.URL.RequestURI() },
+		"without a place":    func(*http.Request) string { return "" },
+	} {
+		n := 0
+		c := New(Config{Registry: []string{"http://h:1"}, Log: slog.New(slog.DiscardHandler), HTTP: &http.Client{Transport: wire(func(r *http.Request) (*http.Response, error) {
+			n++
+			resp := answer(http.StatusFound, "")
+			resp.Request = r
+			if l := to(r); l != "" {
+				resp.Header.Set("Location", l)
+			}
+			return resp, nil
+		})}})
+		err := c.SetOverride(t.Context(), "a", "1", roadbed.OutOfService)
+		if err == nil || !strings.Contains(err.Error(), "redirects") || n > redirects {
+			t.Errorf("redirected %s: got %v after %d requests, want an error that says so after at most %d", name, err, n, redirects)
+		}
+	}
+}
+
+func TestRegistrationsNameTheStreamByWhichThisProcessIsAlive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var mu sync.Mutex
+		names := map[string]bool{}
+		streams := 0
+		var out *io.PipeWriter
+		c := running(t, func(r *http.Request) (resp *http.Response, err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			if r.Method == "GET" {
+				resp, out = streaming(r)
+				streams++
+				resp.Header.Set("X-Registry-Stream", fmt.Sprint("s-", streams))
+				return resp, nil
+			}
+			if r.Method == "POST" {
+				names[r.Header.Get("X-Registry-Stream")] = true
+			}
+			return answer(204, ""), nil
+		})
+		c.Register(roadbed.Instance{ID: "1", App: "a", Host: "h", Port: 1})
+		synctest.Wait()
+		io.WriteString(out, "id: x-1\nevent: snapshot\ndata: {\"instances\":[]}\n\n") //nolint:errcheck // the test sees what follows
+		time.Sleep(time.Second)
+		out.CloseWithError(errAway)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		io.WriteString(out, "id: x-1\nevent: snapshot\ndata: {\"instances\":[]}\n\n") //nolint:errcheck // as above
+		time.Sleep(time.Second)
+		mu.Lock()
+		defer mu.Unlock()
+		if !names["s-1"] || !names["s-2"] {
+			t.Errorf("streams named by registrations: got %v, want that of the first and of the second stream", names)
+		}
+	})
+}
+
+func TestSignsOfLifeMoveThePlaceToResume(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ids []string
+		var out *io.PipeWriter
+		running(t, func(r *http.Request) (resp *http.Response, err error) {
+			ids = append(ids, r.Header.Get("Last-Event-ID"))
+			resp, out = streaming(r)
+			return resp, nil
+		})
+		synctest.Wait()
+		io.WriteString(out, "id: x-1\nevent: snapshot\ndata: {\"instances\":[]}\n\nid: x-9\n: beat\n\n: beat\n\n") //nolint:errcheck // the test sees what follows
+		synctest.Wait()
+		out.CloseWithError(errAway)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if want := []string{"", "x-9"}; !slices.Equal(ids, want) {
+			t.Errorf("Last-Event-ID of the streams: got %q, want %q", ids, want)
+		}
+	})
+}
+
+func TestCompactListsAreReadWhereAskedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var forms []string
+		w := wire(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/registry/v1/watch" {
+				return answer(404, ""), nil
+			}
+			forms = append(forms, r.Header.Get("X-Eureka-Accept"))
+			return answer(200, `{"applications":{"application":[{"name":"A","instance":[{"instanceId":"x","hostName":"n","app":"A","ipAddr":"10.0.0.1",
+				"status":"UP","port":{"$":80,"@enabled":"true"},"securePort":{"$":443,"@enabled":"false"},
+				"dataCenterInfo":{"@class":"com.netflix.appinfo.AmazonInfo","name":"Amazon","metadata":{"availability-zone":"eu-1a"}},
+				"lastUpdatedTimestamp":1760000000001,"actionType":"ADDED"}]}],"versions__delta":"1","apps__hashcode":"UP_1_"}}`), nil
+		})
+		c := New(Config{Registry: []string{"http://h:1"}, Compact: true, HTTP: &http.Client{Transport: w}, Log: slog.New(slog.DiscardHandler)})
+		ctx, cancel := context.WithCancel(context.Background())
+		done := make(chan error)
+		go func() { done <- c.Run(ctx) }()
+		time.Sleep(40 * time.Second)
+		list := c.Instances("a")
+		if len(list) != 1 || list[0].Addr() != "10.0.0.1:80" || list[0].Location.Zone != "eu-1a" || !slices.Equal(forms, []string{"compact", "compact"}) {
+			t.Errorf("got %+v asked for as %q, want the one instance of a full list and a delta, both compact", list, forms)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestNearInstancesComeFirstAndFarOnesOnlyWhenNeeded(t *testing.T) {
+	list := []roadbed.Instance{
+		{ID: "a-1", Status: roadbed.Up, Location: roadbed.Location{Region: "eu", Zone: "a"}},
+		{ID: "a-2", Status: roadbed.Down, Location: roadbed.Location{Region: "eu", Zone: "a"}},
+		{ID: "a-3", Status: roadbed.Up, Location: roadbed.Location{Region: "eu", Zone: "a"}},
+		{ID: "b-1", Status: roadbed.Up, Location: roadbed.Location{Region: "eu", Zone: "b"}},
+		{ID: "b-2", Status: roadbed.OutOfService, Location: roadbed.Location{Region: "eu", Zone: "b"}},
+		{ID: "far", Status: roadbed.Up, Location: roadbed.Location{Region: "us", Zone: "a"}},
+	}
+	for _, tt := range []struct {
+		here  string
+		least int
+		want  string
+	}{
+		{"eu/a", 0, "a-1 a-3"}, {"eu/a", 2, "a-1 a-3"}, {"eu/a", 3, "a-1 a-3 b-1"}, {"eu/a", 9, "a-1 a-3 b-1 far"},
+		{"eu/b", 1, "b-1"}, {"eu/c", 0, "a-1 a-3 b-1"}, {"us/a", 1, "far"}, {"us/b", 1, "far"}, {"us/a", 2, "far a-1 a-3 b-1"},
+		{"/", 1, "a-1 a-3 b-1 far"},
+	} {
+		region, zone, _ := strings.Cut(tt.here, "/")
+		var got []string
+		for _, i := range Near(list, roadbed.Location{Region: region, Zone: zone}, tt.least) {
+			got = append(got, i.ID)
+		}
+		if strings.Join(got, " ") != tt.want {
+			t.Errorf("near %s, at least %d: got %q, want %s", tt.here, tt.least, got, tt.want)
+		}
+	}
+	if got := Near(nil, roadbed.Location{}, 1); len(got) != 0 {
+		t.Errorf("near of nobody: got %v", got)
+	}
 }

@@ -67,7 +67,7 @@ func (p *poller) full(ctx context.Context) error {
 		return err
 	}
 	if status != http.StatusOK {
-		return fmt.Errorf("fetch %s/apps/: the registry answered %d", p.b.eureka, status)
+		return fmt.Errorf("fetch %s/apps/: the registry answered %d", p.b.shown, status)
 	}
 	now := time.Now()
 	list := doc.instances(p.c.cfg.Location.Region)
@@ -104,7 +104,7 @@ func (p *poller) delta(ctx context.Context) (full bool, err error) {
 	case status == http.StatusForbidden || status == http.StatusNotFound:
 		return true, nil
 	case status != http.StatusOK:
-		return false, fmt.Errorf("fetch %s/apps/delta: the registry answered %d", p.b.eureka, status)
+		return false, fmt.Errorf("fetch %s/apps/delta: the registry answered %d", p.b.shown, status)
 	}
 	p.c.mu.Lock()
 	changed := false
@@ -129,14 +129,13 @@ func (p *poller) delta(ctx context.Context) (full bool, err error) {
 func (p *poller) fetch(ctx context.Context, path string) (doc applications, status int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.b.eureka+path, nil)
-	if err != nil {
-		return doc, 0, err
+	h := http.Header{"Accept": {"application/json"}}
+	if p.c.cfg.Compact {
+		h.Set("X-Eureka-Accept", "compact")
 	}
-	req.Header.Set("Accept", "application/json")
-	resp, err := p.c.http.Do(req)
+	resp, err := p.c.send(ctx, p.b, http.MethodGet, path, nil, h)
 	if err != nil {
-		return doc, 0, fmt.Errorf("fetch %s%s: %w", p.b.eureka, path, err)
+		return doc, 0, fmt.Errorf("fetch %s%s: %w", p.b.shown, path, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
@@ -144,7 +143,7 @@ func (p *poller) fetch(ctx context.Context, path string) (doc applications, stat
 		return doc, resp.StatusCode, nil
 	}
 	if err := json.NewDecoder(io.LimitReader(resp.Body, eventLimit)).Decode(&doc); err != nil {
-		return doc, 0, fmt.Errorf("fetch %s%s: %w", p.b.eureka, path, err)
+		return doc, 0, fmt.Errorf("fetch %s%s: %w", p.b.shown, path, err)
 	}
 	return doc, http.StatusOK, nil
 }

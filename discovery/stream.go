@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/roadbed/roadbed"
@@ -92,6 +93,12 @@ func (b *backoff) sleep(ctx context.Context) bool {
 	}
 }
 
+// boundStream is the stream by which a registry sees that this process is alive.
+type boundStream struct {
+	at   *atomic.Pointer[string] // identifies the registry
+	name string
+}
+
 // streamer reads one stream after another.
 type streamer struct {
 	c      *Client
@@ -118,24 +125,29 @@ func (st *streamer) read(ctx context.Context, b base) (heard bool, err error) {
 	hc.Timeout = 0
 	resp, err := hc.Do(req)
 	if err != nil {
-		return false, fmt.Errorf("watch %s: %w", b.watch, err)
+		return false, fmt.Errorf("watch %s: %w", b.shown, err)
 	}
 	defer resp.Body.Close()
 	switch {
-	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusOK && !isStream(resp):
+	case resp.StatusCode == http.StatusNotFound || resp.StatusCode == http.StatusMethodNotAllowed || resp.StatusCode/100 == 3,
+		resp.StatusCode == http.StatusOK && !isStream(resp):
 		return true, errNoStream
 	case resp.StatusCode != http.StatusOK:
-		return false, fmt.Errorf("watch %s: the registry answered %s", b.watch, resp.Status)
+		return false, fmt.Errorf("watch %s: the registry answered %s", b.shown, resp.Status)
+	}
+	if name := resp.Header.Get(streamHeader); name != "" {
+		st.c.stream.Store(&boundStream{b.pin, name})
+		defer st.c.stream.Store(nil)
 	}
 	in := eventReader{r: bufio.NewReaderSize(resp.Body, 64<<10), alive: func() { dog.Reset(silence) }}
 	for {
 		ev, err := in.next()
 		if err != nil {
-			return heard, fmt.Errorf("watch %s: %w", b.watch, err)
+			return heard, fmt.Errorf("watch %s: %w", b.shown, err)
 		}
 		if err := st.apply(ev); err != nil {
 			st.lastID = ""
-			return heard, fmt.Errorf("watch %s: %w", b.watch, err)
+			return heard, fmt.Errorf("watch %s: %w", b.shown, err)
 		}
 		if !heard {
 			heard = true
@@ -160,6 +172,11 @@ func (st *streamer) apply(ev event) error {
 	}
 	switch ev.name {
 	case "snapshot", "resume", "put", "remove", "hash":
+	case "": // a sign of life, with what we know everything up to
+		if len(ev.data) == 0 && ev.id != "" {
+			st.lastID = ev.id
+		}
+		return nil
 	default:
 		return nil // of a newer registry
 	}
@@ -198,10 +215,10 @@ func (st *streamer) apply(ev event) error {
 	return nil
 }
 
-// changed tells watchers and the cache.
+// changed tells the cache and watchers, in this order: what somebody saw is on disk when Run has ended.
 func (c *Client) changed() {
-	c.notify(c.news)
 	c.notify(c.unsave)
+	c.notify(c.news)
 }
 
 // event is one server-sent event.
@@ -227,7 +244,7 @@ func (in *eventReader) next() (event, error) {
 		}
 		in.alive()
 		if len(line) == 0 {
-			if some {
+			if some || ev.id != "" {
 				return ev, nil
 			}
 			ev, size = event{}, 0

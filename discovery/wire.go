@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -19,6 +20,7 @@ import (
 const (
 	identityHeader = "DiscoveryIdentity-Name"
 	identity       = "roadbed"
+	streamHeader   = "X-Registry-Stream"
 	callTimeout    = 5 * time.Second
 )
 
@@ -234,20 +236,14 @@ func (c *Client) call(ctx context.Context, method, path string, body any) (int, 
 func (c *Client) callOne(ctx context.Context, b base, method, path string, raw []byte) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	var body io.Reader
+	h := http.Header{"Accept": {"application/json"}}
 	if raw != nil {
-		body = bytes.NewReader(raw)
+		h.Set("Content-Type", "application/json")
 	}
-	req, err := http.NewRequestWithContext(ctx, method, b.eureka+path, body)
-	if err != nil {
-		return 0, err
+	if st := c.stream.Load(); st != nil && st.at == b.pin && b.pin.Load() == nil {
+		h.Set(streamHeader, st.name)
 	}
-	if raw != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	req.Header.Set("Accept", "application/json")
-	req.Header.Set(identityHeader, identity)
-	resp, err := c.http.Do(req)
+	resp, err := c.send(ctx, b, method, path, raw, h)
 	if err != nil {
 		return 0, err
 	}
@@ -260,4 +256,52 @@ func (c *Client) callOne(ctx context.Context, b base, method, path string, raw [
 		return resp.StatusCode, &answerError{resp.StatusCode, strings.TrimSpace(string(text))}
 	}
 	return resp.StatusCode, nil
+}
+
+// redirects is how often one request is sent elsewhere at most.
+const redirects = 5
+
+// send sends one request to b, and to where b redirects it. As Netflix's client does, it stays with that server until
+// it fails.
+func (c *Client) send(ctx context.Context, b base, method, path string, raw []byte, h http.Header) (*http.Response, error) {
+	for range redirects {
+		var body io.Reader
+		if raw != nil {
+			body = bytes.NewReader(raw)
+		}
+		req, err := http.NewRequestWithContext(ctx, method, b.api()+path, body)
+		if err != nil {
+			return nil, err
+		}
+		req.Header = h.Clone()
+		req.Header.Set(identityHeader, identity)
+		resp, err := c.http.Do(req)
+		if err != nil {
+			b.pin.Store(nil)
+			return nil, err
+		}
+		switch resp.StatusCode {
+		default:
+			return resp, nil
+		case http.StatusMovedPermanently, http.StatusFound, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		}
+		io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) //nolint:errcheck // only to keep the connection
+		resp.Body.Close()
+		to, err := resp.Location()
+		if err != nil {
+			return nil, fmt.Errorf("%s redirects to nowhere: %w", b.shown, err)
+		}
+		plain, _, _ := strings.Cut(path, "?")
+		api, ok := strings.CutSuffix(strings.TrimRight(to.EscapedPath(), "/"), strings.TrimRight(plain, "/"))
+		if !ok || to.Scheme != "http" && to.Scheme != "https" {
+			return nil, fmt.Errorf("%s redirects %s to %s, which is not the same of another registry", b.shown, plain, to.Redacted())
+		}
+		if to.User == nil && req.URL.User != nil && to.Host == req.URL.Host {
+			to.User = req.URL.User
+		}
+		root := (&url.URL{Scheme: to.Scheme, User: to.User, Host: to.Host}).String() + api
+		b.pin.Store(&root)
+	}
+	b.pin.Store(nil)
+	return nil, fmt.Errorf("%s redirects %d times in a row", b.shown, redirects)
 }
