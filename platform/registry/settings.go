@@ -41,30 +41,20 @@ type Settings struct {
 	NoTimestampSync       bool          // a renewal that tells of a newer record than is known is as any other
 
 	// Peers.
-	Peers               map[string][]string // base URLs by zone; a+http, srv+http and txt+http have the host looked up
-	NoSelfRegistration  bool                // peers are not told of this node as an instance
-	HostName            string              // of this node in the URL by which peers know it
-	MyURL               string              // the URL by which peers know this node
-	AppName             string              // this node's own app; "" means EUREKA
-	SyncWait            time.Duration       // to open without a copy from a peer; 0 means 30 s, less than 0 not at all
-	SyncRetries         int                 // to copy from a peer; 0 means 5, less than 0 none
-	SyncRetryWait       time.Duration       // between them; 0 means 1 s
-	PeerUpdates         time.Duration       // how often peers' names are resolved anew; 0 means 5 s
-	PeerConnectTimeout  time.Duration       // 0 means 1 s
-	PeerReadTimeout     time.Duration       // 0 means 5 s
-	ReplicationTime     time.Duration       // after which an operation is no more worth telling; 0 means 30 s
-	CompressReplication bool                // to Eureka's servers; nodes of ours decide by size
-	MimicUserAgent      bool                // peers are told that this is a Java client
-	LeastPeers          int                 // reachable ones below which this node calls itself unhealthy
-
-	// Other regions.
-	RemoteRegions        map[string]string   // base URL by name
-	RemoteApps           map[string][]string // what is shown of a region, see [Settings.RemoteWhitelist]
-	RemoteFetch          time.Duration       // how often; 0 means 30 s
-	RemoteConnectTimeout time.Duration       // 0 means 2 s
-	RemoteReadTimeout    time.Duration       // 0 means 5 s
-	NoRemoteFallback     bool                // apps that only another region has are shown to those alone who name it
-	NoRemoteDelta        bool                // everything is fetched each time
+	Peers              map[string][]string // base URLs by zone; a+http, srv+http and txt+http have the host looked up
+	NoSelfRegistration bool                // peers are not told of this node as an instance
+	HostName           string              // of this node in the URL by which peers know it
+	MyURL              string              // the URL by which peers know this node
+	AppName            string              // this node's own app; "" means EUREKA
+	SyncWait           time.Duration       // to open without a copy from a peer; 0 means 30 s, less than 0 not at all
+	SyncRetries        int                 // to copy from a peer; 0 means 5, less than 0 none
+	SyncRetryWait      time.Duration       // between them; 0 means 1 s
+	PeerUpdates        time.Duration       // how often peers' names are resolved anew; 0 means 5 s
+	PeerConnectTimeout time.Duration       // 0 means 1 s
+	PeerReadTimeout    time.Duration       // 0 means 5 s
+	ReplicationTime    time.Duration       // after which an operation is no more worth telling; 0 means 30 s
+	MimicUserAgent     bool                // peers are told that this is a Java client
+	LeastPeers         int                 // reachable ones below which this node calls itself unhealthy
 
 	// Requests.
 	Environment   string   // as the status page names it; "" means roadbed
@@ -123,18 +113,8 @@ var settingKeys = []settingKey{
 	{"peerNodeConnectTimeoutMs", func(s *Settings, v string) error { return setMS(&s.PeerConnectTimeout, v) }},
 	{"peerNodeReadTimeoutMs", func(s *Settings, v string) error { return setMS(&s.PeerReadTimeout, v) }},
 	{"maxTimeForReplication", func(s *Settings, v string) error { return setMS(&s.ReplicationTime, v) }},
-	{"enableReplicatedRequestCompression", func(s *Settings, v string) error { return setBool(&s.CompressReplication, v) }},
 	{"peer.mimicUserAgent", func(s *Settings, v string) error { return setBool(&s.MimicUserAgent, v) }},
 	{"minAvailableInstancesForPeerReplication", func(s *Settings, v string) error { return setInt(&s.LeastPeers, v, -1) }},
-
-	{"remoteRegionUrlsWithName", setRemoteRegions},
-	{"remoteRegion.registryFetchIntervalInSeconds", func(s *Settings, v string) error { return setSeconds(&s.RemoteFetch, v) }},
-	{"remoteRegionRegistryFetchInterval", func(s *Settings, v string) error { return setSeconds(&s.RemoteFetch, v) }},
-	{"remoteRegionConnectTimeoutMs", func(s *Settings, v string) error { return setMS(&s.RemoteConnectTimeout, v) }},
-	{"remoteRegionReadTimeoutMs", func(s *Settings, v string) error { return setMS(&s.RemoteReadTimeout, v) }},
-	{"remoteRegion.disable.transparent.fallback", func(s *Settings, v string) error { return setBool(&s.NoRemoteFallback, v) }},
-	{"disableTransparentFallbackToOtherRegion", func(s *Settings, v string) error { return setBool(&s.NoRemoteFallback, v) }},
-	{"disableDeltaForRemoteRegions", func(s *Settings, v string) error { return setBool(&s.NoRemoteDelta, v) }},
 
 	{"environment", func(s *Settings, v string) error { s.Environment = v; return nil }},
 	{"prefixes", setPrefixes},
@@ -171,14 +151,14 @@ var idleKeys = []struct {
 		"maxThreadsForStatusReplication", "maxIdleThreadAgeInMinutesForStatusReplication",
 		"maxIdleThreadInMinutesAgeForStatusReplication", "minThreadsForPeerReplication", "maxThreadsForPeerReplication",
 		"maxIdleThreadAgeInMinutesForPeerReplication", "numberOfReplicationRetries", "shouldBatchReplication",
-		"batchReplication", "peerEurekaStatusRefreshTimeIntervalMs",
+		"batchReplication", "peerEurekaStatusRefreshTimeIntervalMs", "enableReplicatedRequestCompression",
 	}},
-	{"remote regions are fetched compressed, one after another", []string{
+	{"other regions are not fetched; ask their registries themselves", []string{
+		"remoteRegionUrls", "remoteRegionUrlsWithName", "remoteRegion.registryFetchIntervalInSeconds",
+		"remoteRegionRegistryFetchInterval", "remoteRegionConnectTimeoutMs", "remoteRegionReadTimeoutMs",
+		"remoteRegion.disable.transparent.fallback", "disableTransparentFallbackToOtherRegion", "disableDeltaForRemoteRegions",
 		"remoteRegionTotalConnections", "remoteRegionTotalConnectionsPerHost", "remoteRegionConnectionIdleTimeoutSeconds",
 		"remoteRegion.gzipContent", "gzipContentFromRemoteRegion", "remoteRegion.fetchThreadPoolSize",
-	}},
-	{"remote regions need names, as remoteRegionUrlsWithName gives them", []string{"remoteRegionUrls"}},
-	{"certificates are those that this machine trusts", []string{
 		"remoteRegion.trustStoreFileName", "remoteRegion.trustStorePassword", "remoteRegionTrustStore",
 	}},
 	{"there is one codec for each form of answer", []string{"jsonCodecName", "xmlCodecName"}},
@@ -221,11 +201,14 @@ func (s *Settings) Set(key, value string) (idle string, err error) {
 			}
 		}
 	}
-	if known, err := s.setNamed(rest, plain, value); known || err != nil {
+	if known, err := s.setNamed(plain, value); known || err != nil {
 		if err != nil {
 			err = fmt.Errorf("%s: %q cannot be used: %w", key, value, err)
 		}
 		return "", err
+	}
+	if strings.HasPrefix(plain, "remoteregion") && (strings.Contains(plain, "whitelist") || strings.Contains(plain, "urlswithname")) {
+		return "other regions are not fetched; ask their registries themselves", nil // a region's name is in the key
 	}
 	if strings.HasPrefix(plain, "client") || strings.HasPrefix(plain, "instance") {
 		return "it is for a client of Eureka, which this is not", nil
@@ -233,8 +216,8 @@ func (s *Settings) Set(key, value string) (idle string, err error) {
 	return "", fmt.Errorf("%s is %w%s", key, ErrNoSetting, nearestKey(plain))
 }
 
-// setNamed sets what has a zone's or a region's name in its key.
-func (s *Settings) setNamed(rest, plain, value string) (known bool, err error) {
+// setNamed sets what has a zone's name in its key.
+func (s *Settings) setNamed(plain, value string) (known bool, err error) {
 	for _, p := range []string{"clientserviceurl", "serviceurl"} {
 		if zone := strings.TrimPrefix(plain, p); zone != plain && zone != "" {
 			list := splitList(value)
@@ -250,32 +233,7 @@ func (s *Settings) setNamed(rest, plain, value string) (known bool, err error) {
 			return true, nil
 		}
 	}
-	if region := after(rest, "remoteregionurlswithname"); region != rest {
-		return true, s.setRemoteRegion(region, value)
-	}
-	region := after(rest, "remoteregionappwhitelist")
-	if region == rest && strings.HasSuffix(plain, "appwhitelist") {
-		if r := after(rest, "remoteregion"); r != rest {
-			region = strings.TrimRight(r[:len(r)-len("appwhitelist")], "._-")
-		}
-	}
-	if region == rest || region == "" {
-		return false, nil
-	}
-	if s.RemoteApps == nil {
-		s.RemoteApps = make(map[string][]string)
-	}
-	s.RemoteApps[plainKey(region)] = splitList(value)
-	return true, nil
-}
-
-// RemoteWhitelist returns the apps that are shown of a region, as they were written; all is true if every app is.
-func (s *Settings) RemoteWhitelist(region string) (apps []string, all bool) {
-	if apps, ok := s.RemoteApps[plainKey(region)]; ok {
-		return apps, false
-	}
-	apps, ok := s.RemoteApps["global"]
-	return apps, !ok
+	return false, nil
 }
 
 // after returns what follows prefix, which is a plain key, in key; key itself if it begins otherwise.
@@ -357,31 +315,6 @@ func setSyncRetries(s *Settings, v string) error {
 	}
 	s.SyncRetries = int(n)
 	return err
-}
-
-func setRemoteRegions(s *Settings, v string) error {
-	s.RemoteRegions = nil
-	for _, part := range splitList(v) {
-		name, base, ok := strings.Cut(part, ";")
-		if !ok {
-			return errors.New("use a list like us-west-2;http://host:8761/eureka/,eu;http://other:8761/eureka/")
-		}
-		if err := s.setRemoteRegion(name, base); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (s *Settings) setRemoteRegion(name, base string) error {
-	if err := checkURL(base); err != nil {
-		return err
-	}
-	if s.RemoteRegions == nil {
-		s.RemoteRegions = make(map[string]string)
-	}
-	s.RemoteRegions[strings.TrimSpace(name)] = strings.TrimSpace(base)
-	return nil
 }
 
 func setPrefixes(s *Settings, v string) error {
