@@ -24,9 +24,11 @@ test:
 	$(GO) test -count=1 -timeout 5m -run '^TestSeen' ./cmd/roadbed
 	cd bench && $(GO) test -count=1 -timeout 5m ./...
 
-## soak: the long forms of the tests in which things are broken on purpose
+## soak: the long forms of the tests that have one
 soak:
 	$(GO) test -count=1 -timeout 60m -run '^TestSeen' ./cmd/roadbed -args -soak
+	./interop/install.sh
+	cd interop && $(GO) test -count=1 -timeout 60m -run 'UnderChurn|DoesWhatAStock|ResolvesAsTheStore' . -args -soak
 
 ## interop: real clients, servers and a real browser against us; needs Node, npm, Python, Chromium, a JDK and Maven
 interop:

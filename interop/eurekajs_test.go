@@ -32,19 +32,16 @@ type server struct {
 	stop     func()
 }
 
-func newServer(t *testing.T) *server { return newNode(t, "127.0.0.1:0", registry.Settings{}) }
+func newServer(t *testing.T) *server { return newNode(t, "127.0.0.1:0", "", registry.Settings{}) }
 
 // newGuarded starts a registry that answers only those who bring a token.
 func newGuarded(t *testing.T, token string) *server {
-	s := &server{t: t, addr: "127.0.0.1:0", token: token}
-	s.start()
-	t.Cleanup(func() { s.stop() })
-	return s
+	return newNode(t, "127.0.0.1:0", token, registry.Settings{})
 }
 
 // newNode starts a registry at an address.
-func newNode(t *testing.T, addr string, settings registry.Settings) *server {
-	s := &server{t: t, addr: addr, settings: settings}
+func newNode(t *testing.T, addr, token string, settings registry.Settings) *server {
+	s := &server{t: t, addr: addr, token: token, settings: settings}
 	s.start()
 	t.Cleanup(func() { s.stop() })
 	return s

@@ -26,7 +26,7 @@ func TestFargoSeesTwoNodesAsOneCluster(t *testing.T) {
 	addrs := []string{freeAddr(t, "127.0.0.1"), freeAddr(t, "127.0.0.2")}
 	bases := []string{baseAt(addrs[0]), baseAt(addrs[1])}
 	for i, a := range addrs {
-		newNode(t, a, registry.Settings{Peers: map[string][]string{"default": bases}, MyURL: bases[i]})
+		newNode(t, a, "", registry.Settings{Peers: map[string][]string{"default": bases}, MyURL: bases[i]})
 	}
 	for _, useJSON := range []bool{false, true} {
 		t.Run(map[bool]string{false: "XML", true: "JSON"}[useJSON], func(t *testing.T) {

@@ -12,11 +12,11 @@ import (
 	"github.com/roadbed/roadbed/platform/registry"
 )
 
-// twoAndOne are two stock Eureka servers and one of ours that are peers of each other.
+// twoAndOne are two stock Eureka servers and one of ours that are peers of each other. Ours wants a password.
 func twoAndOne(t *testing.T) (stock [2]*spring, ours *server, bases []string) {
 	t.Helper()
 	addrs := []string{freeAddr(t, "127.0.0.2"), freeAddr(t, "127.0.0.3"), freeAddr(t, "127.0.0.4")}
-	for _, a := range addrs {
+	for _, a := range []string{addrs[0], addrs[1], "peer:secret@" + addrs[2]} {
 		bases = append(bases, baseAt(a))
 	}
 	for i := range stock {
@@ -25,7 +25,7 @@ func twoAndOne(t *testing.T) (stock [2]*spring, ours *server, bases []string) {
 	for _, s := range stock {
 		s.ready()
 	}
-	ours = newNode(t, addrs[2], registry.Settings{
+	ours = newNode(t, addrs[2], "secret", registry.Settings{
 		Peers: map[string][]string{"default": bases}, MyURL: bases[2], LeaseExpiryMultiplier: 2, Preservation: registry.NoPreservation, NoProbe: true,
 	})
 	for _, b := range bases {
@@ -151,7 +151,7 @@ func TestOperationsOnEachNodeAppearOnAll(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	page, err := readAll(resp)
-	if err != nil || !strings.Contains(page, ours.base()) {
+	if err != nil || !strings.Contains(page, ours.addr) {
 		t.Errorf("the page of a stock server does not show ours among its replicas: %v\n%s", err, page)
 	}
 }

@@ -271,7 +271,7 @@ func TestAStockClusterIsReplacedUnderTraffic(t *testing.T) {
 	began := time.Now()
 	for i := range stock {
 		watch(ourBases[i])
-		node := newNode(t, ourAddrs[i], registry.Settings{Peers: map[string][]string{"default": everywhere}, MyURL: ourBases[i], LeaseExpiryMultiplier: 2})
+		node := newNode(t, ourAddrs[i], "", registry.Settings{Peers: map[string][]string{"default": everywhere}, MyURL: ourBases[i], LeaseExpiryMultiplier: 2})
 		eventually(t, "the new node opens", func() []string {
 			status, err := ask(ctx, http.MethodGet, node.base()+"apps/", "")
 			return []string{fmt.Sprint(status, err)}
