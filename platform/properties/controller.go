@@ -22,6 +22,7 @@ const (
 	lookEvery    = time.Second
 	ackLimit     = time.Minute
 	settle       = 2 * time.Second // until every node has told of its readers
+	reportEvery  = 5 * time.Second // a node tells of its readers; silent for three times that it is gone
 	measureEvery = 5 * time.Second
 	blindLimit   = time.Minute // without an answer to a metric rule
 	keptOver     = 500         // roll-outs that are over

@@ -28,11 +28,12 @@ const maxReported = 10
 type observer struct {
 	step    int
 	stage   stage
-	since   time.Time // of the document, which tells one coming to a stage from another
-	entered time.Time // when the roll-out got there, by this node's clock
-	told    uint64    // revision of the document that made it reach whom it reaches
+	since   time.Time         // of the document, which tells one coming to a stage from another
+	entered time.Time         // when the roll-out got there, by this node's clock
+	told    uint64            // revision of the document that made it reach whom it reaches
+	need    map[string]uint64 // which revision a reader that it reaches must have taken, by id in lower case
 
-	base   map[string]baseline // instances that were UP, by id in lower case
+	base   map[string]*baseline // instances that were UP, by id in lower case
 	status Status
 	struck string // why a guard struck; "" = none did
 
@@ -45,6 +46,8 @@ type observer struct {
 type baseline struct {
 	roadbed.Instance
 	caller *caller
+	left   string    // how it was first seen not to be UP any more; "" = it always was
+	anew   time.Time // when it was first seen registered anew, without having been seen to leave
 }
 
 // look observes the active roll-outs and tells the other nodes of their readers here.
@@ -57,6 +60,8 @@ func (s *Store) look(ctx context.Context, now time.Time) {
 	s.watchMu.Unlock()
 	if len(docs) == 0 {
 		s.forgetReaders(now)
+		clear(s.reported)
+		clear(s.heard)
 		return
 	}
 	callers := s.instances(s.order)
@@ -66,30 +71,33 @@ func (s *Store) look(ctx context.Context, now time.Time) {
 		o := s.observers[r.ID]
 		switch {
 		case o == nil:
-			o = &observer{step: r.Step, base: map[string]baseline{}, entered: now, told: r.Rev}
+			o = &observer{step: r.Step, base: map[string]*baseline{}, entered: now, told: r.Rev, need: map[string]uint64{}}
 			late := now.Sub(r.Since) > 2*lookEvery // this node was not there when it began
 			if late {
 				o.entered = r.Since
+				o.told = 0 // whoever reads here has been told since
 			}
 			o.note(r, callers, *s.fleet.Load(), late)
 			s.observers[r.ID] = o
 		case o.step != r.Step:
-			o = &observer{step: r.Step, base: map[string]baseline{}, entered: now, told: r.Rev}
+			o = &observer{step: r.Step, base: map[string]*baseline{}, entered: now, told: r.Rev, need: o.need}
 			s.observers[r.ID] = o
 		case o.stage != r.stage() || !o.since.Equal(r.Since):
 			o.entered = now
 		}
 		o.stage, o.since = r.stage(), r.Since
 		o.note(r, callers, *s.fleet.Load(), false)
-		o.health(r, *s.fleet.Load())
-		reports[r.ID] = s.ask(r, o.told, callers)
+		o.health(r, *s.fleet.Load(), now)
+		reports[r.ID] = s.ask(r, o, callers)
 	}
 	s.watchMu.Unlock()
 	for id, mine := range reports {
 		key := id + "." + s.node
-		if was, ok := s.reports.Get(key); ok && was.Value.equal(mine) || mine.Readers == 0 && !ok {
+		was, ok := s.reports.Get(key)
+		if !ok && mine.Readers == 0 && len(mine.Flaws) == 0 || ok && was.Value.equal(mine) && now.Sub(s.reported[key]) < reportEvery {
 			continue
 		}
+		s.reported[key] = now
 		if _, err := s.reports.Put(ctx, key, mine); err != nil && ctx.Err() == nil {
 			s.log.Warn("the controller of roll-outs cannot be told of readers here", "rollout", id, "err", err)
 		}
@@ -100,6 +108,11 @@ func (s *Store) look(ctx context.Context, now time.Time) {
 		o := s.observers[r.ID]
 		o.status.Readers, o.status.Acked, o.status.Flaws = 0, 0, nil
 		for _, e := range s.reports.List(r.ID + ".") {
+			if h := s.heard[e.Key]; h.rev != e.Rev {
+				s.heard[e.Key] = heard{e.Rev, now}
+			} else if now.Sub(h.at) > 3*reportEvery {
+				continue // of a node that is gone
+			}
 			if e.Value.Step == r.Step {
 				o.status.Readers += e.Value.Readers
 				o.status.Acked += e.Value.Acked
@@ -124,43 +137,59 @@ func (o *observer) note(r *Rollout, callers []*caller, f fleet, late bool) {
 			continue
 		}
 		if i.Status == roadbed.Up || late && (i.Status == roadbed.Down || i.Status == roadbed.OutOfService) {
-			o.base[id] = baseline{i, c}
+			o.base[id] = &baseline{Instance: i, caller: c}
 		}
 	}
 }
 
+// anewFor is how long an instance that is registered anew, though nobody saw it leave, is not taken for one that has
+// restarted: when the registry itself was, the others follow.
+const anewFor = 15 * time.Second
+
 // health compares those reached with the others.
-func (o *observer) health(r *Rollout, f fleet) {
+func (o *observer) health(r *Rollout, f fleet, at time.Time) {
 	groups := map[string]bool{} // that have an instance left
 	for _, i := range f {
 		groups[i.Group] = true
 	}
 	type side struct {
-		all, lost int
-		gone      map[string]int // by group that has none left
+		all, lost, anew int
+		gone            map[string]int // by group that has none left
 	}
 	reached, others := side{gone: map[string]int{}}, side{gone: map[string]int{}}
+	sideOf := func(b *baseline) *side {
+		if r.reaches(b.caller) {
+			return &reached
+		}
+		return &others
+	}
+	for id, b := range o.base {
+		in := sideOf(b)
+		in.all++
+		now, here := f[id]
+		switch {
+		case !here:
+			b.left = "gone"
+		case now.Status != roadbed.Up:
+			b.left = string(now.Status)
+		case !now.Since.Equal(b.Since) && b.left == "":
+			if in.anew++; b.anew.IsZero() {
+				b.anew = at
+			}
+		}
+	}
+	registryAnew := others.anew > 0 || 2*(reached.anew+others.anew) > len(o.base) && len(o.base) > 1
 	var names []string
 	for _, id := range slices.Sorted(maps.Keys(o.base)) {
 		b := o.base[id]
-		in := &others
-		if r.reaches(b.caller) {
-			in = &reached
+		in, how := sideOf(b), b.left
+		if _, here := f[id]; !here && b.Group != "" && !groups[b.Group] {
+			in.gone[b.Group]++
 		}
-		in.all++
-		now, here := f[id]
-		how := ""
-		switch {
-		case !here:
-			how = "gone"
-			if b.Group != "" && !groups[b.Group] {
-				in.gone[b.Group]++
-			}
-		case now.Status != roadbed.Up:
-			how = string(now.Status)
-		case !now.Since.Equal(b.Since):
+		if how == "" && !b.anew.IsZero() && !registryAnew && at.Sub(b.anew) >= anewFor {
 			how = "restarted"
-		default:
+		}
+		if how == "" {
 			continue
 		}
 		in.lost++
@@ -188,8 +217,14 @@ func (o *observer) health(r *Rollout, f fleet) {
 	o.struck = fmt.Sprintf("%d of %d instances that it reached left UP (%s), and %d of %d others", reached.lost, reached.all, strings.Join(names, ", "), others.lost, others.all)
 }
 
-// ask counts the readers here that see r and acknowledge, and those that have taken what they were told at a revision.
-func (s *Store) ask(r *Rollout, told uint64, callers []*caller) report {
+// heard is the newest report of a node, and when it was first seen, by this node's clock.
+type heard struct {
+	rev uint64
+	at  time.Time
+}
+
+// ask counts the readers here that see r and acknowledge, and those that have taken it since it reached them.
+func (s *Store) ask(r *Rollout, o *observer, callers []*caller) report {
 	out := report{Step: r.Step}
 	ix := s.index.Load()
 	s.readersMu.Lock()
@@ -199,6 +234,11 @@ func (s *Store) ask(r *Rollout, told uint64, callers []*caller) report {
 		reader := s.readers[id]
 		if reader == nil || !reader.speaks || !r.reaches(c) {
 			continue
+		}
+		told, reached := o.need[id]
+		if !reached {
+			told = o.told
+			o.need[id] = told
 		}
 		if reader.acked >= told {
 			for _, e := range r.Changes {
@@ -272,7 +312,7 @@ func (s *Store) measureRules(ctx context.Context, r *Rollout, o *observer, now t
 // sides returns the ids of the instances that r has reached, and of as many others of the same apps and zones where
 // there are such.
 func (o *observer) sides(r *Rollout) (reached, others []string) {
-	place := func(b baseline) string { return b.App + "\x00" + b.Location.Zone }
+	place := func(b *baseline) string { return b.App + "\x00" + b.Location.Zone }
 	want := map[string]int{}
 	for _, id := range slices.Sorted(maps.Keys(o.base)) {
 		if b := o.base[id]; r.reaches(b.caller) {

@@ -52,7 +52,7 @@ func TestTheHealthGuard(t *testing.T) {
 		"nobody":                       {40, HealthGuard{}, nil, fate{0, 0}, false},
 		"one goes down":                {40, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{1, 0}, true},
 		"one leaves by itself":         {40, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.OutOfService }, fate{1, 0}, true},
-		"one restarts":                 {40, HealthGuard{}, func(i *roadbed.Instance) { i.Since = i.Since.Add(time.Hour) }, fate{1, 0}, true},
+		"one restarts":                 {40, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.Starting }, fate{1, 0}, true},
 		"one vanishes":                 {40, HealthGuard{}, nil, fate{1, 0}, true},
 		"others go down":               {40, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{0, 3}, false},
 		"as many of both":              {40, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{3, 3}, false},
@@ -507,5 +507,93 @@ func TestBadAcksAreRefused(t *testing.T) {
 		if s.Handler().ServeHTTP(w, request("POST", "/config/v1/ack", body)); w.Code != want {
 			t.Errorf("%.60s: got %d %s, want %d", body, w.Code, w.Body, want)
 		}
+	}
+}
+
+// TestReadersOfANodeThatDiedAreNotWaitedFor has a node that told of readers which had not taken it yet, and died.
+func TestReadersOfANodeThatDiedAreNotWaitedFor(t *testing.T) {
+	inBubble(t, func(t *testing.T, c cell) {
+		a, b := c.node(t), c.node(t)
+		defer b.stop()
+		list := web(10)
+		a.setFleet(list)
+		b.setFleet(list)
+		var left []func()
+		for _, i := range list {
+			left = append(left, a.reads(t, i, func(config.Change) *config.Ack { return nil }))
+		}
+		synctest.Wait()
+		r := a.begin(t, Rollout{Steps: []Step{{Selector: Selector{Region: "local"}, Bake: lasting(time.Hour)}}})
+		time.Sleep(5 * time.Second)
+		if got := b.state(t, r.ID); got.Phase != Applying || got.Status.Readers != 10 || got.Status.Acked != 0 {
+			t.Fatalf("it is %s with status %+v; want APPLYING, waiting for ten readers of the other node", got.stage(), got.Status)
+		}
+		for _, stop := range left {
+			stop()
+		}
+		a.stop()
+		began := time.Now()
+		b.until(t, r.ID, stage{Running, Baking})
+		if took := time.Since(began); took > 3*reportEvery+2*time.Second {
+			t.Errorf("it went on %v after the node died, want about %v", took, 3*reportEvery)
+		}
+	})
+}
+
+// TestWhoeverTookItInAnEarlierStepIsNotAskedAgain has readers that hear of one change, and say so once.
+func TestWhoeverTookItInAnEarlierStepIsNotAskedAgain(t *testing.T) {
+	inBubble(t, func(t *testing.T, c cell) {
+		n := c.node(t)
+		defer n.stop()
+		list := web(12)
+		n.setFleet(list)
+		for _, i := range list {
+			defer n.reads(t, i, taken)()
+		}
+		synctest.Wait()
+		r := n.begin(t, Rollout{Steps: []Step{{Selector: Selector{Zone: "zone-a"}, Bake: lasting(0)}, {Selector: Selector{Zone: "zone-b"}, Bake: lasting(0)}, {Selector: Selector{All: true}, Bake: lasting(0)}}})
+		began := time.Now()
+		end := n.until(t, r.ID, stage{Done, ""})
+		if took := time.Since(began); took > 10*time.Second {
+			t.Errorf("three steps took %v, want a few seconds each: %+v", took, end.History)
+		}
+	})
+}
+
+// TestARegistryThatStartsAnewIsNoFailure has every instance register anew, those reached first; a single one that does so
+// has restarted.
+func TestARegistryThatStartsAnewIsNoFailure(t *testing.T) {
+	for _, whole := range []bool{true, false} {
+		t.Run(fmt.Sprintf("whole=%v", whole), func(t *testing.T) {
+			inBubble(t, func(t *testing.T, c cell) {
+				n := c.node(t)
+				defer n.stop()
+				list := web(30)
+				n.setFleet(list)
+				r := n.begin(t, Rollout{Steps: []Step{{Selector: Selector{Instances: 2}, Bake: lasting(time.Hour)}}})
+				synctest.Wait()
+				hit := n.seen(list, "k", "new")
+				slices.SortStableFunc(list, func(a, b roadbed.Instance) int {
+					if x, y := slices.Contains(hit, a.ID), slices.Contains(hit, b.ID); x != y && x {
+						return -1
+					} else if x != y {
+						return 1
+					}
+					return 0
+				})
+				for i := range list {
+					if list[i].Since = time.Now(); !whole && i == 0 {
+						n.setFleet(slices.Clone(list))
+						break
+					}
+					n.setFleet(slices.Clone(list))
+					time.Sleep(100 * time.Millisecond)
+				}
+				time.Sleep(anewFor + 2*time.Second)
+				if got := n.state(t, r.ID); (got.State == Running) != whole {
+					t.Errorf("it is %s (%s), RUNNING is wanted: %v", got.stage(), got.Reason, whole)
+				}
+			})
+		})
 	}
 }

@@ -155,6 +155,8 @@ type Store struct {
 	judge     func(r *Rollout, s Status) float64 // 0 to 100
 	watchMu   sync.Mutex
 	observers map[string]*observer // by roll-out; guarded by watchMu
+	reported  map[string]time.Time // when this node told what, by key of reports; only of tend
+	heard     map[string]heard     // of all nodes, by key of reports; only of tend
 	wg        sync.WaitGroup       // of what tend starts
 
 	polls polls
@@ -182,6 +184,7 @@ func New(ctx context.Context, c Config) (*Store, error) {
 	s := &Store{engine: c.Engine, ledger: c.Ledger, table: table, order: c.Order, log: c.Log, live: map[string]*record{}, perApp: map[string]int{},
 		rollouts: map[string]*overlay{}, rolloutNews: make(chan struct{}),
 		discovery: c.Discovery, node: nodeName(), reports: reports, measure: c.Measure, observers: map[string]*observer{},
+		reported: map[string]time.Time{}, heard: map[string]heard{},
 		judge:   func(_ *Rollout, s Status) float64 { return compare(s) },
 		readers: map[string]*reader{}, acks: make(chan struct{}, 1), fleetNews: make(chan struct{}, 1)}
 	s.fleet.Store(&fleet{})
