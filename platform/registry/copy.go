@@ -10,16 +10,17 @@ import (
 var errNoApplications = errors.New("there are no applications in it")
 
 // readApplications reads what a Eureka server answers to GET apps/, as JSON, and hands over each instance. One that
-// cannot be made sense of is left out. After an error, the instances before it have been handed over.
-func readApplications(in io.Reader, take func(*record)) error {
+// cannot be made sense of is left out. After an error, the instances before it have been handed over. The hash that comes
+// back is what the server counted.
+func readApplications(in io.Reader, take func(*record)) (hash string, err error) {
 	a := applications{d: json.NewDecoder(in), take: take}
 	if err := a.read("applications"); err != nil {
-		return fmt.Errorf("read applications: %w", err)
+		return "", fmt.Errorf("read applications: %w", err)
 	}
 	if !a.seen {
-		return fmt.Errorf("read applications: %w", errNoApplications)
+		return "", fmt.Errorf("read applications: %w", errNoApplications)
 	}
-	return nil
+	return a.hash, nil
 }
 
 // applications is a document that is being read.
@@ -28,6 +29,7 @@ type applications struct {
 	take func(*record)
 	raw  json.RawMessage
 	seen bool
+	hash string
 }
 
 // inside is what is looked for in which part of the document.
@@ -55,6 +57,8 @@ func (a *applications) read(name string) error {
 			return err
 		}
 		switch {
+		case tok == "apps__hashcode":
+			err = a.d.Decode(&a.hash)
 		case tok != name:
 			err = a.d.Decode(&a.raw) // skip it
 		case name == "instance":

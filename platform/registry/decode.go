@@ -340,6 +340,7 @@ func toRecord(t tree) *record {
 	if s := str("status"); s != "" {
 		r.own, _ = parseStatus(s)
 	}
+	r.setAction(str("actionType"))
 	for _, name := range []string{"overriddenStatus", "overriddenstatus"} {
 		if o, ok := parseStatus(text(member(t, name))); ok && o != unknown {
 			r.override = o
@@ -360,6 +361,15 @@ func toRecord(t tree) *record {
 	}
 	r.complete()
 	return r
+}
+
+// setAction reads how the instance last changed, where somebody tells of it who should know.
+func (r *record) setAction(name string) {
+	for i, n := range actionNames {
+		if n == name {
+			r.action = action(i)
+		}
+	}
 }
 
 func (r *record) setDataCenter(name string, meta []pair) {

@@ -383,7 +383,7 @@ func (c *frontConn) answer(h *head, now time.Time) (ok bool, err error) {
 	case h.put && t.what == oneInstance && string(h.replication) != "true":
 		c.f.heartbeat(c.s, t, h, now)
 	case h.get && (t.what == allApps || t.what == deltaApps) && h.query == nil:
-		rep := c.f.h.look(t, wish{textOf(h.accept), textOf(h.eurekaAccept), textOf(h.encoding), textOf(h.name), textOf(h.id)})
+		rep := c.f.h.look(t, wish{accept: textOf(h.accept), eurekaAccept: textOf(h.eurekaAccept), encoding: textOf(h.encoding), name: textOf(h.name), id: textOf(h.id)})
 		if rep.size() < largeAnswer {
 			return true, c.reply(&rep, now)
 		}

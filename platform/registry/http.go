@@ -241,12 +241,18 @@ func (h *eureka) setMetadata(w http.ResponseWriter, r *http.Request, t target) {
 }
 
 // wish is the form in which a client wants its answer, and who it says it is: the values of the headers that say so.
-type wish struct{ accept, eurekaAccept, encoding, name, id string }
+type wish struct {
+	accept, eurekaAccept, encoding, name, id string
+
+	regions []string // that the client names besides this one; nil if it names none
+	ownOnly bool     // nothing of other regions
+}
 
 func wishOf(r *http.Request) wish {
 	return wish{
 		r.Header.Get("Accept"), r.Header.Get("X-Eureka-Accept"), r.Header.Get("Accept-Encoding"),
 		r.Header.Get("Discoveryidentity-Name"), r.Header.Get("Discoveryidentity-Id"),
+		regionsOf(r.URL.RawQuery), r.Header.Get(regionsHeader) == ownRegionOnly,
 	}
 }
 
@@ -380,6 +386,15 @@ func (h *eureka) look(t target, w wish) reply {
 	sn := h.Registry.read()
 	if t.what == oneInstance || t.what == anyInstance || t.what == serverStatus {
 		sn = h.s.current(h.c.Location.Region) // never a copy, as in Eureka
+	}
+	if !w.ownOnly {
+		if t.what != allApps && t.what != deltaApps {
+			w.regions = nil
+		}
+		var ready bool
+		if sn, ready = h.regions.see(sn, w.regions); !ready {
+			return reply{status: http.StatusForbidden}
+		}
 	}
 	switch t.what {
 	case allApps:

@@ -144,7 +144,10 @@ func (c *cursor) instance() (*record, bool) {
 		case "lastUpdatedTimestamp":
 			return 1 << 24, c.value(0)
 		case "actionType":
-			return 1 << 25, c.value(0)
+			from := c.i
+			ok := c.value(0)
+			r.setAction(strings.Trim(c.s[from:c.i], "\" "))
+			return 1 << 25, ok
 		}
 		return 0, false
 	})

@@ -145,6 +145,7 @@ func (p *peer) copyAll(ctx context.Context) (n int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	req.Header.Set(regionsHeader, ownRegionOnly)
 	resp, err := p.client.Do(req)
 	if err != nil {
 		return 0, err
@@ -157,12 +158,13 @@ func (p *peer) copyAll(ctx context.Context) (n int, err error) {
 	default:
 		return 0, refusal{resp.StatusCode}
 	}
-	return n, readApplications(resp.Body, func(r *record) {
+	_, err = readApplications(resp.Body, func(r *record) {
 		if r.invalid(r.app, false) == "" {
 			p.s.register(r, origin{replicated: true})
 			n++
 		}
 	})
+	return n, err
 }
 
 func badPeer(s, why string) error {

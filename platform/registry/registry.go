@@ -33,6 +33,9 @@
 //   - Peers cost memory in proportion to the registry only, however long they are away.
 //   - With peers, lists are answered with 403 until one has told what it knows, all of them have just started too, or
 //     half a minute has passed.
+//   - Of other regions that it is told to follow, readers see the applications that this region lacks, and everything of
+//     those they name, ?regions=us-west-2,eu. A list and its delta agree on that. Watchers hear of this region alone.
+//   - A region that is away, or has just forgotten everybody, is shown as it was last known.
 //   - A registry that has just started says so to its watchers until everybody had time to come back.
 //   - Documents hold no member that Netflix's clients do not know.
 //
@@ -44,6 +47,7 @@
 //   - registry.evictions with reason, refused or expired; registry.suspected counts instances that are DOWN meanwhile.
 //   - registry.instances, registry.late and registry.silent; registry.renewalsExpected and registry.renewalsObserved per
 //     minute; registry.mode is 1 for the mode that self-preservation is in.
+//   - registry.region.age is for how many seconds another region, by region, has told nothing.
 //   - registry.peer.batch is in how many seconds a batch of a peer is answered.
 //
 // # What it does not
@@ -86,7 +90,8 @@ type Registry struct {
 
 	prefixes    prefixes // that Eureka's paths may have
 	peers       *peers
-	badPeers    error                    // why there are none, if they cannot be meant
+	regions     *regions                 // other ones that are followed
+	bad         error                    // why peers or regions cannot be meant
 	batches     throttle                 // of peers
 	large       throttle                 // answers that are being written
 	limits      *limiter                 // of fetches
@@ -114,8 +119,12 @@ func New(c Config) *Registry {
 	if keep := c.Settings.DeltaRetention; keep > 0 {
 		r.s.log.least, r.s.log.most = keep, keep
 	}
-	if r.peers, r.badPeers = newPeers(c, r.s, r.log); r.badPeers != nil {
+	var bad error
+	if r.peers, r.bad = newPeers(c, r.s, r.log); r.bad != nil {
 		r.peers, _ = newPeers(Config{}, r.s, r.log) // none cannot be wrong
+	}
+	if r.regions, bad = newRegions(c, r.log); bad != nil {
+		r.regions, r.bad = &regions{}, bad
 	}
 	r.join()
 	r.hub = newHub(r.s, r.incarnation, c.Location.Region)
@@ -151,10 +160,11 @@ func New(c Config) *Registry {
 }
 
 // Run ends leases that ran out and keeps up with peers, until ctx ends. Then it ends the streams of all watchers, so
-// that a server can shut down, and returns nil. It fails at once if the configuration of the peers cannot be meant.
+// that a server can shut down, and returns nil. It fails at once if the configuration of peers or regions
+// cannot be meant.
 func (r *Registry) Run(ctx context.Context) error {
-	if r.badPeers != nil {
-		return r.badPeers
+	if r.bad != nil {
+		return r.bad
 	}
 	var wg sync.WaitGroup
 	// Peers are told that this registry leaves, so they are told things a little longer.
@@ -164,6 +174,7 @@ func (r *Registry) Run(ctx context.Context) error {
 		r.beThere(ctx)
 	})
 	wg.Go(func() { r.peers.run(telling) })
+	wg.Go(func() { r.regions.run(ctx) })
 	if r.c.Ledger != nil {
 		wg.Go(func() { r.takeNotes(ctx) })
 	}

@@ -56,6 +56,15 @@ type Settings struct {
 	MimicUserAgent     bool                // peers are told that this is a Java client
 	LeastPeers         int                 // reachable ones below which this node calls itself unhealthy
 
+	// Other regions.
+	RemoteRegions        map[string]string   // base URL by name
+	RemoteApps           map[string][]string // what is shown of a region, see [Settings.RemoteWhitelist]
+	RemoteFetch          time.Duration       // how often; 0 means 30 s
+	RemoteConnectTimeout time.Duration       // 0 means 2 s
+	RemoteReadTimeout    time.Duration       // 0 means 5 s
+	NoRemoteFallback     bool                // apps that only another region has are shown to those alone who name it
+	NoRemoteDelta        bool                // everything is fetched each time
+
 	// Requests.
 	Environment   string   // as the status page names it; "" means roadbed
 	Prefixes      []string // further ones under which Eureka's paths answer, such as /discovery
@@ -116,6 +125,15 @@ var settingKeys = []settingKey{
 	{"peer.mimicUserAgent", func(s *Settings, v string) error { return setBool(&s.MimicUserAgent, v) }},
 	{"minAvailableInstancesForPeerReplication", func(s *Settings, v string) error { return setInt(&s.LeastPeers, v, -1) }},
 
+	{"remoteRegionUrlsWithName", setRemoteRegions},
+	{"remoteRegion.registryFetchIntervalInSeconds", func(s *Settings, v string) error { return setSeconds(&s.RemoteFetch, v) }},
+	{"remoteRegionRegistryFetchInterval", func(s *Settings, v string) error { return setSeconds(&s.RemoteFetch, v) }},
+	{"remoteRegionConnectTimeoutMs", func(s *Settings, v string) error { return setMS(&s.RemoteConnectTimeout, v) }},
+	{"remoteRegionReadTimeoutMs", func(s *Settings, v string) error { return setMS(&s.RemoteReadTimeout, v) }},
+	{"remoteRegion.disable.transparent.fallback", func(s *Settings, v string) error { return setBool(&s.NoRemoteFallback, v) }},
+	{"disableTransparentFallbackToOtherRegion", func(s *Settings, v string) error { return setBool(&s.NoRemoteFallback, v) }},
+	{"disableDeltaForRemoteRegions", func(s *Settings, v string) error { return setBool(&s.NoRemoteDelta, v) }},
+
 	{"environment", func(s *Settings, v string) error { s.Environment = v; return nil }},
 	{"prefixes", setPrefixes},
 	{"enforceGzip", func(s *Settings, v string) error { return setBool(&s.EnforceGzip, v) }},
@@ -153,12 +171,12 @@ var idleKeys = []struct {
 		"maxIdleThreadAgeInMinutesForPeerReplication", "numberOfReplicationRetries", "shouldBatchReplication",
 		"batchReplication", "peerEurekaStatusRefreshTimeIntervalMs", "enableReplicatedRequestCompression",
 	}},
-	{"other regions are not fetched; ask their registries themselves", []string{
-		"remoteRegionUrls", "remoteRegionUrlsWithName", "remoteRegion.registryFetchIntervalInSeconds",
-		"remoteRegionRegistryFetchInterval", "remoteRegionConnectTimeoutMs", "remoteRegionReadTimeoutMs",
-		"remoteRegion.disable.transparent.fallback", "disableTransparentFallbackToOtherRegion", "disableDeltaForRemoteRegions",
+	{"remote regions are fetched compressed, over one connection each", []string{
 		"remoteRegionTotalConnections", "remoteRegionTotalConnectionsPerHost", "remoteRegionConnectionIdleTimeoutSeconds",
 		"remoteRegion.gzipContent", "gzipContentFromRemoteRegion", "remoteRegion.fetchThreadPoolSize",
+	}},
+	{"remote regions need names, as remoteRegionUrlsWithName gives them", []string{"remoteRegionUrls"}},
+	{"certificates are those that this machine trusts", []string{
 		"remoteRegion.trustStoreFileName", "remoteRegion.trustStorePassword", "remoteRegionTrustStore",
 	}},
 	{"there is one codec for each form of answer", []string{"jsonCodecName", "xmlCodecName"}},
@@ -201,14 +219,11 @@ func (s *Settings) Set(key, value string) (idle string, err error) {
 			}
 		}
 	}
-	if known, err := s.setNamed(plain, value); known || err != nil {
+	if known, err := s.setNamed(rest, plain, value); known || err != nil {
 		if err != nil {
 			err = fmt.Errorf("%s: %q cannot be used: %w", key, value, err)
 		}
 		return "", err
-	}
-	if strings.HasPrefix(plain, "remoteregion") && (strings.Contains(plain, "whitelist") || strings.Contains(plain, "urlswithname")) {
-		return "other regions are not fetched; ask their registries themselves", nil // a region's name is in the key
 	}
 	if strings.HasPrefix(plain, "client") || strings.HasPrefix(plain, "instance") {
 		return "it is for a client of Eureka, which this is not", nil
@@ -216,8 +231,8 @@ func (s *Settings) Set(key, value string) (idle string, err error) {
 	return "", fmt.Errorf("%s is %w%s", key, ErrNoSetting, nearestKey(plain))
 }
 
-// setNamed sets what has a zone's name in its key.
-func (s *Settings) setNamed(plain, value string) (known bool, err error) {
+// setNamed sets what has a zone's or a region's name in its key.
+func (s *Settings) setNamed(rest, plain, value string) (known bool, err error) {
 	for _, p := range []string{"clientserviceurl", "serviceurl"} {
 		if zone := strings.TrimPrefix(plain, p); zone != plain && zone != "" {
 			list := splitList(value)
@@ -233,7 +248,32 @@ func (s *Settings) setNamed(plain, value string) (known bool, err error) {
 			return true, nil
 		}
 	}
-	return false, nil
+	if region := after(rest, "remoteregionurlswithname"); region != rest {
+		return true, s.setRemoteRegion(region, value)
+	}
+	region := after(rest, "remoteregionappwhitelist")
+	if region == rest && strings.HasSuffix(plain, "appwhitelist") {
+		if r := after(rest, "remoteregion"); r != rest {
+			region = strings.TrimRight(r[:len(r)-len("appwhitelist")], "._-")
+		}
+	}
+	if region == rest || region == "" {
+		return false, nil
+	}
+	if s.RemoteApps == nil {
+		s.RemoteApps = make(map[string][]string)
+	}
+	s.RemoteApps[plainKey(region)] = splitList(value)
+	return true, nil
+}
+
+// RemoteWhitelist returns the apps that are shown of a region, as they were written; all is true if every app is.
+func (s *Settings) RemoteWhitelist(region string) (apps []string, all bool) {
+	if apps, ok := s.RemoteApps[plainKey(region)]; ok {
+		return apps, false
+	}
+	apps, ok := s.RemoteApps["global"]
+	return apps, !ok
 }
 
 // after returns what follows prefix, which is a plain key, in key; key itself if it begins otherwise.
@@ -315,6 +355,31 @@ func setSyncRetries(s *Settings, v string) error {
 	}
 	s.SyncRetries = int(n)
 	return err
+}
+
+func setRemoteRegions(s *Settings, v string) error {
+	s.RemoteRegions = nil
+	for _, part := range splitList(v) {
+		name, base, ok := strings.Cut(part, ";")
+		if !ok {
+			return errors.New("use a list like us-west-2;http://host:8761/eureka/,eu;http://other:8761/eureka/")
+		}
+		if err := s.setRemoteRegion(name, base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Settings) setRemoteRegion(name, base string) error {
+	if err := checkURL(base); err != nil {
+		return err
+	}
+	if s.RemoteRegions == nil {
+		s.RemoteRegions = make(map[string]string)
+	}
+	s.RemoteRegions[strings.TrimSpace(name)] = strings.TrimSpace(base)
+	return nil
 }
 
 func setPrefixes(s *Settings, v string) error {

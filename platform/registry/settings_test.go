@@ -30,6 +30,12 @@ func TestEachSpellingOfAKeySetsTheSame(t *testing.T) {
 		{[]string{"eureka.rateLimiter.privilegedClients", "eureka.server.rate-limiter-privileged-clients"}, "a, b,", Settings{Privileged: []string{"a", "b"}}},
 		{[]string{"eureka.client.serviceUrl.defaultZone", "eureka.client.service-url.defaultZone", "EUREKA_CLIENT_SERVICEURL_DEFAULTZONE", "eureka.serviceUrl.defaultzone"},
 			"http://a:8761/eureka/,http://u:p@b:8761/eureka/", Settings{Peers: map[string][]string{"defaultzone": {"http://a:8761/eureka/", "http://u:p@b:8761/eureka/"}}}},
+		{[]string{"eureka.remoteRegionUrlsWithName"}, "us-west-2;http://h/eureka/,eu;http://i/eureka/",
+			Settings{RemoteRegions: map[string]string{"us-west-2": "http://h/eureka/", "eu": "http://i/eureka/"}}},
+		{[]string{"eureka.server.remote-region-urls-with-name.us-west-2"}, "http://h/eureka/", Settings{RemoteRegions: map[string]string{"us-west-2": "http://h/eureka/"}}},
+		{[]string{"eureka.remoteRegion.us-west-2.appWhiteList", "eureka.server.remote-region-app-whitelist.us-west-2", "EUREKA_SERVER_REMOTEREGIONAPPWHITELIST_US_WEST_2"},
+			"A,B", Settings{RemoteApps: map[string][]string{"uswest2": {"A", "B"}}}},
+		{[]string{"eureka.remoteRegion.registryFetchIntervalInSeconds", "eureka.server.remoteRegionRegistryFetchInterval"}, "7", Settings{RemoteFetch: 7 * time.Second}},
 		{[]string{"eureka.experimental.registration.validation.dataCenterInfoId"}, "true", Settings{StrictIDs: true}},
 		{[]string{"eureka.instance.appname", "eureka.name"}, "registry", Settings{AppName: "REGISTRY"}},
 	}
@@ -76,10 +82,11 @@ func TestEveryKeyIsSpelledOnceAndSetsSomething(t *testing.T) {
 
 func TestWrongKeysAndValuesAreRefusedWithASuggestion(t *testing.T) {
 	for key, want := range map[string]string{
-		"eureka.server.enableSelfPreservatoin": "did you mean eureka.enableSelfPreservation?",
-		"eureka.server.nothing-like-it":        "no key of a Eureka server",
-		"eureka":                               "no key of a Eureka server",
-		"":                                     "no key of a Eureka server",
+		"eureka.server.enableSelfPreservatoin":   "did you mean eureka.enableSelfPreservation?",
+		"eureka.server.nothing-like-it":          "no key of a Eureka server",
+		"eureka":                                 "no key of a Eureka server",
+		"":                                       "no key of a Eureka server",
+		"eureka.server.remoteRegionAppWhitelist": "no key of a Eureka server",
 	} {
 		var s Settings
 		if _, err := s.Set(key, "true"); !errors.Is(err, ErrNoSetting) || !strings.Contains(err.Error(), want) {
@@ -89,7 +96,7 @@ func TestWrongKeysAndValuesAreRefusedWithASuggestion(t *testing.T) {
 	for key, value := range map[string]string{
 		"enableSelfPreservation": "yes", "renewalPercentThreshold": "85", "evictionIntervalTimerInMs": "1m", "preservation.mode": "on",
 		"peerNodeReadTimeoutMs": "0", "rateLimiter.burstSize": "-1", "client.serviceUrl.defaultZone": "h:8761", "myUrl": "ftp://h/",
-		"prefixes": "discovery", "leaseExpiryMultiplier": "NaN", "preservation.maxHold": "-1s",
+		"remoteRegionUrlsWithName": "http://h/eureka/", "prefixes": "discovery", "leaseExpiryMultiplier": "NaN", "preservation.maxHold": "-1s",
 		"waitTimeInMsWhenSyncEmpty": "99999999999",
 	} {
 		var s Settings
@@ -99,14 +106,16 @@ func TestWrongKeysAndValuesAreRefusedWithASuggestion(t *testing.T) {
 	}
 }
 
-func TestKeysOfOtherRegionsAreSaidToHaveNoEffect(t *testing.T) {
-	for _, key := range []string{
-		"eureka.remoteRegionUrlsWithName", "eureka.server.remote-region-urls-with-name.us-west-2", "eureka.remoteRegion.us-west-2.appWhiteList",
-		"eureka.server.remote-region-app-whitelist.us-west-2", "EUREKA_SERVER_REMOTEREGIONFETCHTHREADPOOLSIZE",
-	} {
-		var s Settings
-		if idle, err := s.Set(key, "x"); err != nil || !strings.Contains(idle, "other regions are not fetched") || !cmp.Equal(s, Settings{}) {
-			t.Errorf("%s: got %q, %v; want that it has no effect", key, idle, err)
+func TestWhitelistOfARegionGoesBeforeTheGlobalOne(t *testing.T) {
+	var s Settings
+	if _, all := s.RemoteWhitelist("us-west-2"); !all {
+		t.Error("no whitelist: got some apps, want all")
+	}
+	s.Set("eureka.remoteRegion.global.appWhiteList", "G")    //nolint:errcheck // seen below
+	s.Set("eureka.remoteRegion.US-west-2.appWhiteList", "W") //nolint:errcheck // as above
+	for region, want := range map[string]string{"us-west-2": "W", "eu": "G"} {
+		if apps, all := s.RemoteWhitelist(region); all || len(apps) != 1 || apps[0] != want {
+			t.Errorf("whitelist of %s: got %v, all %v; want %s", region, apps, all, want)
 		}
 	}
 }

@@ -145,11 +145,21 @@ func (s *state) snapshot(region string) *snapshot {
 	}
 	s.mu.Unlock()
 
+	sn.derive(region, &s.zips, s.log.measure)
+	sn.cost = s.now() - start
+	return sn
+}
+
+// derive prepares what is made of sn's views and changes. Compressed lists build on past; weigh, if not nil, is told how
+// many changes a delta holds and how many bytes it needs.
+func (sn *snapshot) derive(region string, past *zips, weigh func(changes, compressed int)) {
 	slices.SortFunc(sn.views, func(a, b *view) int { return strings.Compare(a.name, b.name) })
-	sn.full = document{version: 1, hash: sn.hash, views: sn.views, past: &s.zips}
+	sn.full = document{version: 1, hash: sn.hash, views: sn.views, past: past}
 	sn.delta = sync.OnceValue(func() *document {
 		d := sn.makeDelta(region)
-		d.weighed = func(compressed int) { s.log.measure(len(sn.changes), compressed) }
+		if weigh != nil {
+			d.weighed = func(compressed int) { weigh(len(sn.changes), compressed) }
+		}
 		return d
 	})
 	sn.byVIP = sync.OnceValue(func() map[string][]*view { return sn.index(func(r *record) string { return r.vip }) })
@@ -165,8 +175,6 @@ func (s *state) snapshot(region string) *snapshot {
 		}
 		return m
 	})
-	sn.cost = s.now() - start
-	return sn
 }
 
 // hashCode is what clients compare with their own count: each status that occurs, with how often.

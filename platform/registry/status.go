@@ -28,6 +28,17 @@ type Status struct {
 
 	Preservation Silence `json:"preservation"`
 	Peers        []Peer  `json:"peers" doc:"registries that are told what clients tell this one, by URL"`
+
+	Regions []RemoteRegion `json:"regions" doc:"other regions that this one follows, by name"`
+}
+
+// RemoteRegion is another region, of which readers see what this one lacks.
+type RemoteRegion struct {
+	Name      string  `json:"name"`
+	URL       string  `json:"url"`
+	Ready     bool    `json:"ready" doc:"it has told what it has"`
+	Instances int     `json:"instances" doc:"that it told of"`
+	Age       float64 `json:"age" doc:"seconds since it last told, or since the start if it never did"`
 }
 
 // Peer is another registry that is told what clients tell this one.
@@ -44,7 +55,7 @@ func (r *Registry) Status() Status {
 	sn := r.s.current(r.c.Location.Region)
 	st := Status{
 		Self: r.c.Self, Location: r.c.Location, Since: r.s.epoch.UTC(), Warming: sn.warming,
-		Apps: len(sn.views), Instances: sn.count, Statuses: map[roadbed.Status]int{}, Preservation: r.Silence(), Peers: r.peers.status(),
+		Apps: len(sn.views), Instances: sn.count, Statuses: map[roadbed.Status]int{}, Preservation: r.Silence(), Peers: r.peers.status(), Regions: r.regions.status(),
 	}
 	r.s.mu.RLock()
 	defer r.s.mu.RUnlock()
