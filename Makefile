@@ -6,6 +6,7 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.8.2
 ALL_GO      = $(shell git ls-files '*.go')
 
 FUZZTIME   ?= 30s
+SOAK       ?= 0s
 FUZZED      = ./platform/registry ./platform/properties ./config ./discovery
 
 .PHONY: run build test soak interop bench bench-registry fuzz check fmt console clean
@@ -39,10 +40,11 @@ interop:
 bench:
 	cd bench && $(GO) test -run '^$$' -bench . -benchmem -count 3
 
-## bench-registry: registry and configuration beside a stock Eureka server, and against every bar; needs Java and Maven
+## bench-registry: registry and configuration beside a stock Eureka server, and against every bar; needs Java and Maven;
+## with SOAK=5m, or 1h, 100,000 clients live with it for so long
 bench-registry:
 	./interop/install.sh
-	cd bench && $(GO) run ./cmd/registry
+	cd bench && $(GO) run ./cmd/registry -soak $(SOAK)
 
 ## fuzz: every parser of registry and configuration, FUZZTIME each
 fuzz:

@@ -50,6 +50,7 @@ type Fleet struct {
 	Conns   int           // connections that carry renewals and polls
 	Mirrors int           // clients that hold everything, apply each delta, and compare hashes as DiscoveryClient does
 	Every   time.Duration // how often each renews and polls; 30 seconds, as Eureka's clients do, if 0
+	Settle  bool          // polls begin when deltas no longer tell of everybody's registration; For counts from then
 	Told    func(string)  // is told how it goes every ten seconds; may be nil
 }
 
@@ -99,7 +100,7 @@ func (f *Fleet) Register() (*Report, error) {
 	return (&Load{Addr: f.Addr, Conns: f.Conns, Count: f.Size, Next: func(buf []byte, i int) []byte { return f.Target.Register(buf, i, "v1") }}).Run()
 }
 
-// Run lets the registered fleet live. It returns when f.For has passed.
+// Run lets the registered fleet live, and returns afterwards.
 func (f *Fleet) Run() (*Outcome, error) {
 	if f.Every == 0 {
 		f.Every = 30 * time.Second
@@ -107,14 +108,18 @@ func (f *Fleet) Run() (*Outcome, error) {
 	out := &Outcome{}
 	away := make([]atomic.Bool, f.Size) // instances that went and have not come back
 	again := make(chan int, f.Size)     // instances that were told 404
+	var over atomic.Bool
 	beat := func(buf []byte, i int) []byte {
+		if over.Load() {
+			return buf
+		}
 		if i %= f.Size; away[i].Load() {
 			return f.Get(buf, "/apps/delta", true) // whoever is away renews nothing
 		}
 		return f.Heartbeat(buf, i)
 	}
 	rate := float64(f.Size) / f.Every.Seconds()
-	renewals := &Load{Addr: f.Addr, Conns: f.Conns, Rate: rate, For: f.For, Next: beat, Answer: func(i, status int, _ []byte) error {
+	renewals := &Load{Addr: f.Addr, Conns: f.Conns, Rate: rate, Next: beat, Answer: func(i, status int, _ []byte) error {
 		if status == http.StatusNotFound && !away[i%f.Size].Load() {
 			out.Lost++
 			again <- i % f.Size
@@ -124,10 +129,14 @@ func (f *Fleet) Run() (*Outcome, error) {
 		}
 		return nil
 	}}
-	polls := &Load{Addr: f.Addr, Conns: f.Conns, Rate: rate, For: f.For, Next: func(buf []byte, _ int) []byte { return f.Get(buf, "/apps/delta", true) }}
+	polls := &Load{Addr: f.Addr, Conns: f.Conns, Rate: rate, Next: func(buf []byte, _ int) []byte {
+		if over.Load() {
+			return buf
+		}
+		return f.Get(buf, "/apps/delta", true)
+	}}
 
-	errs := make([]error, 3+f.Mirrors)
-	end := time.Now().Add(f.For)
+	errs := make([]error, 4+f.Mirrors)
 	var wg sync.WaitGroup
 	run := func(l *Load, into *Report, err *error) {
 		wg.Go(func() {
@@ -138,6 +147,11 @@ func (f *Fleet) Run() (*Outcome, error) {
 		})
 	}
 	run(renewals, &out.Renewals, &errs[0])
+	if f.Settle {
+		errs[3] = f.settle()
+	}
+	end := time.Now().Add(f.For)
+	time.AfterFunc(f.For, func() { over.Store(true) })
 	run(polls, &out.Polls, &errs[1])
 	wg.Go(func() { errs[2] = f.churn(out, away, again, end) })
 	mirrors := make([]*mirror, f.Mirrors)
@@ -146,7 +160,7 @@ func (f *Fleet) Run() (*Outcome, error) {
 		mirrors[i] = m
 		wg.Go(func() {
 			time.Sleep(f.Every * time.Duration(i) / time.Duration(f.Mirrors)) // they are spread, too
-			errs[3+i] = m.follow(f.Every, end)
+			errs[4+i] = m.follow(f.Every, end)
 		})
 	}
 	wg.Wait()
@@ -167,6 +181,29 @@ func (f *Fleet) Run() (*Outcome, error) {
 		}
 	}
 	return out, nil
+}
+
+// settled is the size of a delta, in bytes as transferred, that is no longer that of everybody's registration.
+const settled = 64 << 10
+
+// settle waits until deltas are small. Eureka's servers tell of a change for three minutes.
+func (f *Fleet) settle() error {
+	for start := time.Now(); ; time.Sleep(5 * time.Second) {
+		r, err := (&Load{Addr: f.Addr, Conns: 1, Count: 1, Next: func(buf []byte, _ int) []byte { return f.Get(buf, "/apps/delta", true) }}).Run()
+		switch {
+		case err != nil:
+			return err
+		case r.Wrong > 0:
+			return r.Why
+		case r.Bytes < settled:
+			return nil
+		case time.Since(start) > 20*time.Minute:
+			return fmt.Errorf("a delta has %d bytes 20 minutes after the last registration", r.Bytes)
+		}
+		if f.Told != nil {
+			f.Told(fmt.Sprintf("a delta has %d bytes still", r.Bytes))
+		}
+	}
 }
 
 // churn takes instances out and brings them back a tenth of the interval later, and those back that were forgotten.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -34,21 +35,35 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) (body string,
 	default:
 		return "", http.StatusUnsupportedMediaType, fmt.Errorf("content encoding %q is not supported; send gzip or none", encoding)
 	}
-	var b strings.Builder
-	if n := r.ContentLength; n > 0 && n <= bodyLimit {
-		b.Grow(int(n))
-	}
-	n, err := io.Copy(&b, in)
+	b, err := readAll(in, min(r.ContentLength, bodyLimit))
 	switch {
 	case err != nil:
 		return "", badBody(err), fmt.Errorf("read body: %w", err)
-	case n > limit:
+	case int64(len(b)) > limit:
 		return "", http.StatusRequestEntityTooLarge, fmt.Errorf("a body may have %d bytes", limit)
 	}
+	body = textOf(b) // nobody else has b
 	if charset == "iso-8859-1" {
-		return latin1(b.String()), 0, nil
+		return latin1(body), 0, nil
 	}
-	return b.String(), 0, nil
+	return body, 0, nil
+}
+
+// readAll reads in to its end. It allocates once if there are no more than hint bytes.
+func readAll(in io.Reader, hint int64) ([]byte, error) {
+	b := make([]byte, 0, max(hint, 0)+512) // and some to see the end
+	for {
+		n, err := in.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		switch {
+		case err == io.EOF:
+			return b, nil
+		case err != nil:
+			return nil, err
+		case len(b) == cap(b):
+			b = slices.Grow(b, len(b))
+		}
+	}
 }
 
 func badBody(err error) int {

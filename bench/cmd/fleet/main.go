@@ -26,6 +26,7 @@ func main() {
 	flag.DurationVar(&f.For, "for", 5*time.Minute, "how long they live")
 	flag.Float64Var(&f.Churn, "churn", 1, "instances a second that go and come again")
 	flag.IntVar(&f.Conns, "conns", 64, "connections that carry renewals, and as many for polls")
+	flag.BoolVar(&f.Settle, "settle", true, "polls begin when deltas no longer tell of everybody's registration, which takes three minutes and more")
 	flag.IntVar(&f.Mirrors, "mirrors", 3, "clients that hold everything and reconcile")
 	flag.Parse()
 	u, err := url.Parse(*base)

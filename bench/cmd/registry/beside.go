@@ -3,12 +3,17 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log"
+	"net"
 	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
 	"time"
 
 	"github.com/roadbed/roadbed/bench/fleet"
@@ -45,27 +50,27 @@ func (b *bench) beside() error {
 
 	type kind struct {
 		what  string
-		conns int
+		load  fleet.Load
 		items float64
 		next  func(s *server) func([]byte, int) []byte
 		bar   float64
 	}
 	for _, k := range []kind{
-		{"heartbeat, one a request", 32, 1, heartbeats, 10},
-		{"registration that changes an instance", 32, 1, func(s *server) func([]byte, int) []byte {
+		{"heartbeats, one a request", fleet.Load{Conns: 32}, 1, heartbeats, 10},
+		{"registrations that change an instance", fleet.Load{Conns: 32}, 1, func(s *server) func([]byte, int) []byte {
 			return func(buf []byte, i int) []byte { return s.Register(buf, i%many, fmt.Sprintf("v%d", i)) }
 		}, 0},
-		{"all 10,000 instances, JSON, gzip", 4, 1, gets("/apps/", true), 10},
-		{"all 10,000 instances, JSON, plain", 4, 1, gets("/apps/", false), 10},
-		{"delta, JSON, gzip", 4, 1, gets("/apps/delta", true), 0},
-		{"replicated renewals, 250 a batch", 8, batch, func(s *server) func([]byte, int) []byte { return batches(s, many) }, 0},
+		{"all 10,000 instances, JSON, gzip", fleet.Load{Conns: 4}, 1, gets("/apps/", true), 10},
+		{"all 10,000 instances, JSON, not compressed", fleet.Load{Conns: 4}, 1, gets("/apps/", false), 0},
+		{"delta of 10,000 instances, JSON, gzip", fleet.Load{Conns: 4}, 1, gets("/apps/delta", true), 0},
+		{"replicated renewals, 250 a batch", fleet.Load{Conns: 8, Keep: true, Answer: allRenewed}, batch, func(s *server) func([]byte, int) []byte { return batches(s, many) }, 0},
 	} {
 		for _, s := range pair { // leases may have run out meanwhile
 			if err := s.register(0, many, "v1"); err != nil {
 				return err
 			}
 		}
-		sum, err := b.turns(pair, k.conns, k.next)
+		sum, err := b.turns(pair, k.load, k.next)
 		if err != nil {
 			return fmt.Errorf("%s: %w", k.what, err)
 		}
@@ -76,12 +81,71 @@ func (b *bench) beside() error {
 			r.bar, r.ok = fmt.Sprintf("≥ %g", k.bar), o/t >= k.bar
 		}
 		b.add(r)
+		r = row{what: "the same: a second; p99"}
 		o, t = sum[0].perSecond()*k.items, sum[1].perSecond()*k.items
-		b.add(row{what: k.what + ", a second", ours: number(o), theirs: number(t), ratio: fmt.Sprintf("%.1f", o/t)})
-		b.add(row{what: k.what + ", p99", ours: sum[0].Latency.At(0.99).String(), theirs: sum[1].Latency.At(0.99).String()})
-		b.add(row{what: k.what + ", bytes", ours: number(float64(sum[0].Bytes) / float64(sum[0].Answers)), theirs: number(float64(sum[1].Bytes) / float64(sum[1].Answers))})
+		r.ours, r.theirs, r.ratio = number(o)+"; "+short(sum[0]), number(t)+"; "+short(sum[1]), fmt.Sprintf("%.1f", o/t)
+		b.add(r)
+		if n := sum[0].Bytes / int64(sum[0].Answers); n > 10_000 {
+			b.add(row{what: "the same: bytes of an answer", ours: number(float64(n)), theirs: number(float64(sum[1].Bytes) / float64(sum[1].Answers))})
+		}
 	}
+	return b.bare()
+}
+
+func short(s spent) string { return s.Latency.At(0.99).Round(10 * time.Microsecond).String() }
+
+// bareEnv holds the port of this program when it is a server that answers whatever it is asked with nothing.
+const bareEnv = "ROADBED_BENCH_BARE"
+
+// bare measures such a server: what the kernel alone needs for a request on a connection that is kept alive.
+func (b *bench) bare() error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ports, err := freePorts(1)
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self)
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", bareEnv, ports[0]))
+	s, err := start("the bare server", filepath.Join(b.dir, "bare.log"), ports[0], "/eureka", "/", cmd)
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	sum, err := b.turns([]*server{s}, fleet.Load{Conns: 32}, heartbeats)
+	if err != nil {
+		return err
+	}
+	b.add(row{what: "for comparison: requests by CPU second of a server that answers each with nothing, unread", ours: number(sum[0].perCPU())})
 	return nil
+}
+
+// serveBare answers every piece that arrives.
+func serveBare(port string) error {
+	l, err := net.Listen("tcp", "127.0.0.1:"+port)
+	if err != nil {
+		return err
+	}
+	for {
+		c, err := l.Accept()
+		if err != nil {
+			return err
+		}
+		go func() {
+			defer c.Close()
+			buf := make([]byte, 4096)
+			for {
+				if _, err := c.Read(buf); err != nil {
+					return
+				}
+				if _, err := c.Write([]byte("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")); err != nil {
+					return
+				}
+			}
+		}()
+	}
 }
 
 func heartbeats(s *server) func([]byte, int) []byte {
@@ -92,6 +156,14 @@ func gets(path string, gzip bool) func(*server) func([]byte, int) []byte {
 	return func(s *server) func([]byte, int) []byte {
 		return func(buf []byte, _ int) []byte { return s.Get(buf, path, gzip) }
 	}
+}
+
+// allRenewed checks the answer to a batch: each item is told of, and none is wrong.
+func allRenewed(_, status int, body []byte) error {
+	if n := bytes.Count(body, []byte(`"statusCode":200`)); status != http.StatusOK || n != batch {
+		return fmt.Errorf("status %d, and %d of %d renewals done", status, n, batch)
+	}
+	return nil
 }
 
 // batch is how many renewals a peer sends at once.
@@ -115,11 +187,13 @@ func (s *spent) perCPU() float64    { return float64(s.Answers) / s.cpu.Seconds(
 func (s *spent) perSecond() float64 { return float64(s.Answers) / s.Took.Seconds() }
 
 // turns loads the servers in turn, as fast as they answer. Not one answer may be wrong.
-func (b *bench) turns(servers []*server, conns int, next func(*server) func([]byte, int) []byte) ([]spent, error) {
+func (b *bench) turns(servers []*server, l fleet.Load, next func(*server) func([]byte, int) []byte) ([]spent, error) {
+	l.For = b.phase
 	sum := make([]spent, len(servers))
 	for range b.rounds {
 		for i, s := range servers {
-			one, err := s.load(fleet.Load{Conns: conns, For: b.phase, Next: next(s)})
+			l.Next = next(s)
+			one, err := s.load(l)
 			if err != nil {
 				return nil, err
 			}
@@ -199,11 +273,9 @@ func (b *bench) memory(ours, theirs *server) error {
 	}
 	grow := map[*server]level{}
 	touch := func(s *server) error {
-		for _, path := range []string{"/apps/", "/apps/delta"} {
-			for _, gzip := range []bool{true, false} {
-				if _, err := s.load(fleet.Load{Conns: 1, Count: 1, Next: gets(path, gzip)(s)}); err != nil {
-					return err
-				}
+		for _, path := range []string{"/apps/", "/apps/delta"} { // as clients fetch them
+			if _, err := s.load(fleet.Load{Conns: 1, Count: 1, Next: gets(path, true)(s)}); err != nil {
+				return err
 			}
 		}
 		return nil

@@ -4,8 +4,10 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"log"
 	"net/http"
 	"testing"
 	"time"
@@ -58,7 +60,7 @@ func (b *bench) loaded() error {
 		return err
 	}
 	b.most("heartbeats at 20,000 a second, p99", one.Latency.At(0.99), 2*time.Millisecond)
-	if one, err = s.load(fleet.Load{Conns: 8, For: b.phase, Next: batches(s, large)}); err != nil {
+	if one, err = s.load(fleet.Load{Conns: 8, For: b.phase, Next: batches(s, large), Keep: true, Answer: allRenewed}); err != nil {
 		return err
 	}
 	b.least("replicated renewals a second, 250 a batch", one.perSecond()*batch, 1_000_000)
@@ -289,4 +291,44 @@ func (b *bench) told(s *server, what string, first int, bar time.Duration, reque
 	b.add(row{what: "the same, median; CPU time of a change by stream; memory of a stream, bytes", ours: fmt.Sprintf("%v; %v; %s",
 		took.At(0.5).Round(time.Microsecond), (spent-cpu)/(changes*watchers), number(float64(after-before)/watchers))})
 	return nil
+}
+
+// lives lets 100,000 clients live with a node of ours: each renews and polls every 30 seconds, one a second goes and
+// another comes. Nobody may be lost, and no client that reconciles hashes may find a difference.
+func (b *bench) lives() error {
+	if b.soak == 0 {
+		return nil
+	}
+	s, err := b.startRoadbed(node{})
+	if err != nil {
+		return err
+	}
+	defer s.stop()
+	f := &fleet.Fleet{Target: s.Target, Size: large, For: b.soak, Churn: 1, Conns: 64, Mirrors: 2, Settle: true, Told: func(word string) { log.Print("soak: ", word) }}
+	if r, err := f.Register(); err != nil || r.Wrong > 0 {
+		return fmt.Errorf("register: %w", errors.Join(err, r.Why))
+	}
+	before, err := s.used()
+	if err != nil {
+		return err
+	}
+	start := time.Now()
+	out, err := f.Run()
+	if err != nil {
+		return err
+	}
+	after, err := s.used()
+	if err != nil {
+		return err
+	}
+	resident, err := s.resident()
+	if err != nil {
+		return err
+	}
+	log.Printf("soak:\n%s", out)
+	what := fmt.Sprintf("100,000 clients for %v: ", b.soak)
+	b.add(row{what: what + "lost, hashes that differed, missing", ours: fmt.Sprintf("%d, %d, %d", out.Lost, out.Mismatches, out.Missing), bar: "none", ok: out.Fault() == nil})
+	b.add(row{what: what + "renewals p99, polls p99", ours: fmt.Sprintf("%v, %v", out.Renewals.Latency.At(0.99).Round(time.Microsecond), out.Polls.Latency.At(0.99).Round(time.Microsecond))})
+	b.add(row{what: what + "share of one CPU, resident MiB", ours: fmt.Sprintf("%.0f %%, %d", 100*(after-before).Seconds()/time.Since(start).Seconds(), resident>>20)})
+	return out.Fault()
 }

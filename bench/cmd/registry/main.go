@@ -24,6 +24,7 @@ type bench struct {
 	only   map[string]bool
 	phase  time.Duration // how long a load lasts
 	rounds int           // how often servers take turns
+	soak   time.Duration // how long a fleet of 100,000 lives; not at all if 0
 }
 
 // row is one line of the table.
@@ -35,10 +36,14 @@ type row struct {
 
 func main() {
 	log.SetFlags(log.Ltime)
+	if port := os.Getenv(bareEnv); port != "" {
+		log.Fatal(serveBare(port))
+	}
 	b := &bench{only: map[string]bool{}}
 	only := flag.String("only", "", "comma-separated parts to run, of: "+strings.Join(partNames(), ", "))
 	flag.DurationVar(&b.phase, "phase", 4*time.Second, "how long one load of one server lasts")
 	flag.IntVar(&b.rounds, "rounds", 3, "how often the servers take turns")
+	flag.DurationVar(&b.soak, "soak", 0, "also let 100,000 clients live for so long, e.g. 5m or 1h")
 	root := flag.String("root", "..", "root of roadbed's sources")
 	dir := flag.String("dir", "", "keep logs and state here; a temporary directory, removed at the end, if empty")
 	flag.Parse()
@@ -65,6 +70,7 @@ var parts = []struct {
 	{"deltas", (*bench).deltas},
 	{"pushed", (*bench).pushed},
 	{"configured", (*bench).configured},
+	{"soak", (*bench).lives},
 }
 
 func partNames() (names []string) {
