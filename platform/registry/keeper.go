@@ -390,6 +390,10 @@ func (k *keeper) found(p probed) {
 	if c == nil || p.e.lease.hasEnded() {
 		return
 	}
+	if c.urgent && p.e.lease.renewed.Load() > c.at {
+		delete(k.checks, p.e) // it was heard since its connection broke
+		return
+	}
 	c.finding, c.at = p.finding, now
 	expired := p.e.lease.expired(now)
 	mayGo := expired && (k.guard.mode == Normal || k.guard.mode == Thinning)

@@ -345,6 +345,25 @@ func TestBrokenConnectionOfADeadInstanceTakesItOutOfTrafficWithinASecond(t *test
 	})
 }
 
+func TestInstanceThatIsHeardAfterItsConnectionBrokeIsNotSuspected(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := runningWith(t, Config{}, func(r *Registry) {
+			r.keep.dial = func(context.Context, string, string) (net.Conn, error) {
+				time.Sleep(100 * time.Millisecond)
+				return nil, &net.OpError{Op: "dial", Err: syscall.ECONNREFUSED}
+			}
+		})
+		r.s.register(at1("x", "10.0.0.1", 80), origin{})
+		r.s.broken <- r.s.find(key{"WEB", "x"})
+		time.Sleep(50 * time.Millisecond)
+		r.s.renew(key{"WEB", "x"}, origin{}, 0, unknown)
+		time.Sleep(time.Second)
+		if got := r.s.overriding(key{"WEB", "x"}).status; got != up {
+			t.Errorf("renewed before the refusal was known: got %v, want UP", got)
+		}
+	})
+}
+
 func TestProbesAreAtMost200ASecond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		net := &doors{open: map[string]bool{}}
