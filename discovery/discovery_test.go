@@ -222,7 +222,14 @@ func TestRestartedRegistryNeverEmptiesAClient(t *testing.T) {
 	a, watcher := newClient(t, s.url()), newClient(t, s.url())
 	stopA := run(t, a)
 	run(t, watcher)
-	a.Register(instance("api", 1))
+	open, err := net.Listen("tcp", "127.0.0.1:0") // or the registry would see that it is dead
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close()
+	first := instance("api", 1)
+	first.Port = open.Addr().(*net.TCPAddr).Port
+	a.Register(first)
 	b := newClient(t, s.url())
 	run(t, b)
 	b.Register(instance("api", 2))
