@@ -53,6 +53,12 @@ func (h *eureka) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		h.showNode(w, r)
 	case t.what == lastPages && get:
 		h.showLast(w, r)
+	case t.what == peerHello && get:
+		h.hello(w, r)
+	case t.what == peerStream && r.Method == http.MethodGet:
+		h.stream(w, r)
+	case t.what == peerHeard && r.Method == http.MethodPost:
+		h.heard(w, r)
 	case get && t.what.readable():
 		h.read(w, r, t)
 	default:

@@ -65,17 +65,22 @@ func newOutbox() *outbox {
 
 func (b *outbox) lane(k key) *lane { return &b.lanes[k.hash()%lanes] }
 
-// hash is FNV-1a of the instance's names: the same on every node.
-func (k key) hash() uint32 {
-	h := uint32(2166136261)
+// hash64 is FNV-1a of the instance's names: the same in every registry.
+func (k key) hash64() uint64 {
+	h := uint64(14695981039346656037)
 	for i := range len(k.app) {
-		h = (h ^ uint32(k.app[i])) * 16777619
+		h = (h ^ uint64(k.app[i])) * 1099511628211
 	}
-	h = (h ^ '/') * 16777619
+	h = (h ^ '/') * 1099511628211
 	for i := range len(k.id) {
-		h = (h ^ uint32(k.id[i])) * 16777619
+		h = (h ^ uint64(k.id[i])) * 1099511628211
 	}
-	return h ^ h>>15
+	return h
+}
+
+func (k key) hash() uint32 {
+	h := k.hash64()
+	return uint32(h ^ h>>32)
 }
 
 // lane is one part of an outbox, in the order in which its instances came in.
@@ -138,6 +143,13 @@ func (l *lane) take(n int) []noted {
 		l.signal()
 	}
 	return out
+}
+
+// clear empties all lanes.
+func (b *outbox) clear() {
+	for i := range b.lanes {
+		b.lanes[i].take(math.MaxInt)
+	}
 }
 
 // back returns what could not be sent. What came in meanwhile counts as later.

@@ -26,6 +26,9 @@ const (
 	peerBatch
 	nodePages // the page of this node, and
 	lastPages // that of the last leases
+	peerHello
+	peerStream
+	peerHeard
 	watch
 	nativeApp
 	nativeInstances
@@ -43,7 +46,7 @@ func (what resource) methods() string {
 		return "PUT, DELETE"
 	case instanceMetadata, asgStatus, nativeRenew:
 		return "PUT"
-	case peerBatch, nativeInstances:
+	case peerBatch, nativeInstances, peerHeard:
 		return "POST"
 	}
 	return "GET, HEAD"
@@ -170,6 +173,16 @@ func (ps prefixes) parse(escaped string) target {
 	case "asg":
 		if len(s) == 3 && s[2] == "status" {
 			return target{what: asgStatus, id: s[1]}
+		}
+	case "native":
+		switch {
+		case len(s) != 2:
+		case s[1] == "hello":
+			return target{what: peerHello}
+		case s[1] == "stream":
+			return target{what: peerStream}
+		case s[1] == "heard":
+			return target{what: peerHeard}
 		}
 	case "peerreplication":
 		if len(s) == 2 && s[1] == "batch" {

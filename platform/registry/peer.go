@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -26,6 +28,10 @@ type peer struct {
 	me     string // for DiscoveryIdentity-Id
 
 	agent string // for User-Agent
+
+	node  atomic.Pointer[string] // of the registry of our kind that it is connected to as, nil while it is not
+	self  atomic.Bool            // whether it is this registry by another name
+	stage atomic.Int32           // how far it was asked what it knows
 
 	answerWithin time.Duration
 	expires      time.Duration // what it could not be told for so long, renewals apart, it is told no more
@@ -70,11 +76,13 @@ func newPeer(base *url.URL, s *state, log *slog.Logger, c Config, me string) *pe
 	return p
 }
 
-// request makes a request to the peer in the name of a server of Eureka's.
+// request makes a request to the peer, for what is at an escaped path, in the name of a server of Eureka's.
 func (p *peer) request(ctx context.Context, method, path string, body io.Reader) (*http.Request, error) {
-	u := *p.base
+	u, err := p.base.Parse(path)
+	if err != nil {
+		return nil, err
+	}
 	u.User = nil
-	u.Path += path
 	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
 	if err != nil {
 		return nil, err
@@ -91,22 +99,114 @@ func (p *peer) request(ctx context.Context, method, path string, body io.Reader)
 	return req, nil
 }
 
-// run tells the peer what happens until ctx ends.
-func (p *peer) run(ctx context.Context) {
+// How far a peer was asked what it knows.
+const (
+	unasked   int32 = iota
+	triedOnce       // in vain so far
+	young           // it has just started too, and knows nothing yet
+	copied
+)
+
+// run keeps up with the peer until ctx ends.
+func (p *peer) run(ctx context.Context, ps *peers) {
 	defer p.client.CloseIdleConnections()
-	var wg sync.WaitGroup
-	for i := range p.box.lanes {
-		wg.Go(func() { p.tellLane(ctx, &p.box.lanes[i]) })
+	for failures := 0; ctx.Err() == nil; failures++ {
+		node, err := p.greet(ctx)
+		switch {
+		case err != nil:
+		case node == ps.node:
+			p.self.Store(true)
+			ps.rebuild()
+			ps.tell()
+			<-ctx.Done()
+		case node == "":
+			p.asEureka(ctx, ps, true)
+			failures = 0
+		default:
+			began := time.Now()
+			if err = p.asOurs(ctx, node, ps); errors.Is(err, errNoUpgrade) {
+				p.log.Warn("a peer is told in Eureka's way", "why", err)
+				p.asEureka(ctx, ps, false)
+			}
+			if time.Since(began) > latestAgain {
+				failures = 0
+			}
+		}
+		if err != nil && ctx.Err() == nil {
+			p.failed(err)
+			p.became(triedOnce, ps)
+			d := min(soonestAgain<<min(failures, 16), latestAgain)
+			pause(ctx, d/2+rand.N(d/2+1))
+		}
 	}
-	wg.Wait()
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainedWithin)
+}
+
+// became notes how far the peer was asked.
+func (p *peer) became(stage int32, ps *peers) {
+	if p.stage.Load() < stage {
+		p.stage.Store(stage)
+		ps.tell()
+	}
+}
+
+// asEureka tells the peer what happens in Eureka's way until ctx ends or it turns out to be a registry of our kind, if
+// that is asked.
+func (p *peer) asEureka(ctx context.Context, ps *peers, ask bool) {
+	var wg sync.WaitGroup
+	here, cancel := context.WithCancel(ctx)
+	defer wg.Wait()
 	defer cancel()
+	p.box.heard.Store(math.MaxInt64)
+	if p.stage.Load() != copied {
+		wg.Go(func() { p.copyFrom(here, ps) })
+	}
+	var telling sync.WaitGroup
+	for i := range p.box.lanes {
+		telling.Go(func() { p.tellLane(here, &p.box.lanes[i]) })
+	}
+	for pause(here, helloAgain) {
+		if node, err := p.greet(here); ask && err == nil && node != "" {
+			cancel()
+		}
+	}
+	telling.Wait()
+	if ctx.Err() == nil {
+		return
+	}
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), drainedWithin)
+	defer done()
 	for i := range p.box.lanes {
 		l := &p.box.lanes[i]
 		for _, waits := l.oldest(); waits && p.up.Load(); _, waits = l.oldest() {
 			if p.tellSome(last, l) != nil {
 				return
 			}
+		}
+	}
+}
+
+// copyFrom copies what the peer knows, as Eureka's servers do when they start, unless that fails for long.
+func (p *peer) copyFrom(ctx context.Context, ps *peers) {
+	tries := cmp.Or(ps.c.Settings.SyncRetries, defaultSyncRetries)
+	for n := 0; n < tries || tries > 0 && !ps.isOpen(); n++ {
+		got, err := p.copyAll(ctx)
+		switch {
+		case err == nil:
+			p.worked()
+			p.log.Info("copied what a peer knows", "instances", got)
+			p.became(copied, ps)
+			return
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, errNotReady):
+			p.worked()
+			p.became(young, ps)
+		default:
+			p.failed(err)
+			p.became(triedOnce, ps)
+		}
+		if !pause(ctx, cmp.Or(ps.c.Settings.SyncRetryWait, defaultSyncRetryWait)) {
+			return
 		}
 	}
 }

@@ -26,6 +26,7 @@ const (
 	defaultPeerUpdates   = 5 * time.Second
 	defaultSyncRetryWait = time.Second
 	defaultSyncWait      = 30 * time.Second
+	defaultSyncRetries   = 5
 )
 
 // peers is what a registry knows of the others.
@@ -42,6 +43,11 @@ type peers struct {
 	found    chan struct{}           // closed when the peers have been looked up for the first time
 	opened   chan struct{}           // closed when lists are worth reading: what peers know has been copied
 	once     sync.Once
+	node     string        // this process's own name
+	changed  chan struct{} // holds a token when a peer was asked
+
+	mu      sync.Mutex
+	inbound map[*outbox]string // of connections that other registries opened, and who they are
 }
 
 // spec is an entry of the list of peers, and the URLs for which it stood when it was looked up last.
@@ -53,7 +59,7 @@ type spec struct {
 
 // newPeers fails on URLs that cannot be meant.
 func newPeers(c Config, s *state, log *slog.Logger) (*peers, error) {
-	ps := &peers{c: c, s: s, log: log, names: netResolver(), boxes: &outboxes{}, found: make(chan struct{}), opened: make(chan struct{})}
+	ps := &peers{c: c, s: s, log: log, names: netResolver(), boxes: &outboxes{}, found: make(chan struct{}), opened: make(chan struct{}), changed: make(chan struct{}, 1), inbound: make(map[*outbox]string)}
 	ps.list.Store(&[]*peer{})
 	if c.Settings.MyURL != "" {
 		own, err := parsePeerURL(c.Settings.MyURL)
@@ -135,15 +141,58 @@ func (ps *peers) resolve(ctx context.Context, running map[string]func()) {
 	for name, u := range found {
 		p := newPeer(u, ps.s, ps.log, ps.c, ps.identity())
 		list = append(list, p)
-		running[name] = start(ctx, p.run)
+		running[name] = start(ctx, func(ctx context.Context) { p.run(ctx, ps) })
 	}
 	slices.SortFunc(list, func(a, b *peer) int { return strings.Compare(a.base.String(), b.base.String()) })
-	boxes := make([]*outbox, len(list))
-	for i, p := range list {
-		boxes[i] = p.box
-	}
 	ps.list.Store(&list)
+	ps.rebuild()
+	ps.tell()
+	for _, p := range list {
+		ps.c.Meter.Gauge("registry.peer.lag", "peer", p.base.Host).Set(p.lag().Seconds())
+	}
+}
+
+// rebuild makes the outboxes those of the peers, and of the registries that connected without being one that this
+// registry is connected to itself.
+func (ps *peers) rebuild() {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	var boxes []*outbox
+	reached := make(map[string]bool)
+	for _, p := range *ps.list.Load() {
+		if node := p.node.Load(); node != nil {
+			reached[*node] = true
+		}
+		if !p.self.Load() {
+			boxes = append(boxes, p.box)
+		}
+	}
+	for b, node := range ps.inbound {
+		if !reached[node] {
+			boxes = append(boxes, b)
+		}
+	}
 	ps.boxes.list.Store(&boxes)
+}
+
+// entered notes that a registry connected, until it leaves.
+func (ps *peers) entered(b *outbox, node string) (leave func()) {
+	note := func(do func()) {
+		ps.mu.Lock()
+		do()
+		ps.mu.Unlock()
+		ps.rebuild()
+	}
+	note(func() { ps.inbound[b] = node })
+	return func() { note(func() { delete(ps.inbound, b) }) }
+}
+
+// tell wakes who waits for the peers to be asked.
+func (ps *peers) tell() {
+	select {
+	case ps.changed <- struct{}{}:
+	default:
+	}
 }
 
 // start runs fn and returns what ends it and waits for it.
@@ -209,60 +258,56 @@ func (ps *peers) identity() string {
 	return "127.0.0.1"
 }
 
-// begin copies what the peers know, all at once, and opens the registry: when each was asked and one answered, be it
-// that it knows nobody, or when none did for too long.
+// begin opens the registry when each peer was asked what it knows and one has told, be it that it knows nobody, or
+// when none did for too long.
 func (ps *peers) begin(ctx context.Context) {
 	wait := cmp.Or(ps.c.Settings.SyncWait, defaultSyncWait)
-	late := time.AfterFunc(wait, func() {
-		if ps.open() {
-			ps.log.Warn("no peer has answered; lists are answered with what is known here", "after", wait)
-		}
-	})
+	late := time.NewTimer(wait)
 	defer late.Stop()
-	copied := make(map[*peer]bool)
 	for !ps.isOpen() {
-		var mu sync.Mutex
-		var wg sync.WaitGroup
-		var empty atomic.Int32 // how many have just started too, and know nothing yet
-		list := *ps.list.Load()
+		told, empty, waiting := 0, 0, !ps.resolved.Load()
+		list := ps.others()
 		for _, p := range list {
-			if copied[p] {
-				continue
+			switch p.stage.Load() {
+			case unasked:
+				waiting = true
+			case young:
+				empty++
+			case copied:
+				told++
 			}
-			wg.Go(func() {
-				n, err := p.copyAll(ctx)
-				switch {
-				case errors.Is(err, errNotReady):
-					p.worked()
-					empty.Add(1)
-					return
-				case err != nil:
-					p.failed(err)
-					return
-				}
-				p.worked()
-				p.log.Info("copied what a peer knows", "instances", n)
-				mu.Lock()
-				defer mu.Unlock()
-				copied[p] = true
-			})
 		}
-		wg.Wait()
-		if len(copied) > 0 || int(empty.Load()) == len(list) && ps.resolved.Load() { // with no peers too
+		if !waiting && (told > 0 || empty == len(list)) { // with no peers too
 			ps.open()
 			return
 		}
-		if !pause(ctx, cmp.Or(ps.c.Settings.SyncRetryWait, defaultSyncRetryWait)) {
+		select {
+		case <-ctx.Done():
 			return
+		case <-late.C:
+			if ps.open() {
+				ps.log.Warn("too few peers have answered; lists are answered with what is known here", "after", wait)
+			}
+		case <-ps.changed:
 		}
 	}
+}
+
+// others lists the peers, this registry by another name excepted.
+func (ps *peers) others() (list []*peer) {
+	for _, p := range *ps.list.Load() {
+		if !p.self.Load() {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // replicas is what Eureka's status page tells of the peers.
 func (ps *peers) replicas() []pair {
 	var all []string
 	var up, down strings.Builder
-	for _, p := range *ps.list.Load() {
+	for _, p := range ps.others() {
 		all = append(all, p.name())
 		which := &down
 		if p.up.Load() {
@@ -278,7 +323,7 @@ func (ps *peers) replicas() []pair {
 // status is how each peer is reached, and what it does not know yet.
 func (ps *peers) status() []Peer {
 	list := []Peer{}
-	for _, p := range *ps.list.Load() {
+	for _, p := range ps.others() {
 		list = append(list, Peer{
 			URL: p.name(), Tried: p.tried.Load(), Reachable: p.up.Load(), Waiting: p.box.size(), Lag: p.lag().Seconds(),
 		})
@@ -292,7 +337,7 @@ func (r *Registry) Health() error {
 	if !r.peers.isOpen() {
 		return errors.New("no peer has answered yet what it knows; lists are answered with 403 until one does")
 	}
-	list, reached := *r.peers.list.Load(), 0
+	list, reached := r.peers.others(), 0
 	for _, p := range list {
 		if p.up.Load() {
 			reached++

@@ -137,6 +137,9 @@ func New(c Config) *Registry {
 	r.keep.refusals = c.Meter.Counter("registry.evictions", "reason", "refused")
 	r.keep.expiries = c.Meter.Counter("registry.evictions", "reason", "expired")
 	r.keep.accepts = c.Meter.Counter("registry.suspected")
+	if len(r.peers.specs) > 0 {
+		r.keep.ask = r.peers.testimonies
+	}
 	r.remember()
 	c.Meter.GaugeFunc("registry.instances", func() float64 {
 		r.s.mu.RLock()

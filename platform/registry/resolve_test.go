@@ -138,7 +138,7 @@ func TestPeersComeAndGoWithTheDNS(t *testing.T) {
 			mu.Lock()
 			found, broken = step.found, step.broken
 			mu.Unlock()
-			time.Sleep(6 * time.Second)
+			pass(6 * time.Second)
 			var got []string
 			for _, p := range *n.peers.list.Load() {
 				got = append(got, p.base.Hostname())
@@ -148,7 +148,7 @@ func TestPeersComeAndGoWithTheDNS(t *testing.T) {
 			}
 		}
 		n.do("POST", "apps/A", registrationOf("j", 10))
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if a.is("j") != "gone" || b.is("j") != "UP/-/10/ADDED" || n.is("i") != "UP/-/10/ADDED" {
 			t.Errorf("told: j at a is %s, at b %s; i at n is %s; want it told to b alone, and i copied", a.is("j"), b.is("j"), n.is("i"))
 		}

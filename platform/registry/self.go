@@ -19,9 +19,7 @@ func (r *Registry) join() {
 		r.c.Self = r.ownID()
 		r.s.self = r.c.Self
 	}
-	if len(r.peers.specs) > 0 {
-		r.s.peers = r.peers.boxes
-	}
+	r.s.peers, r.peers.node = r.peers.boxes, r.incarnation
 }
 
 func (r *Registry) ownApp() string {

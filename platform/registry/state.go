@@ -64,7 +64,15 @@ type app struct {
 type entry struct {
 	rec   *record // replaced under mu, never altered
 	lease lease
-	due   int64 // second in which the wheel turns to it, 0 when none is planned; guarded by the wheel's mu
+	hash  uint64 // of its names, as in key.hash64
+	sum   uint64 // its share of a digest, 0 before it was made; atomic
+	due   int64  // second in which the wheel turns to it, 0 when none is planned; guarded by the wheel's mu
+}
+
+// become makes r its record. The caller holds mu.
+func (e *entry) become(r *record) {
+	e.rec = r
+	atomic.StoreUint64(&e.sum, 0)
 }
 
 // override is an operator's decision about the status of an instance.
@@ -224,11 +232,11 @@ func (s *state) install(e *entry, r *record, at int64, direct bool) {
 	s.wheel.hasten(e, e.lease.lateAt())
 	if old != nil && r.same(old) {
 		r.updated, r.action, r.registered = old.updated, old.action, old.registered
-		e.rec = r
+		e.become(r)
 		s.touch(k.app)
 		return
 	}
-	e.rec = r
+	e.become(r)
 	s.publish(r, old)
 }
 
@@ -592,7 +600,7 @@ func (s *state) replace(e *entry, r *record) {
 	r.action = modified
 	r.updated, r.sum = time.Now().UnixMilli(), 0
 	was := e.rec
-	e.rec = r
+	e.become(r)
 	s.publish(r, was)
 }
 
@@ -602,6 +610,7 @@ func (s *state) insert(k key, e *entry) {
 		a = &app{name: k.app, byID: make(map[string]*entry)}
 		s.apps[k.app] = a
 	}
+	e.hash = k.hash64()
 	a.byID[k.id] = e
 	a.order = append(a.order, e)
 }

@@ -24,14 +24,20 @@ func registrationOf(id string, dirty int) string {
 		"dataCenterInfo":{"name":"MyOwn"},"lastDirtyTimestamp":"%d"}}`, id, dirty)
 }
 
-// TestWhatClientsTellOneServerAllServersKnow walks an instance's life at one of two servers that speak Eureka's
-// protocol with each other.
-func TestWhatClientsTellOneServerAllServersKnow(t *testing.T) {
+// TestWhatClientsTellOneRegistryAllKnow walks an instance's life at two registries: servers that speak Eureka's protocol
+// with each other, registries of our kind, and one of each.
+func TestWhatClientsTellOneRegistryAllKnow(t *testing.T) {
+	for name, kinds := range map[string][2]func(*node, *Config){"Eureka's": {netflix, netflix}, "ours": {nil, nil}, "both": {nil, netflix}} {
+		t.Run(name, func(t *testing.T) { walk(t, kinds) })
+	}
+}
+
+func walk(t *testing.T, kinds [2]func(*node, *Config)) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
-		a := m.start("a", netflix, "a", "b")
-		b := m.start("b", netflix, "a", "b")
-		time.Sleep(2 * time.Second)
+		a := m.start("a", kinds[0], "a", "b")
+		b := m.start("b", kinds[1], "a", "b")
+		pass(2 * time.Second)
 		for i, st := range []struct {
 			at           *node
 			method, path string
@@ -49,7 +55,7 @@ func TestWhatClientsTellOneServerAllServersKnow(t *testing.T) {
 			if code := st.at.do(st.method, st.path, st.body); code/100 != 2 {
 				t.Fatalf("step %d: %s %s at %s: got %d", i, st.method, st.path, st.at.host, code)
 			}
-			time.Sleep(200 * time.Millisecond)
+			pass(200 * time.Millisecond)
 			for _, n := range []*node{a, b} {
 				if got := n.is("i"); got != st.want && strings.Replace(got, "ADDED", "MODIFIED", 1) != st.want {
 					t.Errorf("step %d: %s %s at %s: 200 ms later %s has %s, want %s", i, st.method, st.path, st.at.host, n.host, got, st.want)
@@ -67,25 +73,25 @@ func TestServerThatWasAwayIsToldEverythingAgain(t *testing.T) {
 		m := newMesh(t)
 		a := m.start("a", netflix, "a", "b")
 		b := m.start("b", netflix, "a", "b")
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		for i := range 600 {
 			a.do("POST", "apps/A", registrationOf(fmt.Sprint(i), 10))
 		}
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if got := b.count(); got != 602 {
 			t.Fatalf("a second after 600 registrations at a: b has %d instances, want 602", got)
 		}
 		a.do("PUT", "apps/A/7/status?value=OUT_OF_SERVICE", "")
-		time.Sleep(time.Second)
+		pass(time.Second)
 		b.stop()
 		a.do("PUT", "apps/A/8/status?value=OUT_OF_SERVICE", "")
 		a.do("DELETE", "apps/A/9", "")
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		b = m.start("b", netflix, "b") // and it copies nothing
 		for i := range 600 {
 			a.do("PUT", fmt.Sprintf("apps/A/%d?lastDirtyTimestamp=10", i), "")
 		}
-		time.Sleep(10 * time.Second)
+		pass(10 * time.Second)
 		if a.holds() != b.holds() {
 			t.Errorf("a has\n%.300s\nb has\n%.300s", a.holds(), b.holds())
 		}
@@ -187,7 +193,7 @@ func TestRegistryOpensWhenAPeerAnswers(t *testing.T) {
 		old.do("PUT", "apps/A/7/status?value=OUT_OF_SERVICE", "")
 		m.cut("old", "young", true)
 		young := m.start("young", nil, "old", "young")
-		time.Sleep(5 * time.Second)
+		pass(5 * time.Second)
 		for _, path := range []string{"apps", "apps/delta", "apps/A", "vips/a", "svips/a"} {
 			if got := young.do("GET", path, ""); got != 403 {
 				t.Errorf("GET %s before any peer answered: got %d, want 403", path, got)
@@ -203,7 +209,7 @@ func TestRegistryOpensWhenAPeerAnswers(t *testing.T) {
 			t.Errorf("registering before any peer answered: got %d, want 204", got)
 		}
 		m.cut("old", "young", false)
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		if got := young.do("GET", "apps", ""); got != 200 || young.Health() != nil {
 			t.Errorf("3 s after the link is mended: got %d and health %v, want 200", got, young.Health())
 		}
@@ -223,11 +229,11 @@ func TestRegistryOpensAloneWhenNobodyAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := newMesh(t)
 		n := m.start("n", nil, "gone", "n")
-		time.Sleep(29 * time.Second)
+		pass(29 * time.Second)
 		if got := n.do("GET", "apps", ""); got != 403 {
 			t.Errorf("after 29 s: got %d, want 403", got)
 		}
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		if got := n.do("GET", "apps", ""); got != 200 {
 			t.Errorf("after 31 s: got %d, want 200", got)
 		}
@@ -275,7 +281,7 @@ func TestRegistryIsAnInstanceAtItsPeers(t *testing.T) {
 			c.Settings.Peers["other"] = []string{"http://B:8761/eureka"} // itself, spelled otherwise
 			c.Location.Zone = "zone-b"
 		}, "a", "b")
-		time.Sleep(3 * time.Second)
+		pass(3 * time.Second)
 		a.s.mu.RLock()
 		rec := *a.s.find(key{"EUREKA", "b:eureka:8761"}).rec
 		a.s.mu.RUnlock()
@@ -290,11 +296,11 @@ func TestRegistryIsAnInstanceAtItsPeers(t *testing.T) {
 			}
 		}
 		b.stop()
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if got := a.do("GET", "apps/EUREKA/b:eureka:8761", ""); got != 404 {
 			t.Errorf("b at a after it ended: got %d, want 404", got)
 		}
-		time.Sleep(3 * time.Minute)
+		pass(3 * time.Minute)
 		if got := a.do("GET", "apps/EUREKA/a:eureka:8761", ""); got != 200 {
 			t.Errorf("a at itself after three minutes: got %d, want 200", got)
 		}
@@ -357,7 +363,7 @@ func TestBusyPeerIsLeftAloneAndABrokenOneMoreAndMore(t *testing.T) {
 			long := reg("A", "i", up, 10)
 			long.renewal = 3600
 			n.s.register(long, origin{})
-			time.Sleep(time.Minute)
+			pass(time.Minute)
 			st.mu.Lock()
 			defer st.mu.Unlock()
 			if len(st.at) < 3 || len(st.at) > tt.within || st.at[1].Sub(st.at[0]) < tt.least {
@@ -377,7 +383,7 @@ func TestRefusedBatchIsNotRepeated(t *testing.T) {
 		st := &stub{answer: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) }}
 		n := withStub(t, st)
 		n.do("POST", "apps/A", registrationOf("i", 10))
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if len(st.at) != 1 {
 			t.Errorf("answered 401: got %d attempts in a minute, want 1", len(st.at))
 		}
@@ -415,16 +421,16 @@ func TestWhatIsTooOldIsNotTold(t *testing.T) {
 		quick := reg("A", "registered", up, 10)
 		quick.renewal, quick.duration = 10, 7200
 		n.s.register(quick, origin{})
-		time.Sleep(3700 * time.Second)
+		pass(3700 * time.Second)
 		st.mu.Lock()
 		broken, st.bodies = false, nil
 		st.mu.Unlock()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		if got := strings.Join(st.bodies, ""); got != "" {
 			t.Errorf("told an hour late: %s, want nothing", got)
 		}
 		n.s.renew(key{"A", "renewed"}, origin{}, 0, unknown)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		if got := strings.Join(st.bodies, ""); strings.Count(got, `"action"`) != 1 || !strings.Contains(got, `"id":"renewed","lastDirtyTimestamp":10,"status":"UP","action":"Heartbeat"`) {
 			t.Errorf("told after a renewal: %s, want that renewal", got)
 		}

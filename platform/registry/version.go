@@ -71,6 +71,8 @@ func (r *record) newer(o *record) bool {
 	switch {
 	case r.dirty != o.dirty:
 		return later(r.dirty, o.dirty)
+	case r.digest() == o.digest():
+		return false
 	case r.stamp != o.stamp:
 		return r.stamp > o.stamp
 	}
@@ -154,22 +156,37 @@ func (s *state) lift(k key) {
 	s.lifted[k] = lift{s.stamps.next(), s.now()}
 }
 
-// merge takes what a registry like this one knows of an instance, which was last heard age ago. It reports whether
-// that was news.
-func (s *state) merge(r *record, age time.Duration) bool {
+// merged is what became of what another registry knows.
+type merged uint8
+
+const (
+	taken    merged = iota
+	known           // it is the same here
+	outdated        // what is here is newer
+	buried          // the instance has been cancelled since
+)
+
+// merge takes what a registry like this one knows of an instance, which was last heard age ago.
+func (s *state) merge(r *record, age time.Duration) merged {
 	s.names.intern(r)
 	r.stamp = s.stamps.see(r.stamp)
 	k := r.key()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t, ok := s.tombs[k]; ok && !later(r.dirty, t.dirty) {
-		return false
+		return buried
 	}
 	e, heard := s.find(k), s.now()-int64(age)
 	if e != nil {
 		if !r.newer(e.rec) {
 			e.lease.heardOf(heard)
-			return false
+			if e.rec.suspected && !e.lease.late(s.now()) {
+				s.settleEntry(e)
+			}
+			if r.dirty == e.rec.dirty && r.digest() == e.rec.digest() {
+				return known
+			}
+			return outdated
 		}
 		heard = max(heard, e.lease.renewed.Load())
 		if e.rec.serviceUp != 0 {
@@ -185,7 +202,7 @@ func (s *state) merge(r *record, age time.Duration) bool {
 	}
 	r.status = s.effective(r.base, r.asg, k, nil, true)
 	s.install(e, r, heard, false)
-	return true
+	return taken
 }
 
 // mergeVerdict takes what a registry like this one knows of what is decided about an instance. It reports whether

@@ -182,7 +182,7 @@ func (w *wireReader) record() (*record, error) {
 	r.dcMeta, r.meta = w.pairs(), w.pairs()
 	r.dirty, r.stamp, r.registered, r.serviceUp = w.int(), w.uint(), w.int(), w.int()
 	r.status = r.base
-	if flags > wireAll || w.bad || r.dirty <= 0 || r.registered < 0 || r.serviceUp < 0 || r.invalid(r.app, false) != "" {
+	if flags > wireAll || w.bad || r.dirty <= 0 || r.registered < 0 || r.serviceUp < 0 || r.app != upper(r.app) || r.invalid(r.app, false) != "" {
 		w.b, w.bad = nil, true
 		return nil, errWire
 	}
