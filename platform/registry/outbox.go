@@ -89,6 +89,7 @@ type lane struct {
 	slots map[key]slot
 	order []key         // of slots, from taken on
 	taken int           // how many of order are no longer in slots
+	sent  []noted       // on their way to the peer, which has not answered yet
 	ready chan struct{} // holds a token while slots is not empty
 }
 
@@ -175,9 +176,35 @@ func (o *outbox) size() (n int) {
 		l := &o.lanes[i]
 		l.mu.Lock()
 		n += len(l.slots)
+		for _, s := range l.sent {
+			if _, ok := l.slots[s.key]; !ok {
+				n++
+			}
+		}
 		l.mu.Unlock()
 	}
 	return n
+}
+
+// sending notes what is on its way now; nil when an answer has come, or none will.
+func (l *lane) sending(list []noted) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.sent = list
+}
+
+// untold is when the oldest thing that the peer has not acknowledged came in, in ns since the state's epoch; ok is false
+// if there is none.
+func (l *lane) untold() (since int64, ok bool) {
+	since, ok = l.oldest()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.sent {
+		if !ok || s.since < since {
+			since, ok = s.since, true
+		}
+	}
+	return since, ok
 }
 
 // oldest is when the oldest thing that waits came in, in ns since the state's epoch; ok is false if nothing waits.

@@ -230,7 +230,7 @@ func (p *peer) lag() time.Duration {
 	now := p.s.now()
 	least := now
 	for i := range p.box.lanes {
-		if since, ok := p.box.lanes[i].oldest(); ok {
+		if since, ok := p.box.lanes[i].untold(); ok {
 			least = min(least, since)
 		}
 	}

@@ -92,6 +92,8 @@ func (p *peer) tellSome(ctx context.Context, l *lane) error {
 	if len(b.items) == 0 {
 		return nil
 	}
+	l.sending(news)
+	defer l.sending(nil)
 	answers, err := p.postBatch(ctx, append(b.body, "]}"...))
 	var refused refusal
 	switch {
