@@ -169,7 +169,7 @@ func (c *cli) configExplain() *cobra.Command {
 					if x.Wins {
 						gets = "this"
 					}
-					return []string{gets, shortValue(x.Property), scopeText(x.Scope), x.Reason, orDash(x.UpdatedBy), ago(x.Time())}
+					return []string{gets, shortValue(x.Property), scopeText(x.Scope), x.Reason, orDash(x.UpdatedBy), age(x.Property)}
 				})
 		},
 	}
@@ -417,7 +417,15 @@ func deleteSeveral(cmd *cobra.Command, client *api.Client, which url.Values, per
 var propertyHeader = []string{"KEY", "VALUE", "TYPE", "SCOPE", "BY", "AGE"}
 
 func propertyCells(p properties.Property) []string {
-	return []string{p.Key, shortValue(p), orDash(p.Type), scopeText(p.Scope), orDash(p.UpdatedBy), ago(p.Time())}
+	return []string{p.Key, shortValue(p), orDash(p.Type), scopeText(p.Scope), orDash(p.UpdatedBy), age(p)}
+}
+
+// age says how long ago p was written; what a roll-out shows is not written yet.
+func age(p properties.Property) string {
+	if p.TS == 0 {
+		return "-"
+	}
+	return ago(p.Time())
 }
 
 // shortValue is a value as a table has room for it.
