@@ -54,8 +54,8 @@ func (s *Store) lead(ctx context.Context) {
 		case <-lease.Lost():
 		}
 		stop()
+		s.steering.Lock() // what is under way ends first
 		s.leading.Store(nil)
-		s.steering.Lock() // what was under way is over
 		s.steering.Unlock()
 		if s.engine.Health() != nil {
 			continue // it ends by itself

@@ -228,7 +228,6 @@ func inBubble(t *testing.T, f func(t *testing.T, c cell)) {
 type node struct {
 	*Store
 	stop func() // as a process that ends
-	kill func() // as one that vanishes: its lease is not given back
 }
 
 func (c cell) node(t *testing.T) *node {
