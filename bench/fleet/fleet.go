@@ -20,7 +20,7 @@
 //
 // # What it does not
 //   - It runs on Linux only, by epoll.
-//   - Its connections are few and busy; what a server pays for very many idle ones is not seen, [Watchers] excepted.
+//   - It holds no more connections than one process may have open, some thousands; real fleets hold one for each client.
 package fleet
 
 import (

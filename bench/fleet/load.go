@@ -139,12 +139,13 @@ func (r *running) loop() error {
 					break
 				}
 			}
-			c := r.idle[len(r.idle)-1]
+			c := r.idle[0] // each in its turn
+			r.idle = r.idle[1:]
 			if err := r.send(c, due); err != nil {
 				return err
 			}
-			if !r.over {
-				r.idle = r.idle[:len(r.idle)-1]
+			if r.over {
+				r.idle = append(r.idle, c)
 			}
 		}
 		if len(r.idle) == len(r.conns) {
@@ -169,7 +170,7 @@ func (r *running) loop() error {
 	}
 }
 
-// send writes the next request to c, which is idle, or finds that the load is over.
+// send writes the next request to c, or finds that the load is over.
 func (r *running) send(c *conn, due time.Duration) error {
 	if r.Count > 0 && r.sent == r.Count {
 		r.over = true

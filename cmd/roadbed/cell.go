@@ -172,6 +172,7 @@ func openCell(ctx context.Context, cfg cellConfig) (_ *cell, err error) {
 	if err := c.rooms(ctx, ports); err != nil {
 		return nil, err
 	}
+	c.start(stageRooms, "memory", keepMemory)
 	c.mountHealth()
 	c.surface.Mux.Handle("GET /metrics", meter.Handler(c.meters...))
 	if err := c.mountElsewhere(); err != nil {

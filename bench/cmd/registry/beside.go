@@ -56,7 +56,8 @@ func (b *bench) beside() error {
 		bar   float64
 	}
 	for _, k := range []kind{
-		{"heartbeats, one a request", fleet.Load{Conns: 32}, 1, heartbeats, 10},
+		{"heartbeats, one a request, as fast as they are answered", fleet.Load{Conns: 32}, 1, heartbeats, 10},
+		{"heartbeats, 5,000 a second on 2,000 connections", fleet.Load{Conns: 2000, Rate: 5000}, 1, heartbeats, 10},
 		{"registrations that change an instance", fleet.Load{Conns: 32}, 1, func(s *server) func([]byte, int) []byte {
 			return func(buf []byte, i int) []byte { return s.Register(buf, i%many, fmt.Sprintf("v%d", i)) }
 		}, 0},
@@ -114,11 +115,16 @@ func (b *bench) bare() error {
 		return err
 	}
 	defer s.stop()
-	sum, err := b.turns([]*server{s}, fleet.Load{Conns: 32}, heartbeats)
-	if err != nil {
-		return err
+	for _, k := range []struct {
+		what string
+		load fleet.Load
+	}{{"as fast as they are answered", fleet.Load{Conns: 32}}, {"5,000 a second on 2,000 connections", fleet.Load{Conns: 2000, Rate: 5000}}} {
+		sum, err := b.turns([]*server{s}, k.load, heartbeats)
+		if err != nil {
+			return err
+		}
+		b.add(row{what: "for comparison: a server that answers everything with nothing, unread, " + k.what + ", by its CPU second", ours: number(sum[0].perCPU())})
 	}
-	b.add(row{what: "for comparison: requests by CPU second of a server that answers each with nothing, unread", ours: number(sum[0].perCPU())})
 	return nil
 }
 
