@@ -61,11 +61,13 @@ func TestReadersSeeOtherRegionsWhenTheyNameThem(t *testing.T) {
 		eu.put("SHOP", "shop-eu", up)
 		eu.put("TAX", "tax-eu", up)
 		us.put("MAPS", "maps-us", up)
-		here := m.start("here", following(map[string]string{"EU": "eu", "us-west-2": "us"}))
-		here.put("SHOP", "shop-1", up)
-		if code, _ := here.apps(t, "/apps?regions=eu"); code != http.StatusForbidden {
+		m.cut("early", "eu", true)
+		early := m.start("early", following(map[string]string{"EU": "eu"}))
+		if code, _ := early.apps(t, "/apps?regions=eu"); code != http.StatusForbidden {
 			t.Errorf("a list with a region that was not read yet: got %d, want 403", code)
 		}
+		here := m.start("here", following(map[string]string{"EU": "eu", "us-west-2": "us"}))
+		here.put("SHOP", "shop-1", up)
 		time.Sleep(time.Second)
 		here.sees(t, "/apps", "MAPS/maps-us", "SHOP/shop-1", "TAX/tax-eu") // no foreign SHOP: there is one here
 		here.sees(t, "/apps?regions=EU", "SHOP/shop-1", "SHOP/shop-eu", "TAX/tax-eu")
