@@ -257,7 +257,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		c.start(stageRooms, "chaos", faults.Run)
 	}
 	if c.has("registry") {
-		reg = registry.New(registry.Config{Ledger: book, Location: here, Self: "registry-" + here.Zone, Settings: c.eureka, Meter: c.meter(here, "registry"), Log: c.log})
+		reg = registry.New(registry.Config{Ledger: book, Engine: c.engine, Location: here, Self: "registry-" + here.Zone, Settings: c.eureka, Meter: c.meter(here, "registry"), Log: c.log})
 		reg.Mount(c.surface)
 		c.watch("registry", reg.Health)
 		c.start(stageRooms, "registry", reg.Run)

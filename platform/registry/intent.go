@@ -189,16 +189,28 @@ func (r *Registry) write(ch roadbed.Change) {
 	}
 }
 
-// takeNotes writes notes to the ledger until ctx ends.
+// takeNotes writes notes to the ledger until ctx ends, and then, for a moment, those that are left.
 func (r *Registry) takeNotes(ctx context.Context) {
+	take := func(ctx context.Context, ch roadbed.Change) {
+		if _, err := r.c.Ledger.Record(ctx, ch); err != nil {
+			r.log.Warn("a change is not in the ledger", "action", ch.Action, "resource", ch.Resource, "err", err)
+		}
+	}
+	last, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(ledgerWait, cancel) })()
 	for {
 		select {
+		case ch := <-r.notes:
+			take(last, ch)
+			continue
+		default:
+		}
+		select {
+		case ch := <-r.notes:
+			take(last, ch)
 		case <-ctx.Done():
 			return
-		case ch := <-r.notes:
-			if _, err := r.c.Ledger.Record(ctx, ch); err != nil && ctx.Err() == nil {
-				r.log.Warn("a change is not in the ledger", "action", ch.Action, "resource", ch.Resource, "err", err)
-			}
 		}
 	}
 }

@@ -450,10 +450,7 @@ func (r *Registry) Silence() Silence { return *r.s.kept.Load() }
 
 // noteMode records, without anybody waiting, that silent instances are treated otherwise from now on.
 func (r *Registry) noteMode(was, is Silence) {
-	self := r.c.Self
-	if self == "" {
-		self = "registry"
-	}
+	self := r.name()
 	before, err := json.Marshal(was)
 	after, err2 := json.Marshal(is)
 	if err != nil || err2 != nil {
@@ -506,6 +503,7 @@ func (s *state) forgetOverrides(now int64) {
 	for k, ov := range s.overrides {
 		if ov.orphan != 0 && now-ov.orphan > int64(overrideOutlives) {
 			delete(s.overrides, k)
+			s.unstick(k)
 		}
 	}
 	for k, l := range s.lifted {

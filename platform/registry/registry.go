@@ -64,12 +64,14 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/engine"
 	"github.com/roadbed/roadbed/platform/ledger"
 )
 
 // Config says how a registry runs. Its zero value works.
 type Config struct {
 	Ledger   *ledger.Ledger   // where overrides are recorded; nil records nothing
+	Engine   *engine.Engine   // where what is sticky is kept; nil keeps nothing
 	Location roadbed.Location // Region is that of instances which do not name one
 	Self     string           // this registry's own instance id, if it is registered
 	Settings Settings         // what operators of Eureka servers set
@@ -87,6 +89,8 @@ type Registry struct {
 	face *eureka
 	keep *keeper
 	hub  *hub
+
+	sticky *engine.Table[sticky] // nil without an engine
 
 	prefixes    prefixes // that Eureka's paths may have
 	peers       *peers
@@ -141,6 +145,7 @@ func New(c Config) *Registry {
 		r.keep.ask = r.peers.testimonies
 	}
 	r.remember()
+	r.openSticky()
 	c.Meter.GaugeFunc("registry.instances", func() float64 {
 		r.s.mu.RLock()
 		defer r.s.mu.RUnlock()
@@ -180,6 +185,9 @@ func (r *Registry) Run(ctx context.Context) error {
 	wg.Go(func() { r.regions.run(ctx) })
 	if r.c.Ledger != nil {
 		wg.Go(func() { r.takeNotes(ctx) })
+	}
+	if r.sticky != nil {
+		wg.Go(func() { r.followSticky(ctx) })
 	}
 	if r.c.Settings.ReadOnlyCache {
 		wg.Go(func() { r.refreshCopy(ctx) })

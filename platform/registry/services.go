@@ -80,6 +80,8 @@ type instancesOut struct{ Body []roadbed.Instance }
 // Mount adds the platform's own view of the registry to s.
 func (r *Registry) Mount(s *api.Surface) {
 	r.mountStatus(s)
+	r.mountSticky(s)
+	r.mountEviction(s)
 	huma.Register(s.API, huma.Operation{
 		OperationID: "list-services", Method: "GET", Path: "/api/v1/services", Summary: "List services",
 		Description: "What is registered, by application.",

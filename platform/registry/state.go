@@ -18,6 +18,7 @@ type state struct {
 	mu        sync.RWMutex
 	apps      map[string]*app // by name in upper case
 	overrides map[key]override
+	stuck     map[key]stuck   // what is sticky
 	lifted    map[key]lift    // decisions that ended
 	tombs     map[key]tomb    // instances that were cancelled
 	groups    map[string]bool // whether a server group is disabled; nil where groups do not count
@@ -47,9 +48,10 @@ type state struct {
 	peers    *outboxes // nil without peers
 	stamps   stamps
 
-	hub    *hub        // of those who watch
-	broken chan *entry // instances of which the connection broke by which they were known to be alive
-	kept   atomic.Pointer[Silence]
+	unstuck chan key    // instances whose overrides are no longer sticky
+	hub     *hub        // of those who watch
+	broken  chan *entry // instances of which the connection broke by which they were known to be alive
+	kept    atomic.Pointer[Silence]
 }
 
 // app is the instances of one application.
@@ -90,7 +92,7 @@ func newState(self string) *state {
 	return &state{
 		epoch: time.Now(), self: self, counts: newCounts(nil), stretch: 1,
 		apps: make(map[string]*app), overrides: make(map[key]override),
-		lifted: make(map[key]lift), tombs: make(map[key]tomb),
+		lifted: make(map[key]lift), tombs: make(map[key]tomb), stuck: make(map[key]stuck), unstuck: make(chan key, 256),
 		first: -1, warming: true,
 		log:    newChangeLog(),
 		broken: make(chan *entry, 1024),
@@ -188,6 +190,9 @@ func (s *state) register(r *record, o origin) {
 	}
 	if counts && old != nil && old.dirty == r.dirty {
 		r.own = old.own
+	}
+	if s.adorn(r) {
+		r.stamp = s.stamps.next()
 	}
 	now := s.now()
 	if !o.replicated {
@@ -396,15 +401,17 @@ func (s *state) cancel(k key) (result, *decided) {
 	}
 	e := s.find(k)
 	if e == nil {
-		if was != nil {
-			s.lift(k)
+		if was != nil && !s.orphaned(k) {
+			was = nil
 		}
 		return notFound, was
 	}
 	now := s.now()
 	s.peers.tell(k, slot{since: now, last: now, ended: true, dirty: e.rec.dirty})
 	s.counts.cancels[origin{}.from()].Inc()
-	s.end(k, e, e.rec.dirty)
+	if !s.end(k, e, e.rec.dirty) {
+		was = nil
+	}
 	return done, was
 }
 
@@ -417,9 +424,7 @@ func (s *state) endedElsewhere(k key, dirty int64) result {
 	e := s.find(k)
 	switch {
 	case e == nil:
-		if _, ok := s.overrides[k]; ok {
-			s.lift(k)
-		}
+		s.orphaned(k)
 		return notFound
 	case dirty == 0:
 		dirty = e.rec.dirty - 1
@@ -431,13 +436,13 @@ func (s *state) endedElsewhere(k key, dirty int64) result {
 	return done
 }
 
-// end takes out an instance of which version dirty was cancelled, and ends the decision about it. The caller holds mu.
-func (s *state) end(k key, e *entry, dirty int64) {
-	if _, ok := s.overrides[k]; ok {
-		s.lift(k)
-	}
+// end takes out an instance of which version dirty was cancelled. It reports whether a decision about it ended by that.
+// The caller holds mu.
+func (s *state) end(k key, e *entry, dirty int64) (ended bool) {
+	ended = s.orphaned(k)
 	s.bury(k, dirty, s.lasts(e.rec))
 	s.remove(k)
+	return ended
 }
 
 // remove takes an instance out. The caller holds mu.
@@ -502,6 +507,7 @@ func (s *state) setOverride(k key, st status, dirty int64, o origin) result {
 		return done
 	}
 	s.decide(k, st)
+	s.unstick(k)
 	r := *e.rec
 	r.override, r.status, r.suspected = st, st, false
 	if !r.base.swayed() || !st.swayed() {
@@ -530,6 +536,7 @@ func (s *state) clearOverride(k key, then status, ownWord bool, dirty int64, o o
 		return done
 	}
 	s.lift(k)
+	s.unstick(k)
 	r := *e.rec
 	r.override, r.status, r.suspected = unknown, then, false
 	if ownWord {

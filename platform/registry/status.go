@@ -157,6 +157,7 @@ type overrideIn struct {
 	ID   string `path:"id"`
 	Body struct {
 		Status roadbed.Status `json:"status" enum:"UP,DOWN,STARTING,OUT_OF_SERVICE" doc:"what shall count, whatever the instance says"`
+		Sticky bool           `json:"sticky,omitempty" doc:"also for a day after the instance is cancelled, should it come back"`
 	}
 }
 
@@ -185,6 +186,9 @@ func (r *Registry) mountStatus(s *api.Surface) {
 		OperationID: "override-status", Method: "PUT", Path: "/api/v1/registry/instances/{app}/{id}/status", DefaultStatus: http.StatusNoContent,
 		Summary: "Override an instance's status", Description: "What an operator decides counts until it is cleared, whatever the instance says of itself. OUT_OF_SERVICE takes it out of traffic.",
 	}, func(ctx context.Context, in *overrideIn) (*struct{}, error) {
+		if in.Body.Sticky {
+			return nil, r.StickyOverride(ctx, in.App, in.ID, in.Body.Status)
+		}
 		return nil, r.Override(ctx, in.App, in.ID, in.Body.Status)
 	})
 	huma.Register(s.API, huma.Operation{

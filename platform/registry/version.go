@@ -201,6 +201,9 @@ func (s *state) merge(r *record, age time.Duration) merged {
 		r.override = unknown
 	}
 	r.status = s.effective(r.base, r.asg, k, nil, true)
+	if s.adorn(r) {
+		r.stamp = s.stamps.next()
+	}
 	s.install(e, r, heard, false)
 	return taken
 }
