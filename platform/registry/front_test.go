@@ -212,6 +212,10 @@ func (s *served) talk(pieces [][]byte) (answers []string) {
 			}
 			resp.Header.Del("Content-Length") // times compress differently
 		}
+		if strings.HasPrefix(resp.Header.Get("Content-Type"), "text/html") {
+			body = nil // the page tells of memory and time
+			resp.Header.Del("Content-Length")
+		}
 		if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil && time.Since(date).Abs() < time.Minute {
 			resp.Header.Del("Date")
 		}
