@@ -10,6 +10,8 @@
 //   - A [Stream] is an append-only log.
 //   - A [Lease] says who may act, with an epoch that only ever grows, to fence off whoever acted before.
 //
+// Beside these, [Engine.Publish] and [Engine.Answer] pass messages that nobody keeps.
+//
 // A program opens one engine, and from it as many tables and streams as it likes; closing the engine ends them all:
 //
 //	e, err := engine.Open(ctx, engine.Config{Dir: ".roadbed"})

@@ -36,6 +36,8 @@
 //   - Of other regions that it is told to follow, readers see the applications that this region lacks, and everything of
 //     those they name, ?regions=us-west-2,eu. A list and its delta agree on that. Watchers hear of this region alone.
 //   - A region that is away, or has just forgotten everybody, is shown as it was last known.
+//   - Sticky metadata is added to each registration of its instance; a sticky override outlives a cancellation by a day.
+//   - Changes are published on the engine's bus, if there is an engine, and nobody waits for that.
 //   - A registry that has just started says so to its watchers until everybody had time to come back.
 //   - Documents hold no member that Netflix's clients do not know.
 //
@@ -51,7 +53,8 @@
 //   - registry.peer.batch is in how many seconds a batch of a peer is answered.
 //
 // # What it does not
-//   - It keeps nothing on disk: after a restart, clients register again. Only overrides are read back, from the ledger.
+//   - It keeps nothing on disk: after a restart, clients register again. Only overrides are read back, from the ledger,
+//     and what operators made sticky, from a table of the engine.
 package registry
 
 import (
@@ -71,7 +74,7 @@ import (
 // Config says how a registry runs. Its zero value works.
 type Config struct {
 	Ledger   *ledger.Ledger   // where overrides are recorded; nil records nothing
-	Engine   *engine.Engine   // where what is sticky is kept; nil keeps nothing
+	Engine   *engine.Engine   // where what is sticky is kept, and changes are published; nil does neither
 	Location roadbed.Location // Region is that of instances which do not name one
 	Self     string           // this registry's own instance id, if it is registered
 	Settings Settings         // what operators of Eureka servers set
@@ -188,6 +191,9 @@ func (r *Registry) Run(ctx context.Context) error {
 	}
 	if r.sticky != nil {
 		wg.Go(func() { r.followSticky(ctx) })
+	}
+	if r.c.Engine != nil {
+		wg.Go(func() { r.announce(ctx) })
 	}
 	if r.c.Settings.ReadOnlyCache {
 		wg.Go(func() { r.refreshCopy(ctx) })
