@@ -203,14 +203,15 @@ func (r *Registry) takeNotes(ctx context.Context) {
 		select {
 		case ch := <-r.notes:
 			take(last, ch)
-			continue
-		default:
-		}
-		select {
-		case ch := <-r.notes:
-			take(last, ch)
 		case <-ctx.Done():
-			return
+			for {
+				select {
+				case ch := <-r.notes:
+					take(last, ch)
+				default:
+					return
+				}
+			}
 		}
 	}
 }

@@ -32,6 +32,7 @@ type sticky struct {
 	App      string            `json:"app"` // upper case
 	ID       string            `json:"id"`
 	Status   string            `json:"status,omitempty"`   // of its override, if that is sticky
+	Decided  time.Time         `json:"decided,omitzero"`   // when that was decided
 	Metadata map[string]string `json:"metadata,omitempty"` // added to what it registers
 }
 
@@ -41,14 +42,15 @@ func (s sticky) empty() bool { return s.Status == "" && len(s.Metadata) == 0 }
 
 // stuck is the same as registrations need it.
 type stuck struct {
-	held   bool // its override is sticky,
-	status status
-	meta   []pair
+	held    bool // its override is sticky,
+	status  status
+	decided time.Time
+	meta    []pair
 }
 
 func (s sticky) stuck() stuck {
 	st, ok := parseStatus(s.Status)
-	out := stuck{held: ok && s.Status != "" && st != unknown, status: st}
+	out := stuck{held: ok && s.Status != "" && st != unknown, status: st, decided: s.Decided}
 	for _, k := range slices.Sorted(maps.Keys(s.Metadata)) {
 		out.meta = append(out.meta, pair{k, s.Metadata[k]})
 	}
@@ -86,7 +88,7 @@ func (r *Registry) openSticky() {
 		return
 	}
 	for _, e := range r.sticky.List("") {
-		r.s.stick(e.Value.key(), e.Value.stuck(), e.Time)
+		r.s.stick(e.Value.key(), e.Value.stuck())
 	}
 }
 
@@ -104,15 +106,15 @@ func (r *Registry) followSticky(ctx context.Context) {
 			}
 			switch ev.Kind {
 			case engine.Snapshot, engine.Put:
-				r.s.stick(ev.Entry.Value.key(), ev.Entry.Value.stuck(), ev.Entry.Time)
+				r.s.stick(ev.Entry.Value.key(), ev.Entry.Value.stuck())
 			case engine.Deleted:
-				r.s.stick(ev.Entry.Value.key(), stuck{}, ev.Entry.Time)
+				r.s.stick(ev.Entry.Value.key(), stuck{})
 			}
 		case k := <-r.s.unstuck:
 			if r.s.isStuck(k) {
 				continue // it is sticky again
 			}
-			if err := r.alterSticky(ctx, k, func(s *sticky) error { s.Status = ""; return nil }); err != nil && ctx.Err() == nil {
+			if err := r.alterSticky(ctx, k, func(s *sticky) error { s.Status, s.Decided = "", time.Time{}; return nil }); err != nil && ctx.Err() == nil {
 				r.log.Warn("an override that has ended is still sticky; clear it again", "app", k.app, "instance", k.id, "err", err)
 			}
 		case <-sweep.C:
@@ -133,7 +135,7 @@ func (r *Registry) alterSticky(ctx context.Context, k key, alter func(*sticky) e
 	defer cancel()
 	for {
 		e, ok := r.sticky.Get(k.tableKey())
-		s := sticky{App: k.app, ID: k.id, Status: e.Value.Status, Metadata: maps.Clone(e.Value.Metadata)}
+		s := sticky{App: k.app, ID: k.id, Status: e.Value.Status, Decided: e.Value.Decided, Metadata: maps.Clone(e.Value.Metadata)}
 		err := alter(&s)
 		switch {
 		case err != nil:
@@ -151,24 +153,27 @@ func (r *Registry) alterSticky(ctx context.Context, k key, alter func(*sticky) e
 			}
 		}
 		if err == nil {
-			r.s.stick(k, s.stuck(), time.Now())
+			r.s.stick(k, s.stuck())
 		}
 		return err
 	}
 }
 
-// stick makes x what is sticky about an instance, as it was decided at a time.
-func (s *state) stick(k key, x stuck, at time.Time) {
+// stick makes x what is sticky about an instance. An override that was cleared since it was decided stays so.
+func (s *state) stick(k key, x stuck) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was := s.stuck[k]
-	if stamp := s.stamps.see(stampOf(at)); x.held && s.verdict(k).stamp < stamp {
-		if ov, ok := s.overrides[k]; !ok || ov.status != x.status {
-			s.overrides[k] = override{status: x.status, stamp: stamp}
-			delete(s.lifted, k)
+	if x.held {
+		stamp := s.stamps.see(stampOf(x.decided))
+		if s.verdict(k).stamp < stamp {
+			if ov, ok := s.overrides[k]; !ok || ov.status != x.status {
+				s.overrides[k] = override{status: x.status, stamp: stamp}
+				delete(s.lifted, k)
+			}
+		} else if s.lifted[k].stamp >= stamp {
+			x.held = false
 		}
-	} else if x.held && s.lifted[k].stamp >= stamp {
-		x.held = false // it was cleared since
 	}
 	if x.held || len(x.meta) > 0 {
 		s.stuck[k] = x
@@ -269,7 +274,10 @@ func (r *Registry) StickyOverride(ctx context.Context, app, id string, st roadbe
 	by.After = mustJSON(map[string]any{"status": st, "sticky": true})
 	var kept error
 	err := r.inOrder(ctx, by, func() error {
-		kept = r.alterSticky(ctx, k, func(s *sticky) error { s.Status = strings.ToUpper(string(st)); return nil })
+		kept = r.alterSticky(ctx, k, func(s *sticky) error {
+			s.Status, s.Decided = strings.ToUpper(string(st)), time.Now()
+			return nil
+		})
 		return kept
 	})
 	if err = cmp.Or(err, kept); err != nil {
