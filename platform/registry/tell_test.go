@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -321,6 +322,15 @@ type stub struct {
 	last   http.Header
 }
 
+// told returns the bodies that came since it was last asked.
+func (s *stub) told() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	got := strings.Join(s.bodies, "")
+	s.bodies = nil
+	return got
+}
+
 func (s *stub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !strings.HasSuffix(r.URL.Path, "/peerreplication/batch/") {
 		w.WriteHeader(404)
@@ -401,9 +411,10 @@ func TestRefusedBatchIsNotRepeated(t *testing.T) {
 
 func TestWhatIsTooOldIsNotTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		broken := true
+		var broken atomic.Bool
+		broken.Store(true)
 		st := &stub{answer: func(w http.ResponseWriter, _ *http.Request) {
-			if broken {
+			if broken.Load() {
 				w.WriteHeader(503)
 				return
 			}
@@ -422,16 +433,15 @@ func TestWhatIsTooOldIsNotTold(t *testing.T) {
 		quick.renewal, quick.duration = 10, 7200
 		n.s.register(quick, origin{})
 		pass(3700 * time.Second)
-		st.mu.Lock()
-		broken, st.bodies = false, nil
-		st.mu.Unlock()
+		broken.Store(false)
+		st.told() // what it refused
 		pass(time.Minute)
-		if got := strings.Join(st.bodies, ""); got != "" {
+		if got := st.told(); got != "" {
 			t.Errorf("told an hour late: %s, want nothing", got)
 		}
 		n.s.renew(key{"A", "renewed"}, origin{}, 0, unknown)
 		pass(time.Second)
-		if got := strings.Join(st.bodies, ""); strings.Count(got, `"action"`) != 1 || !strings.Contains(got, `"id":"renewed","lastDirtyTimestamp":10,"status":"UP","action":"Heartbeat"`) {
+		if got := st.told(); strings.Count(got, `"action"`) != 1 || !strings.Contains(got, `"id":"renewed","lastDirtyTimestamp":10,"status":"UP","action":"Heartbeat"`) {
 			t.Errorf("told after a renewal: %s, want that renewal", got)
 		}
 	})
