@@ -510,3 +510,78 @@ func TestTakenOverStreamIsHTTP(t *testing.T) {
 		resp.Body.Close()
 	}
 }
+
+// TestDeadProcessIsDownWithinASecond is the whole way over real connections, through the fast front: a stream, an
+// instance bound to it at a port where nobody listens, and the end of the stream.
+func TestDeadProcessIsDownWithinASecond(t *testing.T) {
+	r := New(Config{Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- r.Run(ctx) }()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	deadPort := free.Addr().(*net.TCPAddr).Port
+	free.Close()
+	srv := &http.Server{Handler: r.Handler()}
+	served := make(chan struct{})
+	go func() { defer close(served); srv.Serve(r.Front(srv, l, func(string, string) bool { return true })) }() //nolint:errcheck // it ends with Close
+	defer func() {
+		cancel()
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
+		srv.Close()
+		<-served
+	}()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "GET /registry/v1/watch HTTP/1.1\r\nHost: %s\r\n\r\n", l.Addr()) //nolint:errcheck // the answer tells
+	in := bufio.NewReader(conn)
+	stream := ""
+	for {
+		line, err := in.ReadString('\n')
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name, ok := strings.CutPrefix(line, streamHeader+": "); ok {
+			stream = strings.TrimSpace(name)
+		}
+		if strings.HasPrefix(line, "event: snapshot") {
+			break
+		}
+	}
+	tr := &http.Transport{}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), "POST", "http://"+l.Addr().String()+"/eureka/v2/apps/WEB", strings.NewReader(fmt.Sprintf(
+		`{"instance":{"instanceId":"i","app":"WEB","hostName":"h","ipAddr":"127.0.0.1","status":"UP","port":{"$":%d,"@enabled":"true"},"dataCenterInfo":{"name":"MyOwn"}}}`, deadPort)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(streamHeader, stream)
+	resp, err := tr.RoundTrip(req)
+	if err != nil || resp.StatusCode != 204 {
+		t.Fatalf("registering: got %v, %v; want 204", resp, err)
+	}
+	resp.Body.Close()
+	if got := r.s.overriding(key{"WEB", "i"}).status; got != up {
+		t.Fatalf("registered: got %v, want UP", got)
+	}
+	start := time.Now()
+	conn.Close() // the process dies
+	for r.s.overriding(key{"WEB", "i"}).status != down {
+		if time.Since(start) > time.Second {
+			t.Fatal("a second after its stream broke the instance is not DOWN")
+		}
+		time.Sleep(time.Millisecond)
+	}
+}
