@@ -1,7 +1,12 @@
 package registry
 
 import (
+	"context"
+	"errors"
 	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,6 +65,97 @@ func TestHalvesOfACutClusterKeepEachOthersInstancesAndComeToTheSame(t *testing.T
 		for _, n := range ns {
 			if n.is("0") != "OUT_OF_SERVICE/OUT_OF_SERVICE/10/MODIFIED" || n.is("1") != "gone/DELETED" {
 				t.Errorf("%s: the overridden one is %s, the cancelled one %s", n.host, n.is("0"), n.is("1"))
+			}
+		}
+	})
+}
+
+// TestALinkThatOnlyOneSideCanOpenCarriesBothSidesNews keeps b from reaching a, as a firewall would. What b is told comes
+// to a over the connection that a holds, and b says that it cannot tell a itself.
+func TestALinkThatOnlyOneSideCanOpenCarriesBothSidesNews(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		var closed atomic.Bool
+		a := m.start("a", nil, "a", "b")
+		b := m.start("b", func(_ *node, c *Config) {
+			dial := c.dial
+			c.dial = func(ctx context.Context, network, addr string) (net.Conn, error) {
+				if closed.Load() {
+					return nil, errors.New("dial " + addr + ": connection refused")
+				}
+				return dial(ctx, network, addr)
+			}
+		}, "a", "b")
+		defer func() {
+			a.stop()
+			b.stop()
+			pass(5 * time.Second)
+		}()
+		pass(5 * time.Second)
+		closed.Store(true)
+		m.part(true, []string{"a"}, []string{"b"}) // what was open breaks
+		pass(30 * time.Second)
+		m.part(false, []string{"a"}, []string{"b"})
+		pass(10 * time.Second)
+		a.do("POST", "apps/A", registrationOf("told-a", 10))
+		b.do("POST", "apps/A", registrationOf("told-b", 10))
+		pass(15 * time.Second)
+		if a.holds() != b.holds() || a.count() != 4 {
+			t.Errorf("15 s after both heard of one instance each: a has\n%s\nb has\n%s", a.holds(), b.holds())
+		}
+		b.do("DELETE", "apps/A/told-b", "")
+		b.do("PUT", "apps/A/told-a/status?value=OUT_OF_SERVICE", "")
+		pass(15 * time.Second)
+		if a.is("told-b") != "gone/DELETED" || a.is("told-a") != b.is("told-a") {
+			t.Errorf("15 s after b cancelled and overrode: a says %s and %s, b says %s and %s", a.is("told-b"), a.is("told-a"), b.is("told-b"), b.is("told-a"))
+		}
+		if got := b.Status().Peers; len(got) != 1 || got[0].Reachable {
+			t.Errorf("b's word on a, which it cannot reach: got %+v, want one peer that is not reachable", got)
+		}
+	})
+}
+
+// TestSkewedClocksOfClientsMoveNoLease has clients whose clocks are ten minutes ahead and behind, at two registries.
+func TestSkewedClocksOfClientsMoveNoLease(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := newMesh(t)
+		a, b := m.start("a", nil, "a", "b"), m.start("b", nil, "a", "b")
+		defer func() {
+			a.stop()
+			b.stop()
+			pass(5 * time.Second)
+		}()
+		pass(5 * time.Second)
+		now := time.Now().UnixMilli()
+		skewed := map[string]int64{"behind": now - 600_000, "right": now, "ahead": now + 600_000}
+		for id, dirty := range skewed {
+			a.do("POST", "apps/A", registrationOf(id, int(dirty)))
+		}
+		for range 4 { // two minutes: a lease that a clock had moved would have ended
+			pass(30 * time.Second)
+			for id, dirty := range skewed {
+				if got := a.do("PUT", fmt.Sprintf("apps/A/%s?lastDirtyTimestamp=%d", id, dirty), ""); got != 200 {
+					t.Fatalf("renewing %s at a: got %d, want 200", id, got)
+				}
+			}
+		}
+		// A change of each, told to the other registry, with the clock of its own client.
+		for id, dirty := range skewed {
+			b.do("POST", "apps/A", registrationOf(id, int(dirty+1)))
+		}
+		pass(5 * time.Second)
+		for id, dirty := range skewed {
+			want := fmt.Sprintf("UP/-/%d", dirty+1)
+			for _, n := range []*node{a, b} {
+				if got := n.is(id); !strings.HasPrefix(got, want) {
+					t.Errorf("%s at %s: got %s, want %s", id, n.host, got, want)
+				}
+			}
+		}
+		pass(2 * time.Minute)
+		for _, n := range []*node{a, b} {
+			if got := n.holds(); got != "" {
+				t.Errorf("%s, two minutes after the last renewal: still has\n%s", n.host, got)
 			}
 		}
 	})
