@@ -15,7 +15,9 @@
 //
 // A registry shares what it knows with its peers: others of its kind, and Netflix's and Spring's servers, which take it
 // for one of theirs. What a client tells one of them all know moments later; what a peer tells goes no further. Each
-// works alone when it must, and nothing is ever decided by a majority.
+// works alone when it must, and nothing is ever decided by a majority. With servers of others it speaks in batches, as
+// they do. Registries of its kind find that out by GET native/hello and then hold one connection each way, on which a
+// renewal is four bytes; every five seconds they compare digests of what they have, and tell each other what differs.
 //
 // A page at / shows people what the node knows, as they know it from Eureka.
 //
