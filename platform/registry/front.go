@@ -64,7 +64,7 @@ func (f *front) Accept() (net.Conn, error) {
 			nc.Close()
 			return nil, err
 		}
-		c.try = c.tryRead
+		c.try, c.put = c.tryRead, c.tryWrite
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -97,11 +97,13 @@ type frontConn struct {
 	f   *front
 	raw syscall.RawConn    // nil if there is none
 	try func(uintptr) bool // tryRead
+	put func(uintptr) bool // tryWrite
 
 	mode mode
 	s    *arrival // nil while nothing has arrived
 	owed int64    // bytes of a body that net/http is still to read, after what is due in s
 	err  error    // of tryRead
+	sent int      // bytes that tryWrite wrote
 
 	hush      chan struct{} // holds a token when overhear must return
 	listening atomic.Bool
@@ -298,7 +300,7 @@ func (c *frontConn) fill() error {
 func (c *frontConn) tryRead(fd uintptr) bool {
 	s := c.hold()
 	for {
-		n, err := syscall.Read(int(fd), s.in[s.n:])
+		n, err := readNow(fd, s.in[s.n:])
 		switch {
 		case n > 0:
 			s.n += n
@@ -366,9 +368,24 @@ func (c *frontConn) flush() error {
 	if len(c.s.out) == 0 {
 		return nil
 	}
-	_, err := c.Conn.Write(c.s.out)
+	c.sent = 0
+	if c.raw != nil {
+		if err := c.raw.Write(c.put); err != nil {
+			return err
+		}
+	}
+	var err error
+	if c.sent < len(c.s.out) { // the client does not keep up, or is gone
+		_, err = c.Conn.Write(c.s.out[c.sent:])
+	}
 	c.s.out = c.s.out[:0]
 	return err
+}
+
+// tryWrite writes what the kernel takes at once.
+func (c *frontConn) tryWrite(fd uintptr) bool {
+	c.sent = writeNow(fd, c.s.out)
+	return true
 }
 
 // answer answers h, unless that is for net/http to do.

@@ -528,3 +528,46 @@ func TestFrontOverTCP(t *testing.T) {
 	}
 	<-done
 }
+
+func TestFrontLosesNothingToAClientThatReadsSlowly(t *testing.T) {
+	defer goleak.VerifyNone(t)
+	r := small()
+	srv := &http.Server{Handler: r.Handler()}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	fl := r.Front(srv, l, func(string, string) bool { return true })
+	go func() { done <- srv.Serve(fl) }()
+	conn, err := net.Dial("tcp", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	const requests = 50_000
+	const lost = "PUT /eureka/apps/WEB/nobody HTTP/1.1\r\nHost: h\r\n\r\n"
+	const kept = "PUT /eureka/apps/WEB/a HTTP/1.1\r\nHost: h\r\n\r\n"
+	go func() {
+		for range requests / 2 {
+			if _, err := io.WriteString(conn, kept+lost); err != nil {
+				t.Error(err)
+				return
+			}
+		}
+	}()
+	in := bufio.NewReaderSize(conn, 1024)
+	for i := range requests {
+		resp, err := http.ReadResponse(in, nil)
+		if err != nil {
+			t.Fatalf("answer %d: %v", i, err)
+		}
+		if want := []int{200, 404}[i%2]; resp.StatusCode != want {
+			t.Fatalf("answer %d: got %d, want %d", i, resp.StatusCode, want)
+		}
+	}
+	conn.Close()
+	if err := srv.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	<-done
+}
