@@ -106,7 +106,14 @@ func (b *bench) run(root, dir string) (failed int, err error) {
 // add puts a line in the table, and tells at once.
 func (b *bench) add(r row) {
 	b.rows = append(b.rows, r)
-	log.Printf("%s: ours %s, Eureka's %s, ratio %s; bar %s, reached %v", r.what, r.ours, r.theirs, r.ratio, r.bar, r.ok)
+	line := fmt.Sprintf("%s: ours %s", r.what, r.ours)
+	if r.theirs != "" {
+		line += ", Eureka's " + r.theirs + ", ratio " + r.ratio
+	}
+	if r.bar != "" {
+		line += fmt.Sprintf("; bar %s, reached %v", r.bar, r.ok)
+	}
+	log.Print(line)
 }
 
 func (b *bench) print() (failed int) {
