@@ -3,10 +3,10 @@ package ipc
 import (
 	"encoding/json"
 	"net/http"
-	"sort"
 	"time"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/ipc/balance"
 )
 
 // CommandState is what one command does now. Counts and times are of the last ten seconds or somewhat more.
@@ -54,11 +54,12 @@ type EndpointState struct {
 	Zone         string         `json:"zone"`
 	Status       roadbed.Status `json:"status"`
 	Eligible     bool           `json:"eligible"`
+	Why          string         `json:"why,omitempty"`          // it is not eligible
 	EjectedUntil *time.Time     `json:"ejectedUntil,omitempty"` // after failures in a row
 	RefusedUntil *time.Time     `json:"refusedUntil,omitempty"` // after a refused connection
 	Requests     uint64         `json:"requests"`               // attempts ever
 	Failures     uint64         `json:"failures"`
-	factors
+	balance.Inputs
 }
 
 // BudgetState tells how many further attempts the last ten seconds allow.
@@ -128,32 +129,22 @@ func quantile(bins *[latencyBins]uint32, all uint64, q float64) float64 {
 
 func (cl *cluster) snapshot() *AppState {
 	now := cl.engine.clock.now()
-	p := cl.current(now)
+	st := cl.lb.State(now)
 	allowed, used := cl.budget.limit()
-	out := &AppState{Panic: p.panic, LocalShare: p.share, Endpoints: []EndpointState{}, Budget: BudgetState{Allowed: allowed, Used: used, Denied: cl.budget.denied.Load()}}
-	eligible := map[*endpoint]bool{}
-	for _, ep := range p.fit {
-		eligible[ep] = true
-	}
+	out := &AppState{Panic: st.Panic, LocalShare: st.LocalShare, Endpoints: []EndpointState{}, Budget: BudgetState{Allowed: allowed, Used: used, Denied: cl.budget.denied.Load()}}
 	until := func(ns int64) *time.Time {
-		if ns <= now {
+		if ns == 0 {
 			return nil
 		}
 		t := cl.engine.clock.time(ns)
 		return &t
 	}
-	for _, ep := range p.all {
-		s := EndpointState{
-			ID: ep.id, Addr: ep.addr, Zone: ep.zone, Eligible: eligible[ep],
-			EjectedUntil: until(ep.ejected.Load()), RefusedUntil: until(ep.refused.Load()), factors: ep.factors(now, p.median),
-		}
-		s.RTT, s.Cost = s.RTT/1e9, s.Cost/1e9
-		ep.mu.Lock()
-		s.Status, s.Requests, s.Failures = ep.status, ep.total, ep.failed
-		ep.mu.Unlock()
-		out.Endpoints = append(out.Endpoints, s)
+	for _, ep := range st.Endpoints {
+		out.Endpoints = append(out.Endpoints, EndpointState{
+			ID: ep.ID, Addr: ep.Addr, Zone: ep.Zone, Status: ep.Status, Eligible: ep.Eligible, Why: ep.Why,
+			EjectedUntil: until(ep.Ejected), RefusedUntil: until(ep.Refused), Requests: ep.Requests, Failures: ep.Failures, Inputs: ep.Inputs,
+		})
 	}
-	sort.Slice(out.Endpoints, func(i, j int) bool { return out.Endpoints[i].ID < out.Endpoints[j].ID })
 	return out
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/ipc/balance"
 )
 
 // Headers that travel between services, beside [fault.Header], X-Request-Id, traceparent and tracestate.
@@ -94,12 +95,12 @@ type exchange struct {
 	inbound *inbound
 	permit  permit
 
-	endpoint *endpoint // of the last attempt
+	endpoint *balance.Endpoint // of the last attempt
 	attempts int
-	tried    [maxAttempts]*endpoint
+	tried    [maxAttempts]*balance.Endpoint
 	source   requestBody
-	holds    atomic.Pointer[endpoint] // where the present attempt counts as active
-	cancel   context.CancelFunc       // ends the present attempt's own timeout; nil without one
+	holds    atomic.Pointer[balance.Endpoint] // where the present attempt counts as active
+	cancel   context.CancelFunc               // ends the present attempt's own timeout; nil without one
 
 	ended  atomic.Bool
 	body   responseBody
@@ -114,7 +115,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return e.base.RoundTrip(req)
 	}
 	cl := e.cluster(strings.ToLower(req.URL.Host))
-	if strings.Contains(cl.name, ".") && len(cl.current(e.clock.now()).all) == 0 {
+	if strings.Contains(cl.name, ".") && !cl.listed() {
 		return e.base.RoundTrip(req)
 	}
 	// One allocation carries the whole call.
@@ -211,12 +212,11 @@ func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 			return resp, err
 		}
 		now = clk.now()
-		next := x.cluster.another(now, x.tried[:x.attempts], charged)
+		next := x.cluster.lb.Another(now, x.tried[:x.attempts], charged)
 		if next == nil {
 			return resp, err
 		}
-		typical := x.cluster.picks.Load().median
-		if x.deadline != noDeadline && now+int64(wait)+int64(typical) >= x.deadline {
+		if x.deadline != noDeadline && now+int64(wait)+x.cluster.lb.Typical() >= x.deadline {
 			return resp, err
 		}
 		if charged {
@@ -335,7 +335,7 @@ func drain(resp *http.Response) {
 }
 
 // attempt sends the request to ep once.
-func (x *exchange) attempt(set *settings, ep *endpoint, now int64) (*http.Response, error) {
+func (x *exchange) attempt(set *settings, ep *balance.Endpoint, now int64) (*http.Response, error) {
 	var ctx context.Context = &x.scope
 	if set.AttemptTimeout > 0 {
 		ctx, x.cancel = context.WithTimeout(ctx, set.AttemptTimeout)
@@ -360,25 +360,25 @@ func (x *exchange) attempt(set *settings, ep *endpoint, now int64) (*http.Respon
 	start := x.engine.clock.now()
 	resp, err := x.engine.base.RoundTrip(req)
 	end := x.engine.clock.now()
-	v := answered
+	v := balance.Answered
 	switch {
 	case err == nil && resp.StatusCode >= 500:
-		v = erred
+		v = balance.Erred
 	case err == nil:
 	case errors.Is(x.orig.Context().Err(), context.Canceled):
-		v = abandoned
+		v = balance.Abandoned
 	case isUnsent(err):
-		if v = unreached; ctx.Err() != nil {
-			v = abandoned // the caller ran out of time while dialling
+		if v = balance.Unreached; ctx.Err() != nil {
+			v = balance.Abandoned // the caller ran out of time while dialling
 		}
 	default:
-		v = brokenOff
+		v = balance.Broken
 	}
-	if ep.done(v, end, end-start) {
-		x.cluster.changed(end)
+	if ep.Done(v, end, end-start) {
+		x.cluster.lb.Refresh(end)
 	}
-	if v != abandoned {
-		x.cluster.attempt(ep.zone, v == answered)
+	if v != balance.Abandoned {
+		x.cluster.attempt(ep.Zone, v == balance.Answered)
 	}
 	if err != nil {
 		x.letGo()
@@ -388,15 +388,15 @@ func (x *exchange) attempt(set *settings, ep *endpoint, now int64) (*http.Respon
 }
 
 // hold counts the call as active at ep.
-func (x *exchange) hold(ep *endpoint) {
-	ep.active.Add(1)
+func (x *exchange) hold(ep *balance.Endpoint) {
+	ep.Begin()
 	x.holds.Store(ep)
 }
 
 // letGo ends the present attempt; it may be called at any time, also more than once.
 func (x *exchange) letGo() {
 	if ep := x.holds.Swap(nil); ep != nil {
-		ep.active.Add(-1)
+		ep.End()
 	}
 	if x.cancel != nil {
 		x.cancel()
@@ -404,15 +404,15 @@ func (x *exchange) letGo() {
 }
 
 // request builds what goes to ep. The caller's request stays as it is; attempts share nothing that is written to.
-func (x *exchange) request(ctx context.Context, ep *endpoint, now int64) (*http.Request, error) {
+func (x *exchange) request(ctx context.Context, ep *balance.Endpoint, now int64) (*http.Request, error) {
 	u, values := &x.url, x.values[:0]
 	if x.attempts > 1 {
 		u, values = new(url.URL), make([]string, 0, len(x.values))
 	}
 	*u = *x.orig.URL
-	u.Host = ep.addr
+	u.Host = ep.Addr
 	u.Scheme = "http"
-	if ep.secure {
+	if ep.Secure {
 		u.Scheme = "https"
 	}
 	h := make(http.Header, len(x.orig.Header)+len(x.values))
@@ -502,7 +502,7 @@ func (x *exchange) inject(ctx context.Context, f *fault.Context) (resp *http.Res
 	case a.Reset:
 		return nil, &injectedReset{a.Err}, true
 	case a.Status != 0:
-		x.cluster.attempt(x.endpoint.zone, false)
+		x.cluster.attempt(x.endpoint.Zone, false)
 		text := a.Err.Error() + "\n"
 		resp = &http.Response{
 			Status: strconv.Itoa(a.Status) + " " + http.StatusText(a.Status), StatusCode: a.Status,
@@ -567,7 +567,7 @@ func (x *exchange) fail(err error) error {
 	x.finish()
 	out := &Error{Command: x.cluster.name, Kind: kind, Attempts: x.attempts, Cause: err}
 	if x.endpoint != nil {
-		out.Endpoint = x.endpoint.addr
+		out.Endpoint = x.endpoint.Addr
 	}
 	if inner, ok := err.(*Error); ok {
 		out.Cause = inner.Cause
@@ -582,7 +582,7 @@ func (x *exchange) finish() {
 		return
 	}
 	if ep := x.holds.Swap(nil); ep != nil {
-		ep.active.Add(-1)
+		ep.End()
 	}
 	if !x.joined {
 		x.cluster.cmd.release()
@@ -594,7 +594,7 @@ func (x *exchange) finish() {
 type responseBody struct {
 	inner io.ReadCloser
 	x     *exchange
-	ep    *endpoint
+	ep    *balance.Endpoint
 	over  bool // the end was seen
 }
 
@@ -603,8 +603,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.inner.Read(p)
 	if err != nil && !b.over {
 		b.over = true
-		if clk := b.x.engine.clock; err != io.EOF && b.x.scope.Err() == nil && b.ep.done(brokenOff, clk.now(), 0) {
-			b.x.cluster.changed(clk.now())
+		if clk := b.x.engine.clock; err != io.EOF && b.x.scope.Err() == nil && b.ep.Done(balance.Broken, clk.now(), 0) {
+			b.x.cluster.lb.Refresh(clk.now())
 		}
 		b.x.letGo()
 		b.x.finish()

@@ -108,6 +108,16 @@ func (l *lists) set(now []roadbed.Instance) {
 	}
 }
 
+// eligible returns how many endpoints of "app" may be picked.
+func eligible(e *Engine) (n int) {
+	for _, ep := range e.cluster("app").lb.State(e.clock.now()).Endpoints {
+		if ep.Eligible {
+			n++
+		}
+	}
+	return n
+}
+
 func get(e *Engine, ctx context.Context, method, url string, header ...string) (int, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, nil)
 	if err != nil {
@@ -185,9 +195,9 @@ func TestRetryTable(t *testing.T) {
 				if got := e.Command("app", Settings{}).inflight.Load(); got != 0 {
 					t.Errorf("%d permits are out, want 0", got)
 				}
-				for _, ep := range e.cluster("app").current(e.clock.now()).all {
-					if ep.active.Load() != 0 {
-						t.Errorf("%s has %d active requests, want 0", ep.addr, ep.active.Load())
+				for _, ep := range e.cluster("app").lb.State(e.clock.now()).Endpoints {
+					if ep.Active != 0 {
+						t.Errorf("%s has %d active requests, want 0", ep.Addr, ep.Active)
 					}
 				}
 			})
@@ -217,7 +227,7 @@ func TestDeadInstanceComesBackWhenTheRegistrySaysSo(t *testing.T) {
 		list := instances("", 1, 2)
 		l := &lists{now: list}
 		e := newTestEngine(t, Options{Lists: l, Transport: n})
-		eligible := func() int { return len(e.cluster("app").current(e.clock.now()).fit) }
+		eligible := func() int { return eligible(e) }
 		for range 20 {
 			get(e, t.Context(), "GET", "http://app/")
 		}
@@ -479,7 +489,7 @@ func TestOnlyUpInstancesGetTraffic(t *testing.T) {
 			list = append(list, inst)
 		}
 		e := newTestEngine(t, Options{Lists: Static{"app": list}})
-		if got := len(e.cluster("app").current(e.clock.now()).fit); got != tc.want {
+		if got := eligible(e); got != tc.want {
 			t.Errorf("statuses %v: %d eligible, want %d", tc.statuses, got, tc.want)
 		}
 	}
@@ -571,7 +581,7 @@ func TestForgottenBodyGivesThePermitBackAtTheDeadline(t *testing.T) {
 		if got := c.inflight.Load(); got != 0 {
 			t.Errorf("after the deadline: %d in flight, want 0", got)
 		}
-		if got := e.cluster("app").current(e.clock.now()).all[0].active.Load(); got != 0 {
+		if got := e.cluster("app").lb.State(e.clock.now()).Endpoints[0].Active; got != 0 {
 			t.Errorf("after the deadline: %d active at the endpoint, want 0", got)
 		}
 	})
