@@ -83,6 +83,9 @@ func TestServicesLinkNoServer(t *testing.T) {
 					t.Errorf("a service that links %s links %s", p.ImportPath, dep)
 				}
 			}
+			if strings.HasPrefix(dep, "google.golang.org/grpc") && p.ImportPath != module+"/ipc/grpc" {
+				t.Errorf("a service that links %s links gRPC, which only ipc/grpc may bring", p.ImportPath)
+			}
 		}
 	}
 	if checked < 5 {

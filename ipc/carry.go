@@ -1,0 +1,167 @@
+package ipc
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/fault"
+)
+
+// What follows lets protocols other than HTTP/1 take part: they carry the same headers, under the same names, in
+// whatever they have for headers.
+
+// Carried are the names of the headers that a request brings along, in the form of [http.CanonicalHeaderKey].
+var Carried = []string{
+	HeaderRequestID, HeaderTimeout, HeaderAttempt, HeaderCaller, HeaderCriticality, "Traceparent", "Tracestate", fault.Header,
+}
+
+// Received is a request that this process serves.
+type Received struct {
+	engine *Engine
+	in     *inbound
+	start  time.Time
+}
+
+// Receive opens the context of a request that came in another way than through [Engine.Handler], from its headers.
+// Calls made with the returned context hand on deadline, criticality, request id and faults. It fails with
+// [ErrDeadlineSpent] if the caller's time was up on arrival. End must follow.
+func (e *Engine) Receive(ctx context.Context, h http.Header) (context.Context, *Received, error) {
+	r := &Received{engine: e, in: readInbound(h), start: time.Now()}
+	ctx = context.WithValue(ctx, inboundKey{}, r.in)
+	if d, ok := ctx.Deadline(); ok && !d.After(r.start) {
+		e.server.expired.Inc()
+		return ctx, r, ErrDeadlineSpent
+	}
+	if header := h.Get(fault.Header); header != "" {
+		if key := e.faultKey(); len(key) > 0 {
+			f, err := fault.Parse(key, header, r.in.id, r.start)
+			if err != nil {
+				e.server.ignored.Inc()
+				e.log.Debug("fault header ignored", "err", err)
+			} else {
+				ctx = fault.With(ctx, f)
+			}
+		}
+	}
+	return ctx, r, nil
+}
+
+// RequestID returns the request's id, which was made if it brought none.
+func (r *Received) RequestID() string { return r.in.id }
+
+// NoRetry reports whether a callee, or the budget of this process, asks that nobody upstream tries again.
+func (r *Received) NoRetry() bool { return r.in.noRetry.Load() }
+
+// End records the request under the class of an HTTP status that says how it ended.
+func (r *Received) End(status int) {
+	r.engine.server.record(r.engine, r.in.caller, status, time.Since(r.start))
+}
+
+// Carry calls set with each header that a call made for the request of ctx hands on, the deadline excepted: name in
+// the form of [http.CanonicalHeaderKey]. attempt counts from 1.
+func (e *Engine) Carry(ctx context.Context, c *Command, attempt int, set func(name, value string)) {
+	in := inboundOf(ctx)
+	crit := c.set.Load().Criticality
+	if in != nil {
+		attempt += in.attempt - 1
+		crit = max(crit, in.criticality)
+		if in.id != "" {
+			set(HeaderRequestID, in.id)
+		}
+		if in.traceparent != "" {
+			set("Traceparent", in.traceparent)
+			if in.tracestate != "" {
+				set("Tracestate", in.tracestate)
+			}
+		}
+	}
+	set(HeaderAttempt, strconv.Itoa(attempt))
+	set(HeaderCriticality, crit.String())
+	if e.app != "" {
+		set(HeaderCaller, e.app)
+	}
+	if f := fault.From(ctx); f != nil {
+		set(fault.Header, f.Header())
+	}
+}
+
+// Inject does what the faults of the request of ctx ask of an injection point: it waits, and returns the error to fail
+// with, or nil, and what was asked. The kill switch and the limit on faults at once hold.
+func (e *Engine) Inject(ctx context.Context, point, name string) (fault.Action, error) {
+	f := fault.From(ctx)
+	if f == nil { // hot path: 0 allocs
+		return fault.Action{}, nil
+	}
+	a := f.At(point, name)
+	if a.IsZero() || a.Delay == 0 && a.Err == nil && !a.Hang {
+		return fault.Action{}, nil
+	}
+	leave, ok := e.injecting()
+	if !ok {
+		return fault.Action{}, nil
+	}
+	defer leave()
+	e.injected(point, &a)
+	if err := a.Wait(ctx); err != nil {
+		return a, err
+	}
+	return a, a.Err
+}
+
+// Watch calls fn with the instances of app, as [Lists] does.
+func (e *Engine) Watch(app string, fn func([]roadbed.Instance)) (stop func()) {
+	return e.lists.Watch(app, fn)
+}
+
+// Ticket is the right to one call whose end is not the return of a function: a stream.
+type Ticket struct {
+	c *Command
+	p permit
+}
+
+// Begin asks breaker and bulkhead for a call that has no timeout of its own. Done must follow unless it fails.
+func (c *Command) Begin(ctx context.Context) (*Ticket, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("ipc: call %s: %w", c.name, err)
+	}
+	p, refused := c.permit(permit{start: c.clock.now(), deadline: noDeadline}, c.set.Load())
+	if refused != nil {
+		c.report(ending{kind: refused.Kind}, resultFailure)
+		return nil, refused
+	}
+	return &Ticket{c, p}, nil
+}
+
+// Done ends the call: with nil, or with why it failed. An error marked by [BadRequest] says nothing about health.
+func (t *Ticket) Done(ctx context.Context, err error) {
+	c := t.c
+	if err == nil {
+		c.finish(&t.p, success, c.clock.now())
+		c.report(ending{start: t.p.start}, resultSuccess)
+	} else {
+		kind, _ := c.failed(ctx, &t.p, nil, err, c.clock.now())
+		if kind == invalid {
+			c.report(ending{kind: None, start: t.p.start}, resultSuccess)
+		} else {
+			c.report(ending{kind: kind, start: t.p.start}, resultFailure)
+		}
+	}
+	c.release()
+}
+
+// RefuseRetries tells whoever is upstream of the request of ctx not to try it again.
+func RefuseRetries(ctx context.Context) {
+	if in := inboundOf(ctx); in != nil {
+		in.noRetry.Store(true)
+	}
+}
+
+// App returns the app that the engine makes calls for, "" if it did not say.
+func (e *Engine) App() string { return e.app }
+
+// Zone returns the zone that the engine makes calls from, "" if it did not say.
+func (e *Engine) Zone() string { return e.zone }
