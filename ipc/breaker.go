@@ -1,9 +1,7 @@
 package ipc
 
 import (
-	"sync"
 	"sync/atomic"
-	"time"
 )
 
 // The states of a breaker. Open is split in two so that a refusal needs no clock: while openFast, the sleep window
@@ -95,7 +93,7 @@ func (b *breaker) tick(now int64, s *settings) {
 // openState returns openDue if the sleep window ends within two ticks of now: one until the next tick, and one in
 // case that tick is late.
 func openState(now, openedAt int64, s *settings) uint64 {
-	if openedAt+int64(s.SleepWindow) <= now+2*int64(tickTime) {
+	if openedAt+int64(s.SleepWindow) <= now+2*int64(s.HealthInterval) {
 		return openDue
 	}
 	return openFast
@@ -110,83 +108,4 @@ func (b *breaker) name(s *settings) string {
 		return "CLOSED"
 	}
 	return [...]string{"CLOSED", "OPEN", "OPEN", "HALF_OPEN"}[b.word.Load()&stateMask]
-}
-
-// What a call did. Each has a counter.
-type event uint8
-
-const (
-	success event = iota
-	failure
-	timeout
-	rejected
-	shortCircuited
-	badRequests
-	cancelled
-	unanswered // no endpoint, or no time left: says nothing about health
-	fallbackSuccess
-	fallbackFailure
-	fallbackRejected
-	events
-)
-
-// shard is one of several counters of the same calls, so that cores do not fight for a cache line.
-type shard struct {
-	n       [events]atomic.Uint32
-	_       [128 - 4*events]byte
-	latency [latencyBins]atomic.Uint32
-	_       [64]byte
-}
-
-type tally [events]uint32
-
-// health is the number of calls that say something about the callee, and how many of them failed.
-func (t *tally) health() (total, errors uint32) {
-	errors = t[failure] + t[timeout] + t[rejected]
-	return errors + t[success], errors
-}
-
-func (t tally) minus(o tally) tally {
-	for i := range t {
-		t[i] -= o[i]
-	}
-	return t
-}
-
-func (t tally) plus(o tally) tally {
-	for i := range t {
-		t[i] += o[i]
-	}
-	return t
-}
-
-const (
-	tickTime    = 500 * time.Millisecond // Hystrix's metrics.healthSnapshot.interval
-	buckets     = 20                     // of tickTime: Hystrix's metrics.rollingStats.time, 10 s
-	latencyBins = 112
-)
-
-// window remembers the last 10 s of a command in buckets of 500 ms. Only completed buckets count for health.
-type window struct {
-	mu      sync.Mutex
-	ring    [buckets]tally
-	head    int
-	sum     tally                  // of ring
-	seen    tally                  // counters at the last rollover
-	slowOld [2][latencyBins]uint32 // latency counters at the two last turns of the ring
-}
-
-// roll completes the present bucket, given the counters of now, and returns the sum over the window.
-func (w *window) roll(now tally) tally {
-	w.sum = w.sum.minus(w.ring[w.head])
-	w.ring[w.head] = now.minus(w.seen)
-	w.sum = w.sum.plus(w.ring[w.head])
-	w.seen = now
-	w.head = (w.head + 1) % buckets
-	return w.sum
-}
-
-// reset empties the window.
-func (w *window) reset(now tally) {
-	w.ring, w.sum, w.seen = [buckets]tally{}, tally{}, now
 }

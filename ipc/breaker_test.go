@@ -286,7 +286,8 @@ func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
 			check := func(at int) {
 				synctest.Wait()
 				var sum uint32
-				for _, n := range c.tally() {
+				counts := c.tally()
+				for _, n := range counts[:fallbackSuccess] { // those are the ends of calls
 					sum += n
 				}
 				switch n := c.inflight.Load(); {
@@ -296,7 +297,9 @@ func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
 				case len(live) == 0 && state(c) == "HALF_OPEN":
 					wrong = fmt.Sprintf("step %d: half open without a call that could be the trial", at)
 				case int64(sum) != begun-n:
-					wrong = fmt.Sprintf("step %d: events %v sum to %d, want %d ended calls", at, c.tally(), sum, begun-n)
+					wrong = fmt.Sprintf("step %d: events %v sum to %d, want %d ended calls", at, counts, sum, begun-n)
+				case counts[fallbackMissing] != sum-counts[success]-counts[badRequests]:
+					wrong = fmt.Sprintf("step %d: events %v: want one fallback missing for each call that failed", at, counts)
 				}
 			}
 			for i, s := range drawn {

@@ -15,6 +15,7 @@ type budget struct {
 }
 
 const (
+	buckets    = 20 // of tickTime: 10 s
 	extraRatio = 0.2
 	extraFloor = 10 * 10 // ten a second for 10 s
 )

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/bits"
 	"net/http"
 	"reflect"
 	"sync/atomic"
@@ -30,6 +29,7 @@ type Command struct {
 	refusedOpen, refusedFull, refusedLate *Error
 
 	shards []shard
+	apart  atomic.Pointer[apart] // nil until a call's time inside differed from its whole time
 	window window
 	timers [3][kinds]atomic.Pointer[meter.PercentileTimer] // by result and cause
 
@@ -37,6 +37,7 @@ type Command struct {
 	breaker   breaker
 	_         [64]byte
 	inflight  atomic.Int64
+	peak      atomic.Int64 // the most in flight in the present bucket of the dashboards' window
 	_         [64]byte
 	fallbacks atomic.Int64
 }
@@ -60,6 +61,7 @@ type permit struct {
 	start    int64
 	deadline int64  // the earlier of the caller's and the command's; noDeadline = none
 	own      bool   // the command's is the earlier
+	apart    bool   // a fallback follows, so that finish does not see the whole time
 	trial    uint64 // not 0: the breaker waits for this call's end
 }
 
@@ -89,7 +91,8 @@ func (c *Command) permit(p permit, set *settings) (permit, *Error) {
 		c.count(shortCircuited)
 		return p, c.refusedOpen
 	}
-	if c.inflight.Add(1) > int64(set.MaxConcurrent) {
+	n := c.inflight.Add(1)
+	if n > int64(set.MaxConcurrent) {
 		c.inflight.Add(-1)
 		c.count(rejected)
 		if p.trial != 0 {
@@ -97,7 +100,15 @@ func (c *Command) permit(p permit, set *settings) (permit, *Error) {
 		}
 		return p, c.refusedFull
 	}
+	if n > c.peak.Load() { // it shares a line with inflight, which is ours just now
+		c.raisePeak(n)
+	}
 	return p, nil
+}
+
+func (c *Command) raisePeak(n int64) {
+	for old := c.peak.Load(); n > old && !c.peak.CompareAndSwap(old, n); old = c.peak.Load() {
+	}
 }
 
 // shard returns the counters that the calling goroutine should use. Goroutines have stacks at different addresses, so
@@ -115,11 +126,24 @@ func (c *Command) count(e event) { c.shard().n[e].Add(1) }
 func (c *Command) finish(p *permit, e event, end int64) {
 	s := c.shard()
 	s.n[e].Add(1)
-	s.latency[latencyBin(end-p.start)].Add(1)
+	if bin := latencyBin(end - p.start); p.apart {
+		c.timesApart().inside[bin].Add(1)
+	} else {
+		s.latency[bin].Add(1)
+	}
 	if p.trial != 0 {
 		c.endTrial(p.trial, e)
 		p.trial = 0
 	}
+}
+
+// timesApart returns where times are counted of calls whose whole time differs from that inside run.
+func (c *Command) timesApart() *apart {
+	if a := c.apart.Load(); a != nil {
+		return a
+	}
+	c.apart.CompareAndSwap(nil, new(apart))
+	return c.apart.Load()
 }
 
 func (c *Command) endTrial(trial uint64, e event) {
@@ -133,7 +157,7 @@ func (c *Command) endTrial(trial uint64, e event) {
 	c.window.mu.Lock()
 	did := c.breaker.succeeded(trial)
 	if did {
-		c.window.reset(c.tally())
+		c.window.reset(c.health())
 	}
 	c.window.mu.Unlock()
 	if did {
@@ -150,63 +174,66 @@ func (c *Command) tally() (t tally) {
 			t[e] += c.shards[i].n[e].Load()
 		}
 	}
+	bare := t[shortCircuitedBare]
+	t[shortCircuitedBare] = 0
+	t[shortCircuited] += bare
+	t[fallbackMissing] += bare
 	return t
 }
 
-// tick completes a bucket and opens the breaker if the window says so. Only the engine's ticker calls it.
-func (c *Command) tick(now int64) {
+func (c *Command) health() health {
+	t := c.tally()
+	return t.health()
+}
+
+// tick completes the buckets that end now, and opens the breaker if its window says so. Only the engine's ticker calls
+// it, each tick.
+func (c *Command) tick(now int64, tick time.Duration) {
 	set := c.set.Load()
-	c.window.mu.Lock()
-	sum := c.window.roll(c.tally())
-	if c.window.head == 0 {
-		c.window.slowOld[0] = c.window.slowOld[1]
-		c.window.slowOld[1] = c.latencies()
+	w := &c.window
+	w.mu.Lock()
+	t := c.tally()
+	if isDue(&w.rolling.due, now, set.RollingWindow/time.Duration(set.RollingBuckets), tick) {
+		w.rollDashboard(t, c.peak.Swap(c.inflight.Load()))
 	}
-	total, errs := sum.health()
+	if !set.PercentilesOff && isDue(&w.latency.due, now, set.PercentileWindow/time.Duration(set.PercentileBuckets), tick) {
+		inside, total := c.latencies()
+		w.latency.inside.roll(inside, w.latency.buckets)
+		w.latency.total.roll(total, w.latency.buckets)
+	}
+	if !isDue(&w.health.due, now, set.HealthInterval, tick) {
+		w.mu.Unlock()
+		return
+	}
+	h := w.roll(t.health())
 	opened := false
-	if total >= uint32(set.RequestVolume) && percent(errs, total) >= set.ErrorPercent && !set.forced {
+	if h.total >= uint32(set.RequestVolume) && h.percent() >= set.ErrorPercent && !set.forced {
 		opened = c.breaker.open(now, set)
 	}
 	c.breaker.tick(now, set)
-	c.window.mu.Unlock()
+	w.mu.Unlock()
 	if opened {
-		c.engine.log.Warn("breaker open", "command", c.name, "errorPercent", percent(errs, total), "calls", total, "sleep", set.SleepWindow)
+		c.engine.log.Warn("breaker open", "command", c.name, "errorPercent", h.percent(), "calls", h.total, "sleep", set.SleepWindow)
 	}
 }
 
-func percent(part, of uint32) int {
-	if of == 0 {
-		return 0
-	}
-	return int(uint64(part) * 100 / uint64(of))
-}
-
-func (c *Command) latencies() (sum [latencyBins]uint32) {
+// latencies returns how often each bin was hit since ever: by times inside run, and by whole times.
+func (c *Command) latencies() (inside, total *bins) {
+	both := new([2]bins)
+	inside, total = &both[0], &both[1]
 	for i := range c.shards {
-		for b := range sum {
-			sum[b] += c.shards[i].latency[b].Load()
+		for b := range inside {
+			inside[b] += c.shards[i].latency[b].Load()
 		}
 	}
-	return sum
-}
-
-// latencyBin maps nanoseconds to four bins per power of two of microseconds.
-func latencyBin(ns int64) int {
-	us := uint64(max(ns, 0)) / 1000
-	if us < 4 {
-		return int(us)
+	*total = *inside
+	if a := c.apart.Load(); a != nil {
+		for b := range inside {
+			inside[b] += a.inside[b].Load()
+			total[b] += a.total[b].Load()
+		}
 	}
-	exp := bits.Len64(us) - 3
-	return min(exp<<2+int(us>>exp), latencyBins-1)
-}
-
-// binTime returns the upper end of a bin.
-func binTime(bin int) time.Duration {
-	if bin < 4 {
-		return time.Duration(bin+1) * time.Microsecond
-	}
-	exp := bin>>2 - 1
-	return time.Duration(uint64(bin&3+4+1)<<exp) * time.Microsecond
+	return inside, total
 }
 
 // Call runs run under the command's breaker, bulkhead and timeout.
@@ -238,7 +265,11 @@ func CallOr[T any](ctx context.Context, c *Command, run func(context.Context) (T
 		return v, unmark(err)
 	}
 	set := c.set.Load()
+	if how.ran {
+		defer func() { c.timesApart().total[latencyBin(c.clock.roughly()-how.start)].Add(1) }()
+	}
 	if set.FallbackOff {
+		c.count(fallbackDisabled)
 		c.report(how, resultFailure)
 		return v, err
 	}
@@ -294,6 +325,7 @@ func unmark(err error) error {
 type ending struct {
 	kind  Kind
 	start int64 // 0 if it was refused without a look at the clock
+	ran   bool  // it was not refused
 	other bool  // the call was an HTTP call to an app of another name, which reported itself
 }
 
@@ -303,10 +335,14 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 	var p permit
 	var refused *Error
 	if w := c.breaker.word.Load(); w&stateMask == openFast && !set.forced { // spare the clock
-		c.count(shortCircuited)
+		e := shortCircuited
+		if !hasFallback {
+			e = shortCircuitedBare
+		}
+		c.count(e)
 		refused = c.refusedOpen
-	} else {
-		p, refused = c.admit(ctx, set, c.clock.roughly())
+	} else if p, refused = c.admit(ctx, set, c.clock.roughly()); refused != nil && !hasFallback {
+		c.count(fallbackMissing)
 	}
 	how.start = p.start
 	if refused != nil {
@@ -316,6 +352,7 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 		}
 		return v, how, refused
 	}
+	how.ran = true
 	rctx := ctx
 	var s *scope
 	if p.own || c.vip.Load() || c.engine.meter != nil {
@@ -329,6 +366,7 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 	defer func() {
 		if !ended { // run panicked
 			c.finish(&p, failure, c.clock.roughly())
+			c.count(fallbackMissing) // panics pass fallbacks by
 		}
 		c.release()
 		if s != nil {
@@ -356,7 +394,7 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 		var zero T
 		v, err = zero, ErrTimeout
 	}
-	how.kind, err = c.failed(ctx, &p, s, err, end)
+	how.kind, err = c.failed(ctx, &p, s, err, end, hasFallback)
 	if s != nil {
 		how.other = s.other.Load()
 	}
@@ -370,12 +408,16 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 }
 
 // failed counts a call that ended with err, and returns what the caller is told.
-func (c *Command) failed(ctx context.Context, p *permit, s *scope, err error, end int64) (Kind, error) {
+func (c *Command) failed(ctx context.Context, p *permit, s *scope, err error, end int64, hasFallback bool) (Kind, error) {
 	kind := classify(err, end >= p.deadline || s != nil && s.deadline != 0 && errors.Is(s.Err(), context.DeadlineExceeded),
 		errors.Is(ctx.Err(), context.Canceled))
+	p.apart = hasFallback && kind != invalid && kind != Cancelled
 	c.finish(p, eventOf(kind, err), end)
 	if kind == invalid {
 		return kind, err
+	}
+	if !hasFallback && kind != Cancelled {
+		c.count(fallbackMissing)
 	}
 	if e, ok := err.(*Error); ok && e.Command == c.name {
 		return kind, err

@@ -102,6 +102,8 @@ type Engine struct {
 	maxFaults *config.Value[int]
 	faults    atomic.Int64 // being injected now
 	server    server
+	ticker    *time.Ticker
+	period    atomic.Int64 // of the ticker: the shortest health interval of all commands
 	stop      chan struct{}
 	wg        sync.WaitGroup
 	unwatch   []func()
@@ -122,8 +124,10 @@ func New(o Options) *Engine {
 		base: o.Transport, log: o.Log, config: o.Config, clock: newClock(), shards: shardCount(), knobs: knobs(),
 		faultsOn:  [2]*config.Value[bool]{o.Config.Bool("fault.enabled", true), o.Config.Bool("ipc.fit.enabled", true)},
 		maxFaults: o.Config.Int("ipc.fit.maxActive", 100),
+		ticker:    time.NewTicker(tickTime),
 		stop:      make(chan struct{}), refused: map[string]string{},
 	}
+	e.period.Store(int64(tickTime))
 	if e.log == nil {
 		e.log = slog.Default()
 	}
@@ -158,20 +162,22 @@ func shardCount() int {
 
 // run rolls the windows until the engine is closed.
 func (e *Engine) run() {
-	tick := time.NewTicker(tickTime)
-	defer tick.Stop()
+	defer e.ticker.Stop()
+	budgets := e.clock.now() + int64(tickTime)
 	for {
 		select {
 		case <-e.stop:
 			return
-		case <-tick.C:
+		case <-e.ticker.C:
 		}
-		now := e.clock.now()
+		now, period := e.clock.now(), time.Duration(e.period.Load())
 		for _, c := range *e.commands.Load() {
-			c.tick(now)
+			c.tick(now, period)
 		}
-		for _, cl := range *e.clusters.Load() {
-			cl.budget.tick()
+		if isDue(&budgets, now, tickTime, period) {
+			for _, cl := range *e.clusters.Load() {
+				cl.budget.tick()
+			}
 		}
 	}
 }
@@ -210,23 +216,28 @@ func (e *Engine) Command(name string, s Settings) *Command {
 	defer e.mu.Unlock()
 	old := *e.commands.Load()
 	c := old[name]
-	if c == nil {
+	isNew := c == nil
+	if isNew {
 		c = newCommand(e, name)
-		all := maps.Clone(old)
-		all[name] = c
-		e.resolve(c)
-		e.commands.Store(&all)
-		e.meter.GaugeFunc("ipc.breaker.state", func() float64 { return c.breakerState() }, "ipc.command", name)
-	}
-	if s == (Settings{}) {
-		return c
 	}
 	if err := s.validate(); err != nil {
 		e.log.Error("settings of a command make no sense; the others stay", "command", name, "err", err)
-		return c
+	} else if s != (Settings{}) {
+		c.code = s
 	}
-	c.code = s
 	e.resolve(c)
+	if isNew {
+		set := c.set.Load()
+		c.window.init(e.clock.now(), set)
+		if int64(set.HealthInterval) < e.period.Load() && !e.closed {
+			e.period.Store(int64(set.HealthInterval))
+			e.ticker.Reset(set.HealthInterval)
+		}
+		all := maps.Clone(old)
+		all[name] = c
+		e.commands.Store(&all)
+		e.meter.GaugeFunc("ipc.breaker.state", func() float64 { return c.breakerState() }, "ipc.command", name)
+	}
 	return c
 }
 

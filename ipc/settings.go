@@ -11,10 +11,13 @@ import (
 )
 
 // Settings are one command's. A zero field means the default; a dynamic property of the command overrides the code,
-// and the code overrides the property's form for all commands, hystrix.command.default.….
+// and the code overrides the property's form for all commands, hystrix.command.default.…. Properties are named as
+// Hystrix's, or begin with ipc.command. where Hystrix has none. Those marked static count when the command is first
+// named and stay until the process ends.
 type Settings struct {
 	// Timeout bounds the whole call with all its retries: 1 s; negative is none. The caller's deadline bounds it too.
-	// Property hystrix.command.NAME.execution.isolation.thread.timeoutInMilliseconds.
+	// Property hystrix.command.NAME.execution.isolation.thread.timeoutInMilliseconds, and
+	// ….execution.timeout.enabled=false for none.
 	Timeout time.Duration
 
 	// MaxConcurrent is how many calls may be in flight, those included whose response body is still read: 200.
@@ -47,6 +50,22 @@ type Settings struct {
 
 	// Criticality lowers the importance of requests made by this command; it never raises it.
 	Criticality roadbed.Criticality
+
+	// Group is the name under which dashboards show commands together: the command's own name.
+	Group string
+
+	// What dashboards show is of the last RollingWindow (10 s) in RollingBuckets (10); the breaker judges the same
+	// time in buckets of HealthInterval (500 ms, at least 10 ms), and moves at their ends. All static.
+	// Properties ….metrics.rollingStats.timeInMilliseconds, .rollingStats.numBuckets, .healthSnapshot.intervalInMilliseconds.
+	RollingWindow  time.Duration
+	RollingBuckets int
+	HealthInterval time.Duration
+
+	// Latencies are of the last PercentileWindow (60 s) in PercentileBuckets (6), or not shown. All static.
+	// Properties ….metrics.rollingPercentile.timeInMilliseconds, .numBuckets, .enabled; .bucketSize is without effect.
+	PercentileWindow  time.Duration
+	PercentileBuckets int
+	PercentilesOff    bool
 }
 
 // settings are Settings with every default filled in.
@@ -58,9 +77,15 @@ type settings struct {
 var builtIn = Settings{
 	Timeout: time.Second, MaxConcurrent: 200, MaxFallbacks: 10,
 	RequestVolume: 20, ErrorPercent: 50, SleepWindow: 5 * time.Second, Retries: 2,
+	RollingWindow: 10 * time.Second, RollingBuckets: 10, HealthInterval: tickTime,
+	PercentileWindow: time.Minute, PercentileBuckets: 6,
 }
 
-const maxTimeout = 24 * time.Hour
+const (
+	maxTimeout  = 24 * time.Hour
+	minInterval = 10 * time.Millisecond // of a health bucket
+	maxBuckets  = 1000                  // of a window
+)
 
 // validate reports the first field that makes no sense.
 func (s Settings) validate() error {
@@ -75,8 +100,31 @@ func (s Settings) validate() error {
 		return fmt.Errorf("more than %d Retries only make an outage worse", maxAttempts-1)
 	case s.Criticality > roadbed.Bulk:
 		return fmt.Errorf("%v is none of the four", s.Criticality)
+	case s.RollingWindow < 0 || s.RollingBuckets < 0 || s.HealthInterval < 0 || s.PercentileWindow < 0 || s.PercentileBuckets < 0:
+		return errors.New("windows and their buckets must not be negative")
+	}
+	return s.or(builtIn).windows()
+}
+
+// windows reports windows that cannot be divided as they should be.
+func (s Settings) windows() error {
+	switch {
+	case s.RollingWindow > maxTimeout || s.PercentileWindow > maxTimeout:
+		return fmt.Errorf("windows must not be longer than %s", maxTimeout)
+	case s.RollingBuckets > maxBuckets || s.RollingWindow%time.Duration(s.RollingBuckets) != 0:
+		return fmt.Errorf("the rolling window of %s must divide evenly into its %d buckets, at most %d", s.RollingWindow, s.RollingBuckets, maxBuckets)
+	case s.HealthInterval < minInterval || s.RollingWindow%s.HealthInterval != 0 || s.RollingWindow/s.HealthInterval > maxBuckets:
+		return fmt.Errorf("the rolling window of %s must divide evenly into health intervals of %s, at least %s and at most %d of them", s.RollingWindow, s.HealthInterval, minInterval, maxBuckets)
+	case s.PercentileBuckets > maxBuckets || s.PercentileWindow%time.Duration(s.PercentileBuckets) != 0:
+		return fmt.Errorf("the percentile window of %s must divide evenly into its %d buckets, at most %d", s.PercentileWindow, s.PercentileBuckets, maxBuckets)
 	}
 	return nil
+}
+
+// keepStatic takes the static settings of o.
+func (s *Settings) keepStatic(o *Settings) {
+	s.RollingWindow, s.RollingBuckets, s.HealthInterval = o.RollingWindow, o.RollingBuckets, o.HealthInterval
+	s.PercentileWindow, s.PercentileBuckets, s.PercentilesOff = o.PercentileWindow, o.PercentileBuckets, o.PercentilesOff
 }
 
 // or returns s with the zero fields of numbers taken from d.
@@ -99,6 +147,11 @@ func (s Settings) or(d Settings) Settings {
 	pickInt(&s.RequestVolume, d.RequestVolume)
 	pickInt(&s.ErrorPercent, d.ErrorPercent)
 	pickInt(&s.Retries, d.Retries)
+	pick(&s.RollingWindow, d.RollingWindow)
+	pickInt(&s.RollingBuckets, d.RollingBuckets)
+	pick(&s.HealthInterval, d.HealthInterval)
+	pick(&s.PercentileWindow, d.PercentileWindow)
+	pickInt(&s.PercentileBuckets, d.PercentileBuckets)
 	return s
 }
 
@@ -245,6 +298,12 @@ func resolve(name string, code Settings, props properties, all []knob, before *s
 		}
 	}
 	out.Settings = out.Settings.or(builtIn)
+	if out.Group == "" {
+		out.Group = name
+	}
+	if before != nil {
+		out.keepStatic(&before.Settings)
+	}
 	out.forced = out.ForceOpen || out.ForceClosed || out.BreakerOff
 	return &out
 }

@@ -69,7 +69,12 @@ type BudgetState struct {
 	Denied  int64   `json:"denied"` // ever
 }
 
-var eventNames = [events]string{"success", "failure", "timeout", "rejected", "shortCircuited", "badRequest", "cancelled", "unanswered", "fallbackSuccess", "fallbackFailure", "fallbackRejected"}
+var eventNames = [events]string{
+	success: "success", failure: "failure", timeout: "timeout", poolRejected: "poolRejected", rejected: "rejected",
+	shortCircuited: "shortCircuited", badRequests: "badRequest", cancelled: "cancelled", unanswered: "unanswered",
+	fallbackSuccess: "fallbackSuccess", fallbackFailure: "fallbackFailure", fallbackRejected: "fallbackRejected",
+	fallbackDisabled: "fallbackDisabled", fallbackMissing: "fallbackMissing", fromCache: "fromCache", collapsed: "collapsed", slowCalls: "slow",
+}
 
 // Snapshot returns the state of all commands, by name.
 func (e *Engine) Snapshot() []CommandState {
@@ -94,37 +99,18 @@ func (c *Command) snapshot() CommandState {
 		t := c.clock.time(at)
 		s.OpenedAt = &t
 	}
-	c.window.mu.Lock()
-	sum := c.window.sum.plus(c.tally().minus(c.window.seen))
-	bins, old := c.latencies(), c.window.slowOld[0]
-	c.window.mu.Unlock()
-	total, errs := sum.health()
-	s.Requests, s.ErrorPercent = total, percent(errs, total)
-	for i, n := range sum {
+	st := c.stats(set)
+	s.Requests, s.ErrorPercent = st.now.total, st.now.percent()
+	for i, n := range st.rolled {
 		if n > 0 {
 			s.Counts[eventNames[i]] = n
 		}
 	}
-	var all uint64
-	for i := range bins {
-		bins[i] -= old[i]
-		all += uint64(bins[i])
-	}
-	s.P50, s.P99 = quantile(&bins, all, 0.50), quantile(&bins, all, 0.99)
+	s.P50, s.P99 = st.Execute.Percentiles[2].Seconds(), st.Execute.Percentiles[6].Seconds()
 	if cl := (*c.engine.clusters.Load())[c.name]; cl != nil {
 		s.App = cl.snapshot()
 	}
 	return s
-}
-
-func quantile(bins *[latencyBins]uint32, all uint64, q float64) float64 {
-	var seen uint64
-	for i, n := range bins {
-		if seen += uint64(n); seen > 0 && float64(seen) >= q*float64(all) {
-			return binTime(i).Seconds()
-		}
-	}
-	return 0
 }
 
 func (cl *cluster) snapshot() *AppState {

@@ -160,11 +160,14 @@ func (x *exchange) run() (*http.Response, error) {
 			x.permit.deadline = x.engine.clock.at(t)
 		}
 	} else {
-		limit := *set
+		limit := set
 		if override != nil && override.Timeout != 0 {
-			limit.Timeout = override.Timeout
+			other := *set
+			other.Timeout = override.Timeout
+			limit = &other
 		}
-		if x.permit, refused = cmd.admit(ctx, &limit, now); refused != nil {
+		if x.permit, refused = cmd.admit(ctx, limit, now); refused != nil {
+			cmd.count(fallbackMissing)
 			cmd.report(ending{kind: refused.Kind}, resultFailure)
 			return nil, refused
 		}
@@ -560,6 +563,9 @@ func (x *exchange) fail(err error) error {
 	kind := classify(err, late, errors.Is(ctx.Err(), context.Canceled))
 	if !x.joined {
 		x.cluster.cmd.finish(&x.permit, eventOf(kind, err), end)
+		if kind != Cancelled {
+			x.cluster.cmd.count(fallbackMissing)
+		}
 		if x.engine.meter != nil {
 			x.cluster.cmd.record(resultFailure, kind, time.Duration(end-x.permit.start))
 		}
