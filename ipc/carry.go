@@ -130,6 +130,7 @@ func (c *Command) Begin(ctx context.Context) (*Ticket, error) {
 	}
 	p, refused := c.permit(permit{start: c.clock.now(), deadline: noDeadline}, c.set.Load())
 	if refused != nil {
+		c.count(fallbackMissing)
 		c.report(ending{kind: refused.Kind}, resultFailure)
 		return nil, refused
 	}
@@ -143,7 +144,7 @@ func (t *Ticket) Done(ctx context.Context, err error) {
 		c.finish(&t.p, success, c.clock.now())
 		c.report(ending{start: t.p.start}, resultSuccess)
 	} else {
-		kind, _ := c.failed(ctx, &t.p, nil, err, c.clock.now())
+		kind, _ := c.failed(ctx, &t.p, nil, err, c.clock.now(), false)
 		if kind == invalid {
 			c.report(ending{kind: None, start: t.p.start}, resultSuccess)
 		} else {
