@@ -28,10 +28,11 @@ type Command struct {
 	// Allocated once, so that a refusal costs nothing.
 	refusedOpen, refusedFull, refusedLate *Error
 
-	shards []shard
-	apart  atomic.Pointer[apart] // nil until a call's time inside differed from its whole time
-	window window
-	timers [3][kinds]atomic.Pointer[meter.PercentileTimer] // by result and cause
+	shards    []shard
+	slowAfter atomic.Int64          // Settings.SlowCall; 0 is never
+	apart     atomic.Pointer[apart] // nil until a call's time inside differed from its whole time
+	window    window
+	timers    [3][kinds]atomic.Pointer[meter.PercentileTimer] // by result and cause
 
 	_         [64]byte
 	breaker   breaker
@@ -96,7 +97,9 @@ func (c *Command) permit(p permit, set *settings) (permit, *Error) {
 		c.inflight.Add(-1)
 		c.count(rejected)
 		if p.trial != 0 {
-			c.breaker.nonSuccess(p.trial, set, c.clock)
+			c.endTrial(p.trial, false)
+		} else if set.InstantOpen {
+			c.judge(set)
 		}
 		return p, c.refusedFull
 	}
@@ -122,18 +125,30 @@ func (c *Command) shard() *shard {
 // count adds one to an event's counter.
 func (c *Command) count(e event) { c.shard().n[e].Add(1) }
 
-// finish counts a call that ran, and moves the breaker if it was the trial. The permit stays until release.
+// finish counts a call that ran, and moves the breaker if it was a trial. The permit stays until release.
+// hot path: 0 allocs, BenchmarkAllowed
 func (c *Command) finish(p *permit, e event, end int64) {
+	took := end - p.start
 	s := c.shard()
 	s.n[e].Add(1)
-	if bin := latencyBin(end - p.start); p.apart {
+	if bin := latencyBin(took); p.apart {
 		c.timesApart().inside[bin].Add(1)
 	} else {
 		s.latency[bin].Add(1)
 	}
+	slow := false
+	if limit := c.slowAfter.Load(); limit != 0 && took >= limit {
+		s.n[slowCalls].Add(1)
+		slow = true
+	}
+	if e == success && !slow && p.trial == 0 {
+		return
+	}
 	if p.trial != 0 {
-		c.endTrial(p.trial, e)
+		c.endTrial(p.trial, e == success && !slow)
 		p.trial = 0
+	} else if set := c.set.Load(); set.InstantOpen && (e == failure || e == timeout || slow) {
+		c.judge(set)
 	}
 }
 
@@ -146,11 +161,12 @@ func (c *Command) timesApart() *apart {
 	return c.apart.Load()
 }
 
-func (c *Command) endTrial(trial uint64, e event) {
+// endTrial tells the breaker how a trial went.
+func (c *Command) endTrial(trial uint64, well bool) {
 	set := c.set.Load()
-	if e != success {
+	if !well {
 		if c.breaker.nonSuccess(trial, set, c.clock) {
-			c.engine.log.Info("breaker stays open, its trial failed", "command", c.name)
+			c.engine.log.Info("breaker stays open, its trial failed", "command", c.name, "sleep", c.breaker.sleep(set))
 		}
 		return
 	}
@@ -163,6 +179,22 @@ func (c *Command) endTrial(trial uint64, e event) {
 	if did {
 		c.engine.log.Info("breaker closed", "command", c.name)
 	}
+}
+
+// judge opens the breaker if its window, with the present bucket, calls for it.
+func (c *Command) judge(set *settings) {
+	w := &c.window
+	w.mu.Lock()
+	h := w.health.sum.plus(c.health().minus(w.health.seen))
+	opened := !set.forced && h.tripped(set) && c.breaker.open(c.clock.now(), set)
+	w.mu.Unlock()
+	if opened {
+		c.tellOpened(h, set)
+	}
+}
+
+func (c *Command) tellOpened(h health, set *settings) {
+	c.engine.log.Warn("breaker open", "command", c.name, "errorPercent", h.percent(), "calls", h.total, "slow", h.slow, "sleep", set.SleepWindow)
 }
 
 // release gives the permit back.
@@ -206,14 +238,11 @@ func (c *Command) tick(now int64, tick time.Duration) {
 		return
 	}
 	h := w.roll(t.health())
-	opened := false
-	if h.total >= uint32(set.RequestVolume) && h.percent() >= set.ErrorPercent && !set.forced {
-		opened = c.breaker.open(now, set)
-	}
+	opened := !set.forced && h.tripped(set) && c.breaker.open(now, set)
 	c.breaker.tick(now, set)
 	w.mu.Unlock()
 	if opened {
-		c.engine.log.Warn("breaker open", "command", c.name, "errorPercent", h.percent(), "calls", h.total, "sleep", set.SleepWindow)
+		c.tellOpened(h, set)
 	}
 }
 

@@ -97,7 +97,7 @@ type Engine struct {
 	config    *config.Properties
 	clock     *clock
 	shards    int
-	knobs     []knob
+	knobs     []knob[Settings]
 	faultsOn  [2]*config.Value[bool]
 	maxFaults *config.Value[int]
 	faults    atomic.Int64 // being injected now
@@ -112,7 +112,8 @@ type Engine struct {
 	clusters atomic.Pointer[map[string]*cluster] // copied on write
 
 	mu       sync.Mutex // guards writes of the maps, and:
-	byPrefix [2]properties
+	byPrefix [len(prefixes)]properties
+	props    properties        // all of them
 	refused  map[string]string // bad property -> text that was logged
 	closed   bool
 }
@@ -121,7 +122,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	e := &Engine{
 		app: o.App, instance: o.Instance, zone: o.Location.Zone, lists: o.Lists, meter: o.Meter, faultKey: o.FaultKey,
-		base: o.Transport, log: o.Log, config: o.Config, clock: newClock(), shards: shardCount(), knobs: knobs(),
+		base: o.Transport, log: o.Log, config: o.Config, clock: newClock(), shards: shardCount(), knobs: commandKnobs(),
 		faultsOn:  [2]*config.Value[bool]{o.Config.Bool("fault.enabled", true), o.Config.Bool("ipc.fit.enabled", true)},
 		maxFaults: o.Config.Int("ipc.fit.maxActive", 100),
 		ticker:    time.NewTicker(tickTime),
@@ -144,7 +145,7 @@ func New(o Options) *Engine {
 	e.commands.Store(&map[string]*Command{})
 	e.clusters.Store(&map[string]*cluster{})
 	e.server.init(e)
-	for i, prefix := range [...]string{hystrixPrefix, ipcPrefix} {
+	for i, prefix := range prefixes {
 		e.unwatch = append(e.unwatch, o.Config.Prefix(prefix, func(p map[string]string) { e.configure(i, p) }))
 	}
 	e.wg.Go(e.run)
@@ -246,6 +247,11 @@ func (e *Engine) configure(i int, p map[string]string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.byPrefix[i] = p
+	all := properties{}
+	for _, p := range e.byPrefix {
+		maps.Copy(all, p)
+	}
+	e.props = all
 	for _, c := range *e.commands.Load() {
 		e.resolve(c)
 	}
@@ -253,19 +259,18 @@ func (e *Engine) configure(i int, p map[string]string) {
 
 // resolve works out a command's settings. The caller holds mu.
 func (e *Engine) resolve(c *Command) {
-	merged := maps.Clone(e.byPrefix[0])
-	if merged == nil {
-		merged = properties{}
+	set := resolve(c.name, c.code, e.props, e.knobs, c.set.Load(), e.refuse)
+	c.slowAfter.Store(int64(set.SlowCall))
+	c.set.Store(set)
+}
+
+// refuse tells of a property that is not taken, once. The caller holds mu.
+func (e *Engine) refuse(key, text string, err error) {
+	if old, told := e.refused[key]; !told || old != text {
+		e.refused[key] = text
+		e.log.Error("property has a bad value; the last good one stays", "key", key, "value", text, "err", err)
 	}
-	maps.Copy(merged, e.byPrefix[1])
-	next := resolve(c.name, c.code, merged, e.knobs, c.set.Load(), func(key, text string, err error) {
-		if e.refused[key] != text {
-			e.refused[key] = text
-			e.log.Error("property has a bad value; the last good one stays", "key", key, "value", text, "err", err)
-		}
-		e.config.Refuse(key, text, err)
-	})
-	c.set.Store(next)
+	e.config.Refuse(key, text, err)
 }
 
 // cluster returns what is known about the app of that name.

@@ -3,7 +3,6 @@ package ipc
 import (
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"time"
 
@@ -51,6 +50,48 @@ type Settings struct {
 	// Criticality lowers the importance of requests made by this command; it never raises it.
 	Criticality roadbed.Criticality
 
+	// Isolation says on whose goroutine calls run: Semaphore, the caller's; Thread, one of a pool's.
+	// Property ….execution.isolation.strategy.
+	Isolation Isolation
+
+	// Pool is the pool that a command isolated by threads uses, together with all that name the same: that of its
+	// group. Property ….threadPoolKeyOverride.
+	Pool string
+
+	// Uninterrupted leaves the run function's context alone when the timeout passes: it ends when the function
+	// returns. Property ….execution.isolation.thread.interruptOnTimeout=false.
+	Uninterrupted bool
+
+	// InterruptOnCancel lets [Future.Cancel] end the run function's context.
+	// Property ….execution.isolation.thread.interruptOnFutureCancel.
+	InterruptOnCancel bool
+
+	CacheOff bool // do not use the request's cache; property ….requestCache.enabled=false
+	LogOff   bool // keep out of the request's log; property ….requestLog.enabled=false
+
+	// So many calls (1) try at once whether the callee is well again; all must succeed for the breaker to close.
+	// At most 100. Property ipc.command.NAME.breaker.trialPermits.
+	TrialPermits int
+
+	// The breaker opens also when of at least SlowMinimum calls (20) within 10 s SlowPercent (100) or more took
+	// SlowCall or longer; 0 is never. Properties ipc.command.NAME.breaker.slowCallMillis, .slowCallRatePercent,
+	// .slowMinimumCalls.
+	SlowCall    time.Duration
+	SlowPercent int
+	SlowMinimum int
+
+	// InstantOpen has the breaker judge at each failure, not only at the end of each health interval.
+	// Property ipc.command.NAME.breaker.instantOpen.
+	InstantOpen bool
+
+	// EscalatingSleep doubles the sleep window with each trial that fails, up to a minute.
+	// Property ipc.command.NAME.breaker.escalatingSleep.
+	EscalatingSleep bool
+
+	// PerInstance leaves it to the balancer to avoid the instances that fail, one by one; calls as a whole are never
+	// refused. Property ipc.command.NAME.breaker.scope=endpoint.
+	PerInstance bool
+
 	// Group is the name under which dashboards show commands together: the command's own name.
 	Group string
 
@@ -71,12 +112,31 @@ type Settings struct {
 // settings are Settings with every default filled in.
 type settings struct {
 	Settings
-	forced bool // the breaker's state does not matter
+	forced bool   // the breaker's state does not matter
+	pool   string // the key of its pool
+}
+
+// Isolation says on whose goroutine calls run.
+type Isolation uint8
+
+// The kinds of isolation.
+const (
+	Semaphore Isolation = iota
+	Thread
+)
+
+// String returns SEMAPHORE or THREAD.
+func (i Isolation) String() string {
+	if i == Thread {
+		return "THREAD"
+	}
+	return "SEMAPHORE"
 }
 
 var builtIn = Settings{
 	Timeout: time.Second, MaxConcurrent: 200, MaxFallbacks: 10,
 	RequestVolume: 20, ErrorPercent: 50, SleepWindow: 5 * time.Second, Retries: 2,
+	TrialPermits: 1, SlowPercent: 100, SlowMinimum: 20,
 	RollingWindow: 10 * time.Second, RollingBuckets: 10, HealthInterval: tickTime,
 	PercentileWindow: time.Minute, PercentileBuckets: 6,
 }
@@ -85,6 +145,7 @@ const (
 	maxTimeout  = 24 * time.Hour
 	minInterval = 10 * time.Millisecond // of a health bucket
 	maxBuckets  = 1000                  // of a window
+	maxPermits  = 100
 )
 
 // validate reports the first field that makes no sense.
@@ -100,6 +161,12 @@ func (s Settings) validate() error {
 		return fmt.Errorf("more than %d Retries only make an outage worse", maxAttempts-1)
 	case s.Criticality > roadbed.Bulk:
 		return fmt.Errorf("%v is none of the four", s.Criticality)
+	case s.Isolation > Thread:
+		return errors.New("Isolation must be Semaphore or Thread")
+	case s.TrialPermits < 0 || s.TrialPermits > maxPermits:
+		return fmt.Errorf("TrialPermits must be from 0 to %d", maxPermits)
+	case s.SlowCall < 0 || s.SlowCall > maxTimeout || s.SlowPercent < 0 || s.SlowPercent > 100 || s.SlowMinimum < 0:
+		return fmt.Errorf("SlowCall must be from 0 to %s, SlowPercent from 0 to 100, and SlowMinimum not negative", maxTimeout)
 	case s.RollingWindow < 0 || s.RollingBuckets < 0 || s.HealthInterval < 0 || s.PercentileWindow < 0 || s.PercentileBuckets < 0:
 		return errors.New("windows and their buckets must not be negative")
 	}
@@ -119,12 +186,6 @@ func (s Settings) windows() error {
 		return fmt.Errorf("the percentile window of %s must divide evenly into its %d buckets, at most %d", s.PercentileWindow, s.PercentileBuckets, maxBuckets)
 	}
 	return nil
-}
-
-// keepStatic takes the static settings of o.
-func (s *Settings) keepStatic(o *Settings) {
-	s.RollingWindow, s.RollingBuckets, s.HealthInterval = o.RollingWindow, o.RollingBuckets, o.HealthInterval
-	s.PercentileWindow, s.PercentileBuckets, s.PercentilesOff = o.PercentileWindow, o.PercentileBuckets, o.PercentilesOff
 }
 
 // or returns s with the zero fields of numbers taken from d.
@@ -147,6 +208,9 @@ func (s Settings) or(d Settings) Settings {
 	pickInt(&s.RequestVolume, d.RequestVolume)
 	pickInt(&s.ErrorPercent, d.ErrorPercent)
 	pickInt(&s.Retries, d.Retries)
+	pickInt(&s.TrialPermits, d.TrialPermits)
+	pickInt(&s.SlowPercent, d.SlowPercent)
+	pickInt(&s.SlowMinimum, d.SlowMinimum)
 	pick(&s.RollingWindow, d.RollingWindow)
 	pickInt(&s.RollingBuckets, d.RollingBuckets)
 	pick(&s.HealthInterval, d.HealthInterval)
@@ -155,108 +219,64 @@ func (s Settings) or(d Settings) Settings {
 	return s
 }
 
-const (
-	hystrixPrefix = "hystrix.command."
-	ipcPrefix     = "ipc.command."
-)
-
-// properties are all keys under the two prefixes, with raw values. A map is never altered once stored.
-type properties map[string]string
-
-// knob is one dynamic setting.
-type knob struct {
-	prefix, suffix string
-	set            func(s *Settings, text string) error
-	zero           func(s *Settings) bool // reports whether the code left it to the default
-	keep           func(s *Settings, from *Settings)
-}
-
-func intKnob(prefix, suffix string, lo, hi int, at func(*Settings) *int) knob {
-	return knob{prefix, suffix,
-		func(s *Settings, text string) error {
-			n, err := parseRange(text, lo, hi)
-			if err == nil {
-				*at(s) = n
-			}
-			return err
-		},
-		func(s *Settings) bool { return *at(s) == 0 },
-		func(s, from *Settings) { *at(s) = *at(from) },
-	}
-}
-
-func msKnob(prefix, suffix string, lo int, at func(*Settings) *time.Duration) knob {
-	return knob{prefix, suffix,
-		func(s *Settings, text string) error {
-			n, err := parseRange(text, lo, int(maxTimeout/time.Millisecond))
-			if err == nil {
-				*at(s) = time.Duration(n) * time.Millisecond
-			}
-			return err
-		},
-		func(s *Settings) bool { return *at(s) == 0 },
-		func(s, from *Settings) { *at(s) = *at(from) },
-	}
-}
-
-// boolKnob reads true and false; inverse is for properties that enable what the field disables.
-func boolKnob(prefix, suffix string, inverse bool, at func(*Settings) *bool) knob {
-	return knob{prefix, suffix,
-		func(s *Settings, text string) error {
-			switch strings.ToLower(strings.TrimSpace(text)) {
-			case "true":
-				*at(s) = !inverse
-			case "false":
-				*at(s) = inverse
-			default:
-				return errors.New("use true or false")
-			}
-			return nil
-		},
-		func(s *Settings) bool { return !*at(s) },
-		func(s, from *Settings) { *at(s) = *at(from) },
-	}
-}
-
-func parseRange(text string, lo, hi int) (int, error) {
-	n, err := strconv.Atoi(strings.TrimSpace(text))
-	if err != nil || n < lo || n > hi {
-		return 0, fmt.Errorf("use a whole number from %d to %d", lo, hi)
-	}
-	return n, nil
-}
-
-// knobs returns all dynamic settings. execution.timeout.enabled comes after the timeout, which it overrules.
-func knobs() []knob {
-	return []knob{
-		msKnob(hystrixPrefix, "execution.isolation.thread.timeoutInMilliseconds", 1, func(s *Settings) *time.Duration { return &s.Timeout }),
-		{hystrixPrefix, "execution.timeout.enabled",
-			func(s *Settings, text string) error {
-				off := false
-				err := boolKnob("", "", true, func(*Settings) *bool { return &off }).set(s, text)
-				if off {
+// commandKnobs returns all dynamic settings of commands.
+func commandKnobs() []knob[Settings] {
+	type S = Settings
+	h, i := hystrixPrefix, ipcPrefix
+	return []knob[S]{
+		wordKnob(h, "execution.isolation.strategy", map[string]Isolation{"SEMAPHORE": Semaphore, "THREAD": Thread}, "use SEMAPHORE or THREAD", func(s *S) *Isolation { return &s.Isolation }),
+		msKnob(h, "execution.isolation.thread.timeoutInMilliseconds", 1, func(s *S) *time.Duration { return &s.Timeout }),
+		{prefix: h, suffix: "execution.timeout.enabled", // after the timeout, which it overrules
+			set: func(s *S, text string) error {
+				on, err := parseBool(text)
+				switch {
+				case err == nil && !on:
 					s.Timeout = -1
+				case err == nil && s.Timeout < 0:
+					s.Timeout = 0 // the default
 				}
 				return err
 			},
-			func(s *Settings) bool { return true },
-			func(s, from *Settings) {
+			zero: func(s *S) bool { return true },
+			keep: func(s, from *S) {
 				if from.Timeout < 0 {
 					s.Timeout = -1
 				}
 			},
 		},
-		intKnob(hystrixPrefix, "execution.isolation.semaphore.maxConcurrentRequests", 1, 1<<20, func(s *Settings) *int { return &s.MaxConcurrent }),
-		intKnob(hystrixPrefix, "fallback.isolation.semaphore.maxConcurrentRequests", 1, 1<<20, func(s *Settings) *int { return &s.MaxFallbacks }),
-		boolKnob(hystrixPrefix, "fallback.enabled", true, func(s *Settings) *bool { return &s.FallbackOff }),
-		boolKnob(hystrixPrefix, "circuitBreaker.enabled", true, func(s *Settings) *bool { return &s.BreakerOff }),
-		boolKnob(hystrixPrefix, "circuitBreaker.forceOpen", false, func(s *Settings) *bool { return &s.ForceOpen }),
-		boolKnob(hystrixPrefix, "circuitBreaker.forceClosed", false, func(s *Settings) *bool { return &s.ForceClosed }),
-		intKnob(hystrixPrefix, "circuitBreaker.requestVolumeThreshold", 1, 1<<30, func(s *Settings) *int { return &s.RequestVolume }),
-		intKnob(hystrixPrefix, "circuitBreaker.errorThresholdPercentage", 1, 100, func(s *Settings) *int { return &s.ErrorPercent }),
-		msKnob(hystrixPrefix, "circuitBreaker.sleepWindowInMilliseconds", 1, func(s *Settings) *time.Duration { return &s.SleepWindow }),
-		{ipcPrefix, "retries",
-			func(s *Settings, text string) error {
+		boolKnob(h, "execution.isolation.thread.interruptOnTimeout", true, func(s *S) *bool { return &s.Uninterrupted }),
+		boolKnob(h, "execution.isolation.thread.interruptOnFutureCancel", false, func(s *S) *bool { return &s.InterruptOnCancel }),
+		intKnob(h, "execution.isolation.semaphore.maxConcurrentRequests", 1, 1<<20, func(s *S) *int { return &s.MaxConcurrent }),
+		intKnob(h, "fallback.isolation.semaphore.maxConcurrentRequests", 1, 1<<20, func(s *S) *int { return &s.MaxFallbacks }),
+		boolKnob(h, "fallback.enabled", true, func(s *S) *bool { return &s.FallbackOff }),
+		boolKnob(h, "circuitBreaker.enabled", true, func(s *S) *bool { return &s.BreakerOff }),
+		boolKnob(h, "circuitBreaker.forceOpen", false, func(s *S) *bool { return &s.ForceOpen }),
+		boolKnob(h, "circuitBreaker.forceClosed", false, func(s *S) *bool { return &s.ForceClosed }),
+		intKnob(h, "circuitBreaker.requestVolumeThreshold", 1, 1<<30, func(s *S) *int { return &s.RequestVolume }),
+		intKnob(h, "circuitBreaker.errorThresholdPercentage", 1, 100, func(s *S) *int { return &s.ErrorPercent }),
+		msKnob(h, "circuitBreaker.sleepWindowInMilliseconds", 1, func(s *S) *time.Duration { return &s.SleepWindow }),
+		msKnob(h, "metrics.rollingStats.timeInMilliseconds", 10, func(s *S) *time.Duration { return &s.RollingWindow }).asStatic(),
+		intKnob(h, "metrics.rollingStats.numBuckets", 1, maxBuckets, func(s *S) *int { return &s.RollingBuckets }).asStatic(),
+		msKnob(h, "metrics.healthSnapshot.intervalInMilliseconds", int(minInterval/time.Millisecond), func(s *S) *time.Duration { return &s.HealthInterval }).asStatic(),
+		boolKnob(h, "metrics.rollingPercentile.enabled", true, func(s *S) *bool { return &s.PercentilesOff }).asStatic(),
+		msKnob(h, "metrics.rollingPercentile.timeInMilliseconds", 10, func(s *S) *time.Duration { return &s.PercentileWindow }).asStatic(),
+		intKnob(h, "metrics.rollingPercentile.numBuckets", 1, maxBuckets, func(s *S) *int { return &s.PercentileBuckets }).asStatic(),
+		intKnob(h, "metrics.rollingPercentile.bucketSize", 1, 1<<30, func(s *S) *int { return new(int) }), // there is no such limit here
+		boolKnob(h, "requestCache.enabled", true, func(s *S) *bool { return &s.CacheOff }),
+		boolKnob(h, "requestLog.enabled", true, func(s *S) *bool { return &s.LogOff }),
+		{prefix: h, suffix: "threadPoolKeyOverride", own: true,
+			set: func(s *S, text string) error {
+				if text = strings.TrimSpace(text); text == "" {
+					return errors.New("use the name of a pool")
+				}
+				s.Pool = text
+				return nil
+			},
+			zero: func(s *S) bool { return s.Pool == "" },
+			keep: func(s, from *S) { s.Pool = from.Pool },
+		},
+		{prefix: i, suffix: "retries",
+			set: func(s *S, text string) error {
 				n, err := parseRange(text, 0, maxAttempts-1)
 				if err == nil {
 					if s.Retries = n; n == 0 {
@@ -265,45 +285,45 @@ func knobs() []knob {
 				}
 				return err
 			},
-			func(s *Settings) bool { return s.Retries == 0 },
-			func(s, from *Settings) { s.Retries = from.Retries },
+			zero: func(s *S) bool { return s.Retries == 0 },
+			keep: func(s, from *S) { s.Retries = from.Retries },
 		},
-		msKnob(ipcPrefix, "attemptTimeoutInMilliseconds", 0, func(s *Settings) *time.Duration { return &s.AttemptTimeout }),
+		msKnob(i, "attemptTimeoutInMilliseconds", 0, func(s *S) *time.Duration { return &s.AttemptTimeout }),
+		intKnob(i, "breaker.trialPermits", 1, maxPermits, func(s *S) *int { return &s.TrialPermits }),
+		msKnob(i, "breaker.slowCallMillis", 0, func(s *S) *time.Duration { return &s.SlowCall }),
+		intKnob(i, "breaker.slowCallRatePercent", 1, 100, func(s *S) *int { return &s.SlowPercent }),
+		intKnob(i, "breaker.slowMinimumCalls", 1, 1<<30, func(s *S) *int { return &s.SlowMinimum }),
+		boolKnob(i, "breaker.instantOpen", false, func(s *S) *bool { return &s.InstantOpen }),
+		boolKnob(i, "breaker.escalatingSleep", false, func(s *S) *bool { return &s.EscalatingSleep }),
+		wordKnob(i, "breaker.scope", map[string]bool{"COMMAND": false, "ENDPOINT": true}, "use command or endpoint", func(s *S) *bool { return &s.PerInstance }),
 	}
 }
 
-// resolve works out the settings of the command of that name from code, properties and defaults. A property that
-// makes no sense is told to refuse and leaves what was in force before; before may be nil.
-func resolve(name string, code Settings, props properties, all []knob, before *settings, refuse func(key, text string, err error)) *settings {
-	out := settings{Settings: code}
-	old := builtIn
+// resolve works out the settings of the command of that name from code, properties and defaults.
+func resolve(name string, code Settings, props properties, all []knob[Settings], before *settings, refuse func(key, text string, err error)) *settings {
+	var old *Settings
 	if before != nil {
-		old = before.Settings
+		old = &before.Settings
 	}
-	for _, k := range all {
-		for _, level := range [...]string{name, "default"} {
-			key := k.prefix + level + "." + k.suffix
-			text, ok := props[key]
-			if !ok {
-				continue
+	out := settings{Settings: turn(name, code, props, all, old, refuse).or(builtIn)}
+	if err := out.windows(); err != nil { // each makes sense, but not together
+		for i := range all {
+			if k := &all[i]; k.static {
+				if key, text, ok := k.find(name, props, &code); ok {
+					refuse(key, text, err)
+				}
+				k.keep(&out.Settings, &code)
 			}
-			if level == "default" && !k.zero(&code) {
-				break // the code knows better than the default of all commands
-			}
-			if err := k.set(&out.Settings, text); err != nil {
-				refuse(key, text, err)
-				k.keep(&out.Settings, &old)
-			}
-			break
 		}
+		out.Settings = out.or(builtIn)
 	}
-	out.Settings = out.Settings.or(builtIn)
 	if out.Group == "" {
 		out.Group = name
 	}
-	if before != nil {
-		out.keepStatic(&before.Settings)
+	out.pool = out.Pool
+	if out.pool == "" {
+		out.pool = out.Group
 	}
-	out.forced = out.ForceOpen || out.ForceClosed || out.BreakerOff
+	out.forced = out.ForceOpen || out.ForceClosed || out.BreakerOff || out.PerInstance
 	return &out
 }

@@ -133,7 +133,7 @@ func (c *Command) stats(set *settings) CommandStats {
 	w.mu.Lock()
 	t := c.tally()
 	s := CommandStats{
-		Name: c.name, Group: set.Group, Pool: set.Group, Settings: set.Settings,
+		Name: c.name, Group: set.Group, Pool: set.pool, Settings: set.Settings,
 		BreakerOpen: c.breaker.name(set) != "CLOSED", Concurrent: c.inflight.Load(),
 	}
 	h, r := w.health.sum, w.rolled(t, c.peak.Load())
