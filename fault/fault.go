@@ -17,9 +17,9 @@
 //
 // # Rules
 //
-// A rule is point:glob=action[@percent]; rules are separated by ";":
+// A rule is point:glob=action[@percent][#max]; rules are separated by ";":
 //
-//	client:bookmarks=delay(300ms,50ms)@100;server:ratings=error(503)@25;command:Get*=error(unavailable)
+//	client:bookmarks=delay(300ms,50ms)@100;server:ratings=error(503)@25;command:Get*=error(unavailable)#1
 //
 // Points are edge, server, client, command, cache, db and queue. In a glob * stands for any text and ? for one
 // character. Actions are
@@ -29,17 +29,27 @@
 //	reset                       cut the connection
 //	hang                        answer nothing until the request's deadline
 //	nofallback                  the fallback fails too
+//	reject                      refuse, as if a pool, a limit or a queue were full
+//	partial(n)  partial(p%)     let n bytes, or a share, of the body through, then cut it off
+//	corrupt(n)                  alter n bytes of the body
+//	slow(n)                     let n bytes of the body through in a second
+//	drop                        lose the message: a queue forgets it, a caller waits for an answer until its deadline
+//	miss                        a cache has nothing
 //
 // Without @percent a rule hits every request. With it, a hash of experiment, rule and request id decides, so that
-// all hops and all retries of one request agree; "@~25" draws for each attempt anew.
+// all hops and all retries of one request agree; "@~25" draws for each attempt anew. With #max a rule hits one request
+// at most so many times: at its client or command so many calls in each process, at a server its first so many
+// attempts. server:ratings=error(503)#1 tries whether retries help.
 //
 // # What it promises
 //   - A request without the header pays one nil check per injection point.
 //   - A header that is unsigned, altered, expired or over 2 KiB injects nothing.
+//   - Nothing is injected after the header's expiry: what waits then goes on.
 //   - The same experiment, rule and request id give the same decision in every process.
 //
 // # What it does not
-//   - The actions partial, corrupt, slow and drop, and the limit "#max", are refused by [ParseRules].
+//   - How often a rule hit a request is counted in each process; only servers know of what happened before, by the
+//     number of the attempt.
 //   - It does not choose requests; that is the edge's and the chaos room's work.
 package fault
 
@@ -49,6 +59,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/cespare/xxhash/v2"
@@ -60,13 +71,48 @@ const Header = "X-Fit"
 // ErrInjected is what every injected error wraps: the failure was made on purpose.
 var ErrInjected = errors.New("failure injected on purpose")
 
-// Context holds the rules that travel with one request. A nil *Context is a request without any. It never changes
-// and may be used from many goroutines.
+// Context holds the rules that travel with one request. A nil *Context is a request without any. Its
+// rules never change, and it may be used from many goroutines.
 type Context struct {
 	id      string // of the experiment
 	request string // id of the request, the same on all hops
 	header  string // as it came, to be sent on
 	rules   []Rule
+	hits    []atomic.Int32 // of each rule, for those that have a limit; nil if none has
+	earlier int32          // attempts before this one, at the server that reads the header
+	expires time.Time
+	stop    <-chan struct{}
+}
+
+// Arrived tells c that the request is its caller's attempt of that number, 1 or more, for rules with a limit, and that
+// everything it injects ends when stop is closed; a nil stop never is. Call it before c is shared.
+func (c *Context) Arrived(attempt int, stop <-chan struct{}) {
+	if c != nil {
+		c.earlier, c.stop = int32(min(max(attempt-1, 0), maxTimes)), stop
+	}
+}
+
+// lease is how long what is injected may last.
+type lease struct {
+	expires time.Time // zero: for ever
+	stop    <-chan struct{}
+}
+
+func (l *lease) over() bool {
+	select {
+	case <-l.stop:
+		return true
+	default:
+		return !l.expires.IsZero() && !time.Now().Before(l.expires)
+	}
+}
+
+// Rules returns the rules that travel with the request, nil without. They must not be altered.
+func (c *Context) Rules() []Rule {
+	if c == nil {
+		return nil
+	}
+	return c.rules
 }
 
 // ID returns the experiment's name, "" without one.
@@ -85,53 +131,90 @@ func (c *Context) Header() string {
 	return c.header
 }
 
-// Action is what shall happen at one injection point. Delay comes before everything else.
+// Action is what shall happen at one injection point. Delay comes before everything else; what it does to a body comes
+// last. Who asks does what the action says, in this order: [Action.Wait], Err, then Body's
+// [Shape.Reader] or [Shape.Writer].
 type Action struct {
+	Rule       string // the rules that hit, as they were written
+	Err        error  // why it fails, wrapping ErrInjected; nil if it does not
 	Delay      time.Duration
 	Status     int   // HTTP status to fail with; 0 = none
-	Err        error // why it fails, wrapping ErrInjected; nil if it only delays
+	Body       Shape // what becomes of the body
 	Reset      bool  // cut the connection instead of answering
 	Hang       bool  // wait for the deadline
 	NoFallback bool  // the fallback fails too
-	Rule       string
+	Reject     bool  // refuse, as if a pool or a limit were full
+	Drop       bool  // a queue loses the message without a word; elsewhere Hang is set too, and no answer follows
+	Miss       bool  // the cache has nothing
+	lease      lease
 }
 
 // IsZero reports whether nothing is to happen.
 func (a *Action) IsZero() bool { return a.Rule == "" }
 
-// Name names the action for a metric: delay, error, reset, hang or nofallback.
+// Name names the action for a metric, by the one that matters most if several rules hit: one of the words of the
+// grammar.
 func (a *Action) Name() string {
 	switch {
 	case a.Reset:
-		return "reset"
+		return actionNames[reset]
+	case a.Drop:
+		return actionNames[drop]
 	case a.Hang:
-		return "hang"
+		return actionNames[hang]
+	case a.Reject:
+		return actionNames[reject]
 	case a.Status != 0:
-		return "error"
+		return actionNames[fail]
+	case a.Miss:
+		return actionNames[miss]
+	case a.Body.cuts:
+		return actionNames[partial]
+	case a.Body.corrupt > 0:
+		return actionNames[corrupt]
+	case a.Body.rate > 0:
+		return actionNames[slow]
 	case a.Delay > 0:
-		return "delay"
+		return actionNames[delay]
 	}
-	return "nofallback"
+	return actionNames[noFallback]
+}
+
+// Acts reports whether anything is to happen to the call itself, fallbacks aside.
+func (a *Action) Acts() bool {
+	return a.Delay > 0 || a.Err != nil || a.Hang || a.Drop || a.Miss || !a.Body.IsZero()
 }
 
 // Wait waits for the delay, or until the context ends if the action is to hang. It returns the context's error if
-// that came first.
+// that came first. Should the lease of the faults end meanwhile, or injection be stopped, it returns nil at once and
+// leaves the action zero: the call goes on as if nothing had been asked.
 func (a *Action) Wait(ctx context.Context) error {
-	if a.Delay > 0 {
-		t := time.NewTimer(a.Delay)
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			return fmt.Errorf("%w: %s: %w", ErrInjected, a.Rule, ctx.Err())
-		}
+	if a.Delay <= 0 && !a.Hang {
+		return nil
 	}
+	wait := a.Delay
 	if a.Hang {
-		<-ctx.Done()
-		return fmt.Errorf("%w: %s: %w", ErrInjected, a.Rule, ctx.Err())
+		wait = forever
 	}
+	if !a.lease.expires.IsZero() {
+		wait = min(wait, time.Until(a.lease.expires))
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("%w: %s: %w", ErrInjected, a.Rule, ctx.Err())
+	case <-t.C:
+		if !a.Hang && !a.lease.over() {
+			return nil
+		}
+	case <-a.lease.stop:
+	}
+	*a = Action{}
 	return nil
 }
+
+const forever = time.Duration(1<<63 - 1)
 
 // At says what is to happen to this request at the point of that name. Several rules may hit; their delays add up
 // and the first error counts.
@@ -143,10 +226,13 @@ func (c *Context) At(point, name string) Action {
 }
 
 func (c *Context) decide(point, name string) Action {
-	var out Action
+	out := Action{lease: lease{expires: c.expires, stop: c.stop}}
+	if out.lease.over() {
+		return Action{}
+	}
 	for i := range c.rules {
 		r := &c.rules[i]
-		if r.point != point || !glob(r.glob, name) || !r.hits(c.id, c.request) {
+		if r.point != point || !glob(r.glob, name) || !r.hits(c.id, c.request) || r.max > 0 && !c.mayHit(i, r, point) {
 			continue
 		}
 		if out.Rule != "" {
@@ -155,11 +241,11 @@ func (c *Context) decide(point, name string) Action {
 		out.Rule += r.text
 		switch r.action {
 		case delay:
-			out.Delay += r.delay
+			d := r.delay
 			if r.jitter > 0 {
-				out.Delay += time.Duration(rand.Int64N(2*int64(r.jitter)+1)) - r.jitter
+				d += time.Duration(rand.Int64N(2*int64(r.jitter)+1)) - r.jitter
 			}
-			out.Delay = max(out.Delay, 0)
+			out.Delay += max(d, 0)
 		case fail:
 			if out.Status == 0 {
 				out.Status = r.status
@@ -170,15 +256,41 @@ func (c *Context) decide(point, name string) Action {
 			out.Hang = true
 		case noFallback:
 			out.NoFallback = true
+		case reject:
+			out.Reject = true
+		case drop:
+			out.Drop = true
+			out.Hang = out.Hang || point != "queue"
+		case miss:
+			out.Miss = true
+		default:
+			out.Body.add(r)
 		}
+	}
+	if out.Rule == "" {
+		return Action{}
+	}
+	if !out.Body.IsZero() {
+		out.Body.lease = out.lease
 	}
 	switch {
 	case out.Reset:
 		out.Err = fmt.Errorf("%w: connection reset by rule %s", ErrInjected, out.Rule)
+	case out.Reject:
+		out.Err = fmt.Errorf("%w: refused as if full by rule %s", ErrInjected, out.Rule)
 	case out.Status != 0:
 		out.Err = fmt.Errorf("%w: status %d by rule %s", ErrInjected, out.Status, out.Rule)
 	}
 	return out
+}
+
+// mayHit takes one of the times that a rule with a limit may hit this request.
+func (c *Context) mayHit(i int, r *Rule, point string) bool {
+	n := c.hits[i].Add(1)
+	if point == "server" {
+		n += c.earlier
+	}
+	return n <= r.max
 }
 
 // hits draws for one rule. Hundredths of a percent are the finest grain.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -33,6 +34,13 @@ func TestRulesThatAreRight(t *testing.T) {
 		{"db:x=error(14)", Rule{point: "db", glob: "x", action: fail, status: 503, percent: 100}},
 		{"cache:ev_?=reset@~0.5", Rule{point: "cache", glob: "ev_?", action: reset, percent: 0.5, perAttempt: true}},
 		{"queue:*=hang@0", Rule{point: "queue", glob: "*", action: hang}},
+		{"queue:jobs=drop@50#3", Rule{point: "queue", glob: "jobs", action: drop, percent: 50, max: 3}},
+		{"command:x=reject#1", Rule{point: "command", glob: "x", action: reject, percent: 100, max: 1}},
+		{"cache:x=miss", Rule{point: "cache", glob: "x", action: miss, percent: 100}},
+		{"server:x=partial(512)", Rule{point: "server", glob: "x", action: partial, size: 512, share: -1, percent: 100}},
+		{"server:x=partial(12.5%)", Rule{point: "server", glob: "x", action: partial, share: 12.5, percent: 100}},
+		{"server:x=corrupt(3)", Rule{point: "server", glob: "x", action: corrupt, size: 3, share: -1, percent: 100}},
+		{"server:x=slow(1000)@~5", Rule{point: "server", glob: "x", action: slow, size: 1000, share: -1, percent: 5, perAttempt: true}},
 		{"edge:/home=nofallback", Rule{point: "edge", glob: "/home", action: noFallback, percent: 100}},
 	} {
 		tc.want.text = tc.rule
@@ -70,10 +78,20 @@ func TestRulesThatAreWrongSayWhatWouldBeRight(t *testing.T) {
 		"client:x=reset@-1":              "0 to 100",
 		"client:x=reset@NaN":             "0 to 100",
 		"client:x=reset@":                "0 to 100",
-		"client:x=reset@50#3":            "#max is not supported",
-		"client:x=partial(10)":           "not supported",
-		"client:x=slow(10)":              "not supported",
-		"queue:x=drop":                   "not supported",
+		"client:x=reset@50#0":            "from 1 to 1000",
+		"client:x=reset#3@50":            "it comes last",
+		"client:x=reset#":                "from 1 to 1000",
+		"client:x=partial":               "50%",
+		"client:x=partial(100%)":         "less than 100%",
+		"client:x=partial(-1)":           "how many bytes",
+		"client:x=partial(NaN%)":         "less than 100%",
+		"client:x=corrupt(0)":            "are altered",
+		"client:x=slow(0)":               "in a second",
+		"client:x=slow(1e9)":             "in a second",
+		"client:x=slow(9999999999)":      "in a second",
+		"queue:x=drop(1)":                "nothing in brackets",
+		"client:x=reject(503)":           "nothing in brackets",
+		"client:x=miss":                  "only a cache",
 		"client:a b=reset":               "not allowed",
 		"client:\"=reset":                "not allowed",
 		strings.Repeat("db:x=hang;", 65): "more than 64",
@@ -204,6 +222,97 @@ func TestWaitEndsWithTheContext(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestNothingIsInjectedAfterTheHeadersExpiry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := mustParse(t, "e", "r", "client:x=delay(50s);client:x=error(503);client:y=hang;client:z=slow(1)")
+		time.Sleep(30 * time.Second)
+		for _, name := range []string{"x", "y"} {
+			a, start := c.At("client", name), time.Now()
+			end := start.Add(time.Minute).Truncate(time.Second)
+			if err := a.Wait(t.Context()); err != nil || !a.IsZero() {
+				t.Errorf("%s: got %+v, %v at the end of the lease; want to go on without a fault", name, a, err)
+			}
+			if name == "x" && (time.Now().After(end) || time.Since(start) < 29*time.Second) {
+				t.Errorf("waited %s, want until the lease ended", time.Since(start))
+			}
+		}
+		if a := c.At("client", "z"); !a.IsZero() {
+			t.Errorf("after the lease: got %+v, want nothing", a)
+		}
+	})
+}
+
+func TestWhatWaitsGoesOnWhenInjectionIsStopped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stop := make(chan struct{})
+		c := mustParse(t, "e", "r", "client:x=hang;client:x=error(503);client:z=slow(1)")
+		c.Arrived(1, stop)
+		time.AfterFunc(3*time.Second, func() { close(stop) })
+		z := c.At("client", "z")
+		body := z.Body.Reader(t.Context(), io.NopCloser(strings.NewReader(strings.Repeat("x", 1000))), 1000)
+		a, start := c.At("client", "x"), time.Now()
+		if err := a.Wait(t.Context()); err != nil || !a.IsZero() || time.Since(start) != 3*time.Second {
+			t.Errorf("got %+v, %v after %s; want to go on without a fault after 3s", a, err, time.Since(start))
+		}
+		if b, err := io.ReadAll(body); err != nil || len(b) != 1000 || time.Since(start) > 5*time.Second {
+			t.Errorf("slowed body: got %d bytes, %v after %s; want all at once", len(b), err, time.Since(start))
+		}
+		if a := c.At("client", "x"); !a.IsZero() {
+			t.Errorf("afterwards: got %+v, want nothing", a)
+		}
+	})
+}
+
+func TestARuleWithALimitHitsARequestSoOftenAtMost(t *testing.T) {
+	c := mustParse(t, "e", "r", "client:x=reset#2;client:*=error(503);server:x=hang#2")
+	for i, want := range []string{"reset", "reset", "error", "error"} {
+		if a := c.At("client", "x"); a.Name() != want {
+			t.Errorf("call %d: got %s, want %s", i+1, a.Name(), want)
+		}
+	}
+	for attempt, want := range map[int]bool{1: true, 2: true, 3: false, 1 << 40: false} {
+		c := mustParse(t, "e", "r", "server:x=hang#2")
+		c.Arrived(attempt, nil)
+		if a := c.At("server", "x"); a.Hang != want {
+			t.Errorf("attempt %d at a server: got %v, want %v", attempt, a.Hang, want)
+		}
+	}
+}
+
+func TestEveryActionHasItsName(t *testing.T) {
+	for rule, want := range map[string]Action{
+		"queue:x=drop":         {Drop: true},
+		"client:x=drop":        {Drop: true, Hang: true},
+		"cache:x=miss":         {Miss: true},
+		"command:x=reject":     {Reject: true},
+		"server:x=partial(3)":  {Body: Shape{cuts: true, limit: 3, share: 100}},
+		"server:x=corrupt(3)":  {Body: Shape{corrupt: 3}},
+		"server:x=slow(3)":     {Body: Shape{rate: 3}},
+		"client:x=nofallback":  {NoFallback: true},
+		"client:x=delay(1s)":   {Delay: time.Second},
+		"client:x=reset":       {Reset: true},
+		"client:x=error(503)":  {Status: 503},
+		"edge:x=hang":          {Hang: true},
+		"server:x=partial(3%)": {Body: Shape{cuts: true, limit: -1, share: 3}},
+	} {
+		point, rest, _ := strings.Cut(rule, ":")
+		_, what, _ := strings.Cut(rest, "=")
+		name, _, _ := strings.Cut(what, "(")
+		c := mustParse(t, "e", "r", rule)
+		a := c.At(point, "x")
+		if a.Name() != name || a.Acts() != (name != "nofallback") {
+			t.Errorf("%s: got name %q, acts %v", rule, a.Name(), a.Acts())
+		}
+		if failing := name == "reject" || name == "reset" || name == "error"; failing != errors.Is(a.Err, ErrInjected) {
+			t.Errorf("%s: got error %v", rule, a.Err)
+		}
+		want.Rule, want.Err, want.lease, want.Body.lease = rule, a.Err, a.lease, a.Body.lease
+		if a != want {
+			t.Errorf("%s: got %+v, want %+v", rule, a, want)
+		}
+	}
 }
 
 func TestGlob(t *testing.T) {

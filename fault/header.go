@@ -6,8 +6,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 )
 
@@ -80,7 +82,11 @@ func Parse(k Key, header, requestID string, now time.Time) (*Context, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	return &Context{id: id, request: requestID, header: header, rules: rules}, nil
+	c := &Context{id: id, request: requestID, header: header, rules: rules, expires: time.Now().Add(time.Unix(unix, 0).Sub(now))}
+	if slices.ContainsFunc(rules, func(r Rule) bool { return r.max > 0 }) {
+		c.hits = make([]atomic.Int32, len(rules))
+	}
+	return c, nil
 }
 
 func validID(id string) bool {

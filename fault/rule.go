@@ -18,8 +18,11 @@ type Rule struct {
 	delay      time.Duration
 	jitter     time.Duration
 	status     int
+	size       int64   // partial: bytes; corrupt: how many; slow: bytes per second
+	share      float64 // partial: percent of the body
 	percent    float64 // 0 to 100
 	perAttempt bool
+	max        int32 // times in one request; 0 = no limit
 }
 
 // String returns the rule as it was written.
@@ -34,6 +37,9 @@ func (r Rule) Glob() string { return r.glob }
 // Percent returns how many of a hundred requests it hits.
 func (r Rule) Percent() float64 { return r.percent }
 
+// Matches reports whether the rule applies to the point of that name, chance aside.
+func (r Rule) Matches(point, name string) bool { return r.point == point && glob(r.glob, name) }
+
 type action uint8
 
 const (
@@ -42,11 +48,25 @@ const (
 	reset
 	hang
 	noFallback
+	partial
+	corrupt
+	slow
+	drop
+	reject
+	miss
 )
+
+// actionNames are the words of the grammar, and the values of the metrics' tag.
+var actionNames = [...]string{
+	delay: "delay", fail: "error", reset: "reset", hang: "hang", noFallback: "nofallback", partial: "partial", corrupt: "corrupt",
+	slow: "slow", drop: "drop", reject: "reject", miss: "miss",
+}
 
 const (
 	maxRules = 64
 	maxDelay = 5 * time.Minute
+	maxSize  = 1 << 30 // bytes, or bytes per second
+	maxTimes = 1000
 )
 
 // Points returns the names of all injection points.
@@ -106,8 +126,12 @@ func parseRule(s string) (Rule, error) {
 		return r, fmt.Errorf("after the point comes a name or pattern, then \"=\" and an action, e.g. %s:ratings=error(503)", point)
 	}
 	r.glob = glob
-	if strings.Contains(what, "#") {
-		return r, fmt.Errorf("a limit #max is not supported; use a lower percentage")
+	if body, times, ok := strings.Cut(what, "#"); ok {
+		n, err := strconv.Atoi(times)
+		if err != nil || n < 1 || n > maxTimes {
+			return r, fmt.Errorf("limit #%s must be a number from 1 to %d: how often the rule hits one request at most; it comes last", times, maxTimes)
+		}
+		what, r.max = body, int32(n)
 	}
 	if body, percent, ok := strings.Cut(what, "@"); ok {
 		what = body
@@ -154,20 +178,43 @@ func (r *Rule) parseAction(s string) error {
 			return fmt.Errorf("error(%s): use an HTTP status from 400 to 599, or a gRPC code such as unavailable or 14", args)
 		}
 		return nil
-	case "reset":
-		r.action = reset
-	case "hang":
-		r.action = hang
-	case "nofallback":
-		r.action = noFallback
-	case "partial", "corrupt", "slow", "drop":
-		return fmt.Errorf("action %q is not supported; use delay, error, reset, hang or nofallback", name)
-	default:
-		return fmt.Errorf("action %q is unknown; use delay, error, reset, hang or nofallback", name)
+	case "partial":
+		r.action = partial
+		if text, percent := strings.CutSuffix(args, "%"); percent {
+			p, err := strconv.ParseFloat(text, 64)
+			if err != nil || !(p >= 0 && p < 100) {
+				return fmt.Errorf("partial(%s): the share of the body that gets through must be at least 0%% and less than 100%%", args)
+			}
+			r.share = p
+			return nil
+		}
+		return r.parseSize(name, args, 0, "how many bytes of the body get through, e.g. 512, or their share, e.g. 50%")
+	case "corrupt":
+		r.action = corrupt
+		return r.parseSize(name, args, 1, "how many bytes of the body are altered")
+	case "slow":
+		r.action = slow
+		return r.parseSize(name, args, 1, "how many bytes of the body pass in a second")
+	}
+	i := slices.Index(actionNames[:], name)
+	if i < int(reset) || name == "" {
+		return fmt.Errorf("action %q is unknown; use %s", name, strings.Join(actionNames[1:], ", "))
 	}
 	if args != "" {
 		return fmt.Errorf("action %s takes nothing in brackets", name)
 	}
+	if r.action = action(i); r.action == miss && r.point != "cache" {
+		return fmt.Errorf("only a cache can miss; use it as cache:%s=miss", r.glob)
+	}
+	return nil
+}
+
+func (r *Rule) parseSize(name, s string, least int64, what string) error {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n < least || n > maxSize {
+		return fmt.Errorf("%s(%s): in the brackets stands %s: from %d to %d", name, s, what, least, maxSize)
+	}
+	r.size, r.share = n, -1
 	return nil
 }
 

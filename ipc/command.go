@@ -464,6 +464,10 @@ func eventOf(k Kind, err error) event {
 		return timeout
 	case NoEndpoint:
 		return unanswered
+	case Injected:
+		if errors.Is(err, ErrRejected) {
+			return rejected
+		}
 	case Cancelled:
 		return cancelled
 	case invalid:
@@ -489,7 +493,7 @@ func discard(v any) {
 // inject does what the request's faults ask of the command.
 func (c *Command) inject(ctx context.Context, f *fault.Context) error {
 	a := f.At("command", c.name)
-	if a.IsZero() || a.Delay == 0 && a.Err == nil && !a.Hang {
+	if !a.Acts() {
 		return nil
 	}
 	leave, ok := c.engine.injecting()
@@ -500,6 +504,9 @@ func (c *Command) inject(ctx context.Context, f *fault.Context) error {
 	c.engine.injected("command", &a)
 	if err := a.Wait(ctx); err != nil {
 		return err
+	}
+	if a.Reject {
+		return fmt.Errorf("%w: %w", ErrRejected, a.Err)
 	}
 	return a.Err
 }

@@ -351,6 +351,15 @@ func TestCommandFaults(t *testing.T) {
 		if n := c.tally()[failure]; n != 3 {
 			t.Errorf("%d failures counted, want 3: injected ones are real to the breaker", n)
 		}
+		v, err := CallOr(with("command:Get*=reject"), c, succeed, func(_ context.Context, cause error) (int, error) {
+			if !errors.Is(cause, ErrRejected) || !errors.Is(cause, ErrInjected) {
+				t.Errorf("reject: the fallback is told %v, want ErrRejected and ErrInjected", cause)
+			}
+			return 7, nil
+		})
+		if n := c.tally()[rejected]; v != 7 || err != nil || n != 1 {
+			t.Errorf("reject: got %d, %v, %d rejected; want the fallback's 7, and one rejected", v, err, n)
+		}
 	})
 }
 

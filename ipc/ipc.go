@@ -100,7 +100,8 @@ type Engine struct {
 	knobs     []knob[Settings]
 	faultsOn  [2]*config.Value[bool]
 	maxFaults *config.Value[int]
-	faults    atomic.Int64 // being injected now
+	faults    atomic.Int64                  // being injected now
+	faultStop atomic.Pointer[chan struct{}] // closed while a kill switch is thrown
 	server    server
 	ticker    *time.Ticker
 	period    atomic.Int64 // of the ticker: the shortest health interval of all commands
@@ -145,6 +146,7 @@ func New(o Options) *Engine {
 	e.commands.Store(&map[string]*Command{})
 	e.clusters.Store(&map[string]*cluster{})
 	e.server.init(e)
+	e.watchSwitches()
 	for i, prefix := range prefixes {
 		e.unwatch = append(e.unwatch, o.Config.Prefix(prefix, func(p map[string]string) { e.configure(i, p) }))
 	}

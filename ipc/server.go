@@ -122,58 +122,15 @@ func (e *Engine) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 				e.server.ignored.Inc()
 				e.log.Debug("fault header ignored", "err", err)
 			} else {
-				ctx = fault.With(ctx, f)
-				if e.serveFault(ctx, rec, f) {
-					normal = true
-					return
-				}
+				f.Arrived(in.attempt, *e.faultStop.Load())
+				e.serveFaulty(fault.With(ctx, f), next, rec, r, f)
+				normal = true
+				return
 			}
 		}
 	}
 	next.ServeHTTP(rec, r.WithContext(ctx))
 	normal = true
-}
-
-// serveFault does what the request's faults ask of this server. It returns true if that answered the request.
-func (e *Engine) serveFault(ctx context.Context, w *recorder, f *fault.Context) bool {
-	a := f.At("server", e.app)
-	if a.IsZero() || a.Delay == 0 && a.Err == nil && !a.Hang {
-		return false
-	}
-	leave, ok := e.injecting()
-	if !ok {
-		return false
-	}
-	defer leave()
-	e.injected("server", &a)
-	if err := a.Wait(ctx); err != nil {
-		w.Header().Set("X-Ipc-Error", "injected")
-		http.Error(w, err.Error(), http.StatusGatewayTimeout)
-		return true
-	}
-	switch {
-	case a.Reset:
-		w.status = http.StatusInternalServerError
-		reset(w.ResponseWriter)
-		return true
-	case a.Status != 0:
-		w.Header().Set("X-Ipc-Error", "injected")
-		http.Error(w, a.Err.Error(), a.Status)
-		return true
-	}
-	return false
-}
-
-// reset cuts the connection under w, with an RST if it is a TCP connection.
-func reset(w http.ResponseWriter) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		panic(http.ErrAbortHandler) // as net/http wants it done
-	}
-	if tcp, ok := conn.(*net.TCPConn); ok {
-		tcp.SetLinger(0) // without it the cut is a FIN, which the caller takes for the same
-	}
-	conn.Close()
 }
 
 // readInbound reads what is handed on. What is malformed counts as absent.

@@ -438,3 +438,88 @@ func FuzzTimeouts(f *testing.F) {
 		}
 	})
 }
+
+func TestFaultsShapeTheBodyThatAServerSends(t *testing.T) {
+	key := fault.Key("k")
+	e := newTestEngine(t, Options{App: "app", FaultKey: func() fault.Key { return key }})
+	body := strings.Repeat("0123456789", 100)
+	ended := make(chan error, 1)
+	srv := httptest.NewServer(e.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case "/sized":
+			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+			io.WriteString(w, body)
+		case "/file":
+			io.Copy(w, strings.NewReader(body))
+		case "/stream":
+			for r.Context().Err() == nil {
+				if _, err := io.WriteString(w, body); err != nil {
+					<-r.Context().Done() // as in a handler that waits for more to send
+				}
+			}
+			ended <- r.Context().Err()
+		}
+	})))
+	defer srv.Close()
+	do := func(path, rules string) (string, time.Duration, error) {
+		req, _ := http.NewRequest("GET", srv.URL+path, nil)
+		req.Header.Set(fault.Header, fault.Sign(key, "x", time.Now().Add(time.Minute), rules))
+		start := time.Now()
+		resp, err := srv.Client().Do(req)
+		if err != nil {
+			return "", 0, err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		return string(b), time.Since(start), err
+	}
+	for _, path := range []string{"/sized", "/file"} {
+		for arg, want := range map[string]int{"partial(123)": 123, "partial(50%)": 500, "partial(0)": 0} {
+			if got, _, err := do(path, "server:app="+arg); !errors.Is(err, io.ErrUnexpectedEOF) || got != body[:want] {
+				t.Errorf("%s of %s: got %d bytes, %v; want %d and an unexpected EOF", arg, path, len(got), err, want)
+			}
+		}
+		if got, _, err := do(path, "server:app=corrupt(7)"); err != nil || len(got) != len(body) || got == body {
+			t.Errorf("corrupt of %s: got %d bytes, %v; want all of them, not all as they were", path, len(got), err)
+		}
+		if got, took, err := do(path, "server:app=slow(10000)"); err != nil || got != body || took < 95*time.Millisecond {
+			t.Errorf("slow of %s: got %d bytes, %v in %s; want all of them in 100ms", path, len(got), err, took)
+		}
+	}
+	if _, _, err := do("/stream", "server:app=partial(5000)"); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a stream cut off: got %v, want an unexpected EOF", err)
+	}
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("its handler: got %v, want that the client has gone", err)
+	}
+}
+
+func TestFaultsRefuseAndLoseRequestsAtAServer(t *testing.T) {
+	key := fault.Key("k")
+	e := newTestEngine(t, Options{App: "app", FaultKey: func() fault.Key { return key }})
+	srv := httptest.NewServer(e.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})))
+	defer srv.Close()
+	do := func(rules, timeout, attempt string) (*http.Response, error) {
+		req, _ := http.NewRequest("GET", srv.URL, nil)
+		req.Header.Set(fault.Header, fault.Sign(key, "x", time.Now().Add(time.Minute), rules))
+		req.Header.Set(HeaderTimeout, timeout)
+		req.Header.Set(HeaderAttempt, attempt)
+		resp, err := srv.Client().Do(req)
+		if err == nil {
+			resp.Body.Close()
+		}
+		return resp, err
+	}
+	if resp, err := do("server:app=reject", "5000", "1"); err != nil || resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || resp.Header.Get(HeaderNoRetry) != "1" || resp.Header.Get("X-Ipc-Error") != "injected" {
+		t.Errorf("reject: got %v, %v; want 503 as from a full server, marked as injected", resp, err)
+	}
+	start := time.Now()
+	if resp, err := do("server:app=drop", "50", "1"); err == nil || time.Since(start) < 50*time.Millisecond {
+		t.Errorf("drop: got %v after %s; want no answer until the deadline", resp, time.Since(start))
+	}
+	for attempt, want := range map[string]int{"1": 503, "2": 503, "3": 200} {
+		if resp, err := do("server:app=error(503)#2", "5000", attempt); err != nil || resp.StatusCode != want {
+			t.Errorf("#2, attempt %s: got %v, %v; want %d", attempt, resp, err, want)
+		}
+	}
+}
