@@ -15,6 +15,7 @@ type cluster struct {
 	engine *Engine
 	cmd    *Command
 	budget budget
+	calls  calls
 	lb     *balance.Balancer
 	ready  chan struct{}                                 // closed once the first list has come
 	zones  atomic.Pointer[map[string]*[2]*meter.Counter] // attempts by the callee's zone: success, failure
@@ -36,9 +37,11 @@ func newCluster(e *Engine, name string, cmd *Command) *cluster {
 func (cl *cluster) changed(ev balance.Event) {
 	cl.engine.meter.Counter("ipc.lb."+string(ev.Kind), "ipc.vip", cl.name).Inc()
 	if ev.Endpoint == nil {
+		cl.engine.event(EventKind(ev.Kind), cl.name, ev.Text)
 		cl.engine.log.Warn("balancer: "+ev.Text, "app", cl.name)
 		return
 	}
+	cl.engine.event(EventKind(ev.Kind), cl.name, "instance "+ev.Endpoint.ID+" at "+ev.Endpoint.Addr+": "+ev.Text)
 	cl.engine.log.Warn("balancer: instance ejected: "+ev.Text, "app", cl.name, "instance", ev.Endpoint.ID, "addr", ev.Endpoint.Addr)
 }
 

@@ -166,6 +166,7 @@ func (c *Command) endTrial(trial uint64, well bool) {
 	set := c.set.Load()
 	if !well {
 		if c.breaker.nonSuccess(trial, set, c.clock) {
+			c.engine.event(BreakerEvent, c.name, fmt.Sprintf("breaker stays open: its trial failed; the next is in %s", c.breaker.sleep(set)))
 			c.engine.log.Info("breaker stays open, its trial failed", "command", c.name, "sleep", c.breaker.sleep(set))
 		}
 		return
@@ -177,6 +178,7 @@ func (c *Command) endTrial(trial uint64, well bool) {
 	}
 	c.window.mu.Unlock()
 	if did {
+		c.engine.event(BreakerEvent, c.name, "breaker closed: its trial succeeded")
 		c.engine.log.Info("breaker closed", "command", c.name)
 	}
 }
@@ -194,6 +196,7 @@ func (c *Command) judge(set *settings) {
 }
 
 func (c *Command) tellOpened(h health, set *settings) {
+	c.engine.event(BreakerEvent, c.name, fmt.Sprintf("breaker open: %d %% of %d calls failed, %d were slow; the next trial is in %s", h.percent(), h.total, h.slow, c.breaker.sleep(set)))
 	c.engine.log.Warn("breaker open", "command", c.name, "errorPercent", h.percent(), "calls", h.total, "slow", h.slow, "sleep", set.SleepWindow)
 }
 

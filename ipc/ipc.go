@@ -103,6 +103,7 @@ type Engine struct {
 	faults    atomic.Int64                  // being injected now
 	faultStop atomic.Pointer[chan struct{}] // closed while a kill switch is thrown
 	server    server
+	events    eventRing
 	ticker    *time.Ticker
 	period    atomic.Int64 // of the ticker: the shortest health interval of all commands
 	stop      chan struct{}
@@ -322,6 +323,7 @@ func (e *Engine) injecting() (leave func(), ok bool) {
 
 // injected counts a fault.
 func (e *Engine) injected(point string, a *fault.Action) {
+	e.faultHit(a.Rule)
 	e.meter.Counter("ipc.fit.injected", "ipc.point", point, "ipc.action", a.Name()).Inc()
 }
 

@@ -1,7 +1,6 @@
 package ipc
 
 import (
-	"encoding/json"
 	"net/http"
 	"time"
 
@@ -137,13 +136,6 @@ func (cl *cluster) snapshot() *AppState {
 // StateHandler answers with the state of all commands as JSON; services serve it at /ipc/state.
 func (e *Engine) StateHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		b, err := json.MarshalIndent(map[string]any{"app": e.app, "instance": e.instance, "zone": e.zone, "commands": e.Snapshot()}, "", "  ")
-		if err != nil {
-			http.Error(w, "the state cannot be written as JSON: "+err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		w.Write(append(b, '\n')) // an error means that the reader has gone
+		writeJSON(w, map[string]any{"app": e.app, "instance": e.instance, "zone": e.zone, "commands": e.Snapshot()})
 	})
 }

@@ -98,6 +98,8 @@ type exchange struct {
 	endpoint *balance.Endpoint // of the last attempt
 	attempts int
 	tried    [maxAttempts]*balance.Endpoint
+	first    try // what is remembered of the attempts
+	more     []try
 	source   requestBody
 	holds    atomic.Pointer[balance.Endpoint] // where the present attempt counts as active
 	cancel   context.CancelFunc               // ends the present attempt's own timeout; nil without one
@@ -169,6 +171,7 @@ func (x *exchange) run() (*http.Response, error) {
 		if x.permit, refused = cmd.admit(ctx, limit, now); refused != nil {
 			cmd.count(fallbackMissing)
 			cmd.report(ending{kind: refused.Kind}, resultFailure)
+			x.remember(now, now, refused.Kind, 0, refused)
 			return nil, refused
 		}
 	}
@@ -196,7 +199,8 @@ func (x *exchange) run() (*http.Response, error) {
 // try makes attempts until one is good enough or no more are allowed.
 func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 	clk := x.engine.clock
-	if x.inbound != nil && x.inbound.attempt > 1 {
+	isNested := x.inbound != nil && x.inbound.attempt > 1
+	if isNested {
 		retries = 0 // whoever retries upstream pays; else retries multiply per hop
 	}
 	idempotent := isIdempotent(x.orig)
@@ -205,28 +209,27 @@ func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 	if ep == nil {
 		return nil, &Error{Command: x.cluster.name, Kind: NoEndpoint, Cause: ErrNoEndpoint}
 	}
+	t := &x.first
+	t.at, t.endpoint = now, ep
 	for {
 		x.endpoint = ep
 		x.tried[x.attempts] = ep
 		x.attempts++
-		resp, err := x.attempt(set, ep, now)
-		again, wait, charged := x.judge(resp, err, idempotent, retries)
-		if !again || x.attempts == maxAttempts {
+		resp, err := x.attempt(set, t)
+		v, wait, charged := x.judge(resp, err, idempotent, retries)
+		if v == noneLeft && isNested {
+			v = nested
+		}
+		if v == goOn {
+			v, ep = x.onward(wait, charged)
+		}
+		t.next = v
+		if v != goOn {
 			return resp, err
 		}
-		now = clk.now()
-		next := x.cluster.lb.Another(now, x.tried[:x.attempts], charged)
-		if next == nil {
-			return resp, err
-		}
-		if x.deadline != noDeadline && now+int64(wait)+x.cluster.lb.Typical() >= x.deadline {
-			return resp, err
-		}
+		cause := resent
 		if charged {
-			if !x.cluster.budget.take() {
-				x.noRetry()
-				return resp, err
-			}
+			cause = retried
 			retries--
 		}
 		if resp != nil {
@@ -242,8 +245,29 @@ func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 				return nil, x.scope.Err()
 			}
 		}
-		ep, now = next, clk.now()
+		x.more = append(x.more, try{at: clk.now(), wait: int64(wait), endpoint: ep, cause: cause})
+		t = &x.more[len(x.more)-1]
 	}
+}
+
+// onward finds out whether another attempt, which is wanted, may and can be made, and where.
+func (x *exchange) onward(wait time.Duration, charged bool) (verdict, *balance.Endpoint) {
+	if x.attempts == maxAttempts {
+		return tooMany, nil
+	}
+	now := x.engine.clock.now()
+	next := x.cluster.lb.Another(now, x.tried[:x.attempts], charged)
+	if next == nil {
+		return nobodyElse, nil
+	}
+	if x.deadline != noDeadline && now+int64(wait)+x.cluster.lb.Typical() >= x.deadline {
+		return tooLate, nil
+	}
+	if charged && !x.cluster.budget.take() {
+		x.noRetry()
+		return overBudget, nil
+	}
+	return goOn, next
 }
 
 // noRetry tells those upstream not to try again.
@@ -255,41 +279,57 @@ func (x *exchange) noRetry() {
 
 // judge decides whether an attempt's outcome calls for another, after how long, and whether that is charged to the
 // budget.
-func (x *exchange) judge(resp *http.Response, err error, idempotent bool, retries int) (again bool, wait time.Duration, charged bool) {
+func (x *exchange) judge(resp *http.Response, err error, idempotent bool, retries int) (v verdict, wait time.Duration, charged bool) {
 	if err != nil {
-		if x.scope.Err() != nil {
-			return false, 0, false
+		switch {
+		case x.scope.Err() != nil:
+			return callerGone, 0, false
+		case isUnsent(err):
+			if !x.source.canSend() {
+				return bodySent, 0, false
+			}
+			return goOn, 0, false
 		}
-		if isUnsent(err) {
-			return x.source.canSend(), 0, false
-		}
-		return idempotent && retries > 0 && x.source.canSend(), backoff(x.attempts - 1), true
+		return x.mayRepeat(idempotent, retries), backoff(x.attempts - 1), true
 	}
 	if resp.StatusCode < 400 {
-		return false, 0, false
+		return settled, 0, false
 	}
 	if resp.Header.Get(HeaderNoRetry) == "1" {
 		x.noRetry()
-		return false, 0, false
+		return toldNot, 0, false
 	}
 	after, asked, valid := parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
 	switch resp.StatusCode {
 	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
 	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		if !asked || !valid {
-			return false, 0, false
+		if !asked {
+			return settled, 0, false
 		}
 	default:
-		return false, 0, false
+		return settled, 0, false
 	}
-	if !idempotent || retries <= 0 || !x.source.canSend() || asked && !valid {
-		return false, 0, false
+	if asked && !valid {
+		return badPushback, 0, false
 	}
 	wait = backoff(x.attempts - 1)
 	if asked {
 		wait = after
 	}
-	return true, wait, true
+	return x.mayRepeat(idempotent, retries), wait, true
+}
+
+// mayRepeat reports whether what may have reached the callee may be sent once more.
+func (x *exchange) mayRepeat(idempotent bool, retries int) verdict {
+	switch {
+	case !idempotent:
+		return notSafe
+	case retries <= 0:
+		return noneLeft
+	case !x.source.canSend():
+		return bodySent
+	}
+	return goOn
 }
 
 // backoff returns a random wait before retry k, counted from 0.
@@ -337,19 +377,31 @@ func drain(resp *http.Response) {
 	resp.Body.Close()
 }
 
-// attempt sends the request to ep once.
-func (x *exchange) attempt(set *settings, ep *balance.Endpoint, now int64) (*http.Response, error) {
+// attempt sends the request once, to where t says, and writes to t how that went.
+func (x *exchange) attempt(set *settings, t *try) (*http.Response, error) {
+	resp, err := x.send(set, t)
+	if t.end == 0 {
+		t.end = x.engine.clock.now()
+	}
+	if t.err = err; err == nil {
+		t.status = int16(resp.StatusCode)
+	}
+	return resp, err
+}
+
+func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
+	ep := t.endpoint
 	var ctx context.Context = &x.scope
 	if set.AttemptTimeout > 0 {
 		ctx, x.cancel = context.WithTimeout(ctx, set.AttemptTimeout)
 	}
-	req, err := x.request(ctx, ep, now)
+	req, err := x.request(ctx, ep, t.at)
 	if err != nil {
 		x.letGo()
 		return nil, err
 	}
 	if f := x.faults(); f != nil {
-		if resp, err, done := x.inject(ctx, f); done {
+		if resp, err, done := x.inject(ctx, f, t); done {
 			if req.Body != nil {
 				req.Body.Close() // as the transport would have done
 			}
@@ -363,6 +415,7 @@ func (x *exchange) attempt(set *settings, ep *balance.Endpoint, now int64) (*htt
 	start := x.engine.clock.now()
 	resp, err := x.engine.base.RoundTrip(req)
 	end := x.engine.clock.now()
+	t.end = end
 	v := balance.Answered
 	switch {
 	case err == nil && resp.StatusCode >= 500:
@@ -487,7 +540,7 @@ func (x *exchange) criticality() roadbed.Criticality {
 func (x *exchange) faults() *fault.Context { return fault.From(x.orig.Context()) }
 
 // inject does what the request's faults ask of calls to this app. done tells that the attempt is over.
-func (x *exchange) inject(ctx context.Context, f *fault.Context) (resp *http.Response, err error, done bool) {
+func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *http.Response, err error, done bool) {
 	a := f.At("client", x.cluster.name)
 	if a.IsZero() || a.Delay == 0 && a.Err == nil && !a.Hang {
 		return nil, nil, false
@@ -498,6 +551,7 @@ func (x *exchange) inject(ctx context.Context, f *fault.Context) (resp *http.Res
 	}
 	defer leave()
 	x.engine.injected("client", &a)
+	t.fault = a.Rule
 	if err := a.Wait(ctx); err != nil {
 		return nil, err, true
 	}
@@ -540,6 +594,7 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 			x.cluster.cmd.record(r, kind, time.Duration(end-x.permit.start))
 		}
 	}
+	x.remember(x.permit.start, end, kind, resp.StatusCode, nil)
 	x.source.settle()
 	resp.Request = x.orig
 	if resp.Body == http.NoBody {
@@ -547,7 +602,7 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 		x.finish()
 		return resp
 	}
-	x.body = responseBody{inner: resp.Body, x: x, ep: x.endpoint}
+	x.body = responseBody{inner: resp.Body, x: x, ep: x.endpoint, status: resp.StatusCode, end: end}
 	resp.Body = &x.body
 	if rw, ok := x.body.inner.(io.ReadWriteCloser); ok {
 		resp.Body = &upgradedBody{&x.body, rw}
@@ -578,7 +633,30 @@ func (x *exchange) fail(err error) error {
 	if inner, ok := err.(*Error); ok {
 		out.Cause = inner.Cause
 	}
+	x.remember(x.permit.start, end, kind, 0, out)
 	return out
+}
+
+// remember keeps what can be told of the call, for a while.
+func (x *exchange) remember(start, end int64, kind Kind, status int, err error) {
+	r := x.record(start, end, kind, status, err)
+	x.cluster.calls.add(&r)
+}
+
+func (x *exchange) record(start, end int64, kind Kind, status int, err error) record {
+	r := record{
+		at: start, end: end, deadline: x.permit.deadline, method: x.orig.Method, path: x.orig.URL.Path,
+		err: err, status: int16(status), kind: kind, first: x.first, more: x.more,
+	}
+	if in := x.inbound; in != nil {
+		r.id, r.hop = in.id, int16(in.attempt)
+	} else if id := x.orig.Header[HeaderRequestID]; len(id) > 0 {
+		r.id = id[0]
+	}
+	if r.method == "" {
+		r.method = http.MethodGet
+	}
+	return r
 }
 
 // finish gives back the permit and ends the context, once. The scope calls it too, when the deadline passes before
@@ -602,6 +680,9 @@ type responseBody struct {
 	x     *exchange
 	ep    *balance.Endpoint
 	over  bool // the end was seen
+
+	status int
+	end    int64 // when its headers were there
 }
 
 // Read reads on.
@@ -609,13 +690,24 @@ func (b *responseBody) Read(p []byte) (int, error) {
 	n, err := b.inner.Read(p)
 	if err != nil && !b.over {
 		b.over = true
-		if clk := b.x.engine.clock; err != io.EOF && b.x.scope.Err() == nil && b.ep.Done(balance.Broken, clk.now(), 0) {
-			b.x.cluster.lb.Refresh(clk.now())
+		if err != io.EOF {
+			b.broke(err)
 		}
 		b.x.letGo()
 		b.x.finish()
 	}
 	return n, err
+}
+
+// broke tells the balancer of a body that ended early, unless that was the caller's doing.
+func (b *responseBody) broke(err error) {
+	x, now := b.x, b.x.engine.clock.now()
+	if x.scope.Err() == nil && b.ep.Done(balance.Broken, now, 0) {
+		x.cluster.lb.Refresh(now)
+	}
+	r := x.record(x.permit.start, b.end, None, b.status, nil)
+	r.broke, r.brokeAt = err, now
+	x.cluster.calls.add(&r)
 }
 
 // Close ends the call.

@@ -25,9 +25,11 @@
 //	/healthcheck   200 while it wants traffic, 503 while it starts, is unhealthy or drains
 //	/metrics       its meters in Prometheus form
 //	/ipc/state     breakers and counts of what it calls
+//	/ipc/why       what became of its recent calls and why: ?vip=APP, or ?id=REQUEST
+//	/ipc/events    breakers that opened, instances that were ejected and the like
 //	/info          who and where it is
 //
-// These four are neither metered nor part of failure injection; all other paths go to the service's handler.
+// These six are neither metered nor part of failure injection; all other paths go to the service's handler.
 //
 // # Draining
 //
@@ -398,17 +400,19 @@ func (s *Service) closeUnused() {
 	}
 }
 
-// routes puts the four paths that every service answers before its handler.
+// routes puts the six paths that every service answers before its handler.
 func (s *Service) routes(handler http.Handler) http.Handler {
 	own := http.NewServeMux()
 	own.HandleFunc("/healthcheck", s.serveHealth)
 	own.Handle("/metrics", s.meter.Handler())
 	own.Handle("/ipc/state", s.calls.StateHandler())
+	own.Handle("/ipc/why", s.calls.WhyHandler())
+	own.Handle("/ipc/events", s.calls.EventsHandler())
 	own.HandleFunc("/info", s.serveInfo)
 	rest := s.calls.Handler(handler)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/healthcheck", "/metrics", "/ipc/state", "/info":
+		case "/healthcheck", "/metrics", "/ipc/state", "/ipc/why", "/ipc/events", "/info":
 			own.ServeHTTP(w, r)
 		default:
 			rest.ServeHTTP(w, r)

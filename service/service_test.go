@@ -186,7 +186,7 @@ func TestServesWithoutAPlatformAndWarnsOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	base := "http://" + s.Addr()
-	for path, want := range map[string]string{"/": "hello", "/healthcheckup": "hello", "/metrics": "ipc_server_call", "/ipc/state": "",
+	for path, want := range map[string]string{"/": "hello", "/healthcheckup": "hello", "/metrics": "ipc_server_call", "/ipc/state": "", "/ipc/why": "ask /ipc/why?vip=", "/ipc/events": `"events"`,
 		"/info": `"app":"hello"`} {
 		if status, body := get(t, base+path); status != http.StatusOK || !strings.Contains(body, want) && path != "/metrics" {
 			t.Errorf("GET %s: got %d %s, want 200 with %q", path, status, body, want)
