@@ -69,8 +69,11 @@ type Options struct {
 
 	// Override wins over everything the server says: what the process was given in its arguments or environment.
 	Override map[string]string
-	HTTP     *http.Client
-	Log      *slog.Logger
+
+	// Default holds where the server says nothing: what the process brought along in a file.
+	Default map[string]string
+	HTTP    *http.Client
+	Log     *slog.Logger
 }
 
 // Scope is who asks for properties, or, in a record, whom it is for. Empty fields are unknown, or any.
@@ -152,12 +155,14 @@ func New(o Options) *Properties {
 	return p
 }
 
-// overridden returns raw with the overrides in it. The caller holds mu.
+// overridden returns raw between the defaults and the overrides. The caller holds mu.
 func (p *Properties) overridden() map[string]string {
-	if len(p.opts.Override) == 0 {
+	if len(p.opts.Override)+len(p.opts.Default) == 0 {
 		return p.raw
 	}
-	seen := maps.Clone(p.raw)
+	seen := make(map[string]string, len(p.raw)+len(p.opts.Override)+len(p.opts.Default))
+	maps.Copy(seen, p.opts.Default)
+	maps.Copy(seen, p.raw)
 	maps.Copy(seen, p.opts.Override)
 	return seen
 }
@@ -205,6 +210,17 @@ func (p *Properties) Duration(key string, def time.Duration) *Value[time.Duratio
 // String returns the handle of a text.
 func (p *Properties) String(key string, def string) *Value[string] {
 	return scalar(p, key, def, func(s string) (string, error) { return s, nil })
+}
+
+// Lookup returns the text that the property of that name has now, as handles see it before they parse it. Who reads a
+// property more than once holds a handle.
+func (p *Properties) Lookup(key string) (text string, ok bool) {
+	if p == nil {
+		return "", false
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return lookup(p.seen, key)
 }
 
 // Prefix gives fn all properties whose key starts with prefix: before it returns, on the caller's goroutine, and then

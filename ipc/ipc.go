@@ -93,6 +93,7 @@ type Engine struct {
 	faultKey  func() fault.Key
 	base      http.RoundTripper
 	ownBase   *http.Transport // closed with the engine; nil if Options brought one
+	http2     *http.Transport // for what HTTP/1 cannot carry; nil if Options brought one
 	log       *slog.Logger
 	config    *config.Properties
 	clock     *clock
@@ -143,6 +144,7 @@ func New(o Options) *Engine {
 	if e.base == nil {
 		e.ownBase = newTransport()
 		e.base = e.ownBase
+		e.http2 = newHTTP2()
 	}
 	e.commands.Store(&map[string]*Command{})
 	e.clusters.Store(&map[string]*cluster{})
@@ -207,6 +209,7 @@ func (e *Engine) Close() {
 	e.clock.wg.Wait()
 	if e.ownBase != nil {
 		e.ownBase.CloseIdleConnections()
+		e.http2.CloseIdleConnections()
 	}
 }
 

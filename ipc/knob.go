@@ -150,8 +150,17 @@ func turn[S comparable](name string, code S, props properties, all []knob[S], be
 // find returns the property that counts: the one of that name, or of all if the code does not know better.
 func (k *knob[S]) find(name string, props properties, code *S) (key, text string, ok bool) {
 	key = k.prefix + name + "." + k.suffix
-	if text, ok = props[key]; ok || k.own || !k.zero(code) {
+	if text, ok = props[key]; ok || k.own {
 		return key, text, ok
+	}
+	if app, _, part := strings.Cut(name, "/"); part {
+		key = k.prefix + app + "." + k.suffix
+		if text, ok = props[key]; ok {
+			return key, text, true
+		}
+	}
+	if !k.zero(code) {
+		return key, "", false
 	}
 	key = k.prefix + "default." + k.suffix
 	text, ok = props[key]

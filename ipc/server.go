@@ -28,6 +28,7 @@ type inbound struct {
 	attempt     int
 	criticality roadbed.Criticality
 	noRetry     atomic.Bool // a callee, or our own budget, asks that nobody upstream tries again
+	up          *inbound    // the inbound request in whose course this one is made for another process; see Adopt
 }
 
 type inboundKey struct{}
@@ -115,19 +116,10 @@ func (e *Engine) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 		ctx, cancel = context.WithDeadline(ctx, start.Add(left))
 		defer cancel()
 	}
-	if h := r.Header.Get(fault.Header); h != "" {
-		if key := e.faultKey(); len(key) > 0 {
-			f, err := fault.Parse(key, h, in.id, start)
-			if err != nil {
-				e.server.ignored.Inc()
-				e.log.Debug("fault header ignored", "err", err)
-			} else {
-				f.Arrived(in.attempt, *e.faultStop.Load())
-				e.serveFaulty(fault.With(ctx, f), next, rec, r, f)
-				normal = true
-				return
-			}
-		}
+	if f := e.faultsIn(r.Header, in, start); f != nil {
+		e.serveFaulty(fault.With(ctx, f), next, rec, r, f)
+		normal = true
+		return
 	}
 	next.ServeHTTP(rec, r.WithContext(ctx))
 	normal = true

@@ -12,7 +12,8 @@ import (
 // Settings are one command's. A zero field means the default; a dynamic property of the command overrides the code,
 // and the code overrides the property's form for all commands, hystrix.command.default.…. Properties are named as
 // Hystrix's, or begin with ipc.command. where Hystrix has none. Those marked static count when the command is first
-// named and stay until the process ends.
+// named and stay until the process ends. A command named app/part has the properties of app where it has none of its
+// own.
 type Settings struct {
 	// Timeout bounds the whole call with all its retries: 1 s; negative is none. The caller's deadline bounds it too.
 	// Property hystrix.command.NAME.execution.isolation.thread.timeoutInMilliseconds, and

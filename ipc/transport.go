@@ -67,11 +67,41 @@ func newTransport() *http.Transport {
 	}
 }
 
+// newHTTP2 returns the transport of an engine for what needs HTTP/2, in clear or over TLS.
+func newHTTP2() *http.Transport {
+	t := newTransport()
+	t.Protocols = new(http.Protocols)
+	t.Protocols.SetHTTP2(true)
+	t.Protocols.SetUnencryptedHTTP2(true)
+	return t
+}
+
+// over returns what carries req: gRPC exists over HTTP/2 only.
+func (e *Engine) over(req *http.Request) http.RoundTripper {
+	if e.http2 != nil && IsGRPC(req.Header) {
+		return e.http2
+	}
+	return e.base
+}
+
+// IsGRPC reports whether h is the header of a gRPC request. Source: gRPC over HTTP/2, "Content-Type".
+func IsGRPC(h http.Header) bool {
+	v := h["Content-Type"]
+	return len(v) == 1 && strings.HasPrefix(v[0], "application/grpc") && !strings.HasPrefix(v[0], "application/grpc-web")
+}
+
 // Override changes settings for the HTTP calls made with one context. A zero field is as the command has it; a
 // negative one means no timeout, no retries.
 type Override struct {
 	Timeout time.Duration
 	Retries int
+
+	// Command has the calls run under its breaker, bulkhead, time and retries in place of those of the app they go to.
+	// Balancing, the retry budget and the meters stay the app's.
+	Command *Command
+
+	// Idempotent says that the requests may be sent twice, whatever their methods.
+	Idempotent bool
 }
 
 type overrideKey struct{}
@@ -114,7 +144,7 @@ type exchange struct {
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	e := (*Engine)(t)
 	if req.URL == nil || !isName(req.URL.Host) {
-		return e.base.RoundTrip(req)
+		return e.over(req).RoundTrip(req)
 	}
 	cl := e.cluster(strings.ToLower(req.URL.Host))
 	if strings.Contains(cl.name, ".") && !cl.listed() {
@@ -145,8 +175,11 @@ func isName(host string) bool {
 // run makes the call.
 func (x *exchange) run() (*http.Response, error) {
 	cmd, ctx := x.cluster.cmd, x.orig.Context()
-	set := cmd.set.Load()
 	override, _ := ctx.Value(overrideKey{}).(*Override)
+	if override != nil && override.Command != nil {
+		cmd = override.Command
+	}
+	set := cmd.set.Load()
 	s := scopeOf(ctx)
 	x.joined = s != nil && s.cmd == cmd && s.http == nil
 	if s != nil && !x.joined {
@@ -170,7 +203,7 @@ func (x *exchange) run() (*http.Response, error) {
 		}
 		if x.permit, refused = cmd.admit(ctx, limit, now); refused != nil {
 			cmd.count(fallbackMissing)
-			cmd.report(ending{kind: refused.Kind}, resultFailure)
+			x.cluster.cmd.report(ending{kind: refused.Kind}, resultFailure)
 			x.remember(now, now, refused.Kind, 0, refused)
 			return nil, refused
 		}
@@ -204,6 +237,9 @@ func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 		retries = 0 // whoever retries upstream pays; else retries multiply per hop
 	}
 	idempotent := isIdempotent(x.orig)
+	if o, _ := x.orig.Context().Value(overrideKey{}).(*Override); o != nil {
+		idempotent = idempotent || o.Idempotent
+	}
 	now := clk.now()
 	ep := x.cluster.pick(now)
 	if ep == nil {
@@ -272,8 +308,8 @@ func (x *exchange) onward(wait time.Duration, charged bool) (verdict, *balance.E
 
 // noRetry tells those upstream not to try again.
 func (x *exchange) noRetry() {
-	if x.inbound != nil {
-		x.inbound.noRetry.Store(true)
+	for in := x.inbound; in != nil; in = in.up {
+		in.noRetry.Store(true)
 	}
 }
 
@@ -413,7 +449,7 @@ func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
 	}
 	x.hold(ep)
 	start := x.engine.clock.now()
-	resp, err := x.engine.base.RoundTrip(req)
+	resp, err := x.engine.over(req).RoundTrip(req)
 	end := x.engine.clock.now()
 	t.end = end
 	v := balance.Answered
@@ -529,7 +565,7 @@ func outgoing(left time.Duration) (ms int64, ok bool) {
 }
 
 func (x *exchange) criticality() roadbed.Criticality {
-	c := x.cluster.cmd.set.Load().Criticality
+	c := x.cmd.set.Load().Criticality
 	if x.inbound != nil {
 		c = max(c, x.inbound.criticality)
 	}
@@ -589,7 +625,7 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 		}
 	}
 	if !x.joined {
-		x.cluster.cmd.finish(&x.permit, e, end)
+		x.cmd.finish(&x.permit, e, end)
 		if x.engine.meter != nil {
 			x.cluster.cmd.record(r, kind, time.Duration(end-x.permit.start))
 		}
@@ -617,9 +653,9 @@ func (x *exchange) fail(err error) error {
 	late := errors.Is(x.scope.Err(), context.DeadlineExceeded) || end >= x.deadline
 	kind := classify(err, late, errors.Is(ctx.Err(), context.Canceled))
 	if !x.joined {
-		x.cluster.cmd.finish(&x.permit, eventOf(kind, err), end)
+		x.cmd.finish(&x.permit, eventOf(kind, err), end)
 		if kind != Cancelled {
-			x.cluster.cmd.count(fallbackMissing)
+			x.cmd.count(fallbackMissing)
 		}
 		if x.engine.meter != nil {
 			x.cluster.cmd.record(resultFailure, kind, time.Duration(end-x.permit.start))
@@ -669,7 +705,7 @@ func (x *exchange) finish() {
 		ep.End()
 	}
 	if !x.joined {
-		x.cluster.cmd.release()
+		x.cmd.release()
 	}
 	x.scope.end(context.Canceled)
 }

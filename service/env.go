@@ -1,8 +1,8 @@
 package service
 
 import (
+	"cmp"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 
@@ -68,13 +68,13 @@ func readEnv(get func(string) string) (env, error) {
 }
 
 // instance is what the service registers itself as.
-func (e env) instance(c Config, addr *net.TCPAddr) roadbed.Instance {
+func (e env) instance(c Config, port int) roadbed.Instance {
 	id := e.id
 	if id == "" {
-		id = e.host + ":" + c.Name + ":" + strconv.Itoa(addr.Port)
+		id = e.host + ":" + c.Name + ":" + strconv.Itoa(port)
 	}
 	i := roadbed.Instance{
-		ID: id, App: strings.ToLower(c.Name), Group: e.group, VIP: strings.ToLower(c.Name), Host: e.host, Port: addr.Port,
+		ID: id, App: strings.ToLower(c.Name), Group: e.group, VIP: cmp.Or(c.VIP, strings.ToLower(c.Name)), Host: e.host, Port: port,
 		Location: roadbed.Location{Region: e.region, Zone: e.zone}, Status: roadbed.Starting,
 		Metadata: map[string]string{"criticality": c.Criticality.String(), "protocol": "http"},
 	}

@@ -44,12 +44,13 @@
 //
 // # What it does not
 //   - It does not restart anything: that is the fleet's work.
-//   - It speaks plain HTTP/1.1.
+//   - It speaks HTTP/1.1 and HTTP/2 in clear, no TLS.
 //   - It leaves the garbage collector alone. GOGC=50 saved 1 MB of 16 in each process of examples/streaming at 300
 //     requests per second and cost a third more processor; set GOGC or GOMEMLIMIT where that is a good trade.
 package service
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -60,6 +61,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -73,11 +75,12 @@ import (
 	"github.com/roadbed/roadbed/meter"
 )
 
-// Config describes a service. Name and one of Handler and Build are needed.
+// Config describes a service. Name and one of Handler, Build and Beside are needed.
 type Config struct {
 	Name        string       // of the app, lower case, e.g. "catalog"
 	Handler     http.Handler // serves its requests
 	Criticality roadbed.Criticality
+	VIP         string // by which Eureka's clients find it; default Name
 	Version     string // free text, shown in /info and the registry
 	Addr        string // to listen on; default PORT on ROADBED_HOST, and without those a free port on 127.0.0.1
 	Log         *slog.Logger
@@ -85,6 +88,18 @@ type Config struct {
 	// Build makes the handler when it needs calls, properties or meters of the service. It runs before the service
 	// listens.
 	Build func(*Service) (http.Handler, error)
+
+	// Beside is where an application of another process listens, "127.0.0.1:3000", which this one puts on the road in
+	// its own place: that address is registered, Health asks for it, and nothing is served here. Its host, for others,
+	// is ROADBED_HOST. Package service/sidecar is made of this.
+	Beside string
+
+	// Properties hold where the platform has no value.
+	Properties map[string]string
+
+	// Stop is called when the last request is served and ends what else the process does; calls still work. Its
+	// context ends after five seconds. Nil does nothing.
+	Stop func(context.Context)
 
 	// Health reports why the service cannot take traffic now, nil when it can. It is asked every five seconds, at the
 	// start more often, with a second to answer; nil means always healthy. A dependency that is away is no reason:
@@ -114,9 +129,10 @@ type Service struct {
 	log   *slog.Logger
 
 	control  *http.Transport // to the config server
-	listener net.Listener
-	server   *http.Server
-	status   atomic.Value // roadbed.Status
+	listener net.Listener    // nil if it stands beside another process
+	server   *http.Server    // nil then too
+	addr     string          // that is registered
+	status   atomic.Value    // roadbed.Status
 
 	mu     sync.Mutex
 	unused map[net.Conn]struct{} // connections on which nothing was asked yet; guarded by mu
@@ -141,18 +157,23 @@ func Start(ctx context.Context, c Config) (*Service, error) {
 	if c.Build != nil {
 		if handler, err = c.Build(s); err != nil {
 			s.calls.Close()
-			s.listener.Close()
+			if s.listener != nil {
+				s.listener.Close()
+			}
 			return nil, fmt.Errorf("service: build handler of %s: %w", s.self.App, err)
 		}
 	}
 	s.unused = map[net.Conn]struct{}{}
-	s.server = &http.Server{
-		ConnState:         s.track,
-		Handler:           s.routes(handler),
-		ReadHeaderTimeout: 5 * time.Second,
-		IdleTimeout:       2 * time.Minute, // longer than callers keep connections, so that they close first
-		MaxHeaderBytes:    64 << 10,
-		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	if s.listener != nil {
+		s.server = &http.Server{
+			ConnState:         s.track,
+			Handler:           s.routes(handler),
+			ReadHeaderTimeout: 5 * time.Second,
+			IdleTimeout:       2 * time.Minute, // longer than callers keep connections, so that they close first
+			MaxHeaderBytes:    64 << 10,
+			Protocols:         protocols(),
+			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+		}
 	}
 	if len(e.registry) == 0 {
 		s.log.Warn("no registry: nobody finds this service and it finds nobody; set ROADBED_REGISTRY, or start it with the platform",
@@ -172,7 +193,9 @@ func prepare(c Config, e env) (*Service, error) {
 		return nil, err
 	case m.String() != m.App:
 		return nil, fmt.Errorf("name %q: a service is named by its app alone, %q", c.Name, m.App)
-	case c.Handler == nil && c.Build == nil:
+	case c.Beside != "" && (c.Handler != nil || c.Addr != ""):
+		return nil, fmt.Errorf("%s has Beside and also Handler or Addr; either it serves or what is beside it does", c.Name)
+	case c.Handler == nil && c.Build == nil && c.Beside == "":
 		return nil, fmt.Errorf("%s has neither Handler nor Build", c.Name)
 	case c.Handler != nil && c.Build != nil:
 		return nil, fmt.Errorf("%s has both Handler and Build; give one", c.Name)
@@ -183,23 +206,13 @@ func prepare(c Config, e env) (*Service, error) {
 	if e.criticality != nil {
 		c.Criticality = *e.criticality
 	}
-	if c.Addr == "" || e.port != "" {
-		port := e.port
-		if port == "" {
-			port = "0"
-		}
-		c.Addr = net.JoinHostPort(e.host, port)
-	}
-	listener, err := net.Listen("tcp", c.Addr)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return nil, fmt.Errorf("%s is taken by another process; give another port with PORT: %w", c.Addr, err)
-	} else if err != nil {
+	s := &Service{c: c, log: c.Log, draining: make(chan struct{}), done: make(chan struct{})}
+	port, err := s.listen(e)
+	if err != nil {
 		return nil, err
 	}
-	addr := listener.Addr().(*net.TCPAddr)
-
-	self := e.instance(c, addr)
-	s := &Service{c: c, self: self, log: c.Log, listener: listener, draining: make(chan struct{}), done: make(chan struct{})}
+	self := e.instance(c, port)
+	s.self = self
 	s.status.Store(roadbed.Starting)
 	cluster := self.App
 	if m, err := roadbed.ParseMoniker(self.Group); err == nil {
@@ -210,7 +223,7 @@ func prepare(c Config, e env) (*Service, error) {
 		"nf.zone": self.Location.Zone, "nf.region": self.Location.Region,
 	})
 	s.control = &http.Transport{MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute}
-	s.props = config.New(config.Options{URL: e.config, Cache: e.cache, Override: e.override, Log: c.Log, Scope: e.scope(self, cluster), HTTP: &http.Client{Transport: s.control}})
+	s.props = config.New(config.Options{URL: e.config, Cache: e.cache, Override: e.override, Default: c.Properties, Log: c.Log, Scope: e.scope(self, cluster), HTTP: &http.Client{Transport: s.control}})
 	var lists ipc.Lists = ipc.Static{}
 	if len(e.registry) > 0 {
 		s.found = discovery.New(discovery.Config{Registry: e.registry, Cache: e.cache, Location: self.Location, Log: c.Log})
@@ -221,6 +234,40 @@ func prepare(c Config, e env) (*Service, error) {
 		Config: s.props, Meter: s.meter, FaultKey: faultKey(s.props), Log: c.Log,
 	})
 	return s, nil
+}
+
+// listen makes the listener, unless another process has it, and returns the port to register.
+func (s *Service) listen(e env) (port int, err error) {
+	if s.addr = s.c.Beside; s.addr != "" {
+		_, text, err := net.SplitHostPort(s.addr)
+		if err == nil {
+			port, err = strconv.Atoi(text)
+		}
+		if err != nil || port < 1 || port > 65535 {
+			return 0, fmt.Errorf("%q is not the address of an application beside this process; write it as 127.0.0.1:3000", s.addr)
+		}
+		return port, nil
+	}
+	at := s.c.Addr
+	if at == "" || e.port != "" {
+		at = net.JoinHostPort(e.host, cmp.Or(e.port, "0"))
+	}
+	s.listener, err = net.Listen("tcp", at)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return 0, fmt.Errorf("%s is taken by another process; give another port with PORT: %w", at, err)
+	} else if err != nil {
+		return 0, err
+	}
+	s.addr = s.listener.Addr().String()
+	return s.listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+// protocols are HTTP/1.1, and HTTP/2 in clear for who knows that a service speaks it, as gRPC clients do.
+func protocols() *http.Protocols {
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	p.SetUnencryptedHTTP2(true)
+	return p
 }
 
 // faultKey returns what verifies injected faults: the platform's key, or nil, with which none are injected.
@@ -247,7 +294,10 @@ func (s *Service) Meter() *meter.Registry { return s.meter }
 func (s *Service) Instance() roadbed.Instance { return s.self }
 
 // Addr returns the address it listens on, e.g. "127.0.0.1:20001".
-func (s *Service) Addr() string { return s.listener.Addr().String() }
+func (s *Service) Addr() string { return s.addr }
+
+// Discovery returns what knows the instances of all apps; nil without a registry.
+func (s *Service) Discovery() *discovery.Client { return s.found }
 
 // Draining returns a channel that is closed when the service begins to stop: the time to end work of its own.
 func (s *Service) Draining() <-chan struct{} { return s.draining }
@@ -284,7 +334,9 @@ func (s *Service) run(ctx context.Context, e env) {
 	}
 
 	broken := make(chan error, 1)
-	background.Go(func() { broken <- s.server.Serve(s.listener) })
+	if s.server != nil {
+		background.Go(func() { broken <- s.server.Serve(s.listener) })
+	}
 
 	var registration *discovery.Registration
 	if s.found != nil {
@@ -306,6 +358,11 @@ func (s *Service) run(ctx context.Context, e env) {
 	close(s.draining)
 	<-checked // so that nothing says UP any more
 	s.drain(registration, s.err == nil)
+	if s.c.Stop != nil {
+		ctx, cancel := context.WithTimeout(base, stopWithin)
+		s.c.Stop(ctx)
+		cancel()
+	}
 	stopBase()
 	s.calls.Close()
 	background.Wait()
@@ -370,6 +427,9 @@ func (s *Service) drain(registration *discovery.Registration, serving bool) {
 			time.Sleep(settle)
 		}
 	}
+	if s.server == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
 	defer cancel()
 	// Callers open connections that they then have no use for. Shutdown would wait five seconds for their first request.
@@ -400,8 +460,8 @@ func (s *Service) closeUnused() {
 	}
 }
 
-// routes puts the six paths that every service answers before its handler.
-func (s *Service) routes(handler http.Handler) http.Handler {
+// Answers returns the handler of the paths that every service answers.
+func (s *Service) Answers() *http.ServeMux {
 	own := http.NewServeMux()
 	own.HandleFunc("/healthcheck", s.serveHealth)
 	own.Handle("/metrics", s.meter.Handler())
@@ -409,6 +469,12 @@ func (s *Service) routes(handler http.Handler) http.Handler {
 	own.Handle("/ipc/why", s.calls.WhyHandler())
 	own.Handle("/ipc/events", s.calls.EventsHandler())
 	own.HandleFunc("/info", s.serveInfo)
+	return own
+}
+
+// routes puts the six paths that every service answers before its handler.
+func (s *Service) routes(handler http.Handler) http.Handler {
+	own := s.Answers()
 	rest := s.calls.Handler(handler)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {

@@ -475,7 +475,7 @@ func TestTheEnvironmentSaysWhoTheServiceIs(t *testing.T) {
 	if want := map[string]string{"web.rows": "5", "web.hosts": "a,b=c"}; !maps.Equal(e.override, want) {
 		t.Errorf("properties: got %q, want %q", e.override, want)
 	}
-	i := e.instance(Config{Name: "Web", Version: "3"}, &net.TCPAddr{Port: 8081})
+	i := e.instance(Config{Name: "Web", Version: "3"}, 8081)
 	if i.ID != "127.0.0.1:Web:8081" || i.App != "web" || i.VIP != "web" || i.Metadata["zone"] != "zone-c" || i.Metadata["env"] != "prod" || i.Metadata["version"] != "3" ||
 		i.Status != roadbed.Starting {
 		t.Errorf("instance without an id of the fleet: got %+v", i)

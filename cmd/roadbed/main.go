@@ -82,7 +82,7 @@ Start with:
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Run:"}, &cobra.Group{ID: "look", Title: "Look:"},
 		&cobra.Group{ID: "change", Title: "Change and break:"}, &cobra.Group{ID: "keep", Title: "Keep:"})
 	root.AddCommand(
-		c.up(), c.serve(), c.run(), c.demo(),
+		c.up(), c.serve(), c.run(), c.sidecar(), c.demo(),
 		c.services(), c.clusters(), c.instances(), c.registry(), c.logs(), c.changes(),
 		c.groups(), c.config(), c.rollouts(), c.faults(), c.kill(),
 		c.backup(), c.restore(), c.version(), guard(),

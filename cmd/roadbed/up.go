@@ -122,6 +122,17 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 // settingsFrom sets every flag that was not given from ROADBED_<FLAG> or else from the YAML file. A key that is no
 // flag is an error with a suggestion, except those of Eureka, which come back.
 func settingsFrom(fs *pflag.FlagSet, file string) (eureka map[string]string, err error) {
+	keys, err := readSettings(file)
+	if err != nil {
+		return nil, err
+	}
+	eureka = eurekaKeys(keys)
+	delete(keys, "sidecar") // it has a verb of its own
+	return eureka, applySettings(fs, keys)
+}
+
+// readSettings reads the YAML file. There is none by default.
+func readSettings(file string) (map[string]any, error) {
 	keys := make(map[string]any)
 	b, err := os.ReadFile(envOr("ROADBED_CONFIG_FILE", cmp.Or(file, "roadbed.yaml")))
 	switch {
@@ -132,10 +143,14 @@ func settingsFrom(fs *pflag.FlagSet, file string) (eureka map[string]string, err
 	case file != "" || !errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("--config: %w", err)
 	}
-	eureka = eurekaKeys(keys)
+	return keys, nil
+}
+
+// applySettings sets every flag that was not given from ROADBED_<FLAG> or else from keys.
+func applySettings(fs *pflag.FlagSet, keys map[string]any) error {
 	for k := range keys {
 		if fs.Lookup(k) == nil {
-			return nil, fmt.Errorf("the configuration file has the key %q, which is none%s", k, nearest(k, fs))
+			return fmt.Errorf("the configuration file has the key %q, which is none%s", k, nearest(k, fs))
 		}
 	}
 	var failed error
@@ -157,7 +172,7 @@ func settingsFrom(fs *pflag.FlagSet, file string) (eureka map[string]string, err
 			failed = usageError{fmt.Errorf("%s from %s: %w", f.Name, from, err)}
 		}
 	})
-	return eureka, failed
+	return failed
 }
 
 // yamlText is a value as a flag takes it.
