@@ -33,11 +33,12 @@ func (r *Registry) announce(ctx context.Context) {
 		defer stop()
 	}
 	me := newWatcher(rand.Text(), interest{})
-	r.hub.join(me)
-	defer r.hub.leave(me)
+	r.hub.publish(me)
+	defer r.hub.publish(nil)
 	r.s.mu.RLock()
 	cursor := r.s.log.version
 	r.s.mu.RUnlock()
+	var buf []byte
 	for {
 		select {
 		case <-me.wake:
@@ -53,15 +54,16 @@ func (r *Registry) announce(ctx context.Context) {
 			r.log.Warn("changes were not published, for there were too many at once")
 		}
 		for _, c := range changes {
-			if r.publishChange(c) != nil {
+			buf = c.writeEvent(buf[:0], r.hub)
+			if r.publishChange(c, buf) != nil {
 				break // the engine is away; who listens asks again when it is back
 			}
 		}
 	}
 }
 
-func (r *Registry) publishChange(c *change) error {
-	id, event, data := splitEvent(c.asEvent(r.hub))
+func (r *Registry) publishChange(c *change, written []byte) error {
+	id, event, data := splitEvent(written)
 	return r.c.Engine.Publish(announceSubject+engine.SubjectPart(r.c.Location.Region)+".app."+engine.SubjectPart(c.rec.app),
 		map[string]string{eventHeader: event, idHeader: id}, data)
 }

@@ -3,7 +3,6 @@ package registry
 import (
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -20,17 +19,18 @@ const (
 
 // changeLog is the last change of each instance that changed lately, oldest first. It is guarded by the state's mu.
 type changeLog struct {
-	byKey          map[key]*change
 	oldest, newest *change
-	version        uint64 // of the newest change ever
-	trimmed        uint64 // version of the newest change that fell out of the log
+	gone           map[key]*change // of instances that are no longer registered; entries have their own
+	kept           int             // how many changes there are
+	version        uint64          // of the newest change ever
+	trimmed        uint64          // version of the newest change that fell out of the log
 
 	least, most time.Duration // that changes are kept; between them, as many as fit into deltaBudget
 	cost        atomic.Int64  // compressed bytes of a change in a delta, as it was measured last
 }
 
 func newChangeLog() changeLog {
-	return changeLog{byKey: make(map[key]*change), least: leastRetention, most: mostRetention}
+	return changeLog{gone: make(map[key]*change), least: leastRetention, most: mostRetention}
 }
 
 // measure takes note of what a delta of n changes needs.
@@ -46,33 +46,53 @@ type change struct {
 	version      uint64
 	at           int64 // ns since the state's epoch
 	rec          *record
-	vips         string // comma list of those that it has, or had lately
+	e            *entry  // nil if the instance is no longer registered
+	had          *string // comma list of VIPs that it has or had lately, nil if it never had others
 
-	once  sync.Once
-	event []byte // as watchers read it, made once for all of them
+	event atomic.Pointer[[]byte] // as watchers read it, once one of them did
 }
 
-// add makes r, which was something else before unless was is nil, the newest change. Versions rise with the clock so that they rise across restarts too.
-func (l *changeLog) add(r, was *record, now int64) {
+// vips is a comma list of those that the instance has, or had lately.
+func (c *change) vips() string {
+	if c.had != nil {
+		return *c.had
+	}
+	return c.rec.vip
+}
+
+// add makes r, which was something else before unless was is nil, the newest change. It is that of e unless r was
+// deleted. Versions rise with the clock so that they rise across restarts too.
+func (l *changeLog) add(e *entry, r, was *record, now int64) {
 	l.trim(now)
-	k := r.key()
 	vips := r.vip
 	if was != nil {
 		vips = mergeLists(vips, was.vip)
 	}
-	if c := l.byKey[k]; c != nil {
-		vips = mergeLists(vips, c.vips)
-		l.unlink(c)
+	last := e.last
+	if last == nil {
+		last = l.gone[r.key()]
+	}
+	if last != nil {
+		vips = mergeLists(vips, last.vips())
+		l.drop(last)
 	}
 	l.version = max(l.version+1, uint64(time.Now().UnixMilli()))
-	c := &change{version: l.version, at: now, rec: r, vips: vips, older: l.newest}
+	c := &change{version: l.version, at: now, rec: r, older: l.newest}
+	if vips != r.vip {
+		c.had = &vips
+	}
 	if l.newest != nil {
 		l.newest.newer = c
 	} else {
 		l.oldest = c
 	}
 	l.newest = c
-	l.byKey[k] = c
+	l.kept++
+	if r.action == deleted {
+		l.gone[r.key()] = c
+	} else {
+		c.e, e.last = e, c
+	}
 }
 
 func (l *changeLog) trim(now int64) {
@@ -82,17 +102,22 @@ func (l *changeLog) trim(now int64) {
 	}
 	room := int(deltaBudget / cost)
 	for c := l.oldest; c != nil; c = l.oldest {
-		if age := time.Duration(now - c.at); age <= l.least || age <= l.most && len(l.byKey) <= room {
+		if age := time.Duration(now - c.at); age <= l.least || age <= l.most && l.kept <= room {
 			return
 		}
 		l.trimmed = c.version
-		l.unlink(c)
-		delete(l.byKey, c.rec.key())
+		l.drop(c)
 	}
 }
 
-// unlink takes c out of the list.
-func (l *changeLog) unlink(c *change) {
+// drop takes c out of the log.
+func (l *changeLog) drop(c *change) {
+	l.kept--
+	if c.e != nil {
+		c.e.last, c.e = nil, nil
+	} else {
+		delete(l.gone, c.rec.key())
+	}
 	if c.older != nil {
 		c.older.newer = c.newer
 	} else {

@@ -21,10 +21,12 @@ type hub struct {
 	work     atomic.Int32          // idle, rounding or behind
 	upTo     atomic.Uint64         // version up to which everybody concerned was roused
 	last     atomic.Pointer[round] // the newest
+	events   events
 
 	mu      sync.Mutex
 	streams map[string]*watcher // by name
 	all     crowd               // want everything
+	bus     *watcher            // publishes everything on the engine's bus; nil without one
 	byApp   map[string]crowd
 	byVIP   map[string]crowd
 	slots   [watchSlots]crowd // by the second in which it is their turn for a sign of life
@@ -139,6 +141,14 @@ func (h *hub) join(w *watcher) {
 	h.anyone.Store(true)
 }
 
+// publish makes w, nil for none, the one who is told that anything changed, and nothing else.
+func (h *hub) publish(w *watcher) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.bus = w
+	h.anyone.Store(w != nil || len(h.streams) > 0)
+}
+
 // places are the sets in which w is found, which are made if they are missing.
 func (h *hub) places(w *watcher) []crowd {
 	if w.in.all() {
@@ -178,7 +188,7 @@ func (h *hub) leave(w *watcher) (bound []key) {
 	}
 	delete(h.slots[w.slot], w)
 	if len(h.streams) == 0 {
-		h.anyone.Store(false)
+		h.anyone.Store(h.bus != nil)
 		h.pulse.Stop()
 		h.pulse = nil
 	}
@@ -291,6 +301,9 @@ func (h *hub) round() (roused []*watcher) {
 	if len(changes) > 0 {
 		add(h.all)
 	}
+	if h.bus != nil && (len(changes) > 0 || !known) {
+		h.bus.rouse(todo{news: true})
+	}
 	for _, c := range changes {
 		crowd := h.byApp[c.rec.app]
 		add(crowd)
@@ -307,7 +320,7 @@ func (h *hub) round() (roused []*watcher) {
 			rd.large = size > writeMost
 		}
 		if len(h.byVIP) > 0 {
-			for name := range strings.SplitSeq(c.vips, ",") {
+			for name := range strings.SplitSeq(c.vips(), ",") {
 				add(h.byVIP[strings.TrimSpace(name)])
 			}
 		}

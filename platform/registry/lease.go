@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -8,10 +9,11 @@ import (
 
 // lease is the promise an instance keeps by renewing. Times are nanoseconds since the state's epoch.
 type lease struct {
-	renewed  atomic.Int64 // by anybody
-	direct   atomic.Int64 // by the instance itself, not by a peer that tells of it; never if that did not happen
-	duration atomic.Int64 // without a renewal after which it ends; ended when its instance is no longer registered
-	patience atomic.Int64 // without a renewal after which the instance is late
+	renewed  atomic.Int64  // by anybody
+	direct   atomic.Int64  // by the instance itself, not by a peer that tells of it; never if that did not happen
+	duration atomic.Int64  // without a renewal after which it ends; ended when its instance is no longer registered
+	patience atomic.Uint32 // ms without a renewal after which the instance is late
+	due      int32         // second in which the wheel turns to it, 0 when none is planned; guarded by the wheel's mu
 }
 
 const (
@@ -27,7 +29,7 @@ func (l *lease) start(now int64, duration, renewal time.Duration, direct bool) {
 	l.renew(now, direct)
 	l.duration.Store(int64(duration))
 	// Who renews three times in a lease is late with the second that is missing, who renews once with the first.
-	l.patience.Store(int64(max(duration*2/3, min(renewal*3/2, duration))))
+	l.patience.Store(uint32(min(max(duration*2/3, min(renewal*3/2, duration)).Milliseconds(), math.MaxUint32)))
 }
 
 // renew prolongs the lease; direct says that the instance itself asked for it.
@@ -57,7 +59,9 @@ func (l *lease) hasEnded() bool { return l.duration.Load() == ended }
 func (l *lease) expired(now int64) bool { return now > l.renewed.Load()+l.duration.Load() }
 
 // lateAt is when the instance is late unless it renews.
-func (l *lease) lateAt() int64 { return l.renewed.Load() + l.patience.Load() }
+func (l *lease) lateAt() int64 {
+	return l.renewed.Load() + int64(l.patience.Load())*int64(time.Millisecond)
+}
 
 func (l *lease) late(now int64) bool { return now > l.lateAt() }
 
@@ -90,14 +94,15 @@ func (w *wheel) put(e *entry, t int64) {
 func (w *wheel) hasten(e *entry, t int64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if e.due == 0 || second(t) < e.due {
+	if e.lease.due == 0 || second(t) < int64(e.lease.due) {
 		w.place(e, t)
 	}
 }
 
 func (w *wheel) place(e *entry, t int64) {
-	e.due = max(w.at+1, min(second(t), w.at+wheelSlots-1))
-	i := e.due % wheelSlots
+	due := max(w.at+1, min(second(t), w.at+wheelSlots-1))
+	e.lease.due = int32(due) // for 68 years
+	i := due % wheelSlots
 	w.slots[i] = append(w.slots[i], e)
 }
 
@@ -113,8 +118,8 @@ func (w *wheel) take(now int64) (due []*entry) {
 		w.at++
 		i := w.at % wheelSlots
 		for _, e := range w.slots[i] {
-			if e.due == w.at { // else it was planned anew since
-				e.due = 0
+			if int64(e.lease.due) == w.at { // else it was planned anew since
+				e.lease.due = 0
 				due = append(due, e)
 			}
 		}

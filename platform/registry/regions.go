@@ -263,7 +263,7 @@ func (s *state) mirror(r *record) {
 		s.byStatus[r.status]++
 		e.rec = r
 		e.lease.renew(s.now(), false)
-		s.publish(r, nil)
+		s.publish(e, r, nil)
 		return
 	}
 	e.lease.renew(s.now(), false)

@@ -66,9 +66,9 @@ type app struct {
 type entry struct {
 	rec   *record // replaced under mu, never altered
 	lease lease
-	hash  uint64 // of its names, as in key.hash64
-	sum   uint64 // its share of a digest, 0 before it was made; atomic
-	due   int64  // second in which the wheel turns to it, 0 when none is planned; guarded by the wheel's mu
+	hash  uint64  // of its names, as in key.hash64
+	sum   uint64  // its share of a digest, 0 before it was made; atomic
+	last  *change // in the log, nil when nothing changed lately; guarded by the state's mu
 }
 
 // become makes r its record. The caller holds mu.
@@ -214,7 +214,7 @@ func (s *state) install(e *entry, r *record, at int64, direct bool) {
 	}
 	r.evicted, r.updated, r.sum = 0, nowMS, 0
 	r.action = added // 7
-	if c := s.log.byKey[k]; old != nil || c != nil {
+	if old != nil || s.log.gone[k] != nil {
 		r.action = modified
 	}
 	if s.first < 0 {
@@ -242,7 +242,7 @@ func (s *state) install(e *entry, r *record, at int64, direct bool) {
 		return
 	}
 	e.become(r)
-	s.publish(r, old)
+	s.publish(e, r, old)
 }
 
 // lasts is how long the lease of r is, which is what its instance asked for unless the configuration stretches it.
@@ -472,7 +472,7 @@ func (s *state) remove(k key) bool {
 	r.updated = time.Now().UnixMilli()
 	r.evicted = r.updated
 	s.ends.add(r.key(), r.updated)
-	s.publish(&r, e.rec)
+	s.publish(e, &r, e.rec)
 	return true
 }
 
@@ -608,7 +608,7 @@ func (s *state) replace(e *entry, r *record) {
 	r.updated, r.sum = time.Now().UnixMilli(), 0
 	was := e.rec
 	e.become(r)
-	s.publish(r, was)
+	s.publish(e, r, was)
 }
 
 func (s *state) insert(k key, e *entry) {
@@ -630,10 +630,10 @@ func (s *state) touch(name string) {
 	}
 }
 
-// publish enters r, which was something else before unless was is nil, in the change log and has the watchers told.
-// The caller holds mu.
-func (s *state) publish(r, was *record) {
+// publish enters r, of e, which was something else before unless was is nil, in the change log and has the watchers
+// told. The caller holds mu.
+func (s *state) publish(e *entry, r, was *record) {
 	s.touch(r.app)
-	s.log.add(r, was, s.now())
+	s.log.add(e, r, was, s.now())
 	s.hub.changed()
 }

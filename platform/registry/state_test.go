@@ -228,8 +228,10 @@ func TestAnEndThatAPeerTellsLateDoesNotOutliveTheInstancesReturn(t *testing.T) {
 }
 
 func describe(s *state, k key) string {
-	c := s.log.byKey[k]
-	e := s.find(k)
+	c, e := s.log.gone[k], s.find(k)
+	if e != nil {
+		c = e.last
+	}
 	switch {
 	case e == nil && c == nil:
 		return "gone"
@@ -270,14 +272,15 @@ func checkState(t failer, s *state) {
 	}
 	inLog, last := 0, uint64(0)
 	for c := s.log.oldest; c != nil; c = c.newer {
-		if c.version <= last || s.log.byKey[c.rec.key()] != c {
-			t.Errorf("log: version %d of %v after %d", c.version, c.rec.key(), last)
+		k := c.rec.key()
+		if e := s.find(k); c.version <= last || c.e != e || e != nil && e.last != c || e == nil && s.log.gone[k] != c {
+			t.Errorf("log: version %d of %v after %d", c.version, k, last)
 		}
 		last = c.version
 		inLog++
 	}
-	if inLog != len(s.log.byKey) || s.log.newest != nil && s.log.newest.version != s.log.version {
-		t.Errorf("log: %d changes in order, %d by key; newest version %d", inLog, len(s.log.byKey), s.log.version)
+	if inLog != s.log.kept || s.log.newest != nil && s.log.newest.version != s.log.version {
+		t.Errorf("log: %d changes in order, %d counted; newest version %d", inLog, s.log.kept, s.log.version)
 	}
 }
 

@@ -300,7 +300,7 @@ func (st *stream) gather(b *[]byte, cs []*change) bool {
 		switch {
 		case st.in.wants(c.rec):
 			*b = c.appendEvent(*b, st.hub)
-		case st.in.wantsVIP(c.vips):
+		case st.in.wantsVIP(c.vips()):
 			*b = append(appendRemoval(*b, st.hub.incarnation, c), "\n\n"...)
 		}
 		if len(*b) > writeMost && i < len(cs)-1 {
@@ -413,21 +413,54 @@ func appendState(b []byte, version uint64, warming bool) []byte {
 	return strconv.AppendBool(append(b, `,"warming":`...), warming)
 }
 
-// asEvent is c as watchers read it, written once for all of them.
+// asEvent is c as watchers read it. It is written once for many of them.
 func (c *change) asEvent(h *hub) []byte {
-	c.once.Do(func() {
-		if c.rec.action == deleted {
-			c.event = appendRemoval(nil, h.incarnation, c)
-		} else {
-			b := appendEvent(make([]byte, 0, 512), h.incarnation, c.version, "put")
-			c.event = append(c.rec.appendNative(append(b, `{"instance":`...), h.region), '}')
-		}
-		c.event = append(c.event, "\n\n"...)
-	})
-	return c.event
+	if b := c.event.Load(); b != nil {
+		return *b
+	}
+	b := c.writeEvent(make([]byte, 0, 512), h)
+	if c.event.CompareAndSwap(nil, &b) {
+		h.events.keep(c, len(b))
+	}
+	return b
 }
 
 func (c *change) appendEvent(b []byte, h *hub) []byte { return append(b, c.asEvent(h)...) }
+
+// writeEvent appends c as watchers read it.
+func (c *change) writeEvent(b []byte, h *hub) []byte {
+	if c.rec.action == deleted {
+		b = appendRemoval(b, h.incarnation, c)
+	} else {
+		b = appendEvent(b, h.incarnation, c.version, "put")
+		b = append(c.rec.appendNative(append(b, `{"instance":`...), h.region), '}')
+	}
+	return append(b, "\n\n"...)
+}
+
+// events are the changes that are kept as watchers read them, as far as they fit into eventsMost.
+type events struct {
+	mu   sync.Mutex
+	of   []*change // in the order in which they were written
+	size int       // in bytes
+}
+
+// eventsMost is how many bytes of events are kept for further watchers.
+const eventsMost = 8 << 20
+
+// keep says that the event of c, of so many bytes, is there; the oldest are let go of.
+func (k *events) keep(c *change, size int) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.of = append(k.of, c)
+	k.size += size
+	for k.size > eventsMost {
+		if b := k.of[0].event.Swap(nil); b != nil {
+			k.size -= len(*b)
+		}
+		k.of = k.of[1:]
+	}
+}
 
 func appendRemoval(b []byte, incarnation string, c *change) []byte {
 	raw, err := json.Marshal(struct {
