@@ -1,8 +1,12 @@
 package ipc
 
-import "sync/atomic"
+import (
+	"fmt"
+	"sync/atomic"
+)
 
-// budget limits how much load retries may add to an app: over the last 10 s a fifth of its requests, plus ten a second.
+// budget limits how much load further attempts, retries and hedges together, may add to an app: over the last 10 s a
+// part of its calls, plus some a second.
 type budget struct {
 	requests atomic.Int64 // ever
 	extras   atomic.Int64 // ever
@@ -10,34 +14,61 @@ type budget struct {
 
 	fromRequests atomic.Int64 // requests 10 s ago
 	fromExtras   atomic.Int64
-	ring         [buckets][2]int64 // requests and extras at the last ticks; only tick uses it
-	head         int
+
+	// Only tick uses what follows.
+	ring  [buckets][2]int64 // requests and extras at the last ticks
+	head  int
+	told  int64 // denied at the last tick
+	spent bool  // as it was told
+	quiet int   // ticks since the last denial
 }
 
 const (
-	buckets    = 20 // of tickTime: 10 s
-	extraRatio = 0.2
-	extraFloor = 10 * 10 // ten a second for 10 s
+	buckets      = 20 // of tickTime: 10 s
+	windowSecs   = 10
+	quietTicks   = 10 // without a denial make a budget that was spent have room again
+	percentScale = 100
 )
 
-// tick moves the window. Only the engine's ticker calls it.
-func (b *budget) tick() {
+// tick moves the window. It returns what is new, "" if nothing is. Only the engine's ticker calls it.
+func (b *budget) tick() (news string) {
 	old := b.ring[b.head]
 	b.ring[b.head] = [2]int64{b.requests.Load(), b.extras.Load()}
 	b.head = (b.head + 1) % buckets
 	b.fromRequests.Store(old[0])
 	b.fromExtras.Store(old[1])
+
+	denied := b.denied.Load()
+	since := denied - b.told
+	b.told = denied
+	switch {
+	case since > 0 && !b.spent:
+		b.spent, news = true, fmt.Sprintf("the budget for further attempts is spent: %d were denied within %s", since, tickTime)
+	case since == 0 && b.spent && b.quiet+1 >= quietTicks:
+		b.spent, news = false, fmt.Sprintf("the budget for further attempts has room again; %d were denied so far", denied)
+	}
+	if b.quiet++; since > 0 {
+		b.quiet = 0
+	}
+	return news
 }
 
 // limit returns how many extras the window allows, and how many it has seen.
-func (b *budget) limit() (allowed float64, used int64) {
-	return extraRatio*float64(b.requests.Load()-b.fromRequests.Load()) + extraFloor, b.extras.Load() - b.fromExtras.Load()
+func (b *budget) limit(s *settings) (allowed float64, used int64) {
+	calls := float64(b.requests.Load() - b.fromRequests.Load())
+	return float64(max(s.RetryPercent, 0))/percentScale*calls + float64(max(s.RetryPerSecond, 0)*windowSecs), b.extras.Load() - b.fromExtras.Load()
+}
+
+// balance returns how many more extras the window allows.
+func (b *budget) balance(s *settings) float64 {
+	allowed, used := b.limit(s)
+	return max(0, allowed-float64(used))
 }
 
 // take reserves one extra attempt. The order of its steps lets racing callers be refused wrongly, never allowed.
-func (b *budget) take() bool {
+func (b *budget) take(s *settings) bool {
 	n := b.extras.Add(1)
-	allowed, _ := b.limit()
+	allowed, _ := b.limit(s)
 	if float64(n-b.fromExtras.Load()) <= allowed {
 		return true
 	}

@@ -17,6 +17,7 @@ var (
 	ErrTimeout       = errors.New("it did not answer in time")
 	ErrDeadlineSpent = errors.New("no time is left before the caller's deadline")
 	ErrNoEndpoint    = errors.New("no instance of it is known that may take traffic")
+	ErrBodySent      = errors.New("its body was sent already and cannot be had again, so it was not tried elsewhere; set the request's GetBody")
 	ErrFallback      = errors.New("its fallback did not help")
 	ErrInjected      = fault.ErrInjected
 )

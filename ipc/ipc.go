@@ -182,7 +182,9 @@ func (e *Engine) run() {
 		}
 		if isDue(&budgets, now, tickTime, period) {
 			for _, cl := range *e.clusters.Load() {
-				cl.budget.tick()
+				if news := cl.budget.tick(); news != "" {
+					e.event(BudgetEvent, cl.name, news)
+				}
 			}
 		}
 	}
@@ -293,6 +295,7 @@ func (e *Engine) cluster(app string) *cluster {
 	}
 	cl := newCluster(e, app, cmd)
 	cmd.vip.Store(true)
+	e.meter.GaugeFunc("ipc.budget.balance", func() float64 { return cl.budget.balance(cmd.set.Load()) }, "ipc.vip", app)
 	all := maps.Clone(old)
 	all[app] = cl
 	e.clusters.Store(&all)

@@ -45,6 +45,20 @@ func intKnob[S comparable](prefix, suffix string, lo, hi int, at func(*S) *int) 
 	}
 }
 
+// noneKnob reads a number of which 0 is none, which in code is any below 0.
+func noneKnob[S comparable](prefix, suffix string, hi int, at func(*S) *int) knob[S] {
+	k := intKnob(prefix, suffix, 0, hi, at)
+	number := k.set
+	k.set = func(s *S, text string) error {
+		err := number(s, text)
+		if err == nil && *at(s) == 0 {
+			*at(s) = -1
+		}
+		return err
+	}
+	return k
+}
+
 func msKnob[S comparable](prefix, suffix string, lo int, at func(*S) *time.Duration) knob[S] {
 	return knob[S]{prefix: prefix, suffix: suffix,
 		set: func(s *S, text string) error {

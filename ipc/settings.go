@@ -48,6 +48,16 @@ type Settings struct {
 	// Property ipc.command.NAME.attemptTimeoutInMilliseconds.
 	AttemptTimeout time.Duration
 
+	// All further attempts together, retries and hedges, may within 10 s be at most RetryPercent (20) of an app's calls,
+	// and RetryPerSecond (10) a second beside; negative is none.
+	// Properties ipc.command.NAME.retryBudget.percent, .retryBudget.perSecond.
+	RetryPercent   int
+	RetryPerSecond int
+
+	// RetryNested lets a call be tried again also while the request served is a retry itself, so that attempts multiply
+	// from hop to hop. Property ipc.command.NAME.retry.nested.
+	RetryNested bool
+
 	// Criticality lowers the importance of requests made by this command; it never raises it.
 	Criticality roadbed.Criticality
 
@@ -136,7 +146,7 @@ func (i Isolation) String() string {
 
 var builtIn = Settings{
 	Timeout: time.Second, MaxConcurrent: 200, MaxFallbacks: 10,
-	RequestVolume: 20, ErrorPercent: 50, SleepWindow: 5 * time.Second, Retries: 2,
+	RequestVolume: 20, ErrorPercent: 50, SleepWindow: 5 * time.Second, Retries: 2, RetryPercent: 20, RetryPerSecond: 10,
 	TrialPermits: 1, SlowPercent: 100, SlowMinimum: 20,
 	RollingWindow: 10 * time.Second, RollingBuckets: 10, HealthInterval: tickTime,
 	PercentileWindow: time.Minute, PercentileBuckets: 6,
@@ -147,6 +157,9 @@ const (
 	minInterval = 10 * time.Millisecond // of a health bucket
 	maxBuckets  = 1000                  // of a window
 	maxPermits  = 100
+
+	maxRetryPercent   = 1000
+	maxRetryPerSecond = 1_000_000
 )
 
 // validate reports the first field that makes no sense.
@@ -160,6 +173,8 @@ func (s Settings) validate() error {
 		return errors.New("ErrorPercent must be from 0 to 100")
 	case s.Retries > maxAttempts-1:
 		return fmt.Errorf("more than %d Retries only make an outage worse", maxAttempts-1)
+	case s.RetryPercent > maxRetryPercent || s.RetryPerSecond > maxRetryPerSecond:
+		return fmt.Errorf("RetryPercent must be at most %d and RetryPerSecond at most %d", maxRetryPercent, maxRetryPerSecond)
 	case s.Criticality > roadbed.Bulk:
 		return fmt.Errorf("%v is none of the four", s.Criticality)
 	case s.Isolation > Thread:
@@ -209,6 +224,8 @@ func (s Settings) or(d Settings) Settings {
 	pickInt(&s.RequestVolume, d.RequestVolume)
 	pickInt(&s.ErrorPercent, d.ErrorPercent)
 	pickInt(&s.Retries, d.Retries)
+	pickInt(&s.RetryPercent, d.RetryPercent)
+	pickInt(&s.RetryPerSecond, d.RetryPerSecond)
 	pickInt(&s.TrialPermits, d.TrialPermits)
 	pickInt(&s.SlowPercent, d.SlowPercent)
 	pickInt(&s.SlowMinimum, d.SlowMinimum)
@@ -276,19 +293,10 @@ func commandKnobs() []knob[Settings] {
 			zero: func(s *S) bool { return s.Pool == "" },
 			keep: func(s, from *S) { s.Pool = from.Pool },
 		},
-		{prefix: i, suffix: "retries",
-			set: func(s *S, text string) error {
-				n, err := parseRange(text, 0, maxAttempts-1)
-				if err == nil {
-					if s.Retries = n; n == 0 {
-						s.Retries = -1
-					}
-				}
-				return err
-			},
-			zero: func(s *S) bool { return s.Retries == 0 },
-			keep: func(s, from *S) { s.Retries = from.Retries },
-		},
+		noneKnob(i, "retries", maxAttempts-1, func(s *S) *int { return &s.Retries }),
+		noneKnob(i, "retryBudget.percent", maxRetryPercent, func(s *S) *int { return &s.RetryPercent }),
+		noneKnob(i, "retryBudget.perSecond", maxRetryPerSecond, func(s *S) *int { return &s.RetryPerSecond }),
+		boolKnob(i, "retry.nested", false, func(s *S) *bool { return &s.RetryNested }),
 		msKnob(i, "attemptTimeoutInMilliseconds", 0, func(s *S) *time.Duration { return &s.AttemptTimeout }),
 		intKnob(i, "breaker.trialPermits", 1, maxPermits, func(s *S) *int { return &s.TrialPermits }),
 		msKnob(i, "breaker.slowCallMillis", 0, func(s *S) *time.Duration { return &s.SlowCall }),

@@ -115,7 +115,7 @@ func (c *Command) snapshot() CommandState {
 func (cl *cluster) snapshot() *AppState {
 	now := cl.engine.clock.now()
 	st := cl.lb.State(now)
-	allowed, used := cl.budget.limit()
+	allowed, used := cl.budget.limit(cl.cmd.set.Load())
 	out := &AppState{Panic: st.Panic, LocalShare: st.LocalShare, Endpoints: []EndpointState{}, Budget: BudgetState{Allowed: allowed, Used: used, Denied: cl.budget.denied.Load()}}
 	until := func(ns int64) *time.Time {
 		if ns == 0 {

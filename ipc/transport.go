@@ -3,6 +3,7 @@ package ipc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -127,6 +128,7 @@ type exchange struct {
 
 	endpoint *balance.Endpoint // of the last attempt
 	attempts int
+	sent     int // of those, such as may have reached somebody
 	tried    [maxAttempts]*balance.Endpoint
 	first    try // what is remembered of the attempts
 	more     []try
@@ -232,7 +234,7 @@ func (x *exchange) run() (*http.Response, error) {
 // try makes attempts until one is good enough or no more are allowed.
 func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 	clk := x.engine.clock
-	isNested := x.inbound != nil && x.inbound.attempt > 1
+	isNested := x.inbound != nil && x.inbound.attempt > 1 && !set.RetryNested
 	if isNested {
 		retries = 0 // whoever retries upstream pays; else retries multiply per hop
 	}
@@ -251,22 +253,25 @@ func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 		x.endpoint = ep
 		x.tried[x.attempts] = ep
 		x.attempts++
+		x.sent++
 		resp, err := x.attempt(set, t)
 		v, wait, charged := x.judge(resp, err, idempotent, retries)
 		if v == noneLeft && isNested {
 			v = nested
 		}
 		if v == goOn {
-			v, ep = x.onward(wait, charged)
+			v, ep = x.onward(set, wait, charged)
 		}
 		t.next = v
 		if v != goOn {
-			return resp, err
+			return resp, x.last(v, err)
 		}
 		cause := resent
 		if charged {
 			cause = retried
 			retries--
+		} else {
+			x.sent--
 		}
 		if resp != nil {
 			drain(resp)
@@ -287,7 +292,7 @@ func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 }
 
 // onward finds out whether another attempt, which is wanted, may and can be made, and where.
-func (x *exchange) onward(wait time.Duration, charged bool) (verdict, *balance.Endpoint) {
+func (x *exchange) onward(set *settings, wait time.Duration, charged bool) (verdict, *balance.Endpoint) {
 	if x.attempts == maxAttempts {
 		return tooMany, nil
 	}
@@ -299,11 +304,30 @@ func (x *exchange) onward(wait time.Duration, charged bool) (verdict, *balance.E
 	if x.deadline != noDeadline && now+int64(wait)+x.cluster.lb.Typical() >= x.deadline {
 		return tooLate, nil
 	}
-	if charged && !x.cluster.budget.take() {
-		x.noRetry()
+	if charged && !x.cluster.budget.take(set) {
+		x.engine.meter.Counter("ipc.budget.exhausted", "ipc.vip", x.cluster.name).Inc()
 		return overBudget, nil
 	}
 	return goOn, next
+}
+
+// last ends the attempts: it tells those upstream not to try again where that would not help, and the caller what it
+// could have done. Whoever is nearest to the trouble retries; were each hop to retry what the next has retried in vain,
+// attempts would multiply.
+func (x *exchange) last(v verdict, err error) error {
+	switch v {
+	case settled, notSafe, callerGone:
+	case overBudget, toldNot:
+		x.noRetry()
+	default:
+		if x.sent > 1 {
+			x.noRetry()
+		}
+	}
+	if v == bodySent && err != nil {
+		return fmt.Errorf("%w; %w", err, ErrBodySent)
+	}
+	return err
 }
 
 // noRetry tells those upstream not to try again.
@@ -332,7 +356,6 @@ func (x *exchange) judge(resp *http.Response, err error, idempotent bool, retrie
 		return settled, 0, false
 	}
 	if resp.Header.Get(HeaderNoRetry) == "1" {
-		x.noRetry()
 		return toldNot, 0, false
 	}
 	after, asked, valid := parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
@@ -373,10 +396,27 @@ func backoff(k int) time.Duration {
 	return time.Duration(rand.Int64N(int64(min(backoffCap, backoffBase<<k)) + 1))
 }
 
-// isUnsent reports whether err came before anything was sent.
+// isUnsent reports whether err came before anything was sent, or from a callee that did not look at it.
 func isUnsent(err error) bool {
 	var d *dialError
-	return errors.As(err, &d)
+	if errors.As(err, &d) {
+		return true
+	}
+	var h2 streamError
+	return errors.As(err, &h2) && h2.Code == refusedStream
+}
+
+// streamError has the form of what net/http returns when an HTTP/2 stream is reset, which errors.As fills.
+type streamError struct {
+	StreamID uint32
+	Code     uint32
+	Cause    error
+}
+
+const refusedStream = 7 // RFC 9113 §7 and §8.7: not worked on at all
+
+func (s streamError) Error() string {
+	return "HTTP/2 stream reset with code " + strconv.Itoa(int(s.Code))
 }
 
 // isIdempotent reports whether sending req twice does no harm, as RFC 9110 §9.2.2 has it or as the caller says with
@@ -436,8 +476,11 @@ func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
 		x.letGo()
 		return nil, err
 	}
+	var bent fault.Shape
 	if f := x.faults(); f != nil {
-		if resp, err, done := x.inject(ctx, f, t); done {
+		resp, err, shape, done := x.inject(ctx, f, t)
+		bent = shape
+		if done {
 			if req.Body != nil {
 				req.Body.Close() // as the transport would have done
 			}
@@ -475,6 +518,9 @@ func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
 	if err != nil {
 		x.letGo()
 		return nil, err
+	}
+	if !bent.IsZero() && resp.Body != http.NoBody {
+		resp.Body = bent.Reader(ctx, resp.Body, resp.ContentLength)
 	}
 	return resp, nil
 }
@@ -522,7 +568,7 @@ func (x *exchange) request(ctx context.Context, ep *balance.Endpoint, now int64)
 		}
 		set(HeaderTimeout, strconv.FormatInt(ms, 10))
 	}
-	attempt := x.attempts
+	attempt := x.sent
 	in := x.inbound
 	if in != nil {
 		attempt += in.attempt - 1
@@ -537,6 +583,9 @@ func (x *exchange) request(ctx context.Context, ep *balance.Endpoint, now int64)
 		}
 	}
 	set(HeaderAttempt, strconv.Itoa(attempt))
+	if attempt > 1 {
+		set("X-Envoy-Attempt-Count", strconv.Itoa(attempt))
+	}
 	if x.engine.app != "" {
 		set(HeaderCaller, x.engine.app)
 	}
@@ -575,25 +624,28 @@ func (x *exchange) criticality() roadbed.Criticality {
 // faults returns the rules of this request.
 func (x *exchange) faults() *fault.Context { return fault.From(x.orig.Context()) }
 
-// inject does what the request's faults ask of calls to this app. done tells that the attempt is over.
-func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *http.Response, err error, done bool) {
+// inject does what the request's faults ask of calls to this app. done tells that the attempt is over; if it is not,
+// the response's body shall be bent.
+func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *http.Response, err error, bent fault.Shape, done bool) {
 	a := f.At("client", x.cluster.name)
-	if a.IsZero() || a.Delay == 0 && a.Err == nil && !a.Hang {
-		return nil, nil, false
+	if !a.Acts() {
+		return nil, nil, bent, false
 	}
 	leave, ok := x.engine.injecting()
 	if !ok {
-		return nil, nil, false
+		return nil, nil, bent, false
 	}
 	defer leave()
 	x.engine.injected("client", &a)
 	t.fault = a.Rule
 	if err := a.Wait(ctx); err != nil {
-		return nil, err, true
+		return nil, err, bent, true
 	}
 	switch {
 	case a.Reset:
-		return nil, &injectedReset{a.Err}, true
+		return nil, &injectedReset{a.Err}, bent, true
+	case a.Reject:
+		return nil, fmt.Errorf("%w: %w", ErrRejected, a.Err), bent, true
 	case a.Status != 0:
 		x.cluster.attempt(x.endpoint.Zone, false)
 		text := a.Err.Error() + "\n"
@@ -603,9 +655,9 @@ func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *
 			Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Ipc-Error": {"injected"}},
 			Body:   io.NopCloser(strings.NewReader(text)),
 		}
-		return resp, nil, true
+		return resp, nil, bent, true
 	}
-	return nil, nil, false
+	return nil, nil, a.Body, false
 }
 
 // injectedReset looks like a reset by the peer to those who ask.
@@ -788,9 +840,13 @@ func (s *requestBody) next() (io.ReadCloser, error) {
 		s.dropped = false
 		return s, nil
 	case s.get != nil:
-		return s.get()
+		body, err := s.get()
+		if err != nil {
+			err = fmt.Errorf("have the request's body again by its GetBody: %w", err)
+		}
+		return body, err
 	}
-	return nil, errors.New("the request's body was sent already and cannot be had again; set GetBody")
+	return nil, ErrBodySent
 }
 
 // canSend reports whether next would work.
