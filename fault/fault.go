@@ -36,6 +36,9 @@
 //	drop                        lose the message: a queue forgets it, a caller waits for an answer until its deadline
 //	miss                        a cache has nothing
 //
+// A glob may end in brackets that name zones or clusters, separated by "|": the rule then holds only in processes of one
+// of them. server:*[us-east-1a]=reject is what a lost zone looks like; several brackets must all hold.
+//
 // Without @percent a rule hits every request. With it, a hash of experiment, rule and request id decides, so that
 // all hops and all retries of one request agree; "@~25" draws for each attempt anew. With #max a rule hits one request
 // at most so many times: at its client or command so many calls in each process, at a server its first so many
@@ -82,13 +85,21 @@ type Context struct {
 	earlier int32          // attempts before this one, at the server that reads the header
 	expires time.Time
 	stop    <-chan struct{}
+	here    Here
 }
 
-// Arrived tells c that the request is its caller's attempt of that number, 1 or more, for rules with a limit, and that
-// everything it injects ends when stop is closed; a nil stop never is. Call it before c is shared.
-func (c *Context) Arrived(attempt int, stop <-chan struct{}) {
+// Here is where a request is, for what its faults depend on.
+type Here struct {
+	Attempt int             // of its caller, from 1: rules with a limit count what came before
+	Zone    string          // of this process; "" = unknown
+	Cluster string          // of this process, e.g. "api-prod"; "" = unknown
+	Stop    <-chan struct{} // ends all that is injected once it is closed; nil: never
+}
+
+// Arrived tells c where the request has come to. Call it before c is shared.
+func (c *Context) Arrived(h Here) {
 	if c != nil {
-		c.earlier, c.stop = int32(min(max(attempt-1, 0), maxTimes)), stop
+		c.here, c.earlier, c.stop = h, int32(min(max(h.Attempt-1, 0), maxTimes)), h.Stop
 	}
 }
 
@@ -136,6 +147,7 @@ func (c *Context) Header() string {
 // [Shape.Reader] or [Shape.Writer].
 type Action struct {
 	Rule       string // the rules that hit, as they were written
+	ID         string // of the experiment
 	Err        error  // why it fails, wrapping ErrInjected; nil if it does not
 	Delay      time.Duration
 	Status     int   // HTTP status to fail with; 0 = none
@@ -226,13 +238,13 @@ func (c *Context) At(point, name string) Action {
 }
 
 func (c *Context) decide(point, name string) Action {
-	out := Action{lease: lease{expires: c.expires, stop: c.stop}}
+	out := Action{ID: c.id, lease: lease{expires: c.expires, stop: c.stop}}
 	if out.lease.over() {
 		return Action{}
 	}
 	for i := range c.rules {
 		r := &c.rules[i]
-		if r.point != point || !glob(r.glob, name) || !r.hits(c.id, c.request) || r.max > 0 && !c.mayHit(i, r, point) {
+		if r.point != point || !glob(r.glob, name) || r.where != "" && !r.within(&c.here) || !r.hits(c.id, c.request) || r.max > 0 && !c.mayHit(i, r, point) {
 			continue
 		}
 		if out.Rule != "" {

@@ -41,6 +41,7 @@ func TestRulesThatAreRight(t *testing.T) {
 		{"server:x=partial(12.5%)", Rule{point: "server", glob: "x", action: partial, share: 12.5, percent: 100}},
 		{"server:x=corrupt(3)", Rule{point: "server", glob: "x", action: corrupt, size: 3, share: -1, percent: 100}},
 		{"server:x=slow(1000)@~5", Rule{point: "server", glob: "x", action: slow, size: 1000, share: -1, percent: 5, perAttempt: true}},
+		{"server:*[us-east-1?|b][api-prod]=reject", Rule{point: "server", glob: "*", where: "[us-east-1?|b][api-prod]", action: reject, percent: 100}},
 		{"edge:/home=nofallback", Rule{point: "edge", glob: "/home", action: noFallback, percent: 100}},
 	} {
 		tc.want.text = tc.rule
@@ -92,6 +93,12 @@ func TestRulesThatAreWrongSayWhatWouldBeRight(t *testing.T) {
 		"queue:x=drop(1)":                "nothing in brackets",
 		"client:x=reject(503)":           "nothing in brackets",
 		"client:x=miss":                  "only a cache",
+		"client:[a]=reset":               "zones or clusters",
+		"client:x[]=reset":               "zones or clusters",
+		"client:x[a|]=reset":             "zones or clusters",
+		"client:x[a=reset":               "zones or clusters",
+		"client:x[a]b=reset":             "zones or clusters",
+		"client:x[[a]]=reset":            "zones or clusters",
 		"client:a b=reset":               "not allowed",
 		"client:\"=reset":                "not allowed",
 		strings.Repeat("db:x=hang;", 65): "more than 64",
@@ -248,7 +255,7 @@ func TestWhatWaitsGoesOnWhenInjectionIsStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		stop := make(chan struct{})
 		c := mustParse(t, "e", "r", "client:x=hang;client:x=error(503);client:z=slow(1)")
-		c.Arrived(1, stop)
+		c.Arrived(Here{Stop: stop})
 		time.AfterFunc(3*time.Second, func() { close(stop) })
 		z := c.At("client", "z")
 		body := z.Body.Reader(t.Context(), io.NopCloser(strings.NewReader(strings.Repeat("x", 1000))), 1000)
@@ -274,10 +281,35 @@ func TestARuleWithALimitHitsARequestSoOftenAtMost(t *testing.T) {
 	}
 	for attempt, want := range map[int]bool{1: true, 2: true, 3: false, 1 << 40: false} {
 		c := mustParse(t, "e", "r", "server:x=hang#2")
-		c.Arrived(attempt, nil)
+		c.Arrived(Here{Attempt: attempt})
 		if a := c.At("server", "x"); a.Hang != want {
 			t.Errorf("attempt %d at a server: got %v, want %v", attempt, a.Hang, want)
 		}
+	}
+}
+
+func TestARuleInBracketsHoldsOnlyInItsZonesAndClusters(t *testing.T) {
+	for _, tc := range []struct {
+		rule          string
+		zone, cluster string
+		want          bool
+	}{
+		{"server:x[a|b]=reject", "a", "", true}, {"server:x[a|b]=reject", "b", "x-prod", true}, {"server:x[a|b]=reject", "c", "", false},
+		{"server:x[a|b]=reject", "", "", false}, {"server:x[x-prod]=reject", "a", "x-prod", true}, {"server:x[x-*]=reject", "a", "x-prod", true},
+		{"server:x[a][x-prod]=reject", "a", "x-prod", true}, {"server:x[a][x-prod]=reject", "b", "x-prod", false}, {"server:x[a][x-prod]=reject", "a", "x-test", false},
+		{"server:x[*]=reject", "", "", false},
+	} {
+		c := mustParse(t, "e", "r", tc.rule)
+		c.Arrived(Here{Zone: tc.zone, Cluster: tc.cluster})
+		if a := c.At("server", "x"); a.Reject != tc.want {
+			t.Errorf("%s in zone %q, cluster %q: got %v, want %v", tc.rule, tc.zone, tc.cluster, a.Reject, tc.want)
+		}
+	}
+	if got, want := Within("server:x=reset@5#2; client:y[a]=hang", []string{"b", "c"}), "server:x[b|c]=reset@5#2;client:y[a][b|c]=hang"; got != want {
+		t.Errorf("Within: got %s, want %s", got, want)
+	}
+	if got := Within("nonsense", []string{"b"}); got != "nonsense" {
+		t.Errorf("Within of what is no rule: got %s", got)
 	}
 }
 
@@ -308,7 +340,7 @@ func TestEveryActionHasItsName(t *testing.T) {
 		if failing := name == "reject" || name == "reset" || name == "error"; failing != errors.Is(a.Err, ErrInjected) {
 			t.Errorf("%s: got error %v", rule, a.Err)
 		}
-		want.Rule, want.Err, want.lease, want.Body.lease = rule, a.Err, a.lease, a.Body.lease
+		want.Rule, want.ID, want.Err, want.lease, want.Body.lease = rule, "e", a.Err, a.lease, a.Body.lease
 		if a != want {
 			t.Errorf("%s: got %+v, want %+v", rule, a, want)
 		}

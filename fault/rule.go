@@ -14,6 +14,7 @@ type Rule struct {
 	text       string // as written, without surrounding blanks; part of the hash, so that hops agree
 	point      string
 	glob       string
+	where      string // what stands in brackets behind the glob, "" if nothing does
 	action     action
 	delay      time.Duration
 	jitter     time.Duration
@@ -36,6 +37,51 @@ func (r Rule) Glob() string { return r.glob }
 
 // Percent returns how many of a hundred requests it hits.
 func (r Rule) Percent() float64 { return r.percent }
+
+// Where returns the zones and clusters that the rule is limited to, in brackets; "" = none.
+func (r Rule) Where() string { return r.where }
+
+// Within returns rules limited further to processes in one of places, which are zones or clusters. Rules that cannot be
+// parsed, and no places, leave them as they are.
+func Within(rules string, places []string) string {
+	parsed, err := ParseRules(rules)
+	if err != nil || len(places) == 0 {
+		return rules
+	}
+	var out []string
+	for _, r := range parsed {
+		head := r.point + ":" + r.glob + r.where
+		out = append(out, head+"["+strings.Join(places, "|")+"]"+strings.TrimPrefix(r.text, head))
+	}
+	return strings.Join(out, ";")
+}
+
+// within reports whether the rule holds in a process there.
+func (r *Rule) within(h *Here) bool {
+	for b := range strings.SplitSeq(strings.TrimSuffix(r.where, "]"), "]") {
+		holds := false
+		for place := range strings.SplitSeq(b[1:], "|") {
+			holds = holds || h.Zone != "" && glob(place, h.Zone) || h.Cluster != "" && glob(place, h.Cluster)
+		}
+		if !holds {
+			return false
+		}
+	}
+	return true
+}
+
+// validWhere reports whether s is one or more of [place|place].
+func validWhere(s string) bool {
+	for s != "" {
+		rest, ok := strings.CutPrefix(s, "[")
+		inner, after, closed := strings.Cut(rest, "]")
+		if !ok || !closed || strings.ContainsRune(inner, '[') || slices.Contains(strings.Split(inner, "|"), "") {
+			return false
+		}
+		s = after
+	}
+	return true
+}
 
 // Matches reports whether the rule applies to the point of that name, chance aside.
 func (r Rule) Matches(point, name string) bool { return r.point == point && glob(r.glob, name) }
@@ -126,6 +172,12 @@ func parseRule(s string) (Rule, error) {
 		return r, fmt.Errorf("after the point comes a name or pattern, then \"=\" and an action, e.g. %s:ratings=error(503)", point)
 	}
 	r.glob = glob
+	if g, where, ok := strings.Cut(glob, "["); ok {
+		r.glob, r.where = g, "["+where
+		if g == "" || !validWhere(r.where) {
+			return r, fmt.Errorf("behind the name may stand zones or clusters in brackets, e.g. %s:ratings[us-east-1a|us-east-1b]", point)
+		}
+	}
 	if body, times, ok := strings.Cut(what, "#"); ok {
 		n, err := strconv.Atoi(times)
 		if err != nil || n < 1 || n > maxTimes {

@@ -69,7 +69,7 @@ func (e *Engine) faultsIn(h http.Header, in *inbound, now time.Time) *fault.Cont
 		e.log.Debug("fault header ignored", "err", err)
 		return nil
 	}
-	f.Arrived(in.attempt, *e.faultStop.Load())
+	f.Arrived(e.Here(in.attempt))
 	return f
 }
 

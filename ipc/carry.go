@@ -36,16 +36,8 @@ func (e *Engine) Receive(ctx context.Context, h http.Header) (context.Context, *
 		e.server.expired.Inc()
 		return ctx, r, ErrDeadlineSpent
 	}
-	if header := h.Get(fault.Header); header != "" {
-		if key := e.faultKey(); len(key) > 0 {
-			f, err := fault.Parse(key, header, r.in.id, r.start)
-			if err != nil {
-				e.server.ignored.Inc()
-				e.log.Debug("fault header ignored", "err", err)
-			} else {
-				ctx = fault.With(ctx, f)
-			}
-		}
+	if f := e.faultsIn(h, r.in, r.start); f != nil {
+		ctx = fault.With(ctx, f)
 	}
 	return ctx, r, nil
 }

@@ -2,7 +2,6 @@ package ipc
 
 import (
 	"context"
-	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -37,35 +36,35 @@ func (e *Engine) watchSwitches() {
 	follow(true, true)
 }
 
-// serveFaulty serves a request that brought faults along, and does what they ask of this server.
-func (e *Engine) serveFaulty(ctx context.Context, next http.Handler, w *recorder, r *http.Request, f *fault.Context) {
-	a := f.At("server", e.app)
+// Here tells the faults of a request, read by other means than [Engine.Handler], where they are: its caller's attempt of
+// that number came to this engine's process. What they inject ends when a kill switch is thrown.
+func (e *Engine) Here(attempt int) fault.Here {
+	return fault.Here{Attempt: attempt, Zone: e.zone, Cluster: e.home, Stop: *e.faultStop.Load()}
+}
+
+// Faulty serves a request as next does, after what its faults ask at the injection point of that name. Services need it
+// only for points of their own: [Engine.Handler] does it for the point "server".
+func (e *Engine) Faulty(w http.ResponseWriter, r *http.Request, point, name string, next http.Handler) {
+	ctx := r.Context()
+	a := fault.From(ctx).At(point, name)
 	if !a.Acts() {
-		next.ServeHTTP(w, r.WithContext(ctx))
+		next.ServeHTTP(w, r)
 		return
 	}
 	leave, ok := e.injecting()
 	if !ok {
-		next.ServeHTTP(w, r.WithContext(ctx))
+		next.ServeHTTP(w, r)
 		return
 	}
-	e.injected("server", &a)
+	e.injected(point, &a)
 	err := a.Wait(ctx)
 	leave()
-	if err != nil && a.Drop {
-		w.status = http.StatusGatewayTimeout
-		reset(w.ResponseWriter)
-		return
-	}
-	if err != nil {
+	switch {
+	case err != nil && a.Drop, a.Reset:
+		reset(w)
+	case err != nil:
 		w.Header().Set("X-Ipc-Error", "injected")
 		http.Error(w, err.Error(), http.StatusGatewayTimeout)
-		return
-	}
-	switch {
-	case a.Reset:
-		w.status = http.StatusInternalServerError
-		reset(w.ResponseWriter)
 	case a.Reject:
 		w.Header().Set("X-Ipc-Error", "injected")
 		w.Header().Set("Retry-After", "1")
@@ -77,20 +76,20 @@ func (e *Engine) serveFaulty(ctx context.Context, next http.Handler, w *recorder
 	case !a.Body.IsZero():
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		bent := &bentResponse{recorder: w, shape: a.Body, ctx: ctx, cancel: cancel}
+		bent := &bentResponse{ResponseWriter: w, shape: a.Body, ctx: ctx, cancel: cancel}
 		next.ServeHTTP(bent, r.WithContext(ctx))
 		if bent.body != nil && bent.body.Cut() {
 			panic(http.ErrAbortHandler) // net/http cuts the connection without an end of the body
 		}
 	default:
-		next.ServeHTTP(w, r.WithContext(ctx))
+		next.ServeHTTP(w, r)
 	}
 }
 
 // bentResponse writes a body as the faults of its request shape it. Once it is cut off the request's context ends, as
 // when a client has gone.
 type bentResponse struct {
-	*recorder
+	http.ResponseWriter
 	shape  fault.Shape
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -104,7 +103,7 @@ func (w *bentResponse) Write(p []byte) (int, error) {
 		if err != nil || length < 0 {
 			length = -1
 		}
-		w.body = w.shape.Writer(w.ctx, w.recorder, length, w.recorder.Flush)
+		w.body = w.shape.Writer(w.ctx, w.ResponseWriter, length, w.Flush)
 	}
 	n, err := w.body.Write(p)
 	if err != nil {
@@ -113,13 +112,21 @@ func (w *bentResponse) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// ReadFrom takes files the slow way, past nobody.
-func (w *bentResponse) ReadFrom(r io.Reader) (int64, error) {
-	return io.Copy(struct{ io.Writer }{w}, r)
+// Flush sends what is written so far, if the server can.
+func (w *bentResponse) Flush() {
+	if err := http.NewResponseController(w.ResponseWriter).Flush(); err != nil {
+		return // the connection is broken, and the next Write says so; or nothing can be flushed
+	}
 }
+
+// Unwrap lets http.ResponseController find what lies beneath.
+func (w *bentResponse) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // reset cuts the connection under w, with an RST if it is a TCP connection.
 func reset(w http.ResponseWriter) {
+	if rec, ok := w.(*recorder); ok && rec.status == 0 {
+		rec.status = http.StatusInternalServerError
+	}
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(http.ErrAbortHandler) // as net/http wants it done

@@ -74,6 +74,7 @@ func (s Static) Watch(app string, fn func([]roadbed.Instance)) (stop func()) {
 type Options struct {
 	App       string             // own name, told to callees
 	Instance  string             // own id
+	Cluster   string             // own cluster, e.g. "api-prod", for faults that are aimed at one
 	Location  roadbed.Location   // callees in the own zone are preferred
 	Lists     Lists              // nil: no instances
 	Config    *config.Properties // dynamic settings; nil: those of the code
@@ -88,6 +89,7 @@ type Engine struct {
 	app       string
 	instance  string
 	zone      string
+	home      string // own cluster
 	lists     Lists
 	meter     *meter.Registry
 	faultKey  func() fault.Key
@@ -124,7 +126,7 @@ type Engine struct {
 // New makes an engine. Close it after use.
 func New(o Options) *Engine {
 	e := &Engine{
-		app: o.App, instance: o.Instance, zone: o.Location.Zone, lists: o.Lists, meter: o.Meter, faultKey: o.FaultKey,
+		app: o.App, instance: o.Instance, zone: o.Location.Zone, home: o.Cluster, lists: o.Lists, meter: o.Meter, faultKey: o.FaultKey,
 		base: o.Transport, log: o.Log, config: o.Config, clock: newClock(), shards: shardCount(), knobs: commandKnobs(),
 		faultsOn:  [2]*config.Value[bool]{o.Config.Bool("fault.enabled", true), o.Config.Bool("ipc.fit.enabled", true)},
 		maxFaults: o.Config.Int("ipc.fit.maxActive", 100),

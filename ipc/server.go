@@ -117,7 +117,7 @@ func (e *Engine) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 		defer cancel()
 	}
 	if f := e.faultsIn(r.Header, in, start); f != nil {
-		e.serveFaulty(fault.With(ctx, f), next, rec, r, f)
+		e.Faulty(rec, r.WithContext(fault.With(ctx, f)), "server", e.app, next)
 		normal = true
 		return
 	}

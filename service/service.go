@@ -230,7 +230,7 @@ func prepare(c Config, e env) (*Service, error) {
 		lists = s.found
 	}
 	s.calls = ipc.New(ipc.Options{
-		App: self.App, Instance: self.ID, Location: self.Location, Lists: lists,
+		App: self.App, Instance: self.ID, Cluster: cluster, Location: self.Location, Lists: lists,
 		Config: s.props, Meter: s.meter, FaultKey: faultKey(s.props), Log: c.Log,
 	})
 	return s, nil

@@ -26,7 +26,9 @@
 // # Faults
 //
 // The edge is the only place where a fault may enter a request. It strips X-Fit from what comes in, and gives requests
-// in scope of a fault its signed rules; services only verify.
+// in scope of a fault its signed rules; services only verify. A request that several concern gets the rules of all, of
+// the oldest first, as long as they fit into its header. GET /api/v1/edge/faults tells how many requests each concerned
+// and what became of them, beside as many that were spared.
 //
 // # What it promises
 //   - A new route table is whole before any request sees it, and no request is lost to the change.
@@ -86,6 +88,8 @@ type Gateway struct {
 	times     timers
 	proxy     http.Handler
 	settings  *config.Value[*settings]
+	fit       *config.Value[bool] // the services' kill switch; nothing is signed while it is thrown
+	meter     *meter.Registry
 
 	table  atomic.Pointer[table]
 	faults atomic.Pointer[faults]
@@ -114,6 +118,8 @@ func New(c Config) *Gateway {
 	g := &Gateway{
 		calls: c.Calls, discovery: c.Discovery, props: c.Properties, log: c.Log,
 		access: newAccessLog(c.AccessLog, c.Meter, c.Log), times: timers{meter: c.Meter},
+		fit:      c.Properties.Bool("ipc.fit.enabled", true),
+		meter:    c.Meter,
 		settings: config.Must(config.Bind(c.Properties, "edge.", settings{Timeout: 10 * time.Second})),
 	}
 	g.table.Store(&table{})
@@ -127,7 +133,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
 	defer g.props.String("edge.routes", "[]").OnChange(func(_, routes string) { g.setRoutes(routes) })()
 	g.setRoutes(g.props.String("edge.routes", "[]").Get())
-	defer g.props.Prefix("fault.", func(all map[string]string) { g.faults.Store(newFaults(all, g.log)) })()
+	defer g.props.Prefix("fault.", func(all map[string]string) { g.faults.Store(newFaults(all, g.faults.Load(), g.meter, g.log)) })()
 	return g.access.run(ctx)
 }
 
@@ -184,6 +190,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	began := time.Now()
 	id := requestID(r.Header)
 	rec := &response{ResponseWriter: w, route: "-", backend: "-"}
+	whole := false
 	// Deferred, for an answer that breaks off half-way leaves here by http.ErrAbortHandler.
 	defer func() {
 		took := time.Since(began)
@@ -191,12 +198,20 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			rec.status = http.StatusOK
 		}
 		g.times.record(rec.route, rec.status, took)
+		for _, a := range rec.arms {
+			if !whole {
+				a.count(http.StatusBadGateway) // broken off half-way
+			} else {
+				a.count(rec.status)
+			}
+		}
 		g.access.add(entry{
 			Time: began, ID: id, Client: clientHost(r), Method: r.Method, Host: r.Host, Path: r.URL.Path, Status: rec.status,
 			Bytes: rec.bytes, Millis: float64(took.Microseconds()) / 1000, Route: rec.route, Origin: rec.backend, Agent: r.UserAgent(),
 		})
 	}()
 	g.serve(rec, r, id)
+	whole = true
 }
 
 // serve passes the request on and notes the route and the app it takes.
@@ -253,7 +268,13 @@ func (g *Gateway) serve(w *response, r *http.Request, id string) {
 	ctx = ipc.WithOverride(ctx, limits)
 	w.backend = m.route.pick()
 	out := r.WithContext(context.WithValue(ctx, passageKey{}, &passage{id: id, match: m, backend: w.backend}))
-	out = g.faults.Load().attach(out, id)
+	if now := g.faults.Load(); len(now.scenarios) > 0 && g.fit.Get() {
+		f, arms := now.attach(out, id, m.route.id)
+		if w.arms = arms; f != nil {
+			g.inject(w, out, m.route.id, f)
+			return
+		}
+	}
 	g.proxy.ServeHTTP(w, out)
 }
 
@@ -336,6 +357,9 @@ func (g *Gateway) Mount(s *api.Surface) {
 		out.Body.Refused = g.refused
 		g.mu.Unlock()
 		return out, nil
+	})
+	huma.Get(s.API, "/api/v1/edge/faults", func(context.Context, *struct{}) (*struct{ Body []FaultCounts }, error) {
+		return &struct{ Body []FaultCounts }{g.faults.Load().counted()}, nil
 	})
 	type explainIn struct {
 		URL    string `query:"url" required:"true" doc:"URL as a client would ask for it" example:"http://localhost:7000/hello/"`

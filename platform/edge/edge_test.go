@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -291,55 +292,140 @@ func TestFaultsReachRequestsInScopeOnly(t *testing.T) {
 		resp, _ := h.get(t, "/hello/", headers...)
 		return resp.StatusCode
 	}
-	h.faults.Store(newFaults(all(`{"percent":100}`), log))
+	h.faults.Store(newFaults(all(`{"percent":100}`), &faults{}, nil, log))
 	if got := status(); got != 503 {
 		t.Errorf("a fault for everybody: got %d, want 503", got)
 	}
 	two := all(`{"percent":100}`)
 	two["fault.scenario.f2"] = strings.Replace(two["fault.scenario.f1"], "client:hello=error(503)", "client:other=delay(1s)", 1)
-	h.faults.Store(newFaults(two, log))
+	h.faults.Store(newFaults(two, &faults{}, nil, log))
 	if got := status(); got != 503 {
 		t.Errorf("two faults for everybody: got %d, want the first one's 503", got)
 	}
-	h.faults.Store(newFaults(all(`{"percent":100,"users":["u-1"]}`), log))
+	h.faults.Store(newFaults(all(`{"percent":100,"users":["u-1"]}`), &faults{}, nil, log))
 	if a, b := status("X-Member", "u-1"), status("X-Member", "u-2"); a != 503 || b != 200 {
 		t.Errorf("a fault for u-1: u-1 got %d, u-2 got %d; want 503, 200", a, b)
 	}
-	h.faults.Store(newFaults(all(`{"percent":100,"header":{"x-team":"qa"}}`), log))
+	h.faults.Store(newFaults(all(`{"percent":100,"devices":["tv"]}`), &faults{}, nil, log))
+	if a, b := status("X-Device", "tv"), status("X-Device", "phone"); a != 503 || b != 200 {
+		t.Errorf("a fault for the device tv: tv got %d, phone got %d; want 503, 200", a, b)
+	}
+	for route, want := range map[string]int{"hello": 503, "other": 200} {
+		on := all(`{"percent":100},"where":{"routes":["` + route + `"]}`)
+		h.faults.Store(newFaults(on, &faults{}, nil, log))
+		if got := status(); got != want {
+			t.Errorf("a fault on the route %s, asked by hello: got %d, want %d", route, got, want)
+		}
+	}
+	h.faults.Store(newFaults(all(`{"percent":100},"where":{"zones":["zone-x"]}`), &faults{}, nil, log))
+	if got := status(); got != 200 {
+		t.Errorf("a fault in another zone: got %d, want 200", got)
+	}
+	h.faults.Store(newFaults(all(`{"percent":100,"header":{"x-team":"qa"}}`), &faults{}, nil, log))
 	if a, b := status("X-Team", "qa"), status(); a != 503 || b != 200 {
 		t.Errorf("a fault for a header: with it %d, without %d; want 503, 200", a, b)
 	}
 	off := all(`{"percent":100}`)
 	for _, thrown := range []string{"false", "FALSE", "off", "gibberish"} {
 		off["fault.enabled"] = thrown
-		h.faults.Store(newFaults(off, log))
+		h.faults.Store(newFaults(off, &faults{}, nil, log))
 		if got := status(); got != 200 {
 			t.Errorf("with fault.enabled %s: got %d, want 200", thrown, got)
 		}
 	}
 	gone := all(`{"percent":100}`)
 	gone["fault.scenario.f1"] = strings.Replace(gone["fault.scenario.f1"], expires, "2001-01-01T00:00:00Z", 1)
-	h.faults.Store(newFaults(gone, log))
+	h.faults.Store(newFaults(gone, &faults{}, nil, log))
 	if got := status(); got != 200 {
 		t.Errorf("with an expired fault: got %d, want 200", got)
 	}
 
 	// A share of users is the same users each time.
-	f := newFaults(all(`{"percent":30}`), log)
-	in := 0
+	f := newFaults(all(`{"percent":30}`), &faults{}, nil, log)
+	in, spared := 0, 0
 	for i := range 2000 {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header.Set("X-Member", fmt.Sprint("u-", i))
-		first := f.scenarios[0].includes(r, "X-Member", "request-1")
-		if second := f.scenarios[0].includes(r, "X-Member", "request-2"); first != second {
+		first, control := f.scenarios[0].includes(r, "X-Member", "X-Device", "request-1", "hello")
+		if control {
+			spared++
+		}
+		if second, _ := f.scenarios[0].includes(r, "X-Member", "X-Device", "request-2", "hello"); first != second {
 			t.Fatalf("u-%d is in scope of one request and not of the next", i)
 		}
 		if first {
 			in++
 		}
 	}
-	if in < 500 || in > 700 {
-		t.Errorf("30 %% of 2000 users: got %d", in)
+	if in < 500 || in > 700 || spared < 500 || spared > 700 {
+		t.Errorf("30 %% of 2000 users: got %d, and %d as the control group", in, spared)
+	}
+}
+
+func TestTheEdgeInjectsAtItsOwnPoint(t *testing.T) {
+	var asked atomic.Int32
+	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked.Add(1)
+		io.WriteString(w, "0123456789")
+	})})
+	inject := func(action string) {
+		h.faults.Store(newFaults(map[string]string{"fault.key": "a key for tests, thirty-two long",
+			"fault.scenario.f1": `{"rules":"edge:hello=` + action + `","expires":"` + time.Now().Add(time.Hour).Format(time.RFC3339) + `","who":{"percent":100}}`}, &faults{}, nil, slog.New(slog.DiscardHandler)))
+	}
+	inject("error(418)")
+	if resp, _ := h.get(t, "/hello/"); resp.StatusCode != 418 || asked.Load() != 0 {
+		t.Errorf("error: got %d after %d asked the service; want 418 and nobody", resp.StatusCode, asked.Load())
+	}
+	inject("partial(4)")
+	resp, err := h.front.Client().Get(h.front.URL + "/hello/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); !errors.Is(err, io.ErrUnexpectedEOF) || string(b) != "0123" {
+		t.Errorf("partial: got %q, %v; want 0123 and an unexpected EOF", b, err)
+	}
+	inject("reset")
+	if resp, err := h.front.Client().Get(h.front.URL + "/hello/"); err == nil {
+		resp.Body.Close()
+		t.Errorf("reset: got %d, want a broken connection", resp.StatusCode)
+	}
+	if got := h.Gateway.faults.Load().counted(); len(got) != 1 || got[0].Injected.Requests == 0 || got[0].Injected.Failed != got[0].Injected.Requests {
+		t.Errorf("counted: got %+v, want the reset ones as failed", got)
+	}
+}
+
+func TestAFaultsGroupsAreCounted(t *testing.T) {
+	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})})
+	props := map[string]string{"fault.key": "a key for tests, thirty-two long",
+		"fault.scenario.f1": `{"rules":"client:hello=error(503)","expires":"` + time.Now().Add(time.Hour).Format(time.RFC3339) + `","who":{"percent":25}}`}
+	h.faults.Store(newFaults(props, &faults{}, nil, slog.New(slog.DiscardHandler)))
+	const all = 400
+	for i := range all {
+		h.get(t, "/hello/", "X-Member", fmt.Sprint("u-", i))
+	}
+	h.faults.Store(newFaults(props, h.faults.Load(), nil, slog.New(slog.DiscardHandler))) // a change elsewhere
+	got := h.faults.Load().counted()
+	if len(got) != 1 || got[0].ID != "f1" {
+		t.Fatalf("got %+v, want those of f1", got)
+	}
+	hit, spared := got[0].Injected, got[0].Control
+	if hit.Requests < all/8 || hit.Requests > all*3/8 || spared.Requests < all/8 || spared.Requests > all*3/8 || hit.Failed != hit.Requests || spared.Failed != 0 {
+		t.Errorf("25 %% of %d requests: hit %+v, control %+v; want about 100 each, all of the first failed and none of the others", all, hit, spared)
+	}
+}
+
+func TestScenariosThatDoNotFitTogetherLeaveTheNewestOut(t *testing.T) {
+	props := map[string]string{"fault.key": "a key for tests, thirty-two long"}
+	for i := range 4 {
+		props[fmt.Sprintf("fault.scenario.s%d", 4-i)] = fmt.Sprintf(`{"rules":"client:a=error(503);client:%s=delay(1s)","expires":%q,"created":%q,"who":{"percent":100}}`,
+			strings.Repeat("x", 800), time.Now().Add(time.Hour).Format(time.RFC3339), time.Now().Add(time.Duration(i)*time.Second).Format(time.RFC3339))
+	}
+	var logged bytes.Buffer
+	f := newFaults(props, &faults{}, nil, slog.New(slog.NewTextHandler(&logged, nil)))
+	c, arms := f.attach(httptest.NewRequest("GET", "/", nil), "request-1", "hello")
+	if c.ID() != "s4.s3" || len(arms) != 2 || !strings.Contains(logged.String(), "newest is left out") {
+		t.Errorf("got %q in %d groups, logged %s; want the two oldest, s4.s3, and a warning", c.ID(), len(arms), logged.String())
 	}
 }
 
@@ -353,9 +439,8 @@ func TestAFaultInItsLastSecondTakesNoOtherAway(t *testing.T) {
 			"fault.key":        "a key for tests, thirty-two long",
 			"fault.scenario.a": scenario("server:a=error(503)", left),
 			"fault.scenario.b": scenario("server:b=error(503)", time.Hour),
-		}, slog.New(slog.NewTextHandler(&logged, nil)))
-		r := f.attach(httptest.NewRequest("GET", "/", nil), "request-1")
-		if c := fault.From(r.Context()); c == nil || c.ID() != "a.b" {
+		}, &faults{}, nil, slog.New(slog.NewTextHandler(&logged, nil)))
+		if c, _ := f.attach(httptest.NewRequest("GET", "/", nil), "request-1", "hello"); c == nil || c.ID() != "a.b" {
 			t.Errorf("one fault with %s left, another with an hour: got %v, want both: %s", left, c, logged.String())
 		}
 	}

@@ -134,6 +134,7 @@ type response struct {
 	status         int
 	bytes          int64
 	route, backend string // that the request took; "-" for none
+	arms           []*arm // in which it counts
 }
 
 func (r *response) WriteHeader(status int) {
