@@ -28,8 +28,9 @@
 //	/ipc/why       what became of its recent calls and why: ?vip=APP, or ?id=REQUEST
 //	/ipc/events    breakers that opened, instances that were ejected and the like
 //	/info          who and where it is
+//	/hystrix.stream, /actuator/hystrix.stream, /hystrix/...   for Hystrix's dashboard: see package ipc/stream
 //
-// These six are neither metered nor part of failure injection; all other paths go to the service's handler.
+// These are neither metered nor part of failure injection; all other paths go to the service's handler.
 //
 // # Draining
 //
@@ -72,6 +73,7 @@ import (
 	"github.com/roadbed/roadbed/discovery"
 	"github.com/roadbed/roadbed/fault"
 	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/ipc/stream"
 	"github.com/roadbed/roadbed/meter"
 )
 
@@ -125,6 +127,7 @@ type Service struct {
 	meter *meter.Registry
 	props *config.Properties
 	calls *ipc.Engine
+	shown *stream.Streams   // of calls
 	found *discovery.Client // nil without a registry
 	log   *slog.Logger
 
@@ -233,6 +236,7 @@ func prepare(c Config, e env) (*Service, error) {
 		App: self.App, Instance: self.ID, Cluster: cluster, Location: self.Location, Lists: lists,
 		Config: s.props, Meter: s.meter, FaultKey: faultKey(s.props), Log: c.Log,
 	})
+	s.shown = stream.New(stream.Config{Engine: s.calls, Properties: s.props})
 	return s, nil
 }
 
@@ -427,6 +431,7 @@ func (s *Service) drain(registration *discovery.Registration, serving bool) {
 			time.Sleep(settle)
 		}
 	}
+	s.shown.Close() // else they would be waited for
 	if s.server == nil {
 		return
 	}
@@ -469,16 +474,20 @@ func (s *Service) Answers() *http.ServeMux {
 	own.Handle("/ipc/why", s.calls.WhyHandler())
 	own.Handle("/ipc/events", s.calls.EventsHandler())
 	own.HandleFunc("/info", s.serveInfo)
+	for _, path := range stream.Paths {
+		own.Handle(path, s.shown)
+	}
 	return own
 }
 
-// routes puts the six paths that every service answers before its handler.
+// routes puts the paths that every service answers before its handler.
 func (s *Service) routes(handler http.Handler) http.Handler {
 	own := s.Answers()
 	rest := s.calls.Handler(handler)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
-		case "/healthcheck", "/metrics", "/ipc/state", "/ipc/why", "/ipc/events", "/info":
+		case "/healthcheck", "/metrics", "/ipc/state", "/ipc/why", "/ipc/events", "/info",
+			"/hystrix.stream", "/actuator/hystrix.stream", "/hystrix/utilization.stream", "/hystrix/config.stream":
 			own.ServeHTTP(w, r)
 		default:
 			rest.ServeHTTP(w, r)

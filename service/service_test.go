@@ -31,6 +31,8 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/ipc/stream"
 )
 
 // asChild makes this test binary a service, for the tests that need a process to send signals to.
@@ -105,9 +107,9 @@ func (p *platform) serve(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			panic(err)
 		}
-		stream(w, r, "snapshot", data)
+		sendEvent(w, r, "snapshot", data)
 	case path == "/registry/v1/watch":
-		stream(w, r, "snapshot", []byte(`{"instances":[]}`))
+		sendEvent(w, r, "snapshot", []byte(`{"instances":[]}`))
 	case strings.HasPrefix(path, "/eureka/apps/CATALOG"):
 		what := r.Method
 		if r.Method == http.MethodPost {
@@ -123,7 +125,7 @@ func (p *platform) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func stream(w http.ResponseWriter, r *http.Request, name string, data []byte) {
+func sendEvent(w http.ResponseWriter, r *http.Request, name string, data []byte) {
 	w.Header().Set("Content-Type", "text/event-stream")
 	fmt.Fprintf(w, "id: 1-x\nevent: %s\ndata: %s\n\n", name, data)
 	w.(http.Flusher).Flush()
@@ -176,6 +178,38 @@ func get(t *testing.T, url string) (int, string) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, string(body)
+}
+
+func TestEveryServiceStreamsToDashboardsUntilItStops(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := Start(ctx, Config{Name: "hello", Handler: http.HandlerFunc(greet), Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Calls().Command("catalog", ipc.Settings{Timeout: time.Second})
+	for _, path := range stream.Paths {
+		resp, err := http.Get("http://" + s.Addr() + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		for lines := bufio.NewScanner(resp.Body); lines.Scan(); {
+			if line := lines.Text(); strings.HasPrefix(line, "data: {") && strings.Contains(line, `"catalog"`) {
+				break
+			} else if line != "" && line != "ping: " {
+				t.Errorf("%s: got %q", path, line)
+				break
+			}
+		}
+	}
+	begin := time.Now()
+	cancel()
+	if err := s.Wait(); err != nil {
+		t.Errorf("Wait: got %v, want nil", err)
+	}
+	if took := time.Since(begin); took > stopWithin/2 {
+		t.Errorf("a service with open streams took %v to stop", took)
+	}
 }
 
 func TestServesWithoutAPlatformAndWarnsOnce(t *testing.T) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding/hex"
@@ -24,6 +25,8 @@ import (
 	"github.com/roadbed/roadbed/discovery"
 	"github.com/roadbed/roadbed/fault"
 	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/ipc/stream"
+	"github.com/roadbed/roadbed/ipc/stream/turbine"
 	"github.com/roadbed/roadbed/meter"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/chaos"
@@ -233,7 +236,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 	}
 
 	var found *discovery.Client
-	if c.has("properties") || c.has("fleet") || c.has("edge") {
+	if c.has("properties") || c.has("telemetry") || c.has("fleet") || c.has("edge") {
 		found = discovery.New(discovery.Config{Registry: []string{c.inside(c.registry())}, Cache: cache, Location: here, Log: c.log})
 		c.start(stageClients, "discovery", found.Run)
 	}
@@ -282,6 +285,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		store.Mount(c.surface)
 		c.start(stageRooms, "telemetry", store.Run)
 		c.serve(stageRooms, ports["atlas"], &http.Server{Handler: c.door.Authenticate(api.SameSite(store.Handler()))})
+		c.openTurbine(found)
 	}
 
 	c.openConsole()
@@ -362,11 +366,26 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 	gate := edge.New(edge.Config{Calls: calls, Discovery: found, Properties: props, Meter: m, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log})
 	gate.Mount(c.surface)
 	c.surface.Mux.Handle("GET /api/v1/edge/calls", calls.StateHandler())
+	shown := stream.New(stream.Config{Engine: calls, Properties: props})
+	for _, path := range stream.Paths {
+		c.surface.Mux.Handle(path, shown)
+	}
 	c.start(stageEdge, "edge", func(ctx context.Context) error {
 		defer calls.Close()
 		return gate.Run(ctx)
 	})
 	c.serve(stageEdge, l, gate.Server())
+}
+
+// openTurbine adds the Hystrix streams of each app's instances up to one, and those of the edge where it runs here.
+func (c *cell) openTurbine(found *discovery.Client) {
+	own := map[string][]string{}
+	if c.has("edge") || c.apiOf["edge"] != "" {
+		own["edge"] = []string{c.inside(strings.TrimSuffix(cmp.Or(c.apiOf["edge"], c.api()), "/")) + "/hystrix.stream"}
+	}
+	sums := turbine.New(turbine.Config{Discovery: found, Static: own, Log: c.log})
+	c.surface.Mux.Handle("/turbine.stream", sums)
+	c.surface.Mux.Handle("/clusters", sums)
 }
 
 func (c *cell) openConsole() {
@@ -410,7 +429,7 @@ func (c *cell) mountElsewhere() error {
 		{"engine", []string{"/api/v1/changes", "/api/v1/engine/"}},
 		{"registry", []string{"/api/v1/services", "/api/v1/registry/"}},
 		{"properties", []string{"/config/", "/api/v1/faults"}},
-		{"telemetry", []string{"/api/v1/graph", "/api/v1/tags", "/api/v1/traffic"}},
+		{"telemetry", []string{"/api/v1/graph", "/api/v1/tags", "/api/v1/traffic", "/turbine.stream", "/clusters"}},
 		{"fleet", []string{"/api/v1/clusters", "/api/v1/server-groups", "/api/v1/instances"}},
 		{"edge", []string{"/api/v1/edge/"}},
 	} {

@@ -68,7 +68,7 @@ type Aggregator struct {
 	own     *http.Transport
 	http    *http.Client
 	readers sse.Readers
-	most    *config.Value[int]
+	limit   *config.Value[*sse.Limit]
 
 	mu       sync.Mutex
 	clusters map[string]*cluster // those with readers
@@ -77,10 +77,7 @@ type Aggregator struct {
 // everything is the cluster of all apps.
 const everything = "default"
 
-const (
-	interval   = 500 * time.Millisecond
-	maxReaders = 100
-)
+const interval = 500 * time.Millisecond // in which a group is sent at most once, unless a reader wants it oftener
 
 // New returns an aggregator. Close it after use.
 func New(c Config) *Aggregator {
@@ -90,7 +87,7 @@ func New(c Config) *Aggregator {
 	own := &http.Transport{DisableCompression: true, ResponseHeaderTimeout: 5 * time.Second, MaxIdleConnsPerHost: -1}
 	return &Aggregator{
 		c: c, own: own, http: &http.Client{Transport: own}, clusters: map[string]*cluster{},
-		most: c.Properties.Int("hystrix.config.stream.maxConcurrentConnections", maxReaders),
+		limit: sse.NewLimit(c.Properties),
 	}
 }
 
@@ -120,7 +117,7 @@ func (a *Aggregator) serveStream(w http.ResponseWriter, r *http.Request) {
 	}
 	count := r.URL.Query().Get("open") == "count"
 	a.readers.Serve(w, r, sse.Plan{
-		Max:   a.most.Get(),
+		Max:   a.limit.Get().Readers,
 		Every: func() time.Duration { return interval },
 		Open: func() (func() [][]byte, func()) {
 			c := a.enter(name)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/roadbed/roadbed/config"
 )
 
 // Ping is what every write ends with.
@@ -20,6 +22,21 @@ const (
 	maxDelay    = time.Minute            // as long
 	writeWithin = 10 * time.Second       // for a reader to take what was written; one that does not is cut off
 )
+
+// Limit is the property that bounds readers. Hystrix has it for all its streams under the name of one.
+type Limit struct {
+	Readers int `config:"maxConcurrentConnections"`
+}
+
+// Validate refuses what is no number of readers.
+func (l *Limit) Validate() error {
+	return config.Between("hystrix.config.stream.maxConcurrentConnections", l.Readers, 0, 100_000)
+}
+
+// NewLimit follows the property. Hystrix allows 5; here readers share what is gathered and written, and 100 may come.
+func NewLimit(p *config.Properties) *config.Value[*Limit] {
+	return config.Must(config.Bind(p, "hystrix.config.stream.", Limit{100}))
+}
 
 // Plan says what the readers of a stream get.
 type Plan struct {
