@@ -55,8 +55,12 @@ func (b *budget) tick() (news string) {
 
 // limit returns how many extras the window allows, and how many it has seen.
 func (b *budget) limit(s *settings) (allowed float64, used int64) {
-	calls := float64(b.requests.Load() - b.fromRequests.Load())
-	return float64(max(s.RetryPercent, 0))/percentScale*calls + float64(max(s.RetryPerSecond, 0)*windowSecs), b.extras.Load() - b.fromExtras.Load()
+	return allowance(s, b.requests.Load()-b.fromRequests.Load()), b.extras.Load() - b.fromExtras.Load()
+}
+
+// allowance is how many extras so many calls in the window allow.
+func allowance(s *settings, calls int64) float64 {
+	return float64(max(s.RetryPercent, 0))/percentScale*float64(calls) + float64(max(s.RetryPerSecond, 0)*windowSecs)
 }
 
 // balance returns how many more extras the window allows.
@@ -65,11 +69,14 @@ func (b *budget) balance(s *settings) float64 {
 	return max(0, allowed-float64(used))
 }
 
-// take reserves one extra attempt. The order of its steps lets racing callers be refused wrongly, never allowed.
-func (b *budget) take(s *settings) bool {
+// take reserves one extra attempt.
+func (b *budget) take(s *settings) bool { return b.takeFor(s, 0) }
+
+// takeFor is take for run functions, whose calls are counted elsewhere: so many ended in the window. The order of its
+// steps lets racing callers be refused wrongly, never allowed.
+func (b *budget) takeFor(s *settings, calls int64) bool {
 	n := b.extras.Add(1)
-	allowed, _ := b.limit(s)
-	if float64(n-b.fromExtras.Load()) <= allowed {
+	if float64(n-b.fromExtras.Load()) <= allowance(s, max(calls, b.requests.Load()-b.fromRequests.Load())) {
 		return true
 	}
 	b.extras.Add(-1)

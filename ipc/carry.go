@@ -120,13 +120,14 @@ func (c *Command) Begin(ctx context.Context) (*Ticket, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("ipc: call %s: %w", c.name, err)
 	}
-	p, refused := c.permit(permit{start: c.clock.now(), deadline: noDeadline}, c.set.Load())
-	if refused != nil {
+	set := c.set.Load()
+	t := &Ticket{c: c, p: permit{start: c.clock.now(), deadline: noDeadline}}
+	if refused := c.permit(&t.p, set, int64(set.MaxConcurrent)); refused != nil {
 		c.count(fallbackMissing)
-		c.report(ending{kind: refused.Kind}, resultFailure)
+		c.report(&ending{kind: refused.Kind}, resultFailure)
 		return nil, refused
 	}
-	return &Ticket{c, p}, nil
+	return t, nil
 }
 
 // Done ends the call: with nil, or with why it failed. An error marked by [BadRequest] says nothing about health.
@@ -134,13 +135,13 @@ func (t *Ticket) Done(ctx context.Context, err error) {
 	c := t.c
 	if err == nil {
 		c.finish(&t.p, success, c.clock.now())
-		c.report(ending{start: t.p.start}, resultSuccess)
+		c.report(&ending{start: t.p.start}, resultSuccess)
 	} else {
-		kind, _ := c.failed(ctx, &t.p, nil, err, c.clock.now(), false)
+		kind, _, _ := c.failed(ctx, &t.p, nil, err, c.clock.now(), false)
 		if kind == invalid {
-			c.report(ending{kind: None, start: t.p.start}, resultSuccess)
+			c.report(&ending{kind: None, start: t.p.start}, resultSuccess)
 		} else {
-			c.report(ending{kind: kind, start: t.p.start}, resultFailure)
+			c.report(&ending{kind: kind, start: t.p.start}, resultFailure)
 		}
 	}
 	c.release()

@@ -14,7 +14,7 @@ type cluster struct {
 	name   string
 	engine *Engine
 	cmd    *Command
-	budget budget
+	budget *budget // the command's
 	calls  calls
 	lb     *balance.Balancer
 	ready  chan struct{}                                 // closed once the first list has come
@@ -27,7 +27,7 @@ type cluster struct {
 }
 
 func newCluster(e *Engine, name string, cmd *Command) *cluster {
-	cl := &cluster{name: name, engine: e, cmd: cmd, ready: make(chan struct{})}
+	cl := &cluster{name: name, engine: e, cmd: cmd, budget: &cmd.budget, ready: make(chan struct{})}
 	cl.lb = balance.New(balance.Config{Zone: e.zone, At: e.clock.at, Event: cl.changed})
 	cl.zones.Store(&map[string]*[2]*meter.Counter{})
 	return cl

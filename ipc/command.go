@@ -26,7 +26,7 @@ type Command struct {
 	vip    atomic.Bool // an app of the same name is called, so its HTTP calls must find the scope they run in
 
 	// Allocated once, so that a refusal costs nothing.
-	refusedOpen, refusedFull, refusedLate *Error
+	refusedOpen, refusedFull, refusedPool, refusedLate *Error
 
 	shards    []shard
 	slowAfter atomic.Int64          // Settings.SlowCall; 0 is never
@@ -41,6 +41,9 @@ type Command struct {
 	peak      atomic.Int64 // the most in flight in the present bucket of the dashboards' window
 	_         [64]byte
 	fallbacks atomic.Int64
+	abandoned atomic.Int64 // calls in flight whose caller has gone
+	budget    budget       // of retries, also of those of the HTTP client
+	_         [64]byte     // the end of others' allocations
 }
 
 func newCommand(e *Engine, name string) *Command {
@@ -48,6 +51,7 @@ func newCommand(e *Engine, name string) *Command {
 		name: name, engine: e, clock: e.clock, shards: make([]shard, e.shards),
 		refusedOpen: &Error{Command: name, Kind: Open, Cause: ErrOpen},
 		refusedFull: &Error{Command: name, Kind: Rejected, Cause: ErrRejected},
+		refusedPool: &Error{Command: name, Kind: Rejected, Cause: ErrRejected},
 		refusedLate: &Error{Command: name, Kind: TimedOut, Cause: ErrDeadlineSpent},
 	}
 	c.breaker.openedAt.Store(-1)
@@ -62,13 +66,14 @@ type permit struct {
 	start    int64
 	deadline int64  // the earlier of the caller's and the command's; noDeadline = none
 	own      bool   // the command's is the earlier
-	apart    bool   // a fallback follows, so that finish does not see the whole time
+	apart    bool   // finish does not see the whole time: there was a queue, or a fallback follows
 	trial    uint64 // not 0: the breaker waits for this call's end
 }
 
-// admit asks breaker and bulkhead. Without an error, finish and then release must follow.
+// admit asks breaker and bulkhead for a permit; limit is how many calls may be in flight. If it is not refused, finish
+// and then release must follow.
 // hot path: 0 allocs, BenchmarkAllowed, BenchmarkRefused
-func (c *Command) admit(ctx context.Context, set *settings, start int64) (p permit, refused *Error) {
+func (c *Command) admit(ctx context.Context, p *permit, set *settings, start, limit int64) (refused *Error) {
 	p.start, p.deadline = start, noDeadline
 	if set.Timeout > 0 {
 		p.deadline, p.own = start+int64(set.Timeout), true
@@ -79,34 +84,40 @@ func (c *Command) admit(ctx context.Context, set *settings, start int64) (p perm
 		}
 		if p.deadline <= start {
 			c.count(unanswered)
-			return p, c.refusedLate
+			return c.refusedLate
 		}
 	}
-	return c.permit(p, set)
+	return c.permit(p, set, limit)
 }
 
 // permit is admit without the deadline.
-func (c *Command) permit(p permit, set *settings) (permit, *Error) {
+func (c *Command) permit(p *permit, set *settings, limit int64) (refused *Error) {
 	var ok bool
 	if p.trial, ok = c.breaker.attempt(set, c.clock); !ok {
 		c.count(shortCircuited)
-		return p, c.refusedOpen
+		return c.refusedOpen
 	}
 	n := c.inflight.Add(1)
-	if n > int64(set.MaxConcurrent) {
+	if n > limit {
 		c.inflight.Add(-1)
 		c.count(rejected)
-		if p.trial != 0 {
-			c.endTrial(p.trial, false)
-		} else if set.InstantOpen {
-			c.judge(set)
-		}
-		return p, c.refusedFull
+		c.failedUnrun(p, set)
+		return c.refusedFull
 	}
 	if n > c.peak.Load() { // it shares a line with inflight, which is ours just now
 		c.raisePeak(n)
 	}
-	return p, nil
+	return nil
+}
+
+// failedUnrun tells the breaker of a call that failed after the breaker had let it through, but did not run.
+func (c *Command) failedUnrun(p *permit, set *settings) {
+	if p.trial != 0 {
+		c.endTrial(p.trial, false)
+		p.trial = 0
+	} else if set.InstantOpen {
+		c.judge(set)
+	}
 }
 
 func (c *Command) raisePeak(n int64) {
@@ -273,14 +284,16 @@ func (c *Command) latencies() (inside, total *bins) {
 // run gets a context that ends at the deadline, and when run returns. It runs on the caller's goroutine: Call returns
 // when run does, so run must heed its context. A result that comes after the deadline is dropped, and closed if it
 // is an io.Closer or an http.Response; the call counts as timed out. If run panics the call has failed and the panic
-// goes on.
+// goes on. If the command's settings say that it is Idempotent, run may be called again after it failed.
 //
 // The error is nil or an *[Error] that wraps run's, except that [BadRequest](err) comes back as err.
 func Call[T any](ctx context.Context, c *Command, run func(context.Context) (T, error)) (T, error) {
-	v, how, err := call(ctx, c, run, false)
+	var how ending
+	v, err := call(ctx, c, run, false, &how)
 	if how.kind == invalid {
 		err = unmark(err)
 	}
+	c.logCall(ctx, &how)
 	return v, err
 }
 
@@ -289,48 +302,55 @@ func Call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 //
 // The fallback's context is the caller's; if less than 50 ms are left of it, it is one that lasts 50 ms.
 func CallOr[T any](ctx context.Context, c *Command, run func(context.Context) (T, error), fallback func(ctx context.Context, cause error) (T, error)) (T, error) {
-	v, how, err := call(ctx, c, run, true)
+	var how ending
+	v, err := call(ctx, c, run, true, &how)
 	switch how.kind {
 	case None, Cancelled:
-		return v, err
 	case invalid:
-		return v, unmark(err)
+		err = unmark(err)
+	default:
+		v, err = instead(ctx, c, &how, err, fallback)
 	}
+	c.logCall(ctx, &how)
+	return v, err
+}
+
+// instead runs the fallback of a call that failed with cause.
+func instead[T any](ctx context.Context, c *Command, how *ending, cause error, fallback func(ctx context.Context, cause error) (T, error)) (v T, err error) {
 	set := c.set.Load()
-	if how.ran {
-		defer func() { c.timesApart().total[latencyBin(c.clock.roughly()-how.start)].Add(1) }()
-	}
+	r := resultFailure
+	defer func() {
+		c.count(how.fallback)
+		c.report(how, r)
+		if how.ran {
+			c.timesApart().total[latencyBin(c.clock.roughly()-how.start)].Add(1)
+		}
+	}()
+	how.fallback = fallbackDisabled
 	if set.FallbackOff {
-		c.count(fallbackDisabled)
-		c.report(how, resultFailure)
-		return v, err
+		return v, cause
 	}
+	how.fallback = fallbackRejected
 	if c.fallbacks.Add(1) > int64(set.MaxFallbacks) {
 		c.fallbacks.Add(-1)
-		c.count(fallbackRejected)
-		c.report(how, resultFailure)
-		return v, withFallback(c, err, fmt.Errorf("more than %d fallbacks at once: %w", set.MaxFallbacks, ErrRejected))
+		return v, withFallback(c, cause, fmt.Errorf("more than %d fallbacks at once: %w", set.MaxFallbacks, ErrRejected))
 	}
 	defer c.fallbacks.Add(-1)
+	how.fallback = fallbackFailure // also if it panics
 	if a := fault.From(ctx).At("command", c.name); a.NoFallback {
 		c.engine.injected("command", &a)
-		c.count(fallbackFailure)
-		c.report(how, resultFailure)
-		return v, withFallback(c, err, fmt.Errorf("%w: rule %s", ErrInjected, a.Rule))
+		return v, withFallback(c, cause, fmt.Errorf("%w: rule %s", ErrInjected, a.Rule))
 	}
 	if d, ok := ctx.Deadline(); ok && time.Until(d) < fallbackTime || ctx.Err() != nil {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), fallbackTime)
 		defer cancel()
 	}
-	v, ferr := fallback(ctx, err)
+	v, ferr := fallback(ctx, cause)
 	if ferr != nil {
-		c.count(fallbackFailure)
-		c.report(how, resultFailure)
-		return v, withFallback(c, err, ferr)
+		return v, withFallback(c, cause, ferr)
 	}
-	c.count(fallbackSuccess)
-	c.report(how, resultFallback)
+	how.fallback, r = fallbackSuccess, resultFallback
 	return v, nil
 }
 
@@ -353,16 +373,18 @@ func unmark(err error) error {
 	return err
 }
 
-// ending is how a call ended, for the metrics.
+// ending is how a call ended, for metrics and logs.
 type ending struct {
-	kind  Kind
-	start int64 // 0 if it was refused without a look at the clock
-	ran   bool  // it was not refused
-	other bool  // the call was an HTTP call to an app of another name, which reported itself
+	kind     Kind
+	event    event
+	fallback event // success if none was needed
+	ran      bool  // it was not refused
+	other    bool  // the call was an HTTP call to an app of another name, which reported itself
+	start    int64 // 0 if it was refused without a look at the clock
 }
 
-// call is Call; with a fallback to come, failures are left to the caller to report.
-func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, error), hasFallback bool) (v T, how ending, err error) {
+// call is Call, and how tells how it ended. With a fallback to come, failures are left to the caller to report.
+func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, error), hasFallback bool, how *ending) (v T, err error) {
 	set := c.set.Load()
 	var p permit
 	var refused *Error
@@ -373,37 +395,46 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 		}
 		c.count(e)
 		refused = c.refusedOpen
-	} else if p, refused = c.admit(ctx, set, c.clock.roughly()); refused != nil && !hasFallback {
+	} else if refused = c.admit(ctx, &p, set, c.clock.roughly(), set.limit); refused != nil && !hasFallback {
 		c.count(fallbackMissing)
 	}
 	how.start = p.start
 	if refused != nil {
-		how.kind = refused.Kind
-		if !hasFallback {
-			c.report(how, resultFailure)
-		}
-		return v, how, refused
+		c.refused(how, refused, hasFallback)
+		return v, refused
 	}
-	how.ran = true
 	rctx := ctx
 	var s *scope
-	if p.own || c.vip.Load() || c.engine.meter != nil {
+	if p.own || c.vip.Load() || c.engine.meter != nil || set.Isolation == Thread {
 		s = &scope{Context: ctx, cmd: c}
-		if p.own {
+		switch {
+		case p.own && set.Uninterrupted && set.Isolation != Thread: // whose caller leaves, and whose function does not learn of it
+			s.deadline = noDeadline
+		case p.own:
 			s.deadline = p.deadline
 		}
 		rctx = s
 	}
+	if set.Isolation == Thread {
+		if err = c.enter(ctx, s, &p, set, how, hasFallback); err != nil {
+			return v, err
+		}
+	}
+	how.ran = true
 	ended := false
 	defer func() {
 		if !ended { // run panicked
 			c.finish(&p, failure, c.clock.roughly())
 			c.count(fallbackMissing) // panics pass fallbacks by
 		}
-		c.release()
-		if s != nil {
-			s.end(context.Canceled)
+		if s == nil {
+			c.release()
+			return
 		}
+		if !s.kept {
+			s.release()
+		}
+		s.end(context.Canceled)
 	}()
 	if f := fault.From(ctx); f != nil {
 		err = c.inject(rctx, f)
@@ -411,50 +442,168 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 	if err == nil {
 		v, err = run(rctx)
 	}
+	if err != nil && set.Idempotent {
+		v, err = again(rctx, c, set, &p, run, v, err)
+	}
 	end := c.clock.roughly()
 	ended = true
 	if err == nil && end < p.deadline {
 		c.finish(&p, success, end)
 		if s != nil {
 			how.other = s.other.Load()
+			if p.apart {
+				c.tookInAll(end - how.start)
+			}
 		}
 		c.report(how, resultSuccess)
-		return v, how, nil
+		return v, nil
 	}
 	if err == nil {
 		discard(v)
 		var zero T
 		v, err = zero, ErrTimeout
 	}
-	how.kind, err = c.failed(ctx, &p, s, err, end, hasFallback)
+	how.kind, how.event, err = c.failed(ctx, &p, s, err, end, hasFallback)
 	if s != nil {
 		how.other = s.other.Load()
 	}
 	switch {
 	case how.kind == invalid:
 		c.report(how, resultSuccess) // the callee did its part
-	case !hasFallback || how.kind == Cancelled:
+	case how.kind == Cancelled:
+		c.report(how, resultFailure)
+	case !hasFallback:
+		how.fallback = fallbackMissing
+		c.report(how, resultFailure)
+	default:
+		return v, err // instead tells the rest
+	}
+	if p.apart {
+		c.tookInAll(end - how.start)
+	}
+	return v, err
+}
+
+// again calls run once more as long as it fails and there is time and budget. ctx is the one that run had.
+func again[T any](ctx context.Context, c *Command, set *settings, p *permit, run func(context.Context) (T, error), v T, err error) (T, error) {
+	in := inboundOf(ctx)
+	if in != nil && in.attempt > 1 {
+		return v, err // whoever retries upstream pays; else retries multiply per hop
+	}
+	for k := 0; k < set.Retries && err != nil && !isFinal(err); k++ {
+		wait := backoff(k)
+		if ctx.Err() != nil || p.deadline != noDeadline && c.clock.now()+int64(wait) >= p.deadline {
+			break
+		}
+		if !c.budget.takeFor(set, c.callsLately()) {
+			if in != nil {
+				in.noRetry.Store(true)
+			}
+			break
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return v, err
+		}
+		if err = nil; fault.From(ctx) != nil {
+			err = c.inject(ctx, fault.From(ctx))
+		}
+		if err == nil {
+			v, err = run(ctx)
+		}
+	}
+	return v, err
+}
+
+// isFinal reports whether trying again cannot help: the caller is at fault, or another command has done what it could.
+func isFinal(err error) bool {
+	var bad *badRequest
+	var inner *Error
+	return errors.As(err, &bad) || errors.As(err, &inner)
+}
+
+// callsLately returns how many calls ended within the breaker's window.
+func (c *Command) callsLately() int64 {
+	c.window.mu.Lock()
+	defer c.window.mu.Unlock()
+	return int64(c.window.health.sum.plus(c.health().minus(c.window.health.seen)).total)
+}
+
+// enter waits for a slot of the command's pool. If there is none the call has ended as how says.
+func (c *Command) enter(ctx context.Context, s *scope, p *permit, set *settings, how *ending, hasFallback bool) error {
+	pl := c.engine.pool(set.pool)
+	err := pl.enter(s)
+	if err == nil {
+		s.pool, p.apart = pl, true
+		p.start = c.clock.roughly()
+		return nil
+	}
+	c.release()
+	how.kind, how.event = Rejected, poolRejected
+	out := c.refusedPool
+	if err != errPoolFull {
+		how.kind, how.event = Cancelled, cancelled
+		if errors.Is(err, context.DeadlineExceeded) || context.Cause(ctx) == errCallersLate {
+			how.kind, how.event = TimedOut, timeout
+			err = fmt.Errorf("%w; it waited for a worker of pool %s", ErrTimeout, pl.name)
+		}
+		out = &Error{Command: c.name, Kind: how.kind, Cause: err}
+	}
+	s.end(context.Canceled)
+	c.count(how.event)
+	c.failedUnrun(p, set)
+	if how.kind == Cancelled {
+		c.report(how, resultFailure)
+	} else if !hasFallback {
+		c.count(fallbackMissing)
+		how.fallback = fallbackMissing
 		c.report(how, resultFailure)
 	}
-	return v, how, err
+	return out
+}
+
+// tookInAll counts the whole time of a call whose time inside run is counted apart.
+func (c *Command) tookInAll(ns int64) { c.timesApart().total[latencyBin(ns)].Add(1) }
+
+// refused notes how a call ended that did not run.
+func (c *Command) refused(how *ending, refused *Error, hasFallback bool) {
+	how.kind = refused.Kind
+	switch refused.Kind {
+	case Open:
+		how.event = shortCircuited
+	case Rejected:
+		how.event = rejected
+	default:
+		how.event = unanswered
+	}
+	if !hasFallback {
+		how.fallback = fallbackMissing
+		c.report(how, resultFailure)
+	}
 }
 
 // failed counts a call that ended with err, and returns what the caller is told.
-func (c *Command) failed(ctx context.Context, p *permit, s *scope, err error, end int64, hasFallback bool) (Kind, error) {
-	kind := classify(err, end >= p.deadline || s != nil && s.deadline != 0 && errors.Is(s.Err(), context.DeadlineExceeded),
-		errors.Is(ctx.Err(), context.Canceled))
-	p.apart = hasFallback && kind != invalid && kind != Cancelled
-	c.finish(p, eventOf(kind, err), end)
+func (c *Command) failed(ctx context.Context, p *permit, s *scope, err error, end int64, hasFallback bool) (Kind, event, error) {
+	gone := errors.Is(ctx.Err(), context.Canceled)
+	late := end >= p.deadline || s != nil && s.deadline != 0 && errors.Is(s.Err(), context.DeadlineExceeded) ||
+		gone && context.Cause(ctx) == errCallersLate
+	kind := classify(err, late, gone)
+	e := eventOf(kind, err)
+	p.apart = p.apart || hasFallback && kind != invalid && kind != Cancelled
+	c.finish(p, e, end)
 	if kind == invalid {
-		return kind, err
+		return kind, e, err
 	}
 	if !hasFallback && kind != Cancelled {
 		c.count(fallbackMissing)
 	}
-	if e, ok := err.(*Error); ok && e.Command == c.name {
-		return kind, err
+	if inner, ok := err.(*Error); ok && inner.Command == c.name {
+		return kind, e, err
 	}
-	return kind, &Error{Command: c.name, Kind: kind, Cause: err}
+	return kind, e, &Error{Command: c.name, Kind: kind, Cause: err}
 }
 
 // eventOf says how a failure counts. What never reached the callee says nothing about its health.

@@ -47,3 +47,33 @@ func ExampleCallOr() {
 	fmt.Println(titles, err)
 	// Output: [the most popular] <nil>
 }
+
+func ExampleDefine() {
+	calls := ipc.New(ipc.Options{App: "api"})
+	defer calls.Close()
+	asked := 0
+	titleOf := ipc.Define(calls, "TitleOf", ipc.Definition[int, string]{
+		Group: "Catalog",
+		Run: func(_ context.Context, id int) (string, error) {
+			asked++
+			if id == 13 {
+				return "", errors.New("the catalog is down")
+			}
+			return fmt.Sprintf("title %d", id), nil
+		},
+		Fallback: func(context.Context, int, error) (string, error) { return "a popular title", nil },
+		CacheKey: strconv.Itoa,
+	})
+
+	ctx := ipc.NewRequest(context.Background()) // a handler's requests have it already
+	for _, id := range []int{7, 13, 7} {
+		title, err := titleOf.Call(ctx, id)
+		fmt.Println(title, err)
+	}
+	fmt.Println("asked", asked, "times")
+	// Output:
+	// title 7 <nil>
+	// a popular title <nil>
+	// title 7 <nil>
+	// asked 2 times
+}

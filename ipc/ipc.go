@@ -12,6 +12,8 @@
 //	popular := calls.Command("recommendations", ipc.Settings{Timeout: 300 * time.Millisecond})
 //	titles, err := ipc.CallOr(ctx, popular, fetch, func(context.Context, error) ([]Title, error) { return top100, nil })
 //
+// A command may be declared once, with all that belongs to it; see [Define].
+//
 // An HTTP call made inside a command named as the app it calls shares that command's breaker, bulkhead and time.
 // Handlers are wrapped once, so that deadline, criticality, request id and injected faults travel on:
 //
@@ -30,8 +32,9 @@
 //   - Every list of instances is kept for ever; only a list that says otherwise replaces it.
 //
 // # What it does not
-//   - A run function that ignores its context delays its caller beyond the deadline; no goroutine stands between.
-//   - It does not hedge, limit concurrency adaptively, shed load, cache or collapse requests.
+//   - A run function that ignores its context delays its caller beyond the deadline, unless it is declared by [Define]
+//     and isolated by threads; else no goroutine stands between.
+//   - It does not hedge, limit concurrency adaptively, shed load or collapse requests.
 //   - A response body that breaks off after its headers came is the caller's to handle.
 //
 // # What it costs
@@ -103,6 +106,7 @@ type Engine struct {
 	knobs     []knob[Settings]
 	faultsOn  [2]*config.Value[bool]
 	maxFaults *config.Value[int]
+	logging   atomic.Int64                  // how many want requests logged
 	faults    atomic.Int64                  // being injected now
 	faultStop atomic.Pointer[chan struct{}] // closed while a kill switch is thrown
 	server    server
@@ -115,10 +119,12 @@ type Engine struct {
 
 	commands atomic.Pointer[map[string]*Command] // copied on write
 	clusters atomic.Pointer[map[string]*cluster] // copied on write
+	pools    atomic.Pointer[map[string]*pool]    // copied on write
 
 	mu       sync.Mutex // guards writes of the maps, and:
 	byPrefix [len(prefixes)]properties
 	props    properties        // all of them
+	defined  map[string]bool   // names given to Define or Batch
 	refused  map[string]string // bad property -> text that was logged
 	closed   bool
 }
@@ -131,7 +137,7 @@ func New(o Options) *Engine {
 		faultsOn:  [2]*config.Value[bool]{o.Config.Bool("fault.enabled", true), o.Config.Bool("ipc.fit.enabled", true)},
 		maxFaults: o.Config.Int("ipc.fit.maxActive", 100),
 		ticker:    time.NewTicker(tickTime),
-		stop:      make(chan struct{}), refused: map[string]string{},
+		stop:      make(chan struct{}), refused: map[string]string{}, defined: map[string]bool{},
 	}
 	e.period.Store(int64(tickTime))
 	if e.log == nil {
@@ -150,6 +156,7 @@ func New(o Options) *Engine {
 	}
 	e.commands.Store(&map[string]*Command{})
 	e.clusters.Store(&map[string]*cluster{})
+	e.pools.Store(&map[string]*pool{})
 	e.server.init(e)
 	e.watchSwitches()
 	for i, prefix := range prefixes {
@@ -182,10 +189,13 @@ func (e *Engine) run() {
 		for _, c := range *e.commands.Load() {
 			c.tick(now, period)
 		}
+		for _, p := range *e.pools.Load() {
+			p.tick(now, period)
+		}
 		if isDue(&budgets, now, tickTime, period) {
-			for _, cl := range *e.clusters.Load() {
-				if news := cl.budget.tick(); news != "" {
-					e.event(BudgetEvent, cl.name, news)
+			for _, c := range *e.commands.Load() {
+				if news := c.budget.tick(); news != "" {
+					e.event(BudgetEvent, c.name, news)
 				}
 			}
 		}
@@ -264,6 +274,9 @@ func (e *Engine) configure(i int, p map[string]string) {
 	e.props = all
 	for _, c := range *e.commands.Load() {
 		e.resolve(c)
+	}
+	for _, p := range *e.pools.Load() {
+		p.resolve()
 	}
 }
 
@@ -347,7 +360,7 @@ const (
 var resultNames = [3]string{"success", "fallback", "failure"}
 
 // report records one logical call.
-func (c *Command) report(how ending, r result) {
+func (c *Command) report(how *ending, r result) {
 	if c.engine.meter == nil || how.other {
 		return
 	}

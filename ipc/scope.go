@@ -18,7 +18,17 @@ type scope struct {
 	deadline        int64                // on the engine's clock; 0 = only the parent's counts; noDeadline = cancelled by end only
 	life            atomic.Pointer[life] // nil until the scope ends or somebody waits for that
 	http            *exchange            // the HTTP call this is the context of; nil in a Call
+	pool            *pool                // where the call holds a slot; nil if it is not isolated by threads
 	other           atomic.Bool          // an HTTP call to an app of another name ran inside and reported itself
+	kept            bool                 // the run function goes on without its caller, and releases the permit
+}
+
+// release gives back what a Call holds.
+func (s *scope) release() {
+	s.cmd.release()
+	if s.pool != nil {
+		s.pool.leave()
+	}
 }
 
 const noDeadline = math.MaxInt64

@@ -29,6 +29,12 @@ type inbound struct {
 	criticality roadbed.Criticality
 	noRetry     atomic.Bool // a callee, or our own budget, asks that nobody upstream tries again
 	up          *inbound    // the inbound request in whose course this one is made for another process; see Adopt
+	request     request
+}
+
+// detached returns what goes on after the request was answered.
+func (in *inbound) detached() *inbound {
+	return &inbound{id: in.id, caller: in.caller, traceparent: in.traceparent, tracestate: in.tracestate, attempt: in.attempt, criticality: in.criticality}
 }
 
 type inboundKey struct{}

@@ -3,6 +3,7 @@ package ipc
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
 
@@ -44,6 +45,10 @@ type Settings struct {
 	// is never. Attempts that provably did not reach it do not count. Property ipc.command.NAME.retries.
 	Retries int
 
+	// Idempotent says that run functions may be called again after they failed, up to Retries times. All retries of
+	// a command come out of one budget. It is not for functions that use the HTTP client, which retries itself.
+	Idempotent bool
+
 	// AttemptTimeout bounds each attempt of the HTTP client, so that time is left for another: 0 is none.
 	// Property ipc.command.NAME.attemptTimeoutInMilliseconds.
 	AttemptTimeout time.Duration
@@ -61,7 +66,9 @@ type Settings struct {
 	// Criticality lowers the importance of requests made by this command; it never raises it.
 	Criticality roadbed.Criticality
 
-	// Isolation says on whose goroutine calls run: Semaphore, the caller's; Thread, one of a pool's.
+	// Isolation says what bounds run functions: Semaphore, MaxConcurrent; Thread, a pool that the command may share
+	// with others. With Thread, those of [Define] and [Batch] also run on goroutines of their own, which the caller
+	// leaves behind at the timeout. HTTP calls are always bounded by MaxConcurrent.
 	// Property ….execution.isolation.strategy.
 	Isolation Isolation
 
@@ -125,6 +132,7 @@ type settings struct {
 	Settings
 	forced bool   // the breaker's state does not matter
 	pool   string // the key of its pool
+	limit  int64  // of run functions in flight: MaxConcurrent; none if a pool limits them
 }
 
 // Isolation says on whose goroutine calls run.
@@ -332,6 +340,10 @@ func resolve(name string, code Settings, props properties, all []knob[Settings],
 	out.pool = out.Pool
 	if out.pool == "" {
 		out.pool = out.Group
+	}
+	out.limit = int64(out.MaxConcurrent)
+	if out.Isolation == Thread {
+		out.limit = math.MaxInt64
 	}
 	out.forced = out.ForceOpen || out.ForceClosed || out.BreakerOff || out.PerInstance
 	return &out

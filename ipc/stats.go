@@ -1,6 +1,10 @@
 package ipc
 
-import "time"
+import (
+	"maps"
+	"slices"
+	"time"
+)
 
 // Stats is what an engine's commands, pools and collapsers did lately, in the terms of Hystrix, for those who draw
 // dashboards. [Engine.Snapshot] tells more about fewer things, for those who look into one process.
@@ -72,25 +76,22 @@ func (t *tally) counts() Counts {
 	}
 }
 
-// PoolStats is what one pool of workers did lately.
+// PoolStats is what one pool did lately. A pool bounds how many run at once; it keeps no idle workers, since
+// goroutines are cheap to start.
 type PoolStats struct {
-	Name       string
-	Active     int // workers that run something now
-	Size       int // workers that exist, with those that wait for work
-	Core       int // how many may exist at least
-	Max        int // how many may exist at most
-	Largest    int // the most that existed at once, ever
-	Queued     int // calls that wait for a worker
-	QueueLimit int // how many may wait: Settings' queueSizeRejectionThreshold
+	Name     string
+	Active   int // calls that run now, those included whose caller has gone
+	Queued   int // calls that wait for one of these to end
+	Largest  int // the most that ran at once, ever
+	Settings PoolSettings
 
-	Completed uint64 // calls ever finished
-	Started   uint64 // calls ever accepted
+	Started   uint64 // calls that ever came to run
+	Completed uint64 // of these, those that ended
 
-	// Of RollingWindow: the present bucket and those before it.
-	Executed      uint32 // calls that ran to an end of any kind
-	Rejected      uint32
-	MaxActive     int
-	RollingWindow time.Duration
+	// Of the pool's rolling window, and of its commands' for the counts.
+	Executed  uint32 // calls that succeeded, failed, timed out, or were bad requests
+	Rejected  uint32
+	MaxActive int
 }
 
 // CollapserStats is what one collapser did lately, within RollingWindow.
@@ -125,6 +126,17 @@ func (e *Engine) Stats() Stats {
 		}
 		s.Commands = append(s.Commands, c.stats(c.set.Load()))
 	}
+	pools := *e.pools.Load()
+	for _, n := range slices.Sorted(maps.Keys(pools)) {
+		p := pools[n].stats()
+		for _, c := range s.Commands {
+			if c.Pool == n && c.Settings.Isolation == Thread {
+				p.Executed += c.Counts.Success + c.Counts.Failure + c.Counts.Timeout + c.Counts.BadRequest
+				p.Rejected += c.Counts.PoolRejected
+			}
+		}
+		s.Pools = append(s.Pools, p)
+	}
 	return s
 }
 
@@ -134,7 +146,7 @@ func (c *Command) stats(set *settings) CommandStats {
 	t := c.tally()
 	s := CommandStats{
 		Name: c.name, Group: set.Group, Pool: set.pool, Settings: set.Settings,
-		BreakerOpen: c.breaker.name(set) != "CLOSED", Concurrent: c.inflight.Load(),
+		BreakerOpen: c.breaker.name(set) != "CLOSED", Concurrent: c.inflight.Load(), Abandoned: c.abandoned.Load(),
 	}
 	h, r := w.health.sum, w.rolled(t, c.peak.Load())
 	s.now = h.plus(t.health().minus(w.health.seen))

@@ -203,9 +203,13 @@ func (x *exchange) run() (*http.Response, error) {
 			other.Timeout = override.Timeout
 			limit = &other
 		}
-		if x.permit, refused = cmd.admit(ctx, limit, now); refused != nil {
+		if refused = cmd.admit(ctx, &x.permit, limit, now, int64(set.MaxConcurrent)); refused != nil {
 			cmd.count(fallbackMissing)
-			x.cluster.cmd.report(ending{kind: refused.Kind}, resultFailure)
+			var how ending
+			cmd.refused(&how, refused, true)
+			how.fallback = fallbackMissing
+			x.cluster.cmd.report(&how, resultFailure)
+			cmd.logCall(ctx, &how)
 			x.remember(now, now, refused.Kind, 0, refused)
 			return nil, refused
 		}
@@ -678,6 +682,11 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 	}
 	if !x.joined {
 		x.cmd.finish(&x.permit, e, end)
+		how := ending{event: e, ran: true, start: x.permit.start}
+		if e == failure {
+			how.fallback = fallbackMissing
+		}
+		x.cmd.logCall(x.orig.Context(), &how)
 		if x.engine.meter != nil {
 			x.cluster.cmd.record(r, kind, time.Duration(end-x.permit.start))
 		}
@@ -705,10 +714,13 @@ func (x *exchange) fail(err error) error {
 	late := errors.Is(x.scope.Err(), context.DeadlineExceeded) || end >= x.deadline
 	kind := classify(err, late, errors.Is(ctx.Err(), context.Canceled))
 	if !x.joined {
-		x.cmd.finish(&x.permit, eventOf(kind, err), end)
+		how := ending{event: eventOf(kind, err), ran: true, start: x.permit.start}
+		x.cmd.finish(&x.permit, how.event, end)
 		if kind != Cancelled {
 			x.cmd.count(fallbackMissing)
+			how.fallback = fallbackMissing
 		}
+		x.cmd.logCall(ctx, &how)
 		if x.engine.meter != nil {
 			x.cluster.cmd.record(resultFailure, kind, time.Duration(end-x.permit.start))
 		}
