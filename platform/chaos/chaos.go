@@ -1,18 +1,25 @@
 // Package chaos breaks things on purpose, for a while, and puts them back. At Netflix this was FIT's control plane, in
 // the house of the Simian Army; monkeys and experiments come later.
 //
-// A [Fault] says what happens ([fault] rules) to whose requests until when. It is kept as the property
+// A [Fault], also called a scenario, says what happens ([fault] rules) to whose requests, where, until when. It is kept as the property
 // fault.scenario.<id>, so that it reaches every edge within milliseconds of being added; the edge signs the rules into
 // requests in scope, and services obey the signature. The key they share is the sensitive property fault.key. Setting
-// the property fault.enabled to false stops all injection at once.
+// the property ipc.fit.enabled to false stops all injection at once, in every process; [Chaos.StopAll] does, and ends
+// all scenarios.
 //
 //	POST /api/v1/faults {"rules":"server:ratings=error(503)@25","who":{"percent":10},"expires":"..."}
+//
+// [Recipes] are templates of rules with names and parameters: "fail everything that is not critical", "lose a zone".
+//
+// Several scenarios may be in force at once. A request that several concern gets the rules of all: their delays add up,
+// and the error of the oldest counts. One that is Alone, as experiments are, tolerates no other beside it.
 //
 // # What it promises
 //   - Every fault ends by itself, ten minutes after it was added unless told otherwise, and never after more than a day.
 //   - Rules that services would not understand, or that do not fit a request's header, are refused.
 //   - Adding, altering, removing and expiring are in the ledger, the last by the actor "chaos".
 //   - If this room is away faults still end: edges and services look at the time themselves.
+//   - While injection is switched off no fault can be added, so that nothing begins by surprise when it is on again.
 //
 // # What it does not
 //   - It does not stop a fault because customers suffer; that is for whoever added it, until experiments do.
@@ -28,9 +35,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/roadbed/roadbed"
@@ -59,6 +66,8 @@ const (
 const (
 	scenarios = "fault.scenario."
 	keyName   = "fault.key"
+
+	switchName = "ipc.fit.enabled"
 )
 
 // Fault is what shall happen to whose requests until when.
@@ -67,25 +76,44 @@ type Fault struct {
 	Description string    `json:"description,omitempty" doc:"What it is for, in a few words." maxLength:"1024"`
 	Rules       string    `json:"rules" doc:"What happens: point:glob=action[@percent], separated by semicolons." example:"server:ratings=error(503)@25"`
 	Who         Who       `json:"who,omitzero" required:"false" doc:"To whose requests."`
+	Where       Where     `json:"where,omitzero" required:"false" doc:"In which processes, and on which routes. Everywhere when absent."`
+	Alone       bool      `json:"alone,omitempty" doc:"Tolerates no other fault beside it."`
+	Owner       string    `json:"owner,omitempty" doc:"Who answers for it; whoever added it when absent." maxLength:"128"`
 	Expires     time.Time `json:"expires,omitzero" required:"false" doc:"When it ends by itself: at most 24 hours from now, in 10 minutes when absent."`
 	Actor       string    `json:"actor,omitempty" doc:"Who added it. Given by the platform."`
 	Why         string    `json:"why,omitempty" doc:"Their reason. Given by the platform from the header Roadbed-Why."`
 	Created     time.Time `json:"created,omitzero" required:"false" doc:"When it was added. Given by the platform."`
 }
 
-// Who selects requests. All that is given must hold: the request's user is one of Users, it carries every Header, and
-// its user, or its own id if it names none, falls among the Percent. The zero Who is everybody.
+// Who selects requests. All that is given must hold: the request's user is one of Users and its device one of Devices,
+// it carries every Header, and its user, or its own id if it names none, falls among the Percent. The zero Who is
+// everybody.
 type Who struct {
 	Percent float64           `json:"percent,omitempty" doc:"Of users, stable per user; 100 when 0 or absent." minimum:"0" maximum:"100"`
 	Users   []string          `json:"users,omitempty" doc:"These users."`
+	Devices []string          `json:"devices,omitempty" doc:"These devices, as the header X-Device names them."`
 	Header  map[string]string `json:"header,omitempty" doc:"Requests that carry all of these."`
 }
 
-// Why a call did not do what was asked.
+// Where limits faults to some places. All that is given must hold.
+type Where struct {
+	Zones    []string `json:"zones,omitempty" doc:"Only in processes of these zones."`
+	Clusters []string `json:"clusters,omitempty" doc:"Only in processes of these clusters, e.g. api-prod."`
+	Routes   []string `json:"routes,omitempty" doc:"Only requests that take one of these routes of the edge."`
+}
+
+// Why a call did not do what was asked. Those below ErrInvalid are also ErrInvalid.
 var (
 	ErrNotFound = errors.New("no such fault")
 	ErrExists   = errors.New("the fault exists already")
 	ErrInvalid  = errors.New("refused")
+	ErrPercent  = fmt.Errorf("%w: the percentage makes no sense", ErrInvalid)
+	ErrPast     = fmt.Errorf("%w: its time is over already", ErrInvalid)
+	ErrLease    = fmt.Errorf("%w: it would last too long", ErrInvalid)
+	ErrRules    = fmt.Errorf("%w: its rules cannot be used", ErrInvalid)
+	ErrTooMany  = fmt.Errorf("%w: too many faults are in force", ErrInvalid)
+	ErrOverlap  = fmt.Errorf("%w: it would overlap another fault", ErrInvalid)
+	ErrOff      = fmt.Errorf("%w: injection is switched off", ErrInvalid)
 )
 
 // Chaos keeps the faults. Its methods may be called from many goroutines.
@@ -93,6 +121,7 @@ type Chaos struct {
 	props  *properties.Store
 	ledger *ledger.Ledger
 	log    *slog.Logger
+	adding sync.Mutex // held from looking for others until the fault is there
 }
 
 // New returns the room. It makes the signing key if there is none yet and properties can be written; if they cannot,
@@ -171,8 +200,11 @@ func (x *Chaos) Add(ctx context.Context, f Fault) (Fault, error) {
 	if f.ID == "" {
 		f.ID = "f-" + strings.ToLower(rand.Text()[:8])
 	}
+	if x.off() {
+		return Fault{}, fmt.Errorf("%w; `roadbed fit enable` switches it on", ErrOff)
+	}
 	if n := len(x.stored()); n >= MaxActive {
-		return Fault{}, fmt.Errorf("%w: %d faults are in force, as many as may be; remove one first", ErrInvalid, n)
+		return Fault{}, fmt.Errorf("%w: %d, as many as may be; remove one first", ErrTooMany, n)
 	}
 	change := api.Change(ctx, "fault.add", "fault:"+f.ID)
 	f.Actor, f.Why, f.Created = change.Actor, change.Why, time.Now().UTC()
@@ -189,7 +221,7 @@ func (x *Chaos) Alter(ctx context.Context, id string, f Fault) (Fault, error) {
 	if change.Before, err = json.Marshal(old); err != nil {
 		return Fault{}, err
 	}
-	f.ID, f.Actor, f.Why, f.Created = id, change.Actor, change.Why, old.Created
+	f.ID, f.Actor, f.Why, f.Created, f.Owner = id, change.Actor, change.Why, old.Created, cmp.Or(f.Owner, old.Owner)
 	return x.put(ctx, change, f, p.Rev)
 }
 
@@ -202,8 +234,17 @@ func (x *Chaos) put(ctx context.Context, change roadbed.Change, f Fault, rev uin
 	if f.Who.Percent == 0 {
 		f.Who.Percent = 100
 	}
+	f.Owner = cmp.Or(f.Owner, f.Actor)
 	if err := f.check(now); err != nil {
 		return Fault{}, err
+	}
+	x.adding.Lock()
+	defer x.adding.Unlock()
+	for _, other := range x.List() {
+		if other.ID != f.ID && (f.Alone || other.Alone) {
+			return Fault{}, fmt.Errorf("%w: %s (%s), by %s, ends in %s, and one of the two must be alone; wait, or remove it", ErrOverlap,
+				other.ID, cmp.Or(other.Description, other.Rules), other.Owner, time.Until(other.Expires).Round(time.Second))
+		}
 	}
 	value, err := json.Marshal(f)
 	if err != nil {
@@ -239,6 +280,47 @@ func (x *Chaos) remove(ctx context.Context, action string, p properties.Property
 	return x.ledger.Apply(ctx, change, func(ctx context.Context) error {
 		return x.props.Delete(properties.Recorded(ctx), p.ID, p.Rev)
 	})
+}
+
+// StopAll switches injection off in every process, and ends all faults. Nothing can be injected until [Chaos.Enable].
+func (x *Chaos) StopAll(ctx context.Context) error {
+	if err := x.turn(ctx, "fault.stop", "false"); err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range x.stored() {
+		if err := x.remove(ctx, "fault.remove", p); err != nil && !errors.Is(err, properties.ErrNotFound) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Enable allows injection again after [Chaos.StopAll].
+func (x *Chaos) Enable(ctx context.Context) error { return x.turn(ctx, "fault.enable", "true") }
+
+// turn sets the switch.
+func (x *Chaos) turn(ctx context.Context, action, to string) error {
+	change := api.Change(ctx, action, "property:"+switchName)
+	change.After = json.RawMessage(to)
+	return x.ledger.Apply(ctx, change, func(ctx context.Context) error {
+		_, err := x.props.Set(properties.Recorded(ctx), properties.Property{
+			Key: switchName, Value: to, Type: "bool", Source: "chaos", Description: "whether faults are injected at all",
+		}, properties.Any)
+		return err
+	})
+}
+
+// off reports whether one of the two switches is thrown for everybody.
+func (x *Chaos) off() bool {
+	for _, name := range []string{switchName, "fault.enabled"} {
+		if text, ok := x.props.Value(config.Scope{}, name); ok {
+			if on, err := config.ParseBool(text); err == nil && !on {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // List returns the faults in force, the one that ends first first.
@@ -286,6 +368,8 @@ func decode(p properties.Property) (Fault, error) {
 	return f, nil
 }
 
+func (w Where) places() []string { return slices.Concat(w.Zones, w.Clusters, w.Routes) }
+
 // check returns the first rule that f breaks.
 func (f Fault) check(now time.Time) error {
 	refuse := func(format string, args ...any) error {
@@ -296,27 +380,28 @@ func (f Fault) check(now time.Time) error {
 	}) {
 		return refuse("id %q: use letters, digits, - and _, at most 64", f.ID)
 	}
-	rules, err := fault.ParseRules(f.Rules)
-	switch {
-	case err != nil:
-		return refuse("%v", err)
-	case len(rules) == 0:
-		return refuse("there are no rules; write one such as server:ratings=error(503)@25")
-	case strings.ContainsFunc(f.Rules, func(r rune) bool { return r < ' ' || r == '"' || r > '~' }):
-		return refuse("rules travel in a header: no quotes, no control characters, ASCII only")
+	places := f.Where.places()
+	for _, p := range places {
+		if p == "" || len(p) > 64 || strings.ContainsFunc(p, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`[]|;=@#"\`, r) }) {
+			return refuse("%q is no name of a zone, a cluster or a route", p)
+		}
 	}
-	if n := len(fault.Sign(nil, f.ID, f.Expires, f.Rules)); n > fault.MaxHeader {
-		return refuse("the rules make a header of %d bytes; %d are allowed: use globs, or several faults", n, fault.MaxHeader)
+	if _, err := fault.ParseRules(f.Rules); err != nil {
+		return fmt.Errorf("%w: %w", ErrRules, err)
+	}
+	rules := fault.Within(fault.Within(f.Rules, f.Where.Zones), f.Where.Clusters)
+	if n := len(fault.Sign(nil, f.ID, f.Expires, rules)); n > fault.MaxHeader {
+		return fmt.Errorf("%w: they make a header of %d bytes; %d are allowed: use globs, or several faults", ErrRules, n, fault.MaxHeader)
 	}
 	switch {
 	case !f.Expires.After(now):
-		return refuse("it expires at %s, which is over", f.Expires.Format(time.RFC3339))
+		return fmt.Errorf("%w: it expires at %s; give a time to come", ErrPast, f.Expires.Format(time.RFC3339))
 	case f.Expires.After(now.Add(MaxLease + time.Minute)): // a minute for clocks that differ
-		return refuse("it expires at %s; at most %v from now is allowed", f.Expires.Format(time.RFC3339), MaxLease)
-	case !(f.Who.Percent > 0 && f.Who.Percent <= 100) || math.IsNaN(f.Who.Percent):
-		return refuse("percent %v: use more than 0, at most 100", f.Who.Percent)
-	case len(f.Who.Users) > 1000 || len(f.Who.Header) > 16:
-		return refuse("at most 1000 users and 16 headers")
+		return fmt.Errorf("%w: until %s; at most %v from now is allowed", ErrLease, f.Expires.Format(time.RFC3339), MaxLease)
+	case !(f.Who.Percent > 0 && f.Who.Percent <= 100):
+		return fmt.Errorf("%w: %v; use more than 0, at most 100", ErrPercent, f.Who.Percent)
+	case len(f.Who.Users) > 1000 || len(f.Who.Devices) > 1000 || len(f.Who.Header) > 16 || len(places) > 64:
+		return refuse("at most 1000 users, 1000 devices, 16 headers and 64 places")
 	case len(f.Description) > 1024:
 		return refuse("the description has %d bytes; 1024 are allowed", len(f.Description))
 	}

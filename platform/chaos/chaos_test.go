@@ -9,6 +9,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -187,10 +188,16 @@ func TestWhatServicesWouldNotUnderstandIsRefused(t *testing.T) {
 		"over 100 %":    {Rules: rules, Who: Who{Percent: 101}},
 		"below 0 %":     {Rules: rules, Who: Who{Percent: -1}},
 		"NaN %":         {Rules: rules, Who: Who{Percent: math.NaN()}},
+		"infinity %":    {Rules: rules, Who: Who{Percent: math.Inf(1)}},
+		"a place":       {Rules: rules, Where: Where{Zones: []string{"a]b"}}},
+		"no place":      {Rules: rules, Where: Where{Clusters: []string{""}}},
+		"devices":       {Rules: rules, Who: Who{Devices: make([]string, 1001)}},
 		"a header name": {Rules: rules, Who: Who{Header: map[string]string{"x y": "1"}}},
 	} {
-		if got, err := x.Add(t.Context(), f); !errors.Is(err, ErrInvalid) {
-			t.Errorf("%s: got %+v, %v; want ErrInvalid", name, got, err)
+		want := map[string]error{"over": ErrPast, "too far": ErrLease, "over 100 %": ErrPercent, "below 0 %": ErrPercent, "NaN %": ErrPercent,
+			"no rules": ErrRules, "bad rules": ErrRules, "a quote": ErrRules, "too long": ErrRules}[name]
+		if got, err := x.Add(t.Context(), f); !errors.Is(err, ErrInvalid) || want != nil && !errors.Is(err, want) {
+			t.Errorf("%s: got %+v, %v; want ErrInvalid and %v", name, got, err, want)
 		}
 	}
 	if got := x.actions(t); got != "" {
@@ -201,6 +208,98 @@ func TestWhatServicesWouldNotUnderstandIsRefused(t *testing.T) {
 	}
 	if _, err := x.Add(t.Context(), Fault{ID: "f1", Rules: rules}); !errors.Is(err, ErrExists) {
 		t.Errorf("the same id again: got %v, want ErrExists", err)
+	}
+}
+
+func TestAFaultThatIsAloneToleratesNoOther(t *testing.T) {
+	x := open(t)
+	ana := api.As(t.Context(), "ana", "")
+	if _, err := x.Add(ana, Fault{ID: "one", Rules: rules, Alone: true}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := x.Add(ana, Fault{ID: "two", Rules: rules})
+	if !errors.Is(err, ErrOverlap) || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "one (server:ratings=error(503)@25), by ana") {
+		t.Errorf("beside one that is alone: got %v, want ErrOverlap that names it", err)
+	}
+	if _, err := x.Alter(ana, "one", Fault{Rules: rules, Alone: true}); err != nil {
+		t.Errorf("altering it: %v", err)
+	}
+	if err := x.Remove(ana, "one"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Add(ana, Fault{ID: "two", Rules: rules}); err != nil {
+		t.Errorf("after it has ended: %v", err)
+	}
+	if _, err := x.Add(ana, Fault{ID: "three", Rules: rules, Alone: true}); !errors.Is(err, ErrOverlap) {
+		t.Errorf("alone beside another: got %v, want ErrOverlap", err)
+	}
+	if f, err := x.Add(ana, Fault{ID: "four", Rules: rules, Owner: "team-qa"}); err != nil || f.Owner != "team-qa" {
+		t.Errorf("two that are not alone: got %+v, %v", f, err)
+	}
+}
+
+func TestStopAllEndsAllFaultsAndKeepsNewOnesOut(t *testing.T) {
+	x := open(t)
+	ana := api.As(t.Context(), "ana", "members are hurt")
+	for _, id := range []string{"one", "two"} {
+		if _, err := x.Add(ana, Fault{ID: id, Rules: rules}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := x.StopAll(ana); err != nil {
+		t.Fatal(err)
+	}
+	if got := x.List(); len(got) != 0 {
+		t.Errorf("afterwards: got %v, want none", got)
+	}
+	if _, err := x.Add(ana, Fault{Rules: rules}); !errors.Is(err, ErrOff) || !strings.Contains(err.Error(), "fit enable") {
+		t.Errorf("adding one: got %v, want ErrOff that says how to go on", err)
+	}
+	if err := x.Enable(ana); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := x.Add(ana, Fault{Rules: rules}); err != nil {
+		t.Errorf("after Enable: %v", err)
+	}
+	changes, err := x.ledger.List(t.Context(), ledger.Query{Resource: "property:ipc.fit.enabled"})
+	if err != nil || len(changes) != 2 || changes[1].Action != "fault.stop" || changes[1].Actor != "ana" || changes[1].Why != "members are hurt" {
+		t.Errorf("ledger: got %v, %v; want who stopped and who enabled, and why", changes, err)
+	}
+}
+
+func TestRecipesMakeRules(t *testing.T) {
+	for _, tc := range []struct{ name, params, want string }{
+		{"fail-noncritical", "", "client:abtest=error(503);client:billing=error(503)"},
+		{"fail-service", "service=ratings error=unavailable", "client:ratings=error(unavailable)"},
+		{"latency", "service=ratings delay=300ms", "client:ratings=delay(300ms,0s)"},
+		{"cache-cold", "", "cache:*=miss"},
+		{"zone-loss", "zone=zone-a", "server:*[zone-a]=reset"},
+		{"slow-db", "db=members", "db:members=delay(500ms,100ms)"},
+	} {
+		params := map[string]string{}
+		for _, p := range strings.Fields(tc.params) {
+			k, v, _ := strings.Cut(p, "=")
+			params[k] = v
+		}
+		got, words, err := Cook(tc.name, params, []string{"abtest", "billing"})
+		if err != nil || got != tc.want || words == "" {
+			t.Errorf("%s %s: got %s, %q, %v; want %s", tc.name, tc.params, got, words, err, tc.want)
+		}
+	}
+	for _, tc := range []struct{ name, key, value, want string }{
+		{"fire", "", "", "there are fail-noncritical"}, {"latency", "service", "x", "needs delay"}, {"fail-service", "zone", "x", "it takes service, error"},
+		{"fail-service", "service", "a=b c", "not allowed"}, {"fail-noncritical", "error", "200", "HTTP status"},
+	} {
+		if got, _, err := Cook(tc.name, map[string]string{tc.key: tc.value}, []string{"x"}); tc.key != "" && !errors.Is(err, ErrRecipe) || err == nil || !strings.Contains(err.Error(), tc.want) {
+			t.Errorf("%s %s=%s: got %s, %v; want ErrRecipe that says %q", tc.name, tc.key, tc.value, got, err, tc.want)
+		}
+	}
+	if _, _, err := Cook("fail-noncritical", nil, nil); !errors.Is(err, ErrRecipe) {
+		t.Errorf("without services that members can do without: got %v, want ErrRecipe", err)
+	}
+	got, err := Preview("client:rec*=reset;server:billing=hang;command:members=reset;db:x=hang", []Call{{"api", "recommendations"}, {"api", "catalog"}, {"api", "billing"}, {"x", "members"}})
+	if want := []Call{{"api", "recommendations"}, {"api", "billing"}, {"x", "members"}}; err != nil || !slices.Equal(got, want) {
+		t.Errorf("preview: got %v, %v; want %v", got, err, want)
 	}
 }
 

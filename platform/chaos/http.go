@@ -42,6 +42,14 @@ func (x *Chaos) Mount(s *api.Surface) {
 			f, err := x.Alter(ctx, in.ID, in.Body)
 			return &one{f}, problem(err)
 		})
+	huma.Register(s.API, op("stop-faults", http.MethodDelete, "/api/v1/faults", "Stop all injection", "Switches injection off in every process and ends all faults. Nothing can be added until it is enabled again.", 204),
+		func(ctx context.Context, _ *struct{}) (*struct{}, error) { return nil, problem(x.StopAll(ctx)) })
+	huma.Register(s.API, op("enable-faults", http.MethodPost, "/api/v1/faults/enable", "Allow injection again", "", 204),
+		func(ctx context.Context, _ *struct{}) (*struct{}, error) { return nil, problem(x.Enable(ctx)) })
+	huma.Register(s.API, op("list-recipes", http.MethodGet, "/api/v1/fault-recipes", "List recipes", "Templates of rules with names and parameters.", 200),
+		func(context.Context, *struct{}) (*struct{ Body []Recipe }, error) {
+			return &struct{ Body []Recipe }{Recipes()}, nil
+		})
 	huma.Register(s.API, op("remove-fault", http.MethodDelete, "/api/v1/faults/{id}", "End a fault now", "", 204),
 		func(ctx context.Context, in *named) (*struct{}, error) { return nil, problem(x.Remove(ctx, in.ID)) })
 }
@@ -54,7 +62,7 @@ func problem(err error) error {
 		return nil
 	case errors.Is(err, ErrNotFound), errors.Is(err, properties.ErrNotFound):
 		status = http.StatusNotFound
-	case errors.Is(err, ErrExists), errors.Is(err, properties.ErrConflict):
+	case errors.Is(err, ErrExists), errors.Is(err, ErrOverlap), errors.Is(err, ErrOff), errors.Is(err, properties.ErrConflict):
 		status = http.StatusConflict
 	case errors.Is(err, ErrInvalid), errors.Is(err, properties.ErrInvalid):
 		status = http.StatusUnprocessableEntity
