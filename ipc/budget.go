@@ -55,12 +55,15 @@ func (b *budget) tick() (news string) {
 
 // limit returns how many extras the window allows, and how many it has seen.
 func (b *budget) limit(s *settings) (allowed float64, used int64) {
-	return allowance(s, b.requests.Load()-b.fromRequests.Load()), b.extras.Load() - b.fromExtras.Load()
+	return allowance(s.RetryPercent, s.RetryPerSecond, b.lately()), b.extras.Load() - b.fromExtras.Load()
 }
 
-// allowance is how many extras so many calls in the window allow.
-func allowance(s *settings, calls int64) float64 {
-	return float64(max(s.RetryPercent, 0))/percentScale*float64(calls) + float64(max(s.RetryPerSecond, 0)*windowSecs)
+// lately returns how many requests the window has seen.
+func (b *budget) lately() int64 { return b.requests.Load() - b.fromRequests.Load() }
+
+// allowance is how many extras so many calls in the window allow: a part of them, and some a second; negative is none.
+func allowance(percent, perSecond int, calls int64) float64 {
+	return float64(max(percent, 0))/percentScale*float64(calls) + float64(max(perSecond, 0)*windowSecs)
 }
 
 // balance returns how many more extras the window allows.
@@ -72,11 +75,16 @@ func (b *budget) balance(s *settings) float64 {
 // take reserves one extra attempt.
 func (b *budget) take(s *settings) bool { return b.takeFor(s, 0) }
 
-// takeFor is take for run functions, whose calls are counted elsewhere: so many ended in the window. The order of its
-// steps lets racing callers be refused wrongly, never allowed.
+// takeFor is take for run functions, whose calls are counted elsewhere: so many ended in the window.
 func (b *budget) takeFor(s *settings, calls int64) bool {
+	return b.takeOf(s.RetryPercent, s.RetryPerSecond, max(calls, b.lately()))
+}
+
+// takeOf reserves one of what so many calls allow. The order of its steps lets racing callers be refused wrongly, never
+// allowed.
+func (b *budget) takeOf(percent, perSecond int, calls int64) bool {
 	n := b.extras.Add(1)
-	if float64(n-b.fromExtras.Load()) <= allowance(s, max(calls, b.requests.Load()-b.fromRequests.Load())) {
+	if float64(n-b.fromExtras.Load()) <= allowance(percent, perSecond, calls) {
 		return true
 	}
 	b.extras.Add(-1)

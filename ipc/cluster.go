@@ -14,7 +14,8 @@ type cluster struct {
 	name   string
 	engine *Engine
 	cmd    *Command
-	budget *budget // the command's
+	budget *budget                 // the command's
+	hedges atomic.Pointer[hedging] // nil until its command hedges
 	calls  calls
 	lb     *balance.Balancer
 	ready  chan struct{}                                 // closed once the first list has come

@@ -26,6 +26,9 @@
 //   - An instance that dies in the middle of a request fails no idempotent caller as long as another instance lives:
 //     a refused connection is retried elsewhere at once, a broken one within the retry budget.
 //   - Retries add at most a fifth to the load of an app, plus ten a second; connections that were refused do not count.
+//     They do not multiply from hop to hop: whoever is nearest to the trouble tries again, and those upstream do not.
+//   - Where hedging is on, an idempotent call that takes longer than most gets a second attempt at another instance;
+//     that adds at most 2 % to the load, and the attempt that loses counts for nobody.
 //   - A broken app is refused after 20 calls in 10 s of which half failed; one call every 5 s tries it again.
 //   - At most MaxConcurrent calls of one command are in flight, also after timeouts.
 //   - A request is never altered, and its body is always closed.
@@ -34,7 +37,7 @@
 // # What it does not
 //   - A run function that ignores its context delays its caller beyond the deadline, unless it is declared by [Define]
 //     and isolated by threads; else no goroutine stands between.
-//   - It does not hedge, limit concurrency adaptively, shed load or collapse requests.
+//   - It does not limit concurrency adaptively or shed load.
 //   - A response body that breaks off after its headers came is the caller's to handle.
 //
 // # What it costs
@@ -196,6 +199,11 @@ func (e *Engine) run() {
 			for _, c := range *e.commands.Load() {
 				if news := c.budget.tick(); news != "" {
 					e.event(BudgetEvent, c.name, news)
+				}
+			}
+			for _, cl := range *e.clusters.Load() {
+				if h := cl.hedges.Load(); h != nil {
+					h.tick()
 				}
 			}
 		}

@@ -63,6 +63,14 @@ type Settings struct {
 	// from hop to hop. Property ipc.command.NAME.retry.nested.
 	RetryNested bool
 
+	// Hedge sends a second attempt to another instance, in another zone if there is one, where the first takes longer
+	// than HedgeDelay, or than 95 % of the last ones did; what is answered first counts. It is for requests that may be
+	// sent twice, and adds at most HedgePercent (2) to the load, within the budget of all further attempts.
+	// Properties ipc.command.NAME.hedge.enabled, .hedge.delayInMilliseconds, .hedge.percent.
+	Hedge        bool
+	HedgeDelay   time.Duration
+	HedgePercent int
+
 	// Criticality lowers the importance of requests made by this command; it never raises it.
 	Criticality roadbed.Criticality
 
@@ -154,7 +162,7 @@ func (i Isolation) String() string {
 
 var builtIn = Settings{
 	Timeout: time.Second, MaxConcurrent: 200, MaxFallbacks: 10,
-	RequestVolume: 20, ErrorPercent: 50, SleepWindow: 5 * time.Second, Retries: 2, RetryPercent: 20, RetryPerSecond: 10,
+	RequestVolume: 20, ErrorPercent: 50, SleepWindow: 5 * time.Second, Retries: 2, RetryPercent: 20, RetryPerSecond: 10, HedgePercent: 2,
 	TrialPermits: 1, SlowPercent: 100, SlowMinimum: 20,
 	RollingWindow: 10 * time.Second, RollingBuckets: 10, HealthInterval: tickTime,
 	PercentileWindow: time.Minute, PercentileBuckets: 6,
@@ -183,6 +191,8 @@ func (s Settings) validate() error {
 		return fmt.Errorf("more than %d Retries only make an outage worse", maxAttempts-1)
 	case s.RetryPercent > maxRetryPercent || s.RetryPerSecond > maxRetryPerSecond:
 		return fmt.Errorf("RetryPercent must be at most %d and RetryPerSecond at most %d", maxRetryPercent, maxRetryPerSecond)
+	case s.HedgeDelay < 0 || s.HedgeDelay > maxTimeout || s.HedgePercent < 0 || s.HedgePercent > 100:
+		return fmt.Errorf("HedgeDelay must be from 0 to %s and HedgePercent from 0 to 100", maxTimeout)
 	case s.Criticality > roadbed.Bulk:
 		return fmt.Errorf("%v is none of the four", s.Criticality)
 	case s.Isolation > Thread:
@@ -232,6 +242,7 @@ func (s Settings) or(d Settings) Settings {
 	pickInt(&s.RequestVolume, d.RequestVolume)
 	pickInt(&s.ErrorPercent, d.ErrorPercent)
 	pickInt(&s.Retries, d.Retries)
+	pickInt(&s.HedgePercent, d.HedgePercent)
 	pickInt(&s.RetryPercent, d.RetryPercent)
 	pickInt(&s.RetryPerSecond, d.RetryPerSecond)
 	pickInt(&s.TrialPermits, d.TrialPermits)
@@ -304,6 +315,9 @@ func commandKnobs() []knob[Settings] {
 		noneKnob(i, "retries", maxAttempts-1, func(s *S) *int { return &s.Retries }),
 		noneKnob(i, "retryBudget.percent", maxRetryPercent, func(s *S) *int { return &s.RetryPercent }),
 		noneKnob(i, "retryBudget.perSecond", maxRetryPerSecond, func(s *S) *int { return &s.RetryPerSecond }),
+		boolKnob(i, "hedge.enabled", false, func(s *S) *bool { return &s.Hedge }),
+		msKnob(i, "hedge.delayInMilliseconds", 0, func(s *S) *time.Duration { return &s.HedgeDelay }),
+		intKnob(i, "hedge.percent", 1, 100, func(s *S) *int { return &s.HedgePercent }),
 		boolKnob(i, "retry.nested", false, func(s *S) *bool { return &s.RetryNested }),
 		msKnob(i, "attemptTimeoutInMilliseconds", 0, func(s *S) *time.Duration { return &s.AttemptTimeout }),
 		intKnob(i, "breaker.trialPermits", 1, maxPermits, func(s *S) *int { return &s.TrialPermits }),

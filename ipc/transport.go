@@ -133,8 +133,7 @@ type exchange struct {
 	first    try // what is remembered of the attempts
 	more     []try
 	source   requestBody
-	holds    atomic.Pointer[balance.Endpoint] // where the present attempt counts as active
-	cancel   context.CancelFunc               // ends the present attempt's own timeout; nil without one
+	leg      leg // the present attempt
 
 	ended  atomic.Bool
 	body   responseBody
@@ -227,7 +226,7 @@ func (x *exchange) run() (*http.Response, error) {
 			x.fail(errors.New("the transport panicked"))
 		}
 	}()
-	resp, err := x.try(set, retries)
+	resp, err := x.try(set, retries, override != nil && override.Idempotent)
 	panicked = false
 	if err != nil {
 		return nil, x.fail(err)
@@ -236,16 +235,13 @@ func (x *exchange) run() (*http.Response, error) {
 }
 
 // try makes attempts until one is good enough or no more are allowed.
-func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
+func (x *exchange) try(set *settings, retries int, idempotent bool) (*http.Response, error) {
 	clk := x.engine.clock
 	isNested := x.inbound != nil && x.inbound.attempt > 1 && !set.RetryNested
 	if isNested {
 		retries = 0 // whoever retries upstream pays; else retries multiply per hop
 	}
-	idempotent := isIdempotent(x.orig)
-	if o, _ := x.orig.Context().Value(overrideKey{}).(*Override); o != nil {
-		idempotent = idempotent || o.Idempotent
-	}
+	idempotent = idempotent || isIdempotent(x.orig)
 	now := clk.now()
 	ep := x.cluster.pick(now)
 	if ep == nil {
@@ -254,11 +250,17 @@ func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 	t := &x.first
 	t.at, t.endpoint = now, ep
 	for {
-		x.endpoint = ep
-		x.tried[x.attempts] = ep
-		x.attempts++
-		x.sent++
-		resp, err := x.attempt(set, t)
+		var resp *http.Response
+		var err error
+		if set.Hedge && x.attempts == 0 && idempotent && !isNested && x.source.repeats() {
+			var two bool
+			if resp, err, t, two = x.hedge(set); two {
+				retries = 0
+			}
+		} else {
+			resp, err = x.once(set, t)
+		}
+		x.endpoint = t.endpoint
 		v, wait, charged := x.judge(resp, err, idempotent, retries)
 		if v == noneLeft && isNested {
 			v = nested
@@ -279,7 +281,7 @@ func (x *exchange) try(set *settings, retries int) (*http.Response, error) {
 		}
 		if resp != nil {
 			drain(resp)
-			x.letGo()
+			x.leg.letGo()
 		}
 		if wait > 0 {
 			timer := time.NewTimer(wait)
@@ -457,29 +459,53 @@ func drain(resp *http.Response) {
 	resp.Body.Close()
 }
 
-// attempt sends the request once, to where t says, and writes to t how that went.
-func (x *exchange) attempt(set *settings, t *try) (*http.Response, error) {
-	resp, err := x.send(set, t)
+// once makes an attempt that gets no company.
+func (x *exchange) once(set *settings, t *try) (*http.Response, error) {
+	x.begin(t)
+	req, err := x.prepare(&x.leg, &x.scope, set, t)
+	if err != nil {
+		return nil, err
+	}
+	return x.attempt(&x.leg, req, t)
+}
+
+// begin counts an attempt.
+func (x *exchange) begin(t *try) {
+	x.tried[x.attempts] = t.endpoint
+	x.attempts++
+	x.sent++
+	t.number = int16(x.sent)
+}
+
+// prepare makes the request of an attempt.
+func (x *exchange) prepare(l *leg, ctx context.Context, set *settings, t *try) (*http.Request, error) {
+	if set.AttemptTimeout > 0 {
+		ctx, l.cancel = context.WithTimeout(ctx, set.AttemptTimeout)
+	}
+	req, err := x.request(ctx, t)
+	if err != nil {
+		l.letGo()
+		t.end, t.err = x.engine.clock.now(), err
+	}
+	return req, err
+}
+
+// attempt sends req once, to where t says, and writes to t how that went.
+func (x *exchange) attempt(l *leg, req *http.Request, t *try) (*http.Response, error) {
+	resp, err := x.send(l, req, t)
 	if t.end == 0 {
 		t.end = x.engine.clock.now()
 	}
 	if t.err = err; err == nil {
 		t.status = int16(resp.StatusCode)
+	} else {
+		l.letGo()
 	}
 	return resp, err
 }
 
-func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
-	ep := t.endpoint
-	var ctx context.Context = &x.scope
-	if set.AttemptTimeout > 0 {
-		ctx, x.cancel = context.WithTimeout(ctx, set.AttemptTimeout)
-	}
-	req, err := x.request(ctx, ep, t.at)
-	if err != nil {
-		x.letGo()
-		return nil, err
-	}
+func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, error) {
+	ep, ctx := t.endpoint, req.Context()
 	var bent fault.Shape
 	if f := x.faults(); f != nil {
 		resp, err, shape, done := x.inject(ctx, f, t)
@@ -488,13 +514,10 @@ func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
 			if req.Body != nil {
 				req.Body.Close() // as the transport would have done
 			}
-			if err != nil {
-				x.letGo()
-			}
 			return resp, err
 		}
 	}
-	x.hold(ep)
+	l.hold(ep)
 	start := x.engine.clock.now()
 	resp, err := x.engine.over(req).RoundTrip(req)
 	end := x.engine.clock.now()
@@ -504,7 +527,7 @@ func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
 	case err == nil && resp.StatusCode >= 500:
 		v = balance.Erred
 	case err == nil:
-	case errors.Is(x.orig.Context().Err(), context.Canceled):
+	case errors.Is(x.scope.Context.Err(), context.Canceled), context.Cause(ctx) == errOutrun:
 		v = balance.Abandoned
 	case isUnsent(err):
 		if v = balance.Unreached; ctx.Err() != nil {
@@ -520,7 +543,6 @@ func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
 		x.cluster.attempt(ep.Zone, v == balance.Answered)
 	}
 	if err != nil {
-		x.letGo()
 		return nil, err
 	}
 	if !bent.IsZero() && resp.Body != http.NoBody {
@@ -529,24 +551,9 @@ func (x *exchange) send(set *settings, t *try) (*http.Response, error) {
 	return resp, nil
 }
 
-// hold counts the call as active at ep.
-func (x *exchange) hold(ep *balance.Endpoint) {
-	ep.Begin()
-	x.holds.Store(ep)
-}
-
-// letGo ends the present attempt; it may be called at any time, also more than once.
-func (x *exchange) letGo() {
-	if ep := x.holds.Swap(nil); ep != nil {
-		ep.End()
-	}
-	if x.cancel != nil {
-		x.cancel()
-	}
-}
-
 // request builds what goes to ep. The caller's request stays as it is; attempts share nothing that is written to.
-func (x *exchange) request(ctx context.Context, ep *balance.Endpoint, now int64) (*http.Request, error) {
+func (x *exchange) request(ctx context.Context, t *try) (*http.Request, error) {
+	ep := t.endpoint
 	u, values := &x.url, x.values[:0]
 	if x.attempts > 1 {
 		u, values = new(url.URL), make([]string, 0, len(x.values))
@@ -566,13 +573,13 @@ func (x *exchange) request(ctx context.Context, ep *balance.Endpoint, now int64)
 		h[key] = values[len(values)-1 : len(values) : len(values)]
 	}
 	if x.deadline != noDeadline {
-		ms, ok := outgoing(time.Duration(x.deadline - now))
+		ms, ok := outgoing(time.Duration(x.deadline - t.at))
 		if !ok {
 			return nil, &Error{Command: x.cluster.name, Kind: TimedOut, Cause: ErrDeadlineSpent}
 		}
 		set(HeaderTimeout, strconv.FormatInt(ms, 10))
 	}
-	attempt := x.sent
+	attempt := int(t.number)
 	in := x.inbound
 	if in != nil {
 		attempt += in.attempt - 1
@@ -626,7 +633,7 @@ func (x *exchange) criticality() roadbed.Criticality {
 }
 
 // faults returns the rules of this request.
-func (x *exchange) faults() *fault.Context { return fault.From(x.orig.Context()) }
+func (x *exchange) faults() *fault.Context { return fault.From(x.scope.Context) }
 
 // inject does what the request's faults ask of calls to this app. done tells that the attempt is over; if it is not,
 // the response's body shall be bent.
@@ -651,7 +658,7 @@ func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *
 	case a.Reject:
 		return nil, fmt.Errorf("%w: %w", ErrRejected, a.Err), bent, true
 	case a.Status != 0:
-		x.cluster.attempt(x.endpoint.Zone, false)
+		x.cluster.attempt(t.endpoint.Zone, false)
 		text := a.Err.Error() + "\n"
 		resp = &http.Response{
 			Status: strconv.Itoa(a.Status) + " " + http.StatusText(a.Status), StatusCode: a.Status,
@@ -695,7 +702,7 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 	x.source.settle()
 	resp.Request = x.orig
 	if resp.Body == http.NoBody {
-		x.letGo()
+		x.leg.letGo()
 		x.finish()
 		return resp
 	}
@@ -765,9 +772,7 @@ func (x *exchange) finish() {
 	if !x.ended.CompareAndSwap(false, true) {
 		return
 	}
-	if ep := x.holds.Swap(nil); ep != nil {
-		ep.End()
-	}
+	x.leg.rest()
 	if !x.joined {
 		x.cmd.release()
 	}
@@ -793,7 +798,7 @@ func (b *responseBody) Read(p []byte) (int, error) {
 		if err != io.EOF {
 			b.broke(err)
 		}
-		b.x.letGo()
+		b.x.leg.letGo()
 		b.x.finish()
 	}
 	return n, err
@@ -813,7 +818,7 @@ func (b *responseBody) broke(err error) {
 // Close ends the call.
 func (b *responseBody) Close() error {
 	err := b.inner.Close()
-	b.x.letGo()
+	b.x.leg.letGo()
 	b.x.finish()
 	return err
 }
@@ -834,7 +839,8 @@ type requestBody struct {
 	get  func() (io.ReadCloser, error)
 
 	mu      sync.Mutex
-	used    bool // somebody has read from it, or got it as it is
+	handed  bool // an attempt got it as it is
+	used    bool // somebody has read from it
 	dropped bool // the transport has closed it unread
 	settled bool // no attempt follows
 	shut    bool // it is closed
@@ -848,8 +854,8 @@ func (s *requestBody) next() (io.ReadCloser, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case !s.used:
-		s.dropped = false
+	case !s.handed, !s.used && s.get == nil:
+		s.handed, s.dropped = true, false
 		return s, nil
 	case s.get != nil:
 		body, err := s.get()
@@ -869,6 +875,11 @@ func (s *requestBody) canSend() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.used
+}
+
+// repeats reports whether two attempts may be under way at once.
+func (s *requestBody) repeats() bool {
+	return s.body == nil || s.body == http.NoBody || s.get != nil
 }
 
 // Read reads the caller's body.

@@ -21,6 +21,7 @@ type try struct {
 	err      error
 	fault    string // the rules that were injected
 	status   int16
+	number   int16 // that its callee was told
 	cause    tryCause
 	next     verdict
 }
@@ -54,6 +55,7 @@ const (
 	overBudget
 	callerGone
 	tooMany
+	outrun
 )
 
 var verdicts = [...]string{
@@ -69,6 +71,7 @@ var verdicts = [...]string{
 	nobodyElse:  "not tried again: there is no other instance to try",
 	overBudget:  "not tried again: the budget for retries is spent",
 	callerGone:  "",
+	outrun:      "the other attempt's outcome counts",
 	tooMany:     "not tried again: " + strconv.Itoa(maxAttempts) + " attempts are enough",
 }
 

@@ -136,3 +136,32 @@ func (b *Balancer) Another(now int64, tried []*Endpoint, again bool) *Endpoint {
 	}
 	return best
 }
+
+// Apart chooses an endpoint for a second attempt beside one that runs at from: the cheapest of the eligible ones in other
+// zones, and without any the cheapest of the others. It returns nil if there is none, or if too few are healthy.
+func (b *Balancer) Apart(now int64, from *Endpoint) *Endpoint {
+	p := b.current(now)
+	if p.panic {
+		return nil
+	}
+	var best, near *Endpoint
+	var least, leastNear float64
+	for i := range p.fit {
+		ep := p.fit[i].Endpoint
+		if ep == from || now < ep.refused.Load() {
+			continue
+		}
+		c, _ := p.fit[i].cost(now, p.median)
+		if ep.Zone != from.Zone {
+			if best == nil || c < least {
+				best, least = ep, c
+			}
+		} else if near == nil || c < leastNear {
+			near, leastNear = ep, c
+		}
+	}
+	if best == nil {
+		return near
+	}
+	return best
+}
