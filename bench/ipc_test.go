@@ -303,3 +303,55 @@ func BenchmarkRoundTrip(b *testing.B) {
 		run(b, newEngine(b, ipc.Options{App: "api", Lists: lists, Transport: base}).Transport(), "http://app/x", 0)
 	})
 }
+
+// nowhere is a response's writer that costs nothing.
+type nowhere struct{ h http.Header }
+
+func (n *nowhere) Header() http.Header         { return n.h }
+func (n *nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (n *nowhere) WriteHeader(int)             {}
+
+// BenchmarkHandler is what [ipc.Engine.Handler] adds to a handler that does nothing, for a request as the HTTP client
+// sends it, and what a refusal under overload costs in all.
+func BenchmarkHandler(b *testing.B) {
+	fine := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(200) })
+	request := func(extra ...string) *http.Request {
+		r := httptest.NewRequest("GET", "http://app/x", nil)
+		headers := append([]string{
+			ipc.HeaderRequestID, "01j8x3y4z5a6b7c8d9e0f1g2", ipc.HeaderTimeout, "900", ipc.HeaderAttempt, "1", ipc.HeaderCaller, "api",
+			ipc.HeaderCriticality, "CRITICAL", "Accept", "*/*", "User-Agent", "Go-http-client/1.1",
+		}, extra...)
+		for i := 0; i < len(headers); i += 2 {
+			r.Header.Set(headers[i], headers[i+1])
+		}
+		ctx, cancel := context.WithCancel(context.Background()) // as a server's requests have it
+		b.Cleanup(cancel)
+		return r.WithContext(ctx)
+	}
+	run := func(b *testing.B, h http.Handler, r *http.Request) {
+		w := &nowhere{http.Header{}}
+		defer cpu(b)()
+		for b.Loop() {
+			clear(w.h)
+			h.ServeHTTP(w, r)
+		}
+	}
+	b.Run("bare", func(b *testing.B) { run(b, fine, request()) })
+	b.Run("roadbed", func(b *testing.B) { run(b, newEngine(b, ipc.Options{App: "app"}).Handler(fine), request()) })
+	b.Run("roadbed+meter", func(b *testing.B) {
+		run(b, newEngine(b, ipc.Options{App: "app", Meter: meter.New(nil)}).Handler(fine), request())
+	})
+	b.Run("roadbed/refused", func(b *testing.B) {
+		e := newEngine(b, ipc.Options{App: "app", Meter: meter.New(nil), Server: ipc.ServerSettings{Limit: ipc.LimitFixed, InitialLimit: 1, MaxLimit: 1}})
+		hold, held := make(chan struct{}), make(chan struct{})
+		h := e.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { close(held); <-hold }))
+		go h.ServeHTTP(&nowhere{http.Header{}}, request())
+		<-held
+		b.Cleanup(func() { close(hold) })
+		w := httptest.NewRecorder()
+		if h.ServeHTTP(w, request(ipc.HeaderCriticality, "BULK")); w.Code != 503 {
+			b.Fatalf("got %d, want 503", w.Code)
+		}
+		run(b, h, request(ipc.HeaderCriticality, "BULK"))
+	})
+}

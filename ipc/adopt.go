@@ -19,7 +19,7 @@ import (
 // ok is false if the caller's time is up already.
 func (e *Engine) Adopt(ctx context.Context, h http.Header, within context.Context) (out context.Context, cancel context.CancelFunc, ok bool) {
 	now := time.Now()
-	in := readInbound(h)
+	in := readInbound(&e.server, h)
 	var deadline time.Time
 	if left, said := readTimeout(h); said {
 		deadline = now.Add(left)
@@ -32,7 +32,7 @@ func (e *Engine) Adopt(ctx context.Context, h http.Header, within context.Contex
 		}
 		if up := inboundOf(within); up != nil {
 			in.up = up
-			in.criticality = max(in.criticality, up.criticality)
+			in.criticality, in.priority = max(in.criticality, up.criticality), max(in.priority, up.priority)
 			in.attempt = max(in.attempt, up.attempt)
 			if in.traceparent == "" {
 				in.traceparent, in.tracestate = up.traceparent, up.tracestate
@@ -55,7 +55,7 @@ func (e *Engine) Adopt(ctx context.Context, h http.Header, within context.Contex
 
 // faultsIn returns the rules that h brings, nil if there are none or they are not to be believed.
 func (e *Engine) faultsIn(h http.Header, in *inbound, now time.Time) *fault.Context {
-	text := h.Get(fault.Header)
+	text := first(h[fault.Header])
 	if text == "" {
 		return nil
 	}

@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/ipc/limit"
 )
 
 // What follows lets protocols other than HTTP/1 take part: they carry the same headers, under the same names, in
@@ -16,27 +18,37 @@ import (
 
 // Carried are the names of the headers that a request brings along, in the form of [http.CanonicalHeaderKey].
 var Carried = []string{
-	HeaderRequestID, HeaderTimeout, HeaderAttempt, HeaderCaller, HeaderCriticality, "Traceparent", "Tracestate", fault.Header,
+	HeaderRequestID, HeaderTimeout, HeaderAttempt, HeaderCaller, HeaderCriticality, HeaderPriority, "Traceparent", "Tracestate", fault.Header,
 }
 
 // Received is a request that this process serves.
 type Received struct {
 	engine *Engine
 	in     *inbound
-	start  time.Time
+	start  int64
+	permit limit.Permit
+	held   bool // the permit
 }
 
 // Receive opens the context of a request that came in another way than through [Engine.Handler], from its headers.
 // Calls made with the returned context hand on deadline, criticality, request id and faults. It fails with
 // [ErrDeadlineSpent] if the caller's time was up on arrival. End must follow.
 func (e *Engine) Receive(ctx context.Context, h http.Header) (context.Context, *Received, error) {
-	r := &Received{engine: e, in: readInbound(h), start: time.Now()}
+	r := &Received{engine: e, in: readInbound(&e.server, h), start: e.clock.now()}
 	ctx = context.WithValue(ctx, inboundKey{}, r.in)
-	if d, ok := ctx.Deadline(); ok && !d.After(r.start) {
+	if d, ok := ctx.Deadline(); ok && e.clock.at(d) <= r.start {
 		e.server.expired.Inc()
 		return ctx, r, ErrDeadlineSpent
 	}
-	if f := e.faultsIn(h, r.in, r.start); f != nil {
+	shed := &e.server.shed
+	var why refusal
+	if r.permit, why = shed.admit(e, r.start, r.in.importance); why != admitted {
+		shed.count(e, r.in.criticality, why)
+		r.in.noRetry.Store(true)
+		return ctx, r, &shedError{strings.TrimSpace(string(shed.answers.Load().body[r.in.criticality][why]))}
+	}
+	r.held = true
+	if f := e.faultsIn(h, r.in, e.clock.time(r.start)); f != nil {
 		ctx = fault.With(ctx, f)
 	}
 	return ctx, r, nil
@@ -50,17 +62,30 @@ func (r *Received) NoRetry() bool { return r.in.noRetry.Load() }
 
 // End records the request under the class of an HTTP status that says how it ended.
 func (r *Received) End(status int) {
-	r.engine.server.record(r.engine, r.in.caller, status, time.Since(r.start))
+	now, shed := r.engine.clock.now(), &r.engine.server.shed
+	if r.held {
+		shed.leave(r.permit, now, status < 400, status == http.StatusGatewayTimeout)
+		shed.done.Add(1)
+		if status >= 500 {
+			shed.errors.Add(1)
+		}
+	}
+	r.engine.server.record(r.engine, r.in.caller, status, time.Duration(now-r.start))
 }
+
+// shedError is an ErrShed that says which limit refused.
+type shedError struct{ text string }
+
+func (s *shedError) Error() string        { return s.text }
+func (s *shedError) Is(target error) bool { return target == ErrShed }
 
 // Carry calls set with each header that a call made for the request of ctx hands on, the deadline excepted: name in
 // the form of [http.CanonicalHeaderKey]. attempt counts from 1.
 func (e *Engine) Carry(ctx context.Context, c *Command, attempt int, set func(name, value string)) {
 	in := inboundOf(ctx)
-	crit := c.set.Load().Criticality
+	crit, prio := in.lowered(c.set.Load().Criticality)
 	if in != nil {
 		attempt += in.attempt - 1
-		crit = max(crit, in.criticality)
 		if in.id != "" {
 			set(HeaderRequestID, in.id)
 		}
@@ -73,6 +98,9 @@ func (e *Engine) Carry(ctx context.Context, c *Command, attempt int, set func(na
 	}
 	set(HeaderAttempt, strconv.Itoa(attempt))
 	set(HeaderCriticality, crit.String())
+	if prio != usualPriority[crit] {
+		set(HeaderPriority, strconv.Itoa(int(prio)))
+	}
 	if e.app != "" {
 		set(HeaderCaller, e.app)
 	}

@@ -368,7 +368,7 @@ func TestIdempotentFunctionsAreTriedAgain(t *testing.T) {
 			{"not a bad request", c, t.Context(), []error{BadRequest(errBroken)}, 1, errBroken},
 			{"not what another command gave up", c, t.Context(), []error{&Error{Command: "y", Kind: Open, Cause: ErrOpen}}, 1, ErrOpen},
 			{"not unless it is idempotent", plain, t.Context(), []error{errBroken}, 1, errBroken},
-			{"not for a request that is itself a retry", c, context.WithValue(t.Context(), inboundKey{}, &inbound{attempt: 2}), []error{errBroken}, 1, errBroken},
+			{"not for a request that is itself a retry", c, context.WithValue(t.Context(), inboundKey{}, &inbound{attempt: 2, importance: importance{priority: 10}}), []error{errBroken}, 1, errBroken},
 		} {
 			ran := 0
 			_, err := Call(tc.ctx, tc.cmd, func(context.Context) (int, error) {
@@ -392,7 +392,7 @@ func TestRetriesOfFunctionsKeepToTheBudget(t *testing.T) {
 		e := newTestEngine(t, Options{})
 		c := e.Command("x", Settings{Idempotent: true, BreakerOff: true, Timeout: time.Minute})
 		ran := 0
-		in := &inbound{attempt: 1}
+		in := &inbound{attempt: 1, importance: importance{priority: 10}}
 		for range 1000 {
 			Call(context.WithValue(t.Context(), inboundKey{}, in), c, func(context.Context) (int, error) { ran++; return 0, errBroken })
 		}

@@ -63,15 +63,15 @@ func (e *Engine) Faulty(w http.ResponseWriter, r *http.Request, point, name stri
 	case err != nil && a.Drop, a.Reset:
 		reset(w)
 	case err != nil:
-		w.Header().Set("X-Ipc-Error", "injected")
+		w.Header().Set(headerError, "injected")
 		http.Error(w, err.Error(), http.StatusGatewayTimeout)
 	case a.Reject:
-		w.Header().Set("X-Ipc-Error", "injected")
+		w.Header().Set(headerError, "injected")
 		w.Header().Set("Retry-After", "1")
 		w.Header().Set(HeaderNoRetry, "1")
 		http.Error(w, a.Err.Error(), http.StatusServiceUnavailable)
 	case a.Status != 0:
-		w.Header().Set("X-Ipc-Error", "injected")
+		w.Header().Set(headerError, "injected")
 		http.Error(w, a.Err.Error(), a.Status)
 	case !a.Body.IsZero():
 		ctx, cancel := context.WithCancel(ctx)

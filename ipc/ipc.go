@@ -32,12 +32,14 @@
 //   - A broken app is refused after 20 calls in 10 s of which half failed; one call every 5 s tries it again.
 //   - At most MaxConcurrent calls of one command are in flight, also after timeouts.
 //   - A request is never altered, and its body is always closed.
+//   - A server that is overloaded five times over serves what is CRITICAL, within twice the time it takes unloaded from
+//     the third second on, as long as that alone is no overload; BULK is refused first. While requests are as fast as
+//     usual and processors are not busy nobody is refused.
 //   - Every list of instances is kept for ever; only a list that says otherwise replaces it.
 //
 // # What it does not
 //   - A run function that ignores its context delays its caller beyond the deadline, unless it is declared by [Define]
 //     and isolated by threads; else no goroutine stands between.
-//   - It does not limit concurrency adaptively or shed load.
 //   - A response body that breaks off after its headers came is the caller's to handle.
 //
 // # What it costs
@@ -86,6 +88,7 @@ type Options struct {
 	Config    *config.Properties // dynamic settings; nil: those of the code
 	Meter     *meter.Registry    // nil: no metrics
 	FaultKey  func() fault.Key   // verifies the X-Fit header; nil, or a nil key: no faults are injected
+	Server    ServerSettings     // of Handler; New panics if they make no sense
 	Transport http.RoundTripper  // makes the single exchanges; nil: a tuned http.Transport
 	Log       *slog.Logger       // nil: slog.Default()
 }
@@ -160,7 +163,7 @@ func New(o Options) *Engine {
 	e.commands.Store(&map[string]*Command{})
 	e.clusters.Store(&map[string]*cluster{})
 	e.pools.Store(&map[string]*pool{})
-	e.server.init(e)
+	e.server.init(e, o.Server)
 	e.watchSwitches()
 	for i, prefix := range prefixes {
 		e.unwatch = append(e.unwatch, o.Config.Prefix(prefix, func(p map[string]string) { e.configure(i, p) }))
@@ -286,6 +289,7 @@ func (e *Engine) configure(i int, p map[string]string) {
 	for _, p := range *e.pools.Load() {
 		p.resolve()
 	}
+	e.server.shed.configure(e, resolveServer(e.server.code, all, e.server.knobs, e.server.shed.set.Load(), e.refuse))
 }
 
 // resolve works out a command's settings. The caller holds mu.

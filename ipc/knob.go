@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The prefixes of the properties that set commands, pools and collapsers.
+// The prefixes of the properties that set commands, pools and collapsers; those of servers are beside their settings.
 const (
 	hystrixPrefix   = "hystrix.command."
 	ipcPrefix       = "ipc.command."
@@ -16,7 +16,7 @@ const (
 	collapserPrefix = "hystrix.collapser."
 )
 
-var prefixes = [...]string{hystrixPrefix, ipcPrefix, poolPrefix, collapserPrefix}
+var prefixes = [...]string{hystrixPrefix, ipcPrefix, poolPrefix, collapserPrefix, serverPrefix}
 
 // properties are all keys under the prefixes, with raw values. A map is never altered once stored.
 type properties map[string]string

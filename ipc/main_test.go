@@ -16,6 +16,7 @@ func newTestEngine(t testing.TB, o Options) *Engine {
 		o.Log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
 	e := New(o)
+	e.server.shed.sense = func() reading { return reading{} } // how busy the machine is must not matter
 	t.Cleanup(e.Close)
 	return e
 }

@@ -2,7 +2,6 @@ package ipc
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"sync"
 	"time"
@@ -24,7 +23,7 @@ type cacheKey struct {
 // with the returned context share a cache and a log, and hand on one request id. [Engine.Handler] opens one for each
 // request that it serves.
 func NewRequest(ctx context.Context) context.Context {
-	return context.WithValue(ctx, inboundKey{}, &inbound{attempt: 1, id: rand.Text(), criticality: CriticalityOf(ctx)})
+	return context.WithValue(ctx, inboundKey{}, &inbound{attempt: 1, id: newID(), importance: importanceIn(ctx)})
 }
 
 // Detach returns a context for work that goes on after the request has been answered: with the request's id,

@@ -3,10 +3,10 @@ package ipc
 import (
 	"bufio"
 	"context"
-	"crypto/rand"
 	"errors"
 	"io"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"strconv"
@@ -16,17 +16,17 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/ipc/limit"
 	"github.com/roadbed/roadbed/meter"
 )
 
 // inbound is what a request brought along and its calls take on.
 type inbound struct {
+	importance
 	id          string
-	caller      string
 	traceparent string
 	tracestate  string
 	attempt     int
-	criticality roadbed.Criticality
 	noRetry     atomic.Bool // a callee, or our own budget, asks that nobody upstream tries again
 	up          *inbound    // the inbound request in whose course this one is made for another process; see Adopt
 	request     request
@@ -34,7 +34,26 @@ type inbound struct {
 
 // detached returns what goes on after the request was answered.
 func (in *inbound) detached() *inbound {
-	return &inbound{id: in.id, caller: in.caller, traceparent: in.traceparent, tracestate: in.tracestate, attempt: in.attempt, criticality: in.criticality}
+	return &inbound{id: in.id, importance: in.importance, traceparent: in.traceparent, tracestate: in.tracestate, attempt: in.attempt}
+}
+
+// lowered returns how important a call is that is made for the request by a command: no more than the command says.
+func (in *inbound) lowered(c roadbed.Criticality) (roadbed.Criticality, uint8) {
+	switch {
+	case in == nil:
+		return c, usualPriority[c]
+	case c <= in.criticality:
+		return in.criticality, in.priority
+	}
+	return c, max(usualPriority[c], in.priority)
+}
+
+// importanceIn returns how important work is that is done in the course of ctx.
+func importanceIn(ctx context.Context) importance {
+	if in := inboundOf(ctx); in != nil {
+		return in.importance
+	}
+	return importance{priority: usualPriority[roadbed.Critical]}
 }
 
 type inboundKey struct{}
@@ -54,10 +73,7 @@ func RequestID(ctx context.Context) string {
 
 // CriticalityOf returns how important the request is that ctx serves; Critical outside a handler.
 func CriticalityOf(ctx context.Context) roadbed.Criticality {
-	if in := inboundOf(ctx); in != nil {
-		return in.criticality
-	}
-	return roadbed.Critical
+	return importanceIn(ctx).criticality
 }
 
 // CallerOf returns the app that made the request which ctx serves, "" if it did not say.
@@ -68,12 +84,22 @@ func CallerOf(ctx context.Context) string {
 	return ""
 }
 
+// PriorityOf returns how important the request is that ctx serves, from 1, the most, to 100; 10 outside a handler.
+func PriorityOf(ctx context.Context) int {
+	return int(importanceIn(ctx).priority)
+}
+
 // server is the engine's serving side.
 type server struct {
-	expired *meter.Counter
-	ignored *meter.Counter
-	callers atomic.Pointer[map[string]*[4]*meter.PercentileTimer] // by caller: 2xx to 5xx; copied on write
-	mu      sync.Mutex
+	expired   *meter.Counter
+	ignored   *meter.Counter
+	malformed *meter.Counter
+	shed      shedder
+	knobs     []knob[ServerSettings]
+	code      ServerSettings
+	none      *Command                                              // of the contexts of requests, which belong to no command
+	callers   atomic.Pointer[map[string]*[4]*meter.PercentileTimer] // by caller: 2xx to 5xx; copied on write
+	mu        sync.Mutex
 }
 
 const (
@@ -81,74 +107,218 @@ const (
 	maxIDLength = 128
 )
 
-func (s *server) init(e *Engine) {
+func (s *server) init(e *Engine, code ServerSettings) {
 	s.expired = e.meter.Counter("ipc.server.expired")
 	s.ignored = e.meter.Counter("ipc.fit.ignored")
+	s.malformed = e.meter.Counter("ipc.server.malformed")
+	s.code, s.knobs, s.none = code, serverKnobs(), &Command{engine: e, clock: e.clock}
+	s.shed.init(e, code)
 	s.callers.Store(&map[string]*[4]*meter.PercentileTimer{})
 }
 
 // Handler wraps next so that each request's context has its deadline, criticality, id and faults, which calls made
-// with that context hand on. A request whose time is up on arrival is answered 504 and does not reach next.
+// with that context hand on. A request whose time is up on arrival is answered 504 and does not reach next; under
+// overload the least important ones are answered 503, see [ServerSettings].
 func (e *Engine) Handler(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { e.serve(next, w, r) })
 }
 
+// servedRequest is one request that is worked on: its context, what it brought along and the response's writer, in one
+// allocation. It is never used again, because a handler may keep its context.
+type servedRequest struct {
+	scope
+	in     inbound
+	rec    recorder
+	permit limit.Permit
+	held   atomic.Bool // the permit
+	id     [1]string
+}
+
+// Value finds what the request brought along, and what the server's context has.
+func (s *servedRequest) Value(key any) any {
+	if _, ok := key.(inboundKey); ok {
+		return &s.in
+	}
+	return s.scope.Context.Value(key)
+}
+
+// leave gives the permit back, once.
+func (s *servedRequest) leave(now int64, ok, late bool) {
+	if s.held.CompareAndSwap(true, false) {
+		s.cmd.engine.server.shed.leave(s.permit, now, ok, late)
+	}
+}
+
+// serve works on a request.
+// hot path: 2 allocs without faults and with an id, none for a refusal, BenchmarkHandler
 func (e *Engine) serve(next http.Handler, w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
-	in := readInbound(r.Header)
-	w.Header().Set(HeaderRequestID, in.id)
-	rec := &recorder{ResponseWriter: w, in: in}
+	start, h, shed := e.clock.now(), r.Header, &e.server.shed
+	importance := e.server.importanceOf(h)
+	left, timed := readTimeout(h)
+	if timed && left <= 0 {
+		e.server.expired.Inc()
+		e.late(w, r, importance.caller, "the caller's time was up when the request arrived; it was not worked on", start)
+		return
+	}
+	permit, why := shed.admit(e, start, importance)
+	if why != admitted && !shed.patient() {
+		shed.count(e, importance.criticality, why)
+		shed.answer(w, r, importance.criticality, why)
+		e.server.record(e, importance.caller, shed.answers.Load().status, time.Duration(e.clock.now()-start))
+		return
+	}
+	s := &servedRequest{permit: permit}
+	s.in.importance = importance
+	s.in.read(&e.server, h)
+	s.scope.Context, s.cmd = r.Context(), e.server.none
+	s.rec = recorder{ResponseWriter: w, request: s}
+	if timed {
+		if d, ok := r.Context().Deadline(); !ok || time.Until(d) > left {
+			s.deadline = start + int64(left)
+		}
+	}
+	if why != admitted && !e.wait(s, w, r, why, start) {
+		return
+	}
+	s.held.Store(true)
+	out := w.Header()
+	s.id[0] = s.in.id
+	out[HeaderRequestID] = s.id[:1:1]
+	if rep := shed.report.Load(); rep != nil {
+		out[serverUtilized], out[serverLoad] = rep.utilization, rep.load
+	}
 	normal := false
 	defer func() {
-		status := rec.status
+		status, now := s.rec.status, e.clock.now()
 		if status == 0 {
 			status = http.StatusOK
 			if !normal {
 				status = http.StatusInternalServerError // next panicked
 			}
 		}
-		e.server.record(e, in.caller, status, time.Since(start))
+		late := s.deadline != 0 && now >= s.deadline
+		s.leave(now, status < 400 && !late && normal && s.scope.Context.Err() == nil, late)
+		s.end(context.Canceled)
+		shed.done.Add(1)
+		if status >= 500 {
+			shed.errors.Add(1)
+		}
+		e.server.record(e, s.in.caller, status, time.Duration(now-start))
 	}()
 
-	ctx := context.WithValue(r.Context(), inboundKey{}, in)
-	if left, ok := readTimeout(r.Header); ok {
-		if left <= 0 {
-			e.server.expired.Inc()
-			http.Error(rec, "the caller's time was up when the request arrived; it was not worked on", http.StatusGatewayTimeout)
-			normal = true
-			return
-		}
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, start.Add(left))
-		defer cancel()
-	}
-	if f := e.faultsIn(r.Header, in, start); f != nil {
-		e.Faulty(rec, r.WithContext(fault.With(ctx, f)), "server", e.app, next)
+	if f := e.faultsIn(h, &s.in, e.clock.time(start)); f != nil {
+		e.Faulty(&s.rec, r.WithContext(fault.With(s, f)), "server", e.app, next)
 		normal = true
 		return
 	}
-	next.ServeHTTP(rec, r.WithContext(ctx))
+	next.ServeHTTP(&s.rec, r.WithContext(s))
 	normal = true
 }
 
+// wait answers a request that is not let in, if need be after a while. It returns true if the request got a place.
+func (e *Engine) wait(s *servedRequest, w http.ResponseWriter, r *http.Request, why refusal, start int64) bool {
+	shed := &e.server.shed
+	p, got, err := shed.wait(s, why)
+	if got {
+		s.permit = p
+		return true
+	}
+	defer s.end(context.Canceled)
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, limit.ErrTooLate) {
+		e.server.expired.Inc()
+		w.Header()[HeaderNoRetry] = yes
+		e.late(w, r, s.in.caller, "the caller's time was up before the request's turn came; it was not worked on", start)
+		return false
+	}
+	if set := shed.set.Load(); set.PartitionBy != PartitionOff {
+		shed.limiter.HoldBack(s, partitionOf(set, &s.in.importance))
+	}
+	shed.count(e, s.in.criticality, why)
+	shed.answer(w, r, s.in.criticality, why)
+	e.server.record(e, s.in.caller, shed.answers.Load().status, time.Duration(e.clock.now()-start))
+	return false
+}
+
+// late answers a request that nobody waits for any more.
+func (e *Engine) late(w http.ResponseWriter, r *http.Request, caller, text string, start int64) {
+	if id := r.Header[HeaderRequestID]; plain(first(id)) {
+		w.Header()[HeaderRequestID] = id[:1:1]
+	}
+	http.Error(w, text, http.StatusGatewayTimeout)
+	e.server.record(e, caller, http.StatusGatewayTimeout, time.Duration(e.clock.now()-start))
+}
+
+// importance says which requests go first.
+type importance struct {
+	caller      string
+	criticality roadbed.Criticality
+	priority    uint8 // 1 is the most important, 100 the least
+}
+
+// importanceOf reads how important a request is. What is malformed counts as absent.
+func (s *server) importanceOf(h http.Header) (i importance) {
+	if c := first(h[HeaderCaller]); plain(c) {
+		i.caller = c
+	}
+	if v := first(h[HeaderCriticality]); v != "" {
+		c, err := roadbed.ParseCriticality(v)
+		if err != nil {
+			s.malformed.Inc()
+		}
+		i.criticality = c
+	}
+	var ok bool
+	if i.priority, ok = priorityOf(first(h[HeaderPriority]), i.criticality); !ok {
+		s.malformed.Inc()
+	}
+	return i
+}
+
 // readInbound reads what is handed on. What is malformed counts as absent.
-func readInbound(h http.Header) *inbound {
-	in := &inbound{attempt: 1, traceparent: h.Get("Traceparent"), tracestate: h.Get("Tracestate")}
-	if id := h.Get(HeaderRequestID); plain(id) {
+func readInbound(s *server, h http.Header) *inbound {
+	in := &inbound{importance: s.importanceOf(h)}
+	in.read(s, h)
+	return in
+}
+
+// read reads what else is handed on. What is malformed counts as absent.
+func (in *inbound) read(s *server, h http.Header) {
+	in.attempt = 1
+	in.traceparent, in.tracestate = first(h["Traceparent"]), first(h["Tracestate"])
+	if id := first(h[HeaderRequestID]); plain(id) {
 		in.id = id
 	} else {
-		in.id = rand.Text()
+		in.id = newID()
 	}
-	if c := h.Get(HeaderCaller); plain(c) {
-		in.caller = c
+	if v := first(h[HeaderAttempt]); v != "" {
+		if n, err := strconv.Atoi(v); err == nil && n > 0 && n <= 1000 {
+			in.attempt = n
+		} else {
+			s.malformed.Inc()
+		}
 	}
-	if n, err := strconv.Atoi(h.Get(HeaderAttempt)); err == nil && n > 0 && n <= 1000 {
-		in.attempt = n
+}
+
+func first(values []string) string {
+	if len(values) == 0 {
+		return ""
 	}
-	if c, err := roadbed.ParseCriticality(h.Get(HeaderCriticality)); err == nil {
-		in.criticality = c
+	return values[0]
+}
+
+// newID returns an id for a request that brought none.
+func newID() string {
+	const letters = "0123456789abcdefghjkmnpqrstvwxyz"
+	var b [24]byte
+	for i := range b {
+		if i%12 == 0 {
+			for x, j := rand.Uint64(), i; j < i+12; j++ {
+				b[j] = letters[x&31]
+				x >>= 5
+			}
+		}
 	}
-	return in
+	return string(b[:])
 }
 
 // plain reports whether s is short, not empty, and of visible ASCII.
@@ -167,11 +337,11 @@ func plain(s string) bool {
 // readTimeout returns how long the caller still waits, by the smallest of the headers that say so.
 func readTimeout(h http.Header) (left time.Duration, ok bool) {
 	for _, name := range [...]string{HeaderTimeout, "X-Envoy-Expected-Rq-Timeout-Ms"} {
-		if ms, valid := parseMillis(h.Get(name)); valid && (!ok || ms < left) {
+		if ms, valid := parseMillis(first(h[name])); valid && (!ok || ms < left) {
 			left, ok = ms, true
 		}
 	}
-	if d, valid := parseGRPCTimeout(h.Get("Grpc-Timeout")); valid && (!ok || d < left) {
+	if d, valid := parseGRPCTimeout(first(h["Grpc-Timeout"])); valid && (!ok || d < left) {
 		left, ok = d, true
 	}
 	return left, ok
@@ -249,15 +419,15 @@ func (s *server) addCaller(e *Engine, caller string) *[4]*meter.PercentileTimer 
 // recorder notes the status, and adds X-Ipc-No-Retry to failures that should not be tried again.
 type recorder struct {
 	http.ResponseWriter
-	in     *inbound
-	status int
+	request *servedRequest
+	status  int
 }
 
 // WriteHeader notes the final status.
 func (w *recorder) WriteHeader(status int) {
 	if w.status == 0 && (status >= 200 || status == http.StatusSwitchingProtocols) {
 		w.status = status
-		if status >= 500 && w.in.noRetry.Load() {
+		if status >= 500 && w.request.in.noRetry.Load() {
 			w.Header().Set(HeaderNoRetry, "1")
 		}
 	}
@@ -285,6 +455,9 @@ func (w *recorder) Flush() {
 	if w.status == 0 {
 		w.status = http.StatusOK
 	}
+	if first(w.Header()["Content-Type"]) == "text/event-stream" {
+		w.request.leave(0, false, false) // it may last for hours and says nothing about load
+	}
 	if err := http.NewResponseController(w.ResponseWriter).Flush(); err != nil && !errors.Is(err, http.ErrNotSupported) {
 		return // the connection is broken; the next Write says so
 	}
@@ -295,6 +468,9 @@ func (w *recorder) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
 	if err == nil && w.status == 0 {
 		w.status = http.StatusSwitchingProtocols
+	}
+	if err == nil {
+		w.request.leave(0, false, false) // who works on the connection from now on is not ours to count
 	}
 	return c, rw, err
 }

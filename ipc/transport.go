@@ -28,8 +28,11 @@ const (
 	HeaderAttempt     = "X-Ipc-Attempt"    // 1, or more for a retry; kept by those who serve it
 	HeaderCaller      = "X-Ipc-Caller"     // the calling app
 	HeaderCriticality = "X-Ipc-Criticality"
+	HeaderPriority    = "X-Ipc-Priority" // 1, the most important, to 100; only if it is not the usual one of the criticality
 	HeaderNoRetry     = "X-Ipc-No-Retry" // in a response: "1" = do not try again, here or upstream
 	HeaderRequestID   = "X-Request-Id"
+
+	headerError = "X-Ipc-Error" // in a response: why it is no answer of the handler's: "injected", "shed"
 )
 
 const (
@@ -137,8 +140,8 @@ type exchange struct {
 
 	ended  atomic.Bool
 	body   responseBody
-	url    url.URL   // of the first attempt
-	values [8]string // of its headers
+	url    url.URL    // of the first attempt
+	values [10]string // of its headers
 }
 
 // RoundTrip makes a balanced call if the request's host is the name of an app, and a plain one otherwise.
@@ -600,8 +603,11 @@ func (x *exchange) request(ctx context.Context, t *try) (*http.Request, error) {
 	if x.engine.app != "" {
 		set(HeaderCaller, x.engine.app)
 	}
-	if c := x.criticality(); c != roadbed.Critical || in != nil {
+	if c, p := in.lowered(x.cmd.set.Load().Criticality); c != roadbed.Critical || in != nil {
 		set(HeaderCriticality, c.String())
+		if p != usualPriority[c] {
+			set(HeaderPriority, strconv.Itoa(int(p)))
+		}
 	}
 	if f := x.faults(); f != nil {
 		set(fault.Header, f.Header())
@@ -622,14 +628,6 @@ func (x *exchange) request(ctx context.Context, t *try) (*http.Request, error) {
 func outgoing(left time.Duration) (ms int64, ok bool) {
 	ms = int64((left - max(minMargin, left/100)) / time.Millisecond)
 	return ms, ms > 0
-}
-
-func (x *exchange) criticality() roadbed.Criticality {
-	c := x.cmd.set.Load().Criticality
-	if x.inbound != nil {
-		c = max(c, x.inbound.criticality)
-	}
-	return c
 }
 
 // faults returns the rules of this request.
@@ -663,7 +661,7 @@ func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *
 		resp = &http.Response{
 			Status: strconv.Itoa(a.Status) + " " + http.StatusText(a.Status), StatusCode: a.Status,
 			Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, ContentLength: int64(len(text)), Request: x.orig,
-			Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, "X-Ipc-Error": {"injected"}},
+			Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, headerError: {"injected"}},
 			Body:   io.NopCloser(strings.NewReader(text)),
 		}
 		return resp, nil, bent, true
@@ -683,7 +681,7 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 	kind, e, r := None, success, resultSuccess
 	if resp.StatusCode >= 500 {
 		kind, e, r = Failed, failure, resultFailure
-		if resp.Header.Get("X-Ipc-Error") == "injected" {
+		if resp.Header.Get(headerError) == "injected" {
 			kind = Injected
 		}
 	}

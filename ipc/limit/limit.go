@@ -93,15 +93,25 @@ type Limiter struct {
 	_        [56]byte
 	limit    atomic.Int64
 	slow     atomic.Bool
+	proven   atomic.Int64
+	needed   atomic.Int64
 	parts    atomic.Pointer[partitions]
 	delayed  atomic.Int64
-	_        [32]byte
+	_        [16]byte
 
 	mu     sync.Mutex // guards what follows
 	config Config
-	end    int64 // when the present window closes
+	begun  int64 // when the present window was begun
+	end    int64 // when it closes
 	now    window
 	usual  float64 // mean nanoseconds of an unloaded request: the fastest window, which ages
+	borne  float64 // the most requests in flight, on the mean of a window, while none waited; it ages
+	least  int
+	most   int // 0: none
+
+	quickBegun           int64 // of a shorter window, by which slow is told
+	quickSum, quickCount int64
+	rate                 float64 // requests in flight that the present rate needs, as Needed tells
 }
 
 // window is the sum of the samples of one window.
@@ -113,8 +123,15 @@ type window struct {
 }
 
 const (
-	slower = 1.5       // times the usual
-	ageing = 1.0 / 600 // of the usual, per window
+	slower     = 1.5       // times the usual
+	unslowed   = 1.1       // times the usual, while nothing waits
+	ageing     = 1.0 / 600 // of the usual, per window
+	forgotten  = 0.99      // of what was borne is left, per window
+	remembered = 0.999     // per window in which requests are slow
+	quick      = int64(25 * time.Millisecond)
+	quickMost  = 10 // samples at least, or quickLong
+	quickLong  = int64(time.Second)
+	rateShare  = 0.1
 )
 
 // New makes a limiter. It fails if the configuration makes no sense.
@@ -142,17 +159,35 @@ func (l *Limiter) Configure(c Config) error {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.config, l.now, l.end, l.usual = c, window{}, 0, 0
+	l.config, l.now, l.end, l.usual, l.borne = c, window{}, 0, 0, 0
+	l.quickBegun, l.quickSum, l.quickCount, l.rate = 0, 0, 0, 0
 	l.slow.Store(false)
+	l.proven.Store(0)
+	l.needed.Store(0)
 	l.parts.Store(parts)
 	l.setLimit(c.Algorithm.Limit())
+	parts.setLimit(int(l.limit.Load()))
 	return nil
+}
+
+// Bound holds the limit between least and most, whatever the algorithm says; most 0 is no bound.
+func (l *Limiter) Bound(least, most int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.least != least || l.most != most {
+		l.least, l.most = least, most
+		l.setLimit(l.config.Algorithm.Limit())
+	}
 }
 
 // setLimit publishes the limit. The caller holds mu.
 func (l *Limiter) setLimit(n int) {
-	l.limit.Store(int64(n))
-	l.parts.Load().setLimit(n)
+	if n = max(n, l.least); l.most > 0 {
+		n = min(n, l.most)
+	}
+	if int64(n) != l.limit.Swap(int64(n)) {
+		l.parts.Load().setLimit(n)
+	}
 }
 
 // Permit is the right to work on one request. Give it back once, with Success, Ignore or Drop.
@@ -162,16 +197,31 @@ type Permit struct {
 	part     *part // nil without partitions
 }
 
+// InFlight returns how many were in flight when this one came, itself included.
+func (p Permit) InFlight() int { return int(p.inflight) }
+
+// Guaranteed reports whether the request is within the share of its partition. Without a partition it is not.
+func (p Permit) Guaranteed() bool { return p.part != nil && p.part.busy.Load() <= p.part.limit.Load() }
+
 // Limit returns how many requests may be in flight now.
 func (l *Limiter) Limit() int { return int(l.limit.Load()) }
 
 // InFlight returns how many are.
 func (l *Limiter) InFlight() int { return int(l.inflight.Load()) }
 
-// Slow reports whether the requests of the last window took half as long again as they usually do, or some were
-// dropped: whether there is a reason for the limit beside itself. What is usual is the fastest window; it ages, so that
-// requests which have become slower for good are usual after some ten minutes.
+// Slow reports whether requests lately took half as long again as they usually do, or some were dropped: whether there
+// is a reason for the limit beside itself. It looks at the last 25 ms, or as long as ten requests take. What is usual is
+// the fastest window; it ages, so that requests which have become slower for good are usual after some ten minutes.
 func (l *Limiter) Slow() bool { return l.slow.Load() }
+
+// Proven returns how many requests in flight, on the mean of a window, did not slow each other down. It ages by a
+// hundredth per second, by a thousandth while requests are slow.
+func (l *Limiter) Proven() int { return int(l.proven.Load()) }
+
+// Needed returns how many requests have to be in flight to end as many as ended while they were slow, if each took as
+// long as usual: what is in flight beyond waits. It is 0 before any were slow. Source: Little's law; TCP BBR, Cardwell
+// et al. 2016, sets its window so.
+func (l *Limiter) Needed() int { return int(l.needed.Load()) }
 
 // Acquire lets one more request in unless as many as the limit are in flight.
 // hot path: 0 allocs, BenchmarkAcquire
@@ -226,6 +276,11 @@ func (l *Limiter) sample(p Permit, now int64, dropped bool) {
 		w.samples++
 		w.inflight = max(w.inflight, int(p.inflight))
 		w.dropped = w.dropped || dropped
+		l.quickSum += rtt
+		l.quickCount++
+	}
+	if took := now - l.quickBegun; took >= quick && (l.quickCount >= quickMost || took >= quickLong) {
+		l.judge(now)
 	}
 	if now > l.end {
 		l.close(now)
@@ -233,13 +288,30 @@ func (l *Limiter) sample(p Permit, now int64, dropped bool) {
 	l.mu.Unlock()
 }
 
+// judge decides whether requests are slow. The caller holds mu.
+func (l *Limiter) judge(now int64) {
+	slow := l.now.dropped
+	if l.quickCount >= quickMost && l.usual > 0 {
+		slow = slow || float64(l.quickSum) > slower*l.usual*float64(l.quickCount)
+		rate := float64(l.quickCount) / float64(now-l.quickBegun) * l.usual
+		switch {
+		case l.rate == 0 && slow:
+			l.rate = rate
+		case slow || rate > l.rate && l.rate > 0: // requests that are not slow do not show what there could be
+			l.rate += (rate - l.rate) * rateShare
+		}
+		l.needed.Store(int64(math.Ceil(l.rate)))
+	}
+	l.slow.Store(slow)
+	l.quickBegun, l.quickSum, l.quickCount = now, 0, 0
+}
+
 // close ends the window and starts the next. The caller holds mu; there is a sample.
 func (l *Limiter) close(now int64) {
-	w, c := l.now, &l.config.Window
-	l.now = window{}
+	w, c, took := l.now, &l.config.Window, now-l.begun
+	l.now, l.begun = window{}, now
 	l.end = now + min(max(2*w.fastest, int64(c.Least)), int64(c.Longest))
 	if w.samples < c.Samples {
-		l.slow.Store(w.dropped)
 		return
 	}
 	mean := w.sum / int64(w.samples)
@@ -248,10 +320,13 @@ func (l *Limiter) close(now int64) {
 	} else {
 		l.usual += (m - l.usual) * ageing
 	}
-	l.slow.Store(w.dropped || float64(mean) > slower*l.usual)
-	if n := l.config.Algorithm.Update(time.Duration(mean), w.inflight, w.dropped); n != int(l.limit.Load()) {
-		l.setLimit(n)
+	if float64(mean) <= unslowed*l.usual && !w.dropped {
+		l.borne = max(l.borne*forgotten, float64(w.sum)/float64(max(took, 1))) // by Little's law
+	} else {
+		l.borne *= remembered // it cannot be shown anew
 	}
+	l.proven.Store(int64(l.borne))
+	l.setLimit(l.config.Algorithm.Update(time.Duration(mean), w.inflight, w.dropped))
 }
 
 // Fixed is a limit that never moves.

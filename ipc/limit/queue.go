@@ -74,11 +74,13 @@ func (q *Queue) Acquire(ctx context.Context) (Permit, error) {
 		return p, nil
 	}
 	w := &waiter{got: make(chan result, 1)}
-	wait := q.c.Wait
+	wait, waited := q.c.Wait, ErrWaited
 	if t, ok := ctx.Deadline(); ok {
 		left := time.Until(t)
 		w.deadline = now + int64(left)
-		wait = min(wait, left)
+		if left <= wait {
+			wait, waited = left, context.DeadlineExceeded
+		}
 	}
 	q.mu.Lock()
 	switch {
@@ -95,11 +97,12 @@ func (q *Queue) Acquire(ctx context.Context) (Permit, error) {
 
 	t := time.NewTimer(wait)
 	defer t.Stop()
-	err := ErrWaited
+	var err error
 	select {
 	case r := <-w.got:
 		return r.permit, r.err
 	case <-t.C:
+		err = waited
 	case <-ctx.Done():
 		err = ctx.Err()
 	}
