@@ -60,6 +60,15 @@ func (r *Received) RequestID() string { return r.in.id }
 // NoRetry reports whether a callee, or the budget of this process, asks that nobody upstream tries again.
 func (r *Received) NoRetry() bool { return r.in.noRetry.Load() }
 
+// Streams tells that the request lasts as long as its caller likes: it no longer counts as in flight, and says nothing
+// about load.
+func (r *Received) Streams() {
+	if r.held {
+		r.held = false
+		r.engine.server.shed.leave(r.permit, 0, false, false)
+	}
+}
+
 // End records the request under the class of an HTTP status that says how it ended.
 func (r *Received) End(status int) {
 	now, shed := r.engine.clock.now(), &r.engine.server.shed

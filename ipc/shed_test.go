@@ -456,6 +456,10 @@ func TestGRPCRequestsAreShedToo(t *testing.T) {
 		t.Errorf("the second: got %v, no retry %v; want ErrShed that says why, and true", err, r.NoRetry())
 	}
 	r.End(503)
+	first.Streams()
+	if n := e.server.shed.limiter.InFlight(); n != 0 {
+		t.Errorf("%d in flight while the first streams, want 0", n)
+	}
 	first.End(200)
 	if n := e.server.shed.limiter.InFlight(); n != 0 {
 		t.Errorf("%d in flight, want 0", n)

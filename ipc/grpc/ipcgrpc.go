@@ -271,7 +271,7 @@ func Serve(e *ipc.Engine) []grpc.ServerOption {
 type server struct{ engine *ipc.Engine }
 
 func (s server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (reply any, err error) {
-	err = s.serve(ctx, grpc.ServerTransportStreamFromContext(ctx), func(ctx context.Context) error {
+	err = s.serve(ctx, grpc.ServerTransportStreamFromContext(ctx), false, func(ctx context.Context) error {
 		reply, err = handle(ctx, req)
 		return err
 	})
@@ -279,7 +279,7 @@ func (s server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, han
 }
 
 func (s server) stream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	return s.serve(ss.Context(), grpc.ServerTransportStreamFromContext(ss.Context()), func(ctx context.Context) error {
+	return s.serve(ss.Context(), grpc.ServerTransportStreamFromContext(ss.Context()), true, func(ctx context.Context) error {
 		return handle(srv, &served{ss, ctx})
 	})
 }
@@ -293,8 +293,11 @@ type served struct {
 // Context returns the request's context.
 func (s *served) Context() context.Context { return s.ctx }
 
-func (s server) serve(ctx context.Context, t grpc.ServerTransportStream, handle func(context.Context) error) (err error) {
+func (s server) serve(ctx context.Context, t grpc.ServerTransportStream, streams bool, handle func(context.Context) error) (err error) {
 	ctx, r, err := s.engine.Receive(ctx, headers(ctx))
+	if err == nil && streams {
+		r.Streams()
+	}
 	panicked := true
 	defer func() {
 		if panicked {
