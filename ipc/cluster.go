@@ -1,10 +1,11 @@
 package ipc
 
 import (
+	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
-	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/ipc/balance"
 	"github.com/roadbed/roadbed/meter"
 )
@@ -21,14 +22,21 @@ type cluster struct {
 	ready  chan struct{}                                 // closed once the first list has come
 	zones  atomic.Pointer[map[string]*[2]*meter.Counter] // attempts by the callee's zone: success, failure
 
-	mu     sync.Mutex
-	stop   func()
-	first  sync.Once
-	closed bool
+	applying  sync.Mutex // guards what follows from the settings:
+	over      bool
+	source    source
+	stop      func() // of the list
+	pinging   string
+	stopPings func()
+
+	mu       sync.Mutex // guards additions to zones, and:
+	unfollow func()
+	first    sync.Once
+	closed   bool
 }
 
 func newCluster(e *Engine, name string, cmd *Command) *cluster {
-	cl := &cluster{name: name, engine: e, cmd: cmd, budget: &cmd.budget, ready: make(chan struct{})}
+	cl := &cluster{name: name, engine: e, cmd: cmd, budget: &cmd.budget, ready: make(chan struct{}), stopPings: func() {}}
 	cl.lb = balance.New(balance.Config{Zone: e.zone, At: e.clock.at, Event: cl.changed})
 	cl.zones.Store(&map[string]*[2]*meter.Counter{})
 	return cl
@@ -46,16 +54,22 @@ func (cl *cluster) changed(ev balance.Event) {
 	cl.engine.log.Warn("balancer: instance ejected: "+ev.Text, "app", cl.name, "instance", ev.Endpoint.ID, "addr", ev.Endpoint.Addr)
 }
 
-// watch follows the app's list.
+// watch follows the app's settings and its list.
 func (cl *cluster) watch(l Lists) {
-	stop := l.Watch(cl.name, func(list []roadbed.Instance) { cl.lb.Update(list, cl.engine.clock.now()) })
+	unfollow := cl.engine.Balancing(cl.name, func(s balance.Settings) {
+		cl.applying.Lock()
+		defer cl.applying.Unlock()
+		if !cl.over {
+			cl.configure(l, s)
+		}
+	})
 	cl.first.Do(func() { close(cl.ready) })
 	cl.mu.Lock()
-	cl.stop = stop
+	cl.unfollow = unfollow
 	closed := cl.closed
 	cl.mu.Unlock()
 	if closed {
-		stop()
+		cl.end(unfollow)
 	}
 }
 
@@ -63,22 +77,62 @@ func (cl *cluster) close() {
 	cl.first.Do(func() { close(cl.ready) })
 	cl.mu.Lock()
 	cl.closed = true
-	stop := cl.stop
+	unfollow := cl.unfollow
 	cl.mu.Unlock()
-	if stop != nil {
-		stop()
+	if unfollow != nil {
+		cl.end(unfollow)
 	}
 }
 
-// pick chooses an endpoint for a first attempt, nil if there is none. Before the first list has come it waits for it.
-func (cl *cluster) pick(now int64) *balance.Endpoint {
-	ep := cl.lb.Pick(now)
-	if ep == nil {
-		<-cl.ready
-		ep = cl.lb.Pick(now)
+// end stops following.
+func (cl *cluster) end(unfollow func()) {
+	unfollow()
+	cl.applying.Lock()
+	defer cl.applying.Unlock()
+	if cl.over {
+		return
 	}
-	return ep
+	cl.over = true
+	cl.stop()
+	cl.stopPings()
 }
+
+// pick chooses an endpoint for a first attempt. Before the first list has come it waits for it, and with RetryRule for
+// an instance that lives; ctx ends the latter.
+func (cl *cluster) pick(ctx context.Context, now int64) (*balance.Endpoint, error) {
+	if ep := cl.lb.Pick(now); ep != nil {
+		return ep, nil
+	}
+	<-cl.ready
+	for until := now + int64(cl.lb.Patience()); ; now = cl.engine.clock.now() {
+		if ep := cl.lb.Pick(now); ep != nil {
+			return ep, nil
+		}
+		if now >= until || ctx.Err() != nil {
+			return nil, &noEndpoint{cl.lb.Missing(now)}
+		}
+		timer := time.NewTimer(askAgain)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+const askAgain = 5 * time.Millisecond
+
+// noEndpoint is an ErrNoEndpoint that says why.
+type noEndpoint struct{ why string }
+
+func (n *noEndpoint) Error() string {
+	if n.why == "" {
+		return ErrNoEndpoint.Error()
+	}
+	return ErrNoEndpoint.Error() + ": " + n.why
+}
+
+func (n *noEndpoint) Unwrap() error { return ErrNoEndpoint }
 
 // listed reports whether any instance of the app is known, once the first list has come.
 func (cl *cluster) listed() bool {

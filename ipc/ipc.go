@@ -52,6 +52,7 @@ import (
 	"maps"
 	"net/http"
 	"runtime"
+	"slices"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -65,7 +66,8 @@ import (
 
 // Lists tells where the instances of apps are. A discovery client is one, [Static] another.
 type Lists interface {
-	// Watch calls fn with the instances of app known now, before it returns, and again after each change.
+	// Watch calls fn with the instances of app known now, before it returns, and again after each change. An empty app
+	// means every app.
 	Watch(app string, fn func([]roadbed.Instance)) (stop func())
 }
 
@@ -74,7 +76,11 @@ type Static map[string][]roadbed.Instance
 
 // Watch calls fn once.
 func (s Static) Watch(app string, fn func([]roadbed.Instance)) (stop func()) {
-	fn(s[app])
+	if app == "" {
+		fn(slices.Concat(slices.Collect(maps.Values(s))...))
+	} else {
+		fn(s[app])
+	}
 	return func() {}
 }
 

@@ -246,9 +246,9 @@ func (x *exchange) try(set *settings, retries int, idempotent bool) (*http.Respo
 	}
 	idempotent = idempotent || isIdempotent(x.orig)
 	now := clk.now()
-	ep := x.cluster.pick(now)
-	if ep == nil {
-		return nil, &Error{Command: x.cluster.name, Kind: NoEndpoint, Cause: ErrNoEndpoint}
+	ep, err := x.cluster.pick(&x.scope, now)
+	if err != nil {
+		return nil, &Error{Command: x.cluster.name, Kind: NoEndpoint, Cause: err}
 	}
 	t := &x.first
 	t.at, t.endpoint = now, ep
@@ -527,9 +527,9 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 	t.end = end
 	v := balance.Answered
 	switch {
-	case err == nil && resp.StatusCode >= 500:
-		v = balance.Erred
 	case err == nil:
+		v = balance.OfStatus(resp.StatusCode)
+		reported(ep, resp.Header, end)
 	case errors.Is(x.scope.Context.Err(), context.Canceled), context.Cause(ctx) == errOutrun:
 		v = balance.Abandoned
 	case isUnsent(err):
@@ -539,9 +539,7 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 	default:
 		v = balance.Broken
 	}
-	if ep.Done(v, end, end-start) {
-		x.cluster.lb.Refresh(end)
-	}
+	ep.Done(v, end, end-start)
 	if v != balance.Abandoned {
 		x.cluster.attempt(ep.Zone, v == balance.Answered)
 	}
@@ -552,6 +550,19 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 		resp.Body = bent.Reader(ctx, resp.Body, resp.ContentLength)
 	}
 	return resp, nil
+}
+
+// reported takes what the callee says of its load, if it does. What makes no sense is no report.
+func reported(ep *balance.Endpoint, h http.Header, now int64) {
+	if v := h[balance.HeaderUtilization]; len(v) > 0 {
+		if load, err := balance.ParseUtilization(v[0]); err == nil {
+			ep.Report(load, now)
+		}
+	} else if v := h[balance.HeaderLoad]; len(v) > 0 {
+		if l, err := balance.ParseLoad(v[0]); err == nil && l.Utilization() > 0 {
+			ep.Report(l.Utilization(), now)
+		}
+	}
 }
 
 // request builds what goes to ep. The caller's request stays as it is; attempts share nothing that is written to.
@@ -805,8 +816,8 @@ func (b *responseBody) Read(p []byte) (int, error) {
 // broke tells the balancer of a body that ended early, unless that was the caller's doing.
 func (b *responseBody) broke(err error) {
 	x, now := b.x, b.x.engine.clock.now()
-	if x.scope.Err() == nil && b.ep.Done(balance.Broken, now, 0) {
-		x.cluster.lb.Refresh(now)
+	if x.scope.Err() == nil {
+		b.ep.Done(balance.Broken, now, 0)
 	}
 	r := x.record(x.permit.start, b.end, None, b.status, nil)
 	r.broke, r.brokeAt = err, now

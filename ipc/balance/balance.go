@@ -9,9 +9,7 @@
 //	ep.Begin()
 //	...
 //	ep.End()
-//	if ep.Done(balance.Answered, now, took) {
-//		b.Refresh(now)
-//	}
+//	ep.Done(balance.Answered, now, took)
 //
 // Times are nanoseconds on one clock of the caller's, which never goes back.
 //
@@ -31,6 +29,7 @@ package balance
 import (
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -44,9 +43,10 @@ const Never = int64(math.MaxInt64)
 
 // Config says who chooses. The zero value has no zone and tells nobody of what happens.
 type Config struct {
-	Zone  string                // the caller's own; its endpoints are preferred
-	At    func(time.Time) int64 // converts to the caller's clock; nil: instances are taken to be warm
-	Event func(Event)           // is told of changes worth knowing; must not call the balancer; nil: nobody is
+	Zone     string                // the caller's own; its endpoints are preferred
+	At       func(time.Time) int64 // converts to the caller's clock; nil: instances are taken to be warm
+	Event    func(Event)           // is told of changes worth knowing; must not call the balancer; nil: nobody is
+	Settings *Settings             // nil: Defaults
 }
 
 // Event is a change in what the balancer chooses from.
@@ -67,28 +67,37 @@ const (
 
 // Balancer chooses among the endpoints of one app. Its methods may be called from many goroutines.
 type Balancer struct {
-	zone  string
-	at    func(time.Time) int64
-	event func(Event)
+	zone      string
+	at        func(time.Time) int64
+	event     func(Event)
+	settings  atomic.Pointer[Settings]
+	knowsTime atomic.Bool // somebody has answered once
+	next      turns
+	picks     atomic.Pointer[picks]
+	trace     trace
 
-	picks atomic.Pointer[picks]
-	trace trace
-
-	mu    sync.Mutex           // guards what follows, and writes of picks
-	known map[string]*Endpoint // by id and address
-	all   []*Endpoint          // the same in the order of their ids
+	mu       sync.Mutex           // guards what follows, and writes of picks
+	known    map[string]*Endpoint // by id and address
+	all      []*Endpoint          // the same in the order of their ids
+	nextLook int64                // when to look for outliers
+	weighted bool                 // not all weigh the same
+	ordinal  int                  // which of so many callers of its kind this one is
+	callers  int                  // 0 = unknown
+	ribbon   ribbonState
 }
 
 // picks is what the balancer chooses from: immutable, replaced as a whole when the list or somebody's fitness changes.
 type picks struct {
 	all     []*Endpoint // every instance of the list
 	fit     []candidate // the eligible ones, or in a panic all that could be
-	local   []candidate // those of fit in the own zone; empty without any
+	local   []candidate // those of fit in the own zone; empty without any, or when zones do not matter
 	remote  []candidate // the others of fit
 	share   float64     // of the traffic that the local ones should take
+	away    []away      // the zones that take the rest, with spare capacity; none: all of remote
 	median  float64     // round trip of those that know theirs, nanoseconds
 	expires int64       // when to look again
 	panic   bool        // too few are healthy, so health does not count
+	rules   *ruled      // a rule of Ribbon's chooses; nil: p2c
 }
 
 // candidate is an endpoint with what its cost is to be multiplied by as long as these picks last.
@@ -97,18 +106,66 @@ type candidate struct {
 	factor float64
 }
 
+// away is another zone.
+type away struct {
+	list []candidate
+	upTo float64 // of the traffic that leaves the own zone, what this zone and those before it take
+}
+
 const (
-	lookAgain    = int64(time.Second)
-	panicPercent = 50
-	spill        = 2.0 // a remote endpoint wins if the local one costs more than so many times as much
-	defaultRTT   = float64(20 * time.Millisecond)
+	lookAgain  = int64(time.Second)
+	spill      = 2.0 // a remote endpoint wins if the local one costs more than so many times as much
+	defaultRTT = float64(20 * time.Millisecond)
+	maxLoad    = 1000
+	minWeight  = 0.01
+	maxWeight  = 100
 )
 
 // New makes a balancer that has no endpoints yet.
 func New(c Config) *Balancer {
 	b := &Balancer{zone: c.Zone, at: c.At, event: c.Event, known: map[string]*Endpoint{}}
+	if c.Settings == nil {
+		d := Defaults()
+		c.Settings = &d
+	}
+	b.settings.Store(c.Settings)
 	b.picks.Store(&picks{expires: Never, median: defaultRTT})
 	return b
+}
+
+// Configure replaces the settings, which [Resolve] or [Defaults] made.
+func (b *Balancer) Configure(s Settings, now int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.settings.Store(&s)
+	if len(b.all) > 0 {
+		b.rebuild(now)
+	}
+}
+
+// Patience is how long to go on asking when there is nobody: RetryRule's time, otherwise none.
+func (b *Balancer) Patience() time.Duration {
+	if s := b.settings.Load(); s.Rule == RetryRule {
+		return s.RetryRuleTime
+	}
+	return 0
+}
+
+// Settings returns what is in force.
+func (b *Balancer) Settings() Settings { return *b.settings.Load() }
+
+// SetCallers tells which of how many callers of its kind this one is, counted from 0, so that [Settings.SubsetSize]
+// lets each use other endpoints. Without it there are no subsets.
+func (b *Balancer) SetCallers(ordinal, callers int, now int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if ordinal < 0 || ordinal >= callers {
+		ordinal, callers = 0, 0
+	}
+	b.ordinal, b.callers = ordinal, callers
+	if len(b.all) > 0 {
+		b.rebuild(now)
+	}
 }
 
 // Update takes a new list. Endpoints that stay keep their statistics; one that went UP again, or whose instance is a
@@ -117,17 +174,20 @@ func (b *Balancer) Update(list []roadbed.Instance, now int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next := make(map[string]*Endpoint, len(list))
+	b.weighted = false
 	for _, i := range list {
 		key := i.ID + "\x00" + i.Addr()
 		ep := b.known[key]
 		if ep == nil {
-			ep = &Endpoint{ID: i.ID, Addr: i.Addr(), Zone: i.Location.Zone, Secure: i.Secure, since: noSince}
+			ep = &Endpoint{lb: b, ID: i.ID, Addr: i.Addr(), Zone: i.Location.Zone, Secure: i.Secure, since: noSince}
 			ep.last.Store(now)
 		}
 		since := int64(noSince)
 		if !i.Since.IsZero() && b.at != nil {
 			since = b.at(i.Since)
 		}
+		ep.weight = weightOf(i.Metadata["weight"])
+		b.weighted = b.weighted || ep.weight != 1
 		ep.listed(i.Status, since)
 		next[key] = ep
 	}
@@ -142,8 +202,45 @@ func (b *Balancer) Update(list []roadbed.Instance, now int64) {
 		}
 		return strings.Compare(a.Addr, b.Addr)
 	})
+	b.ribbon.listed = true
 	b.rebuild(now)
 }
+
+// weightOf reads an instance's weight: how much more than others it should get. What makes no sense is 1.
+func weightOf(text string) float64 {
+	w, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(w >= minWeight && w <= maxWeight) {
+		return 1
+	}
+	return w
+}
+
+// byWeight repeats endpoints by their weights: one that is drawn as often as others gets at most twice what they get.
+func byWeight(list []candidate) (out []candidate) {
+	least := math.Inf(1)
+	for _, c := range list {
+		least = min(least, c.weight)
+	}
+	for _, c := range list {
+		for range min(int(math.Round(c.weight/least)), maxWeight) {
+			out = append(out, c)
+		}
+	}
+	return out
+}
+
+// SetAlive takes the outcome of pings: who is not in alive is dead.
+func (b *Balancer) SetAlive(alive func(*Endpoint) bool, now int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, ep := range b.all {
+		ep.dead.Store(!alive(ep))
+	}
+	b.rebuild(now)
+}
+
+// Endpoints returns everybody who is listed, in the order of their ids.
+func (b *Balancer) Endpoints() []*Endpoint { return slices.Clone(b.picks.Load().all) }
 
 // Refresh takes what has become of the endpoints into account at once.
 func (b *Balancer) Refresh(now int64) {
@@ -160,18 +257,22 @@ func (b *Balancer) Typical() int64 { return int64(b.picks.Load().median) }
 
 // rebuild replaces the picks. The caller holds mu.
 func (b *Balancer) rebuild(now int64) {
+	set := b.settings.Load()
 	p := &picks{all: b.all, expires: now + lookAgain}
 	var up, live, fit, others []candidate
 	var rtts []float64
-	b.ejectWorst(now)
-	var zones []string
-	for _, ep := range b.all {
-		s := ep.standing(now)
+	b.ejectDue(now, set)
+	inUse, shares := b.subset(set)
+	for i, ep := range inUse {
+		s := ep.standing(now, set.WarmUp)
 		p.expires = min(p.expires, s.changes)
 		if r := math.Float64frombits(ep.rtt.Load()); r > 0 {
 			rtts = append(rtts, r)
 		}
-		c := candidate{ep, 1 / s.warm}
+		c := candidate{ep, 1 / (s.warm * ep.weight)}
+		if shares != nil {
+			c.factor /= shares[i]
+		}
 		if s.status != roadbed.Up {
 			if s.status != roadbed.OutOfService {
 				others = append(others, c)
@@ -184,14 +285,11 @@ func (b *Balancer) rebuild(now int64) {
 		}
 		if s.fit {
 			fit = append(fit, c)
-			if !slices.Contains(zones, ep.Zone) {
-				zones = append(zones, ep.Zone)
-			}
 		}
 	}
 	// Who refuses connections serves nobody, so panic does not bring it back while anybody else lives.
 	switch {
-	case len(fit)*100 >= len(live)*panicPercent && len(fit) > 0:
+	case len(fit) > 0 && len(fit)*100 >= len(up)*set.PanicPercent:
 		p.fit = fit
 	case len(live) > 0:
 		p.fit, p.panic = live, true
@@ -200,16 +298,14 @@ func (b *Balancer) rebuild(now int64) {
 	default:
 		p.fit, p.panic = others, len(others) > 0
 	}
-	for _, c := range p.fit {
-		if c.Zone == b.zone && c.Zone != "" {
-			p.local = append(p.local, c)
-		} else {
-			p.remote = append(p.remote, c)
-		}
+	if set.ZoneRouting && len(p.fit) >= set.ZoneMinimumEndpoints {
+		b.routeZones(p)
 	}
-	// Callers are taken to be spread evenly over the zones, so each zone's endpoints should take 1/zones of all.
-	if n := len(zones); n > 0 && len(p.local) > 0 {
-		p.share = min(1, float64(len(p.local))*float64(n)/float64(len(p.fit)))
+	if b.weighted {
+		p.fit, p.local, p.remote = byWeight(p.fit), byWeight(p.local), byWeight(p.remote)
+		for i := range p.away {
+			p.away[i].list = byWeight(p.away[i].list)
+		}
 	}
 	p.median = defaultRTT
 	if len(rtts) > 0 {
@@ -220,6 +316,9 @@ func (b *Balancer) rebuild(now int64) {
 		b.tell(Event{Kind: Panicked, Text: "too few instances are healthy, so all are tried: " +
 			count(len(fit), "is fit", "are fit") + " of " + count(len(up), "that is UP", "that are UP")})
 	}
+	if set.Rule != P2C {
+		p.rules = b.rule(p, up, now, set)
+	}
 	b.picks.Store(p)
 }
 
@@ -227,4 +326,26 @@ func (b *Balancer) tell(e Event) {
 	if b.event != nil {
 		b.event(e)
 	}
+}
+
+// Missing says why there is nobody to choose, and what to do; "" if there is somebody.
+func (b *Balancer) Missing(now int64) string {
+	p := b.current(now)
+	by := map[roadbed.Status]int{}
+	for _, ep := range p.all {
+		ep.mu.Lock()
+		by[ep.status]++
+		ep.mu.Unlock()
+	}
+	switch {
+	case len(p.all) == 0:
+		return "the list of instances is empty; see whether it has registered under this name"
+	case p.rules != nil && len(p.rules.list) == 0 && by[roadbed.Up] > 0:
+		return "its instances are all in other zones, and EnableZoneExclusivity forbids to use them; set it to false or start one in zone " + b.zone
+	case p.rules == nil && len(p.fit) > 0 || p.rules != nil && by[roadbed.Up] > 0:
+		return ""
+	case by[roadbed.OutOfService] == len(p.all):
+		return count(len(p.all), "instance is listed, and it is OUT_OF_SERVICE", "instances are listed, all of them OUT_OF_SERVICE") + "; put one back in service"
+	}
+	return "none of its instances (" + strconv.Itoa(len(p.all)) + " listed) is UP; see why in the registry"
 }

@@ -39,19 +39,32 @@ func (b *Balancer) Pick(now int64) *Endpoint {
 // choose picks, and writes what it compared to t unless that is nil.
 func (b *Balancer) choose(p *picks, now int64, t *Choice) *Endpoint {
 	switch {
+	case p.rules != nil:
+		ep := p.rules.choose(now)
+		if t != nil && ep != nil {
+			t.compared(&candidate{ep, 1}, nil, now, p.median, "by "+string(p.rules.rule))
+		}
+		return ep
 	case len(p.fit) == 0:
 		return nil
 	case len(p.local) == 0 || len(p.remote) == 0:
 		c, _, _ := cheaper(p.fit, now, p.median, t)
 		return c.Endpoint
 	case p.share < 1 && rand.Float64() >= p.share:
-		c, _, _ := cheaper(p.remote, now, p.median, t)
+		list := p.remote
+		if len(p.away) > 0 {
+			list = p.away[0].list
+			for at, i := rand.Float64(), 0; i < len(p.away) && at >= p.away[i].upTo; i++ {
+				list = p.away[i+1].list
+			}
+		}
+		c, _, _ := cheaper(list, now, p.median, t)
 		return c.Endpoint
 	}
 	near, cost, bad := cheaper(p.local, now, p.median, t)
 	far := &p.remote[rand.IntN(len(p.remote))]
-	farCost, farErr := far.cost(now, p.median)
-	if farErr <= badError && (bad || cost > spill*farCost) {
+	farCost, farBad := far.cost(now, p.median)
+	if !farBad && (bad || cost > spill*farCost) {
 		if t != nil {
 			t.compared(far, near, now, p.median, "the own zone is bad or costs more than twice as much")
 		}
@@ -65,11 +78,11 @@ func (b *Balancer) choose(p *picks, now int64, t *Choice) *Endpoint {
 // slower or younger than the best; the square leaves 1 % to a cost of ten times as much.
 func cheaper(list []candidate, now int64, median float64, t *Choice) (best *candidate, cost float64, bad bool) {
 	if len(list) == 1 {
-		c, e := list[0].cost(now, median)
+		c, bad := list[0].cost(now, median)
 		if t != nil {
 			t.compared(&list[0], nil, now, median, "it is the only one eligible")
 		}
-		return &list[0], c, e > badError
+		return &list[0], c, bad
 	}
 	for range 3 {
 		r := rand.Uint64()
@@ -79,13 +92,13 @@ func cheaper(list []candidate, now int64, median float64, t *Choice) (best *cand
 			j++
 		}
 		a, b := &list[i], &list[j]
-		ca, ea := a.cost(now, median)
-		cb, eb := b.cost(now, median)
+		ca, badA := a.cost(now, median)
+		cb, badB := b.cost(now, median)
 		if rand.Float64()*(ca*ca+cb*cb) < ca*ca {
-			a, b, ca, cb, ea = b, a, cb, ca, eb
+			a, b, ca, cb, badA = b, a, cb, ca, badB
 		}
 		if best == nil || ca < cost {
-			best, cost, bad = a, ca, ea > badError
+			best, cost, bad = a, ca, badA
 			if t != nil {
 				t.compared(a, b, now, median, whyDrawn(ca, cb))
 			}
@@ -108,6 +121,15 @@ func whyDrawn(won, lost float64) string {
 // tried it returns nil, unless again is set; then one that was tried and is not known to be dead may do.
 func (b *Balancer) Another(now int64, tried []*Endpoint, again bool) *Endpoint {
 	p := b.current(now)
+	if p.rules != nil {
+		for range 3 { // the rule decides as long as it comes up with others
+			if ep := p.rules.choose(now); ep == nil {
+				break
+			} else if !slices.Contains(tried, ep) {
+				return ep
+			}
+		}
+	}
 	var best *Endpoint
 	var least float64
 	consider := func(ep *Endpoint) {

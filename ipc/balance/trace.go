@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -43,8 +44,9 @@ type Candidate struct {
 type Inputs struct {
 	Active int64   `json:"active"`
 	RTT    float64 `json:"rttSeconds"` // decayed; the cluster's median if unknown
+	Load   float64 `json:"load"`       // it reported, of what it wants; 1 if nothing
 	Error  float64 `json:"errorRate"`  // decayed
-	Warm   float64 `json:"warm"`       // 0.1 cold to 1 warm
+	Warm   float64 `json:"warm"`       // 0.1 cold to 1 warm, times its weight and how much of it this caller uses
 	Proven bool    `json:"proven"`
 	Cost   float64 `json:"cost"` // in seconds of expected wait, made worse
 }
@@ -98,15 +100,16 @@ func (c *candidate) describe(now int64, median float64) Candidate {
 // inputs explains cost.
 func (c *candidate) inputs(now int64, median float64) Inputs {
 	left := decay(now - c.last.Load())
-	cost, err := c.cost(now, median)
+	cost, _ := c.cost(now, median)
 	return Inputs{
-		Active: c.active.Load(), RTT: c.rttNow(left, median) / 1e9, Error: err, Warm: 1 / c.factor,
+		Active: c.active.Load(), RTT: c.rttNow(left, median) / 1e9, Load: c.loadNow(now), Error: c.errorNow(left), Warm: 1 / c.factor,
 		Proven: c.proven.Load(), Cost: cost / 1e9,
 	}
 }
 
 // State is what a balancer knows.
 type State struct {
+	Rule       Rule
 	Panic      bool    // too few instances are healthy, so all are tried
 	LocalShare float64 // of the traffic that the own zone should take
 	Endpoints  []EndpointState
@@ -128,14 +131,25 @@ type EndpointState struct {
 // State returns what the balancer knows now, by the ids of the endpoints.
 func (b *Balancer) State(now int64) State {
 	p := b.current(now)
-	out := State{Panic: p.panic, LocalShare: p.share, Endpoints: make([]EndpointState, 0, len(p.all))}
+	set := b.settings.Load()
+	out := State{Rule: set.Rule, Panic: p.panic, LocalShare: p.share, Endpoints: make([]EndpointState, 0, len(p.all))}
 	eligible := map[*Endpoint]bool{}
+	factors := map[*Endpoint]float64{}
 	for _, c := range p.fit {
-		eligible[c.Endpoint] = true
+		eligible[c.Endpoint], factors[c.Endpoint] = true, c.factor
+	}
+	if p.rules != nil {
+		clear(eligible)
+		for _, ep := range p.rules.list {
+			eligible[ep] = p.rules.open(ep, now, 0)
+		}
 	}
 	for _, ep := range p.all {
-		s := ep.standing(now)
+		s := ep.standing(now, set.WarmUp)
 		c := candidate{ep, 1 / s.warm}
+		if f := factors[ep]; f != 0 {
+			c.factor = f
+		}
 		e := EndpointState{ID: ep.ID, Addr: ep.Addr, Zone: ep.Zone, Status: s.status, Eligible: eligible[ep], Inputs: c.inputs(now, p.median)}
 		ep.mu.Lock()
 		e.Requests, e.Failures = ep.total, ep.failed
@@ -154,6 +168,14 @@ func (b *Balancer) State(now int64) State {
 			e.Why = "it refused connections lately"
 		case e.Ejected != 0:
 			e.Why = "it is ejected for what it did"
+		case ep.dead.Load():
+			e.Why = "it does not answer pings"
+		case now < ep.tripped.Load():
+			e.Why = "too many connections to it failed in a row"
+		case p.rules != nil && !slices.Contains(p.rules.list, ep):
+			e.Why = "the filter leaves it out"
+		case set.SubsetSize > 0 && p.rules == nil:
+			e.Why = "it is not in the subset that this caller uses"
 		default:
 			e.Why = "it changed since the last look, at most a second ago"
 		}

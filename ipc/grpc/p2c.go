@@ -248,9 +248,7 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		if first, ok := info.Ctx.Value(firstKey{}).(*atomic.Int64); ok && first.Load() != 0 {
 			took = p.b.at(time.Unix(0, first.Load())) - start
 		}
-		if ep.Done(verdict(d, info.Ctx), now, took) {
-			bal.Refresh(now)
-		}
+		ep.Done(verdict(d, info.Ctx), now, took)
 	}}, nil
 }
 

@@ -1,0 +1,172 @@
+package ipc
+
+import (
+	"context"
+	"io"
+	"maps"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/ipc/balance"
+)
+
+// Balancing gives apply the settings of app's balancer, as the properties ipc.lb.… and Ribbon's say: before it returns,
+// and again after each change. It is for those who balance connections of their own, as the gRPC adapter does.
+func (e *Engine) Balancing(app string, apply func(balance.Settings)) (stop func()) {
+	var mu sync.Mutex // guards what follows; apply is called one at a time
+	prefixes := balance.Prefixes(app)
+	parts := make([]map[string]string, len(prefixes))
+	set := balance.Defaults()
+	ready := false
+	resolve := func() {
+		all := map[string]string{}
+		for _, p := range parts {
+			maps.Copy(all, p)
+		}
+		e.mu.Lock()
+		set = balance.Resolve(app, all, set, e.refuse)
+		e.mu.Unlock()
+		apply(set)
+	}
+	stops := make([]func(), len(prefixes))
+	for i, p := range prefixes {
+		stops[i] = e.config.Prefix(p, func(props map[string]string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if parts[i] = props; ready {
+				resolve()
+			}
+		})
+	}
+	mu.Lock()
+	ready = true
+	resolve()
+	mu.Unlock()
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+// source is what of a cluster's settings decides where its list comes from.
+type source struct {
+	servers, vips, region     string
+	class                     balance.ListClass
+	prioritize, secure, force bool
+	port, securePort          int
+}
+
+func sourceOf(s *balance.Settings) source {
+	return source{s.Servers, s.VIPs, s.Region, s.ListClass, s.PrioritizeVIPs, s.SecureOnly, s.ForcePort, s.Port, s.SecurePort}
+}
+
+// configure takes new settings. Calls do not overlap.
+func (cl *cluster) configure(l Lists, s balance.Settings) {
+	clk := cl.engine.clock
+	cl.lb.Configure(s, clk.now())
+	if src := sourceOf(&s); cl.stop == nil || src != cl.source {
+		cl.source = src
+		if cl.stop != nil {
+			cl.stop()
+		}
+		cl.stop = cl.list(l, s)
+	}
+	url := ""
+	if s.Ping == balance.URLPing {
+		url = s.PingPath + "\x00" + s.PingExpect + "\x00" + s.PingInterval.String() + s.PingBudget.String()
+	}
+	if url != cl.pinging {
+		cl.pinging = url
+		cl.stopPings()
+		cl.stopPings = func() {}
+		if url == "" {
+			cl.lb.SetAlive(func(*balance.Endpoint) bool { return true }, clk.now())
+		} else {
+			cl.stopPings = cl.ping(s)
+		}
+	}
+}
+
+// list follows the list that the settings name.
+func (cl *cluster) list(l Lists, s balance.Settings) (stop func()) {
+	update := func(list []roadbed.Instance) { cl.lb.Update(list, cl.engine.clock.now()) }
+	switch {
+	case s.ListClass == balance.FromConfig || s.Servers != "" && s.ListClass == "":
+		list, _ := balance.ParseServers(s.Servers) // it was checked as a property
+		update(list)
+		return func() {}
+	case s.VIPs != "":
+		return l.Watch("", func(all []roadbed.Instance) { update(balance.Select(all, &s.Ribbon)) })
+	}
+	return l.Watch(cl.name, func(all []roadbed.Instance) { update(balance.Select(all, &s.Ribbon)) })
+}
+
+// ping asks every endpoint each interval whether it lives, until it is stopped.
+func (cl *cluster) ping(s balance.Settings) (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		tick := time.NewTicker(s.PingInterval)
+		defer tick.Stop()
+		for {
+			cl.pingAll(ctx, &s)
+			select {
+			case <-tick.C:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+	return func() {
+		cancel()
+		wg.Wait()
+	}
+}
+
+// pingAll asks all at once; who has not answered when the time is over is dead.
+func (cl *cluster) pingAll(ctx context.Context, s *balance.Settings) {
+	within, cancel := context.WithTimeout(ctx, s.PingBudget)
+	defer cancel()
+	var mu sync.Mutex
+	alive := map[*balance.Endpoint]bool{}
+	var wg sync.WaitGroup
+	for _, ep := range cl.lb.Endpoints() {
+		wg.Go(func() {
+			ok := cl.answers(within, ep, s)
+			mu.Lock()
+			alive[ep] = ok
+			mu.Unlock()
+		})
+	}
+	wg.Wait()
+	if ctx.Err() != nil {
+		return
+	}
+	cl.lb.SetAlive(func(ep *balance.Endpoint) bool {
+		ok, asked := alive[ep]
+		return ok || !asked // who was listed meanwhile is asked next time
+	}, cl.engine.clock.now())
+}
+
+const pingBody = 64 << 10 // of an answer, at most
+
+func (cl *cluster) answers(ctx context.Context, ep *balance.Endpoint, s *balance.Settings) bool {
+	scheme := "http://"
+	if ep.Secure {
+		scheme = "https://"
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+ep.Addr+s.PingPath, nil)
+	if err != nil {
+		return false
+	}
+	resp, err := cl.engine.base.RoundTrip(req)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, pingBody))
+	return err == nil && resp.StatusCode == http.StatusOK && (s.PingExpect == "" || string(body) == s.PingExpect)
+}
