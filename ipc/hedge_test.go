@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/config"
 )
 
 // after does something when d has passed, unless the request ends before.
@@ -32,7 +33,8 @@ func after(d time.Duration, do func(*http.Request) (*http.Response, error)) func
 // hedgedApp has one instance in each of two zones; warm calls have made the budget ready for at least ten hedges.
 func hedgedApp(t *testing.T, set Settings, slow, fast func(*http.Request) (*http.Response, error)) (*Engine, *network) {
 	n := &network{hosts: map[string]func(*http.Request) (*http.Response, error){addr(1): answer(200), addr(2): answer(200)}}
-	e := newTestEngine(t, Options{Location: roadbed.Location{Zone: "a"}, Lists: Static{"app": append(instances("a", 1), instances("b", 2)...)}, Transport: n})
+	near := config.New(config.Options{Override: map[string]string{"ipc.lb.app.zone.minimumEndpoints": "0"}}) // so that the first is tried first
+	e := newTestEngine(t, Options{Location: roadbed.Location{Zone: "a"}, Lists: Static{"app": append(instances("a", 1), instances("b", 2)...)}, Transport: n, Config: near})
 	set.Hedge = true
 	e.Command("app", set)
 	for range 500 {
