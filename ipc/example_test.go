@@ -77,3 +77,28 @@ func ExampleDefine() {
 	// title 7 <nil>
 	// asked 2 times
 }
+
+func ExampleBatch() {
+	calls := ipc.New(ipc.Options{App: "api"})
+	defer calls.Close()
+	nameOf := ipc.Batch(calls, "NameOf", ipc.BatchDefinition[int, string]{
+		Run: func(_ context.Context, ids []int) (map[int]string, error) { // one query for all
+			names := map[int]string{}
+			for _, id := range ids {
+				names[id] = fmt.Sprintf("member %d of %d", id, len(ids))
+			}
+			return names, nil
+		},
+		MaxBatch: 3,
+	})
+
+	ctx := ipc.NewRequest(context.Background())
+	a, b, c := nameOf.Go(ctx, 1), nameOf.Go(ctx, 2), nameOf.Go(ctx, 3)
+	for _, f := range []*ipc.Future[string]{a, b, c} {
+		fmt.Println(f.Get(ctx))
+	}
+	// Output:
+	// member 1 of 3 <nil>
+	// member 2 of 3 <nil>
+	// member 3 of 3 <nil>
+}

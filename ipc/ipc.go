@@ -12,7 +12,8 @@
 //	popular := calls.Command("recommendations", ipc.Settings{Timeout: 300 * time.Millisecond})
 //	titles, err := ipc.CallOr(ctx, popular, fetch, func(context.Context, error) ([]Title, error) { return top100, nil })
 //
-// A command may be declared once, with all that belongs to it; see [Define].
+// A command may be declared once, with all that belongs to it; see [Define]; with [Batch] one
+// that answers many arguments at once, which are collected.
 //
 // An HTTP call made inside a command named as the app it calls shares that command's breaker, bulkhead and time.
 // Handlers are wrapped once, so that deadline, criticality, request id and injected faults travel on:
@@ -133,6 +134,8 @@ type Engine struct {
 	clusters atomic.Pointer[map[string]*cluster] // copied on write
 	pools    atomic.Pointer[map[string]*pool]    // copied on write
 
+	collapsers atomic.Pointer[map[string]*collapser] // copied on write
+
 	mu       sync.Mutex // guards writes of the maps, and:
 	byPrefix [len(prefixes)]properties
 	props    properties        // all of them
@@ -169,6 +172,7 @@ func New(o Options) *Engine {
 	e.commands.Store(&map[string]*Command{})
 	e.clusters.Store(&map[string]*cluster{})
 	e.pools.Store(&map[string]*pool{})
+	e.collapsers.Store(&map[string]*collapser{})
 	e.server.init(e, o.Server)
 	e.watchSwitches()
 	for i, prefix := range prefixes {
@@ -203,6 +207,9 @@ func (e *Engine) run() {
 		}
 		for _, p := range *e.pools.Load() {
 			p.tick(now, period)
+		}
+		for _, c := range *e.collapsers.Load() {
+			c.tick(now, period)
 		}
 		if isDue(&budgets, now, tickTime, period) {
 			for _, c := range *e.commands.Load() {
@@ -294,6 +301,9 @@ func (e *Engine) configure(i int, p map[string]string) {
 	}
 	for _, p := range *e.pools.Load() {
 		p.resolve()
+	}
+	for _, c := range *e.collapsers.Load() {
+		c.resolve()
 	}
 	e.server.shed.configure(e, resolveServer(e.server.code, all, e.server.knobs, e.server.shed.set.Load(), e.refuse))
 }

@@ -12,6 +12,8 @@ type request struct {
 	mu    sync.Mutex
 	cache map[cacheKey]*flight // nil until used
 	log   []Execution
+
+	gathers map[*collapser]any // *gather[A, R] by collapser; nil until used
 }
 
 type cacheKey struct {
@@ -45,8 +47,9 @@ type flight struct {
 	how    ending
 	panick any
 
-	waiting int // callers; guarded by the request's mu
+	waiting int // callers; guarded by the request's mu, or that of its Batched
 	cancel  context.CancelCauseFunc
+	batch   any // *batch[A, R] that it is an argument of; nil when it is answered, or if it is none
 }
 
 var (

@@ -99,7 +99,7 @@ type CollapserStats struct {
 	Name               string
 	Batched            uint32 // arguments that were sent in batches
 	Batches            uint32
-	ResponsesFromCache uint32 // answers shared with an equal argument of the same batch
+	ResponsesFromCache uint32 // calls whose argument was in the batch, or had been answered, already
 	BatchSize          Sizes
 
 	// The settings in force.
@@ -136,6 +136,10 @@ func (e *Engine) Stats() Stats {
 			}
 		}
 		s.Pools = append(s.Pools, p)
+	}
+	collapsers := *e.collapsers.Load()
+	for _, n := range slices.Sorted(maps.Keys(collapsers)) {
+		s.Collapsers = append(s.Collapsers, collapsers[n].stats())
 	}
 	return s
 }
