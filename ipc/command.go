@@ -41,9 +41,10 @@ type Command struct {
 	peak      atomic.Int64 // the most in flight in the present bucket of the dashboards' window
 	_         [64]byte
 	fallbacks atomic.Int64
-	abandoned atomic.Int64 // calls in flight whose caller has gone
-	budget    budget       // of retries, also of those of the HTTP client
-	_         [64]byte     // the end of others' allocations
+	abandoned atomic.Int64            // calls in flight whose caller has gone
+	budget    budget                  // of retries, also of those of the HTTP client
+	_         [64]byte                // the end of others' allocations
+	hedges    atomic.Pointer[hedging] // of calls that are not the HTTP client's; nil until one may be hedged
 }
 
 func newCommand(e *Engine, name string) *Command {
@@ -522,7 +523,8 @@ func again[T any](ctx context.Context, c *Command, set *settings, p *permit, run
 func isFinal(err error) bool {
 	var bad *badRequest
 	var inner *Error
-	return errors.As(err, &bad) || errors.As(err, &inner)
+	var final *final
+	return errors.As(err, &bad) || errors.As(err, &inner) || errors.As(err, &final)
 }
 
 // callsLately returns how many calls ended within the breaker's window.

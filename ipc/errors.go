@@ -118,6 +118,19 @@ func BadRequest(err error) error {
 	return &badRequest{err}
 }
 
+// Final marks err as one after which nothing is tried again: the callee asked to be left alone. Final(nil) is nil.
+func Final(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &final{err}
+}
+
+type final struct{ err error }
+
+func (f *final) Error() string { return f.err.Error() }
+func (f *final) Unwrap() error { return f.err }
+
 type badRequest struct{ err error }
 
 func (b *badRequest) Error() string { return b.err.Error() }

@@ -38,12 +38,60 @@ const (
 )
 
 // hedging returns the cluster's, which it makes at first.
-func (cl *cluster) hedging() *hedging {
-	if h := cl.hedges.Load(); h != nil {
+func (cl *cluster) hedging() *hedging { return hedgingIn(&cl.hedges) }
+
+func hedgingIn(p *atomic.Pointer[hedging]) *hedging {
+	if h := p.Load(); h != nil {
 		return h
 	}
-	cl.hedges.CompareAndSwap(nil, new(hedging))
-	return cl.hedges.Load()
+	p.CompareAndSwap(nil, new(hedging))
+	return p.Load()
+}
+
+// Hedging is one call of a command that hedges, for adapters of other protocols than HTTP; see [Settings.Hedge].
+type Hedging struct {
+	c   *Command
+	h   *hedging
+	set *settings
+}
+
+// Hedging counts a call that may get a second attempt. It returns false if the command does not hedge.
+func (c *Command) Hedging() (Hedging, bool) {
+	set := c.set.Load()
+	if !set.Hedge {
+		return Hedging{}, false
+	}
+	h := Hedging{c, hedgingIn(&c.hedges), set}
+	h.h.budget.requests.Add(1)
+	return h, true
+}
+
+// After returns how long to wait for the first attempt before there is a second; 0 if that is not known yet, and there
+// shall be none.
+func (h Hedging) After() time.Duration { return h.h.after(h.set) }
+
+// Take asks the budgets for the second attempt.
+func (h Hedging) Take() bool {
+	if !h.h.budget.takeOf(h.set.HedgePercent, 0, h.h.budget.lately()) {
+		return false
+	}
+	if !h.c.budget.takeFor(h.set, h.c.callsLately()) {
+		h.h.budget.extras.Add(-1)
+		return false
+	}
+	return true
+}
+
+// Took records the first attempt: it was answered after d, or outrun by the second after so long.
+func (h Hedging) Took(d time.Duration) { h.h.took(int64(d)) }
+
+// Won records that there was a second attempt, and whether it was the one that counted.
+func (h Hedging) Won(second bool) {
+	result := "lost"
+	if second {
+		result = "won"
+	}
+	h.c.engine.meter.Counter("ipc.client.hedge", "ipc.vip", h.c.name, "ipc.result", result).Inc()
 }
 
 // took records an attempt that took d, or one that was cancelled when it had taken so long.

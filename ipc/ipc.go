@@ -216,6 +216,9 @@ func (e *Engine) run() {
 				if news := c.budget.tick(); news != "" {
 					e.event(BudgetEvent, c.name, news)
 				}
+				if h := c.hedges.Load(); h != nil {
+					h.tick()
+				}
 			}
 			for _, cl := range *e.clusters.Load() {
 				if h := cl.hedges.Load(); h != nil {

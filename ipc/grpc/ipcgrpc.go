@@ -19,7 +19,7 @@
 // # Choosing
 //
 // The balancer is ipc_p2c: of two ready instances drawn at random the cheaper is likely to get the call, where cost is
-// time to answer, calls in flight, failures and the load that the server itself reports (ORCA, per call). It is the
+// time to answer, calls in flight, failures, and the load that the server itself reports (ORCA, per call). It is the
 // default; grpc-go's own, round_robin or, imported, weighted_round_robin, work as well, chosen by a service config:
 //
 //	grpc.WithDefaultServiceConfig(`{"loadBalancingConfig":[{"round_robin":{}}]}`)
@@ -30,6 +30,9 @@
 // against the health of the callee: UNAVAILABLE, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, INTERNAL, UNKNOWN, DATA_LOSS.
 // The others are the caller's own doing. A call that was refused here fails with UNAVAILABLE (breaker open, no
 // instance), RESOURCE_EXHAUSTED (bulkhead full) or DEADLINE_EXCEEDED (no time left), and errors.Is finds ipc's reasons.
+//
+// Where a method's settings say Hedge, a call that takes long gets a second attempt at another instance, within a budget,
+// and the first answer counts. [ipc.Settings] has both; so have the properties ipc.command./package.Service/Method.….
 //
 // A stream asks breaker and bulkhead when it opens, holds its permit until it ends, has no timeout but the caller's, and
 // succeeds when it ends with OK or is cancelled by the caller.
@@ -60,6 +63,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/orca"
 	"google.golang.org/grpc/status"
 )
 
@@ -94,34 +98,44 @@ const (
 
 func (c client) unary(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
 	cmd := c.engine.Command(method, ipc.Settings{})
+	attempts := 0
 	_, err := ipc.Call(ctx, cmd, func(run context.Context) (struct{}, error) {
-		if _, err := c.engine.Inject(run, "client", appOf(cc)); err != nil {
-			return struct{}{}, err
+		attempts++
+		send := func(ctx context.Context, attempt int, reply any, opts []grpc.CallOption) error {
+			if _, err := c.engine.Inject(ctx, "client", appOf(cc)); err != nil {
+				return err
+			}
+			var trailer metadata.MD
+			err := judge(ctx, invoke(c.outgoing(ctx, cmd, attempt), method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.Trailer(&trailer))...))
+			if err != nil && pushedBack(trailer) {
+				ipc.RefuseRetries(ctx)
+				return ipc.Final(err)
+			}
+			return err
 		}
-		var trailer metadata.MD
-		err := invoke(c.outgoing(run, cmd), method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.Trailer(&trailer))...)
-		if err != nil {
-			heedPushback(run, trailer)
+		if h, ok := cmd.Hedging(); ok {
+			return struct{}{}, hedge(run, h, attempts, reply, opts, send)
 		}
-		return struct{}{}, judge(run, err)
+		return struct{}{}, send(run, attempts, reply, opts)
 	})
 	return asStatus(err)
 }
 
 // outgoing adds what the call hands on.
-func (c client) outgoing(ctx context.Context, cmd *ipc.Command) context.Context {
+func (c client) outgoing(ctx context.Context, cmd *ipc.Command, attempt int) context.Context {
 	pairs := make([]string, 0, 2*len(ipc.Carried))
-	c.engine.Carry(ctx, cmd, 1, func(name, value string) { pairs = append(pairs, lower[name], value) })
+	c.engine.Carry(ctx, cmd, attempt, func(name, value string) { pairs = append(pairs, lower[name], value) })
 	return metadata.AppendToOutgoingContext(ctx, pairs...)
 }
 
-// heedPushback hands on that the callee wants no retries.
-func heedPushback(ctx context.Context, trailer metadata.MD) {
+// pushedBack reports whether the callee wants no retries.
+func pushedBack(trailer metadata.MD) bool {
 	for _, v := range trailer.Get(pushback) {
 		if n, err := strconv.ParseInt(v, 10, 32); err != nil || n < 0 {
-			ipc.RefuseRetries(ctx)
+			return true
 		}
 	}
+	return false
 }
 
 // appOf returns the name of the app that cc calls: the last part of its target.
@@ -216,7 +230,7 @@ func (c client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clie
 			return nil, asStatus(err)
 		}
 	}
-	if s.ClientStream, err = open(c.outgoing(s.ctx, cmd), desc, cc, method, opts...); err != nil {
+	if s.ClientStream, err = open(c.outgoing(s.ctx, cmd, 1), desc, cc, method, opts...); err != nil {
 		s.end(judge(ctx, err))
 		return nil, err
 	}
@@ -245,7 +259,9 @@ func (s *stream) RecvMsg(m any) error {
 	case err == io.EOF || err == nil && !s.desc.ServerStreams:
 		s.end(nil)
 	case err != nil:
-		heedPushback(s.ctx, s.Trailer())
+		if pushedBack(s.Trailer()) {
+			ipc.RefuseRetries(s.ctx)
+		}
 		s.end(judge(s.ctx, err))
 	}
 	return err
@@ -265,10 +281,22 @@ func (s *stream) end(err error) {
 // handler's context, and each call is metered.
 func Serve(e *ipc.Engine) []grpc.ServerOption {
 	s := server{e}
-	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(s.unary), grpc.ChainStreamInterceptor(s.stream)}
+	return []grpc.ServerOption{
+		orca.CallMetricsServerOption(reporter{e}), // first, so that the others run within it
+		grpc.ChainUnaryInterceptor(s.unary), grpc.ChainStreamInterceptor(s.stream),
+	}
 }
 
 type server struct{ engine *ipc.Engine }
+
+// reporter tells callers how busy the server is, at the end of each call.
+type reporter struct{ engine *ipc.Engine }
+
+// ServerMetrics returns the load in the terms of ORCA, the open request cost aggregation.
+func (r reporter) ServerMetrics() *orca.ServerMetrics {
+	l := r.engine.Load()
+	return &orca.ServerMetrics{AppUtilization: l.Utilization, CPUUtilization: l.CPU, QPS: l.RPS, EPS: l.EPS, MemUtilization: -1}
+}
 
 func (s server) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (reply any, err error) {
 	err = s.serve(ctx, grpc.ServerTransportStreamFromContext(ctx), false, func(ctx context.Context) error {
@@ -294,6 +322,7 @@ type served struct {
 func (s *served) Context() context.Context { return s.ctx }
 
 func (s server) serve(ctx context.Context, t grpc.ServerTransportStream, streams bool, handle func(context.Context) error) (err error) {
+	orca.CallMetricsRecorderFromContext(ctx) // a report is sent only where somebody asked for the recorder
 	ctx, r, err := s.engine.Receive(ctx, headers(ctx))
 	if err == nil && streams {
 		r.Streams()

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	v3orcapb "github.com/cncf/xds/go/xds/data/orca/v3"
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/ipc/balance"
@@ -64,6 +65,7 @@ type p2c struct {
 	conns map[string]*subConn // by address
 	empty error               // why there is no instance; nil if there is one
 	last  error               // the last failure to connect
+	stop  func()              // following the balancer's settings; nil with a resolver that is not ours
 }
 
 // subConn is the connection to one instance.
@@ -86,6 +88,9 @@ func (b *p2c) UpdateClientConnState(s balancer.ClientConnState) error {
 			zone = b.app.engine.Zone()
 		}
 		b.bal = balance.New(balance.Config{Zone: zone, At: b.at})
+		if b.app != nil {
+			b.stop = b.app.engine.Balancing(b.app.name, func(s balance.Settings) { b.bal.Configure(s, b.now()) })
+		}
 	}
 	seen := map[string]bool{}
 	for _, a := range s.ResolverState.Addresses {
@@ -213,6 +218,9 @@ func (b *p2c) Close() {
 		c.Shutdown()
 	}
 	clear(b.conns)
+	if b.stop != nil {
+		b.stop()
+	}
 }
 
 // failing is the picker while no connection is ready.
@@ -232,10 +240,19 @@ type picker struct {
 // Pick chooses an instance, and sees to it that its statistics learn how the call went.
 func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 	bal, start := p.b.bal, p.b.now()
-	ep := bal.Pick(start)
+	pair, _ := info.Ctx.Value(pairKey{}).(*pair)
+	var ep *balance.Endpoint
+	if first := pair.taken(); first != nil {
+		if ep = bal.Apart(start, first); ep == nil {
+			return balancer.PickResult{}, errNobodyElse
+		}
+	} else {
+		ep = bal.Pick(start)
+	}
 	if ep == nil {
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
 	}
+	pair.take(ep)
 	sub := p.subs[ep.Addr]
 	if sub == nil { // the list is newer than this picker; gRPC asks again with the next
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
@@ -249,7 +266,23 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 			took = p.b.at(time.Unix(0, first.Load())) - start
 		}
 		ep.Done(verdict(d, info.Ctx), now, took)
+		if load, ok := loadOf(d.ServerLoad); ok {
+			ep.Report(load, now)
+		}
 	}}, nil
+}
+
+// loadOf returns what a callee's report says of its load, as ORCA's consumers read it: what the application says, or else
+// how busy the processor is.
+func loadOf(report any) (load float64, ok bool) {
+	r, ok := report.(*v3orcapb.OrcaLoadReport)
+	switch {
+	case !ok || r == nil:
+		return 0, false
+	case r.ApplicationUtilization > 0:
+		return r.ApplicationUtilization, true
+	}
+	return r.CpuUtilization, r.CpuUtilization > 0
 }
 
 // firstKey finds when a stream's first message came, in nanoseconds since 1970: what a stream takes as a whole says
