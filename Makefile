@@ -7,7 +7,7 @@ ALL_GO      = $(shell git ls-files '*.go')
 
 FUZZTIME   ?= 30s
 SOAK       ?= 0s
-FUZZED      = ./platform/registry ./platform/properties ./config ./discovery
+FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./service/sidecar
 
 .PHONY: run build test soak interop bench bench-registry fuzz check fmt console clean
 

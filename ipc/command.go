@@ -62,6 +62,9 @@ func newCommand(e *Engine, name string) *Command {
 // Name returns the command's name.
 func (c *Command) Name() string { return c.name }
 
+// Timeout returns how long a call may take now; negative is no limit.
+func (c *Command) Timeout() time.Duration { return c.set.Load().Timeout }
+
 // permit is the right to run one call.
 type permit struct {
 	start    int64

@@ -5,10 +5,12 @@
 // address it, sends it by a RoundTripper and brings the answer back while it comes in.
 //
 // # What it promises
-//   - Bodies are streamed both ways, in constant memory, at any length; what has no length is flushed as it comes.
+//   - Bodies are streamed both ways, in constant memory, at any length; what has no length is flushed as it comes, and
+//     the head before it within a millisecond.
 //   - Bytes are passed as they are: no content coding is undone, added or asked for.
 //   - Trailers pass both ways, informational answers and upgraded connections too.
 //   - Fields of one connection are not passed on: those of RFC 9110 §7.6.1, and those that Connection names.
+//   - A request whose context has a deadline does not wait longer for its own body, whatever the client does.
 //   - An answer that breaks off reaches the client broken off, never as if it were whole.
 //
 // # What it does not
@@ -27,6 +29,8 @@ import (
 	"net/textproto"
 	"strings"
 	"sync"
+	"sync/atomic"
+	"time"
 )
 
 // Proxy passes requests on. Transport, Request and Fail are needed.
@@ -54,8 +58,15 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	if in.ContentLength == 0 {
 		out.Body = nil // a body of unknown length would make it chunked, and never be sent twice
 	}
+	var body *requestBody
 	if out.Body != nil {
-		defer out.Body.Close() // whoever still reads it must not do so when the handler has returned
+		body = &requestBody{ReadCloser: in.Body}
+		out.Body = body
+		if t, ok := ctx.Deadline(); ok {
+			// A transport that waits for the client's body does not see its context end.
+			http.NewResponseController(w).SetReadDeadline(t.Add(restWithin)) //nolint:errcheck // a test's recorder has none
+		}
+		defer in.Body.Close() // whoever still reads it must not do so when the handler has returned
 	}
 	wish := upgrade(h)
 	if wish != "" && in.ProtoMajor == 1 {
@@ -72,6 +83,10 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 	resp, err := p.Transport.RoundTrip(out)
 	relay.stop()
 	if err != nil {
+		if body != nil && !body.over.Load() {
+			// The server would first wait for the rest, from a client who may never send it.
+			http.NewResponseController(w).SetReadDeadline(time.Now().Add(restWithin)) //nolint:errcheck // a test's recorder has none
+		}
 		p.Fail(w, in, err)
 		return
 	}
@@ -82,6 +97,25 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, in *http.Request) {
 		return
 	}
 	p.answer(w, resp)
+}
+
+// restWithin is how long the rest of a body is waited for that nobody wants any more, so that its connection can be used
+// again.
+const restWithin = 50 * time.Millisecond
+
+// requestBody notes when the client's body has ended.
+type requestBody struct {
+	io.ReadCloser
+	over atomic.Bool
+}
+
+// Read reads on.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil {
+		b.over.Store(true)
+	}
+	return n, err
 }
 
 // answer passes an answer.
@@ -123,35 +157,69 @@ func (p *Proxy) answer(w http.ResponseWriter, resp *http.Response) {
 	}
 }
 
+// headWithin is how long the head of an answer waits for the first of a body without a length, so that both go out
+// together.
+const headWithin = time.Millisecond
+
 // stream copies the body. One of known length is left to the server's own buffer; others are events to somebody.
 func stream(w http.ResponseWriter, resp *http.Response) error {
 	if resp.Body == http.NoBody {
 		return nil
 	}
-	flush := resp.ContentLength < 0 || strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream")
 	buf := buffers.Get().(*[bufferSize]byte)
 	defer buffers.Put(buf)
-	var flusher http.Flusher
-	if flush {
-		flusher, _ = w.(http.Flusher)
-		if flusher == nil {
-			flusher = controlled{http.NewResponseController(w)}
+	if resp.ContentLength >= 0 && !strings.HasPrefix(resp.Header.Get("Content-Type"), "text/event-stream") {
+		return copyBody(w, resp.Body, buf[:], nil)
+	}
+	flusher, ok := w.(http.Flusher)
+	if !ok {
+		flusher = controlled{http.NewResponseController(w)}
+	}
+	var mu sync.Mutex
+	begun := false // guarded by mu
+	head := time.AfterFunc(headWithin, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !begun {
+			flusher.Flush()
+		}
+	})
+	n, err := resp.Body.Read(buf[:])
+	mu.Lock()
+	begun = true
+	mu.Unlock()
+	head.Stop()
+	if n > 0 {
+		if _, werr := w.Write(buf[:n]); werr != nil {
+			return werr
+		}
+		if err == nil {
+			flusher.Flush()
 		}
 	}
+	if err == io.EOF {
+		return nil
+	} else if err != nil {
+		return err
+	}
+	return copyBody(w, resp.Body, buf[:], flusher)
+}
+
+// copyBody copies, and flushes after each piece if flusher is not nil.
+func copyBody(w io.Writer, body io.Reader, buf []byte, flusher http.Flusher) error {
 	for {
-		n, err := resp.Body.Read(buf[:])
+		n, err := body.Read(buf)
 		if n > 0 {
 			if _, werr := w.Write(buf[:n]); werr != nil {
 				return werr
 			}
-			if flush && err == nil {
+			if flusher != nil && err == nil {
 				flusher.Flush()
 			}
 		}
 		if err == io.EOF {
 			return nil
-		}
-		if err != nil {
+		} else if err != nil {
 			return err
 		}
 	}

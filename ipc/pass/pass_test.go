@@ -105,8 +105,11 @@ func TestTrailersPassBothWays(t *testing.T) {
 }
 
 func TestWhatHasNoLengthIsFlushedAsItComes(t *testing.T) {
-	more := make(chan struct{})
+	more, begin := make(chan struct{}), make(chan struct{})
 	front := between(t, func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(200)
+		w.(http.Flusher).Flush()
+		<-begin
 		io.WriteString(w, "one")
 		w.(http.Flusher).Flush()
 		<-more
@@ -117,6 +120,7 @@ func TestWhatHasNoLengthIsFlushedAsItComes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
+	close(begin)
 	first := make([]byte, 3)
 	if _, err := io.ReadFull(resp.Body, first); err != nil || string(first) != "one" {
 		t.Fatalf("got %q %v before the rest was sent", first, err)

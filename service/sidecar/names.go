@@ -2,6 +2,8 @@ package sidecar
 
 import (
 	"fmt"
+	"net/netip"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -37,7 +39,7 @@ type part struct{ app, segment string }
 func (n *names) resolve(host string, c *call) (why string) {
 	name, port := split(host)
 	switch {
-	case name == "" || strings.ContainsAny(name, " /\\?#@%<>\"") || strings.Contains(port, "@"):
+	case !isHost(name) || port != "" && !isPort(port):
 		return fmt.Sprintf("the host %q is none", host)
 	case port != "":
 		c.host = host
@@ -52,6 +54,25 @@ func (n *names) resolve(host string, c *call) (why string) {
 		c.host = name + n.defaultPort(c)
 	}
 	return ""
+}
+
+func isHost(name string) bool {
+	if in, ok := strings.CutPrefix(name, "["); ok {
+		in, ok = strings.CutSuffix(in, "]")
+		_, err := netip.ParseAddr(in)
+		return ok && err == nil
+	}
+	for _, c := range []byte(name) {
+		if c <= ' ' || c >= 0x7f || strings.IndexByte(`/\?#@%<>":[]`, c) >= 0 {
+			return false
+		}
+	}
+	return name != ""
+}
+
+func isPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return err == nil && n > 0
 }
 
 func (n *names) defaultPort(c *call) string {

@@ -59,10 +59,12 @@ func (s *Sidecar) serve(w http.ResponseWriter, r *http.Request) {
 	switch {
 	case r.Method == http.MethodConnect:
 		s.tunnels.open(w, r)
-	case s.own[strings.ToLower(r.Host)]:
-		s.api.ServeHTTP(w, r)
 	case r.URL.Scheme != "" && r.URL.Scheme != "http" && r.URL.Scheme != "https":
 		refuse(w, http.StatusBadRequest, "badrequest", fmt.Sprintf("the sidecar passes on http, not %q", r.URL.Scheme))
+	case r.URL.Scheme != "" && r.URL.Host == "":
+		refuse(w, http.StatusBadRequest, "badrequest", "the request's target has no host")
+	case s.own[strings.ToLower(r.Host)]:
+		s.api.ServeHTTP(w, r)
 	default:
 		s.pass(w, r, r.Host, &call{url: *r.URL})
 	}
@@ -104,6 +106,11 @@ func (s *Sidecar) pass(w http.ResponseWriter, r *http.Request, host string, c *c
 			return
 		}
 		ctx = ipc.WithOverride(adopted, o)
+		if t := o.Command.Timeout(); r.ContentLength != 0 && o.Timeout == 0 && t > 0 {
+			bound, cancel := context.WithTimeout(ctx, t) // for the client's part too
+			defer cancel()
+			ctx = bound
+		}
 	}
 	s.out.ServeHTTP(w, r.WithContext(context.WithValue(ctx, callKey{}, c)))
 }

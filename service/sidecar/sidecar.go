@@ -187,7 +187,7 @@ func (c *Config) validate() error {
 	if c.To == c.Inbound || c.To == c.Listen {
 		return fmt.Errorf("the neighbour is said to listen at %s, which is the sidecar's own address; each needs a port of its own", c.To)
 	}
-	if c.Inbound != "" && c.Inbound == c.Listen {
+	if c.Inbound != "" && c.Inbound == c.Listen && !strings.HasSuffix(c.Inbound, ":0") {
 		return fmt.Errorf("%s is both where the neighbour calls out and where others come in; each needs a port of its own", c.Inbound)
 	}
 	return validHealth(c.Health)

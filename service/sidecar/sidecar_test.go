@@ -23,7 +23,18 @@ import (
 	"github.com/roadbed/roadbed/config"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(&tests{m}) }
+
+// tests drain their sidecars, which takes a while, beside each other.
+type tests struct{ m *testing.M }
+
+var draining sync.WaitGroup
+
+func (t *tests) Run() int {
+	code := t.m.Run()
+	draining.Wait()
+	return code
+}
 
 // platform is as much of registry and config as a sidecar speaks to.
 type platform struct {
@@ -116,6 +127,15 @@ func start(t *testing.T, c Config) *Sidecar {
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
 	}
+	s := begin(t, c)
+	if s.names.found != nil {
+		await(t, "the list of instances", func() bool { return len(s.names.found.Apps()) > 0 })
+	}
+	return s
+}
+
+// begin starts a sidecar that ends after the test.
+func begin(t *testing.T, c Config) *Sidecar {
 	ctx, cancel := context.WithCancel(context.Background())
 	s, err := Start(ctx, c)
 	if err != nil {
@@ -123,13 +143,12 @@ func start(t *testing.T, c Config) *Sidecar {
 	}
 	t.Cleanup(func() {
 		cancel()
-		if err := s.Wait(); err != nil {
-			t.Errorf("Wait: got %v, want nil", err)
-		}
+		draining.Go(func() {
+			if err := s.Wait(); err != nil {
+				panic(err)
+			}
+		})
 	})
-	if s.names.found != nil {
-		await(t, "the list of instances", func() bool { return len(s.names.found.Apps()) > 0 })
-	}
 	return s
 }
 
