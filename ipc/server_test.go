@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/roadbed/roadbed"
@@ -522,4 +523,22 @@ func TestFaultsRefuseAndLoseRequestsAtAServer(t *testing.T) {
 			t.Errorf("#2, attempt %s: got %v, %v; want %d", attempt, resp, err, want)
 		}
 	}
+}
+
+func TestADelayAddsItself(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		key := fault.Key("k")
+		e := newTestEngine(t, Options{App: "app", FaultKey: func() fault.Key { return key }})
+		const work = 30 * time.Millisecond
+		h := e.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(work) }))
+		for _, delay := range []time.Duration{0, time.Millisecond, 150 * time.Millisecond, 2 * time.Second} {
+			req := httptest.NewRequest("GET", "/", nil)
+			req.Header.Set(fault.Header, fault.Sign(key, "x", time.Now().Add(time.Minute), "server:app=delay("+delay.String()+")"))
+			start := time.Now()
+			h.ServeHTTP(httptest.NewRecorder(), req)
+			if added := time.Since(start) - work; added != delay {
+				t.Errorf("delay(%s) added %s", delay, added)
+			}
+		}
+	})
 }
