@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/chaos"
 	"github.com/roadbed/roadbed/platform/registry"
@@ -131,17 +129,7 @@ func nonCriticalServices(ctx context.Context, client *api.Client) ([]string, err
 	if err != nil {
 		return nil, err
 	}
-	var names []string
-	for _, s := range list {
-		if s.Criticality != roadbed.Critical && s.Criticality != roadbed.Bulk {
-			names = append(names, s.Name)
-		}
-	}
-	if len(names) == 0 {
-		return nil, errors.New("every registered service is CRITICAL; a service says what it is by its metadata key criticality")
-	}
-	slices.Sort(names)
-	return names, nil
+	return nonCriticalOn(ctx, client, list, "")
 }
 
 func (c *cli) faultList() *cobra.Command {

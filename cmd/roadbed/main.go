@@ -26,6 +26,9 @@ import (
 const (
 	exitFailed = 1 // it did not work
 	exitUsage  = 2 // the command line is wrong
+
+	exitHurt    = 3 // an experiment hurt members
+	exitUnknown = 4 // an experiment could not tell
 )
 
 // version is set by the linker: -ldflags "-X main.version=v1.2.3".
@@ -49,6 +52,9 @@ func run() int {
 		return exitUsage
 	}
 	fmt.Fprintf(os.Stderr, "roadbed: %v\n", err)
+	if v := (verdictError{}); errors.As(err, &v) {
+		return v.code
+	}
 	return exitFailed
 }
 

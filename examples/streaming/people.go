@@ -54,6 +54,11 @@ func member(id string) (Member, bool) {
 	return m, true
 }
 
+// device names what a member watches on: always the same for the same id.
+func device(id string) string {
+	return [...]string{"tv", "tv", "phone", "tablet", "web"}[hash(id, "device")%5]
+}
+
 // hash is FNV-1a of the parts with a finisher that spreads it over all bits: the demo's source of everything that must
 // look arbitrary and be the same in every process.
 func hash(parts ...string) uint64 {

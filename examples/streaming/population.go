@@ -324,6 +324,31 @@ func (j *journey) advance(pg *page) (done bool, err error) {
 	return false, nil
 }
 
+// Visit is one journey of one member from the home page to the end of a film, without pauses, by which monitoring sees
+// what members see. Its requests carry header. It fails with the first step that is not answered within [Deadline] with
+// all that its page needs. The same seed and n make the same member with the same plans. edge is as in
+// [PopulationConfig].
+func Visit(ctx context.Context, client *http.Client, edge string, header http.Header, seed, n uint64) error {
+	j := newJourney(seed, n)
+	for range maxSteps {
+		step, where := j.step, j.path()
+		pg, cause := ask(ctx, client, strings.TrimSuffix(edge, "/"), header, j, time.Now().Add(Deadline))
+		if cause != "" {
+			return fmt.Errorf("%s of %s: %s", where, j.member, cause)
+		}
+		done, err := j.advance(pg)
+		if err != nil {
+			return fmt.Errorf("%s of %s: incomplete: %w", where, j.member, err)
+		}
+		if done || step == "play" {
+			return nil
+		}
+	}
+	return nil
+}
+
+const maxSteps = 5 // home, at most three rows, a film
+
 // work makes visits: v first, then those that are due, until ctx ends.
 func (p *Population) work(ctx context.Context, v visit, due <-chan visit) {
 	for {
@@ -340,7 +365,7 @@ func (p *Population) work(ctx context.Context, v visit, due <-chan visit) {
 func (p *Population) visit(ctx context.Context, v visit) {
 	j := v.journey
 	step, kind := j.step, j.kind()
-	pg, cause := p.ask(ctx, j, v.due.Add(Deadline))
+	pg, cause := ask(ctx, p.client, p.c.Edge, nil, j, v.due.Add(Deadline))
 	if ctx.Err() != nil {
 		return
 	}
@@ -392,17 +417,21 @@ func (p *Population) unsent(due time.Time) {
 	}
 }
 
-// ask sends the request of j's step. It returns its page, or in a few words why there is none.
-func (p *Population) ask(ctx context.Context, j *journey, deadline time.Time) (*page, string) {
+// ask sends the request of j's step, with these headers too. It returns its page, or in a few words why there is none.
+func ask(ctx context.Context, client *http.Client, edge string, header http.Header, j *journey, deadline time.Time) (*page, string) {
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.c.Edge+j.path(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, edge+j.path(), nil)
 	if err != nil {
 		return nil, "bad path"
 	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
 	req.Header.Set("X-Member", j.member)
+	req.Header.Set("X-Device", device(j.member))
 	req.Header.Set("Accept", "application/json")
-	resp, err := p.client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, why(err)
 	}

@@ -273,11 +273,11 @@ func TestAPopulationNeedsAnEdge(t *testing.T) {
 	}
 	for text, want := range map[string]string{"": "http://127.0.0.1:7000/api", "http://h:1": "http://h:1/api", "http://h:1/": "http://h:1/",
 		"http://h/x": "http://h/x"} {
-		if got, err := edgeURL(text); err != nil || got != want {
+		if got, err := EdgeURL(text); err != nil || got != want {
 			t.Errorf("ROADBED_EDGE=%q: got %q, %v, want %q", text, got, err, want)
 		}
 	}
-	if _, err := edgeURL("nonsense"); err == nil {
+	if _, err := EdgeURL("nonsense"); err == nil {
 		t.Error("ROADBED_EDGE=nonsense was accepted")
 	}
 }

@@ -20,7 +20,7 @@ import (
 // The rate and what members take between two steps are live, see [Properties]. The edge is at ROADBED_EDGE,
 // by default http://127.0.0.1:7000; a URL without a path gets "/api", the edge's own route to the service api.
 func ServePopulation(ctx context.Context) error {
-	edge, err := edgeURL(os.Getenv("ROADBED_EDGE"))
+	edge, err := EdgeURL(os.Getenv("ROADBED_EDGE"))
 	if err != nil {
 		return err
 	}
@@ -56,8 +56,8 @@ func (p *Population) routes() http.Handler {
 	return mux
 }
 
-// edgeURL completes what ROADBED_EDGE says.
-func edgeURL(text string) (string, error) {
+// EdgeURL completes what ROADBED_EDGE says: an empty text is http://127.0.0.1:7000, and without a path api's is added.
+func EdgeURL(text string) (string, error) {
 	if text == "" {
 		text = "http://127.0.0.1:7000"
 	}

@@ -9,10 +9,13 @@
 //
 //	POST /api/v1/faults {"rules":"server:ratings=error(503)@25","who":{"percent":10},"expires":"..."}
 //
+// [OnlyCritical] is an experiment: it tries, on a sample of members and on synthetic ones, whether they can live without
+// everything that says it is not critical, stops itself when they cannot, and tells which service is critical in secret.
+//
 // [Recipes] are templates of rules with names and parameters: "fail everything that is not critical", "lose a zone".
 //
 // Several scenarios may be in force at once. A request that several concern gets the rules of all: their delays add up,
-// and the error of the oldest counts. One that is Alone, as experiments are, tolerates no other beside it.
+// and the error of the oldest counts. Those of an experiment tolerate no other beside them.
 //
 // # What it promises
 //   - Every fault ends by itself, ten minutes after it was added unless told otherwise, and never after more than a day.
@@ -22,8 +25,7 @@
 //   - While injection is switched off no fault can be added, so that nothing begins by surprise when it is on again.
 //
 // # What it does not
-//   - It does not stop a fault because customers suffer; that is for whoever added it, until experiments do.
-//   - It knows no services: which are not critical the caller finds out from the registry.
+//   - It does not stop a fault because customers suffer; that is for whoever added it. Experiments stop themselves.
 package chaos
 
 import (
@@ -77,7 +79,7 @@ type Fault struct {
 	Rules       string    `json:"rules" doc:"What happens: point:glob=action[@percent], separated by semicolons." example:"server:ratings=error(503)@25"`
 	Who         Who       `json:"who,omitzero" required:"false" doc:"To whose requests."`
 	Where       Where     `json:"where,omitzero" required:"false" doc:"In which processes, and on which routes. Everywhere when absent."`
-	Alone       bool      `json:"alone,omitempty" doc:"Tolerates no other fault beside it."`
+	Experiment  string    `json:"experiment,omitempty" doc:"The experiment it belongs to: it tolerates no fault beside it that is not of the same." maxLength:"64"`
 	Owner       string    `json:"owner,omitempty" doc:"Who answers for it; whoever added it when absent." maxLength:"128"`
 	Expires     time.Time `json:"expires,omitzero" required:"false" doc:"When it ends by itself: at most 24 hours from now, in 10 minutes when absent."`
 	Actor       string    `json:"actor,omitempty" doc:"Who added it. Given by the platform."`
@@ -198,7 +200,7 @@ func (x *Chaos) reap(ctx context.Context, now time.Time) error {
 // with what [properties.Store.Set] fails with.
 func (x *Chaos) Add(ctx context.Context, f Fault) (Fault, error) {
 	if f.ID == "" {
-		f.ID = "f-" + strings.ToLower(rand.Text()[:8])
+		f.ID = newID("f-")
 	}
 	if x.off() {
 		return Fault{}, fmt.Errorf("%w; `roadbed fit enable` switches it on", ErrOff)
@@ -210,6 +212,8 @@ func (x *Chaos) Add(ctx context.Context, f Fault) (Fault, error) {
 	f.Actor, f.Why, f.Created = change.Actor, change.Why, time.Now().UTC()
 	return x.put(ctx, change, f, properties.Absent)
 }
+
+func newID(prefix string) string { return prefix + strings.ToLower(rand.Text()[:8]) }
 
 // Alter replaces rules, scope, description and expiry of a fault. It fails as Add does, and with [ErrNotFound].
 func (x *Chaos) Alter(ctx context.Context, id string, f Fault) (Fault, error) {
@@ -241,8 +245,8 @@ func (x *Chaos) put(ctx context.Context, change roadbed.Change, f Fault, rev uin
 	x.adding.Lock()
 	defer x.adding.Unlock()
 	for _, other := range x.List() {
-		if other.ID != f.ID && (f.Alone || other.Alone) {
-			return Fault{}, fmt.Errorf("%w: %s (%s), by %s, ends in %s, and one of the two must be alone; wait, or remove it", ErrOverlap,
+		if other.ID != f.ID && f.Experiment != other.Experiment {
+			return Fault{}, fmt.Errorf("%w: %s (%s), by %s, ends in %s, and one of the two is an experiment, which must be alone; wait, or remove it", ErrOverlap,
 				other.ID, cmp.Or(other.Description, other.Rules), other.Owner, time.Until(other.Expires).Round(time.Second))
 		}
 	}

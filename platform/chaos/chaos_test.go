@@ -211,17 +211,17 @@ func TestWhatServicesWouldNotUnderstandIsRefused(t *testing.T) {
 	}
 }
 
-func TestAFaultThatIsAloneToleratesNoOther(t *testing.T) {
+func TestAnExperimentToleratesNoOtherFault(t *testing.T) {
 	x := open(t)
 	ana := api.As(t.Context(), "ana", "")
-	if _, err := x.Add(ana, Fault{ID: "one", Rules: rules, Alone: true}); err != nil {
+	if _, err := x.Add(ana, Fault{ID: "one", Rules: rules, Experiment: "e"}); err != nil {
 		t.Fatal(err)
 	}
 	_, err := x.Add(ana, Fault{ID: "two", Rules: rules})
 	if !errors.Is(err, ErrOverlap) || !errors.Is(err, ErrInvalid) || !strings.Contains(err.Error(), "one (server:ratings=error(503)@25), by ana") {
-		t.Errorf("beside one that is alone: got %v, want ErrOverlap that names it", err)
+		t.Errorf("beside an experiment: got %v, want ErrOverlap that names it", err)
 	}
-	if _, err := x.Alter(ana, "one", Fault{Rules: rules, Alone: true}); err != nil {
+	if _, err := x.Alter(ana, "one", Fault{Rules: rules, Experiment: "e"}); err != nil {
 		t.Errorf("altering it: %v", err)
 	}
 	if err := x.Remove(ana, "one"); err != nil {
@@ -230,11 +230,11 @@ func TestAFaultThatIsAloneToleratesNoOther(t *testing.T) {
 	if _, err := x.Add(ana, Fault{ID: "two", Rules: rules}); err != nil {
 		t.Errorf("after it has ended: %v", err)
 	}
-	if _, err := x.Add(ana, Fault{ID: "three", Rules: rules, Alone: true}); !errors.Is(err, ErrOverlap) {
-		t.Errorf("alone beside another: got %v, want ErrOverlap", err)
+	if _, err := x.Add(ana, Fault{ID: "three", Rules: rules, Experiment: "e"}); !errors.Is(err, ErrOverlap) {
+		t.Errorf("an experiment beside another fault: got %v, want ErrOverlap", err)
 	}
 	if f, err := x.Add(ana, Fault{ID: "four", Rules: rules, Owner: "team-qa"}); err != nil || f.Owner != "team-qa" {
-		t.Errorf("two that are not alone: got %+v, %v", f, err)
+		t.Errorf("two without an experiment: got %+v, %v", f, err)
 	}
 }
 

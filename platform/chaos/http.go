@@ -46,6 +46,10 @@ func (x *Chaos) Mount(s *api.Surface) {
 		func(ctx context.Context, _ *struct{}) (*struct{}, error) { return nil, problem(x.StopAll(ctx)) })
 	huma.Register(s.API, op("enable-faults", http.MethodPost, "/api/v1/faults/enable", "Allow injection again", "", 204),
 		func(ctx context.Context, _ *struct{}) (*struct{}, error) { return nil, problem(x.Enable(ctx)) })
+	huma.Register(s.API, op("conclude-experiment", http.MethodPost, "/api/v1/experiments/results", "Record what an experiment found", "It goes into the change log.", 204),
+		func(ctx context.Context, in *struct{ Body Result }) (*struct{}, error) {
+			return nil, problem(x.Conclude(ctx, in.Body))
+		})
 	huma.Register(s.API, op("list-recipes", http.MethodGet, "/api/v1/fault-recipes", "List recipes", "Templates of rules with names and parameters.", 200),
 		func(context.Context, *struct{}) (*struct{ Body []Recipe }, error) {
 			return &struct{ Body []Recipe }{Recipes()}, nil
