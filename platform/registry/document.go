@@ -51,6 +51,14 @@ func (d *document) parts(c codec) [][]byte {
 // large reports whether the document is worth compressing. A single instance is.
 func (d *document) large() bool { return len(d.views) > 0 }
 
+// count is how many instances are in it.
+func (d *document) count() (n int) {
+	for _, v := range d.views {
+		n += len(v.recs)
+	}
+	return n
+}
+
 // head is what comes before the applications.
 func (d *document) head(c codec) []byte {
 	if !c.isJSON() {

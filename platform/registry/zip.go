@@ -33,8 +33,13 @@ type unit struct {
 type zips [codecs]atomic.Pointer[zipped]
 
 const (
-	window    = 32 << 10 // bytes of text that a deflate block may refer to, RFC 1951 §2
-	zipEffort = 5        // of 9: beyond it little is gained
+	window = 32 << 10 // bytes of text that a deflate block may refer to, RFC 1951 §2
+
+	// Lists are read far more often than made, and what a reader costs is their size: a fifth less than with usualEffort.
+	// But lists are made anew whenever the times in them are stale, and very long ones would take seconds.
+	mostEffort  = 9
+	usualEffort = 5
+	longList    = 25_000 // instances
 )
 
 var gzipHead = []byte{0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255} // RFC 1952 §2.3: no time, no word on effort, unknown system
@@ -62,8 +67,12 @@ func (d *document) zip(c codec) *zipped {
 		}
 	}
 	z := &zipped{data: make([]byte, 0, len(old.data)+len(old.data)/16+1024), units: make([]unit, 0, len(d.views))}
-	p := packers.Get().(*packer)
-	defer packers.Put(p)
+	effort := mostEffort
+	if d.count() > longList {
+		effort = usualEffort
+	}
+	p := getPacker(effort)
+	defer p.free()
 
 	head := d.head(c)
 	p.begin()
@@ -128,18 +137,27 @@ func (z *zipped) bytes(i int) []byte {
 
 // packer compresses.
 type packer struct {
-	w   *flate.Writer
-	out bytes.Buffer // holds nothing between two calls
-	buf []byte
+	effort int
+	w      *flate.Writer
+	out    bytes.Buffer // holds nothing between two calls
+	buf    []byte
 }
 
-var packers = sync.Pool{New: func() any {
-	w, err := flate.NewWriter(nil, zipEffort)
+var packers [mostEffort + 1]sync.Pool // by effort
+
+func getPacker(effort int) *packer {
+	if p, ok := packers[effort].Get().(*packer); ok {
+		return p
+	}
+	w, err := flate.NewWriter(nil, effort)
 	if err != nil {
 		panic("registry: " + err.Error()) // cannot be: the level exists
 	}
-	return &packer{w: w}
-}}
+	return &packer{effort: effort, w: w}
+}
+
+// free lets others use p.
+func (p *packer) free() { packers[p.effort].Put(p) }
 
 // begin forgets all text.
 func (p *packer) begin() { p.w.Reset(&p.out) }
@@ -179,8 +197,8 @@ func (p *packer) text(d *document, c codec, i int) []byte {
 
 // gzipParts compresses a document that nobody will ask for again.
 func gzipParts(parts [][]byte) [][]byte {
-	p := packers.Get().(*packer)
-	defer packers.Put(p)
+	p := getPacker(usualEffort)
+	defer p.free()
 	p.begin()
 	var sum uint32
 	size := 0

@@ -106,7 +106,7 @@ func TestDocumentsAreAsSmallAsIfCompressedInOneGo(t *testing.T) {
 		d.views = append(d.views, crowded(fmt.Sprintf("APP%02d", i), 5, i))
 	}
 	var whole bytes.Buffer
-	z, err := gzip.NewWriterLevel(&whole, zipEffort)
+	z, err := gzip.NewWriterLevel(&whole, mostEffort)
 	if err != nil {
 		t.Fatal(err)
 	}
