@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	pushFlush    = 20 * time.Millisecond // how long news may wait for more
+	pushFlush    = 20 * time.Millisecond // between news; what comes after a while of silence does not wait for more
 	compareEvery = 5 * time.Second
 	aliveEvery   = time.Second
 	silentFor    = 5 * time.Second // without a frame from the other side it is gone
@@ -146,6 +146,7 @@ func (d *duplex) write(ctx context.Context) error {
 		d.compare()
 	}
 	l := &d.box.lanes
+	var last time.Time // news were told
 	for {
 		if d.out.err == nil {
 			d.out.err = d.out.out.Flush()
@@ -179,8 +180,9 @@ func (d *duplex) write(ctx context.Context) error {
 		case <-l[2].ready:
 		case <-l[3].ready:
 		}
-		pause(ctx, pushFlush)
+		pause(ctx, pushFlush-time.Since(last))
 		d.news()
+		last = time.Now()
 	}
 }
 

@@ -31,6 +31,7 @@ type hub struct {
 	byVIP   map[string]crowd
 	slots   [watchSlots]crowd // by the second in which it is their turn for a sign of life
 	second  int
+	nth     uint64      // of the last round
 	pulse   *time.Timer // runs while there are watchers
 }
 
@@ -77,6 +78,7 @@ type watcher struct {
 
 	bound map[key]struct{} // instances that are alive as long as the stream is; guarded by the hub's mu
 	slot  int              // of the hub
+	nth   uint64           // the last round that roused it; guarded by the hub's mu
 	line  *line            // if there is one it is worked instead of wake
 
 	mu   sync.Mutex
@@ -287,15 +289,21 @@ func (h *hub) round() (roused []*watcher) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	rd := &round{from: from, to: to, byApp: make(map[string][]byte)}
-	concerned := make(crowd)
+	h.nth++
+	concerns := func(w *watcher) {
+		if w.nth != h.nth {
+			w.nth = h.nth
+			roused = append(roused, w)
+		}
+	}
 	add := func(c crowd) {
 		for w := range c {
-			concerned[w] = struct{}{}
+			concerns(w)
 		}
 	}
 	if everyone || !known {
 		for _, w := range h.streams {
-			concerned[w] = struct{}{}
+			concerns(w)
 		}
 	}
 	if len(changes) > 0 {
@@ -329,10 +337,8 @@ func (h *hub) round() (roused []*watcher) {
 		rd.events, rd.byApp = nil, nil
 	}
 	h.last.Store(rd)
-	roused = make([]*watcher, 0, len(concerned))
-	for w := range concerned {
+	for _, w := range roused {
 		w.rouse(todo{news: true, from: from})
-		roused = append(roused, w)
 	}
 	h.upTo.Store(to)
 	return roused

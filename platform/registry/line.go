@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -18,12 +19,13 @@ type line struct {
 	stream
 	me   *watcher
 	conn net.Conn
+	raw  syscall.RawConn // of conn; nil if there is none
 
 	slow atomic.Bool // it did not take at once what was written to it: it is waited for elsewhere
 	busy atomic.Bool // somebody writes, and looks whether there is more to do afterwards
 }
 
-// lineWait is how long a round waits for one line. It is waited for once.
+// lineWait is how long a round waits for one line without a raw connection. It is waited for once.
 const lineWait = 5 * time.Millisecond
 
 // watchLine serves a watcher without net/http, in the background. It reports false if that cannot be done.
@@ -34,6 +36,9 @@ func (h *eureka) watchLine(w http.ResponseWriter, r *http.Request, me *watcher, 
 	}
 	l := &line{stream: stream{hub: h.hub, in: me.in}, me: me, conn: conn}
 	l.out = l.send
+	if c, ok := conn.(*frontConn); ok {
+		l.raw = c.raw
+	}
 	// After a write that timed out, a TLS connection is of no more use, so it is never hurried.
 	_, secure := conn.(*tls.Conn)
 	l.slow.Store(secure || r.TLS != nil)
@@ -95,6 +100,7 @@ func work(ws []*watcher) {
 	var wg sync.WaitGroup
 	for range n {
 		wg.Go(func() {
+			p := newPen()
 			for {
 				from := int(next.Add(few)) - few
 				if from >= len(ws) {
@@ -102,7 +108,7 @@ func work(ws []*watcher) {
 				}
 				for _, w := range ws[from:min(from+few, len(ws))] {
 					if w.line != nil && w.line.busy.CompareAndSwap(false, true) {
-						w.line.work()
+						w.line.work(p)
 					}
 				}
 			}
@@ -111,8 +117,40 @@ func work(ws []*watcher) {
 	wg.Wait()
 }
 
+// pen writes to lines with raw connections.
+type pen struct {
+	b   []byte
+	n   int // bytes that put wrote
+	put func(fd uintptr) bool
+}
+
+func newPen() *pen {
+	p := &pen{}
+	p.put = func(fd uintptr) bool {
+		p.n = writeNow(fd, p.b)
+		return true
+	}
+	return p
+}
+
+// push writes what l takes at once of b; full says that this is not all.
+func (l *line) push(p *pen, b []byte) (n int, full bool, err error) {
+	if l.raw != nil {
+		p.b = b
+		err = l.raw.Write(p.put)
+		return p.n, err == nil && p.n < len(b), err
+	}
+	l.conn.SetWriteDeadline(time.Now().Add(lineWait)) //nolint:errcheck // the write tells
+	n, err = l.conn.Write(b)
+	if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		l.slow.Store(true)
+		return n, true, nil
+	}
+	return n, false, err
+}
+
 // work does what there is to do on a line that the caller has made busy.
-func (l *line) work() {
+func (l *line) work(p *pen) {
 	if l.slow.Load() {
 		go l.finish()
 		return
@@ -134,10 +172,8 @@ func (l *line) work() {
 			if len(part) == 0 {
 				continue
 			}
-			l.conn.SetWriteDeadline(time.Now().Add(lineWait)) //nolint:errcheck // the write tells
-			n, err := l.conn.Write(part)
-			if ne, ok := err.(net.Error); ok && ne.Timeout() {
-				l.slow.Store(true)
+			n, full, err := l.push(p, part)
+			if full {
 				left, then := shared[min(n, len(shared)):], bytes.Clone(*b)
 				if i == 1 {
 					left, then = nil, then[n:]
@@ -169,6 +205,9 @@ func (l *line) finish() {
 	for {
 		t, upTo := l.me.take(l.hub)
 		if t.nothing() {
+			if l.raw != nil {
+				l.conn.SetWriteDeadline(time.Time{}) //nolint:errcheck // the next write tells
+			}
 			if l.rest() {
 				return
 			}

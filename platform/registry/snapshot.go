@@ -56,8 +56,8 @@ type member1 struct {
 
 const (
 	// coalesce bounds how long readers may see the former snapshot while a large registry changes without pause, and so
-	// do eight times what it cost to make.
-	coalesce = 20 * time.Millisecond
+	// do eight times what it cost to make. If that is much, they see it for three times its cost.
+	coalesce = 10 * time.Millisecond
 	cheap    = int64(time.Millisecond) // a snapshot that costs less is made for every change
 
 	// staleTimes is how old the lease times in a document may be.
@@ -117,7 +117,7 @@ func (s *state) fresh(sn *snapshot) bool {
 	s.mu.RLock()
 	same, warmth := sn.edition == s.edition, sn.warming == s.warming
 	s.mu.RUnlock()
-	return warmth && (same || sn.cost > cheap && age < min(int64(coalesce), 8*sn.cost))
+	return warmth && (same || sn.cost > cheap && age < max(min(int64(coalesce), 8*sn.cost), 3*sn.cost))
 }
 
 // snapshot makes a new one. Only applications that changed, or whose lease times are stale, are looked at again.
