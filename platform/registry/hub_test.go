@@ -585,3 +585,75 @@ func TestDeadProcessIsDownWithinASecond(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+// TestAWatcherOverTCPThatReadsLateDelaysNobodyAndMissesNothing has two streams through the fast front. One stops
+// reading until the kernel takes nothing more for it.
+func TestAWatcherOverTCPThatReadsLateDelaysNobodyAndMissesNothing(t *testing.T) {
+	r := New(Config{Log: slog.New(slog.DiscardHandler)})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: r.Handler()}
+	served := make(chan struct{})
+	go func() { defer close(served); srv.Serve(r.Front(srv, l, func(string, string) bool { return true })) }() //nolint:errcheck // it ends with Close
+	defer func() {
+		r.hub.end()
+		srv.Close()
+		<-served
+	}()
+	open := func() (*viewer, func()) {
+		conn, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "GET /registry/v1/watch HTTP/1.1\r\nHost: %s\r\n\r\n", l.Addr()) //nolint:errcheck // the answer tells
+		v := &viewer{}
+		done := make(chan struct{})
+		go func() { defer close(done); v.read(conn) }()
+		return v, func() {
+			conn.Close()
+			v.pause(false)
+			<-done
+		}
+	}
+	eventually := func(what string, v *viewer) {
+		t.Helper()
+		for start := time.Now(); ; time.Sleep(time.Millisecond) {
+			d := v.differs(r.s)
+			if d == "" {
+				return
+			}
+			if time.Since(start) > 20*time.Second {
+				t.Fatalf("%s: it %.300s", what, d)
+			}
+		}
+	}
+	late, end := open()
+	defer end()
+	other, end := open()
+	defer end()
+	put := func(id string, size int) {
+		x := reg("A", id, up, 1)
+		x.meta = []pair{{"k", strings.Repeat("x", size)}}
+		r.s.register(x, origin{})
+	}
+	put("first", 1)
+	eventually("the one that will be late, at first", late)
+	eventually("the other, at first", other)
+	late.pause(true)
+	for i := range 60 { // together more than the kernel holds
+		put(fmt.Sprint(i), 100_000)
+		eventually(fmt.Sprintf("the other after change %d", i), other)
+	}
+	if d := late.differs(r.s); d == "" {
+		t.Fatal("the kernel took 6 MB for a client that does not read; the test shows nothing")
+	}
+	late.pause(false)
+	eventually("the one that is late, when it reads on", late)
+	put("last", 1)
+	eventually("the same, after one more change", late)
+	if late.left {
+		t.Error("the one that is late was hung up on")
+	}
+}
