@@ -305,6 +305,9 @@ func (cl *cluster) explain(r *record, choices []balance.Choice) Explanation {
 		if t.err != nil {
 			a.Error = t.err.Error()
 		}
+		if t.err == errOutrun {
+			a.Verdict = "" // that says it
+		}
 		if i := slices.IndexFunc(choices, func(c balance.Choice) bool { return c.At == t.at && c.Winner.Addr == t.endpoint.Addr }); i >= 0 {
 			a.Pick = cl.engine.pick(choices[i])
 		}
