@@ -73,6 +73,16 @@ func (b *breaker) attemptSlowly(s *settings, clk *clock, w uint64) (trial uint64
 	return 0, false
 }
 
+// early asks for a trial before the sleep window has ended: a breaker upstream has waited as long and tries just now.
+func (b *breaker) early(s *settings) (trial uint64, ok bool) {
+	w := b.word.Load()
+	if st := w & stateMask; s.ForceOpen || st != openFast && st != openDue {
+		return 0, false
+	}
+	trial = w>>numberShift + 1
+	return trial, b.word.CompareAndSwap(w, trial<<numberShift|1<<grantedShift|uint64(s.TrialPermits)<<neededShift|halfOpen)
+}
+
 // isTrial reports whether w is half open for that trial.
 func isTrial(w, trial uint64) bool { return w>>numberShift == trial && w&stateMask == halfOpen }
 

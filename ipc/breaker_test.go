@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -335,6 +336,74 @@ func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
 		})
 		if wrong != "" {
 			rt.Fatal(wrong)
+		}
+	})
+}
+
+func TestTrialOfABreakerUpstreamIsLetThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, lists := everywhere(1, answer(500))
+		e := newTestEngine(t, Options{Lists: lists, Transport: n})
+		for range 20 {
+			get(e, t.Context(), "GET", "http://app/")
+		}
+		time.Sleep(501 * time.Millisecond)
+		n.hosts[addr(1)] = answer(200)
+		seen := n.attempts()
+		calls := func(trial bool, times int) (ok int) {
+			h := e.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				for range times {
+					status, err := Call(r.Context(), e.Command("app", Settings{}), func(ctx context.Context) (int, error) { return get(e, ctx, "GET", "http://app/") })
+					if err == nil && status == 200 {
+						ok++
+					}
+				}
+			}))
+			header := []string{}
+			if trial {
+				header = []string{HeaderTrial, "1"}
+			}
+			ask(h, "/", header...)
+			return ok
+		}
+		if got := calls(false, 1); got != 0 || n.attempts() != seen {
+			t.Errorf("an ordinary request: %d calls passed the open breaker, want none", got)
+		}
+		e.Command("app", Settings{ForceOpen: true})
+		if got := calls(true, 1); got != 0 {
+			t.Errorf("forced open: %d calls of a trial passed, want none", got)
+		}
+		e.Command("app", Settings{ForceOpen: false, Retries: 1})
+		if got := calls(true, 3); got != 3 {
+			t.Errorf("%d of 3 calls of a trial passed, want all: the first closes the breaker", got)
+		}
+		if got := n.seen[seen].Header.Get(HeaderTrial); got != "1" {
+			t.Errorf("a trial says %q to the next hop, want 1", got)
+		}
+		if got := calls(false, 1); got != 1 {
+			t.Errorf("afterwards %d of 1 ordinary calls passed", got)
+		}
+		if got := n.seen[len(n.seen)-1].Header.Get(HeaderTrial); got != "" {
+			t.Errorf("an ordinary call says it is a trial: %q", got)
+		}
+	})
+}
+
+func TestBreakerDoesNotOpenBecauseSuccessesGrowOld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c := e.Command("x", Settings{})
+		run := func(n int, err error) {
+			for range n {
+				Call(t.Context(), c, func(context.Context) (int, error) { return 0, err })
+			}
+		}
+		run(100, nil)
+		time.Sleep(3 * time.Second)
+		run(90, errors.New("down"))
+		time.Sleep(9 * time.Second)
+		if got := e.Snapshot()[0]; got.Breaker != "CLOSED" || len(e.Events(0)) != 0 {
+			t.Errorf("nobody called since, but the breaker is %s with events %v", got.Breaker, e.Events(0))
 		}
 	})
 }

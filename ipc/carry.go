@@ -159,7 +159,7 @@ func (c *Command) Begin(ctx context.Context) (*Ticket, error) {
 	}
 	set := c.set.Load()
 	t := &Ticket{c: c, p: permit{start: c.clock.now(), deadline: noDeadline}}
-	if refused := c.permit(&t.p, set, int64(set.MaxConcurrent)); refused != nil {
+	if refused := c.permit(ctx, &t.p, set, int64(set.MaxConcurrent)); refused != nil {
 		c.count(fallbackMissing)
 		c.report(&ending{kind: refused.Kind}, resultFailure)
 		return nil, refused

@@ -91,13 +91,16 @@ func (c *Command) admit(ctx context.Context, p *permit, set *settings, start, li
 			return c.refusedLate
 		}
 	}
-	return c.permit(p, set, limit)
+	return c.permit(ctx, p, set, limit)
 }
 
 // permit is admit without the deadline.
-func (c *Command) permit(p *permit, set *settings, limit int64) (refused *Error) {
+func (c *Command) permit(ctx context.Context, p *permit, set *settings, limit int64) (refused *Error) {
 	var ok bool
-	if p.trial, ok = c.breaker.attempt(set, c.clock); !ok {
+	if p.trial, ok = c.breaker.attempt(set, c.clock); !ok && servesTrial(ctx) {
+		p.trial, ok = c.breaker.early(set)
+	}
+	if !ok {
 		c.count(shortCircuited)
 		return c.refusedOpen
 	}
@@ -255,8 +258,10 @@ func (c *Command) tick(now int64, tick time.Duration) {
 		w.mu.Unlock()
 		return
 	}
+	seen := w.health.seen
 	h := w.roll(t.health())
-	opened := !set.forced && h.tripped(set) && c.breaker.open(now, set)
+	news := w.health.seen != seen // else good calls that grow old would open a breaker that nobody asked since
+	opened := !set.forced && news && h.tripped(set) && c.breaker.open(now, set)
 	c.breaker.tick(now, set)
 	w.mu.Unlock()
 	if opened {
@@ -392,7 +397,7 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 	set := c.set.Load()
 	var p permit
 	var refused *Error
-	if w := c.breaker.word.Load(); w&stateMask == openFast && !set.forced { // spare the clock
+	if w := c.breaker.word.Load(); w&stateMask == openFast && !set.forced && c.engine.server.trials.Load() == 0 { // spare the clock
 		e := shortCircuited
 		if !hasFallback {
 			e = shortCircuitedBare
@@ -410,7 +415,7 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 	rctx := ctx
 	var s *scope
 	if p.own || c.vip.Load() || c.engine.meter != nil || set.Isolation == Thread {
-		s = &scope{Context: ctx, cmd: c}
+		s = &scope{Context: ctx, cmd: c, trial: p.trial != 0}
 		switch {
 		case p.own && set.Uninterrupted && set.Isolation != Thread: // whose caller leaves, and whose function does not learn of it
 			s.deadline = noDeadline

@@ -17,6 +17,7 @@ type scope struct {
 	cmd             *Command
 	deadline        int64                // on the engine's clock; 0 = only the parent's counts; noDeadline = cancelled by end only
 	life            atomic.Pointer[life] // nil until the scope ends or somebody waits for that
+	trial           bool                 // its breaker waits for how it ends
 	http            *exchange            // the HTTP call this is the context of; nil in a Call
 	pool            *pool                // where the call holds a slot; nil if it is not isolated by threads
 	other           atomic.Bool          // an HTTP call to an app of another name ran inside and reported itself

@@ -27,9 +27,16 @@ type inbound struct {
 	traceparent string
 	tracestate  string
 	attempt     int
+	trial       bool        // a breaker upstream waits for how it ends
 	noRetry     atomic.Bool // a callee, or our own budget, asks that nobody upstream tries again
 	up          *inbound    // the inbound request in whose course this one is made for another process; see Adopt
 	request     request
+}
+
+// servesTrial reports whether ctx belongs to a request for which a breaker upstream waits.
+func servesTrial(ctx context.Context) bool {
+	in := inboundOf(ctx)
+	return in != nil && in.trial
 }
 
 // detached returns what goes on after the request was answered.
@@ -91,6 +98,7 @@ func PriorityOf(ctx context.Context) int {
 
 // server is the engine's serving side.
 type server struct {
+	trials    atomic.Int32 // requests being served for which a breaker upstream waits
 	expired   *meter.Counter
 	ignored   *meter.Counter
 	malformed *meter.Counter
@@ -186,6 +194,10 @@ func (e *Engine) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 	out[HeaderRequestID] = s.id[:1:1]
 	if rep := shed.report.Load(); rep != nil {
 		out[serverUtilized], out[serverLoad] = rep.utilization, rep.load
+	}
+	if s.in.trial {
+		e.server.trials.Add(1)
+		defer e.server.trials.Add(-1)
 	}
 	normal := false
 	defer func() {
@@ -284,6 +296,7 @@ func readInbound(s *server, h http.Header) *inbound {
 // read reads what else is handed on. What is malformed counts as absent.
 func (in *inbound) read(s *server, h http.Header) {
 	in.attempt = 1
+	in.trial = first(h[HeaderTrial]) == "1"
 	in.traceparent, in.tracestate = first(h["Traceparent"]), first(h["Tracestate"])
 	if id := first(h[HeaderRequestID]); plain(id) {
 		in.id = id

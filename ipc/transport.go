@@ -29,6 +29,7 @@ const (
 	HeaderCaller      = "X-Ipc-Caller"     // the calling app
 	HeaderCriticality = "X-Ipc-Criticality"
 	HeaderPriority    = "X-Ipc-Priority" // 1, the most important, to 100; only if it is not the usual one of the criticality
+	HeaderTrial       = "X-Ipc-Trial"    // "1": the caller's breaker waits for how this ends, so let it through
 	HeaderNoRetry     = "X-Ipc-No-Retry" // in a response: "1" = do not try again, here or upstream
 	HeaderRequestID   = "X-Request-Id"
 
@@ -217,6 +218,7 @@ func (x *exchange) run() (*http.Response, error) {
 		}
 	}
 	x.deadline = x.permit.deadline
+	x.trial = x.permit.trial != 0 || x.inbound != nil && x.inbound.trial || x.joined && s.trial
 	x.scope.http = x
 	x.cluster.budget.requests.Add(1)
 	retries := set.Retries
@@ -608,6 +610,9 @@ func (x *exchange) request(ctx context.Context, t *try) (*http.Request, error) {
 		}
 	}
 	set(HeaderAttempt, strconv.Itoa(attempt))
+	if x.trial {
+		set(HeaderTrial, "1")
+	}
 	if attempt > 1 {
 		set("X-Envoy-Attempt-Count", strconv.Itoa(attempt))
 	}
