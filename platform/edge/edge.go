@@ -124,7 +124,7 @@ func New(c Config) *Gateway {
 	}
 	g.table.Store(&table{})
 	g.faults.Store(&faults{})
-	g.proxy = newProxy(c.Calls.Transport(), g.fail, c.Log)
+	g.proxy = newProxy(c.Calls.Transport(), g.fail)
 	return g
 }
 

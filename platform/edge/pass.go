@@ -3,15 +3,14 @@ package edge
 import (
 	"crypto/rand"
 	"encoding/hex"
-	"log/slog"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/roadbed/roadbed/ipc/pass"
 	"github.com/roadbed/roadbed/meter"
 )
 
@@ -25,55 +24,55 @@ type passage struct {
 type passageKey struct{}
 
 // newProxy returns the handler that passes a request with a passage on by way of transport.
-func newProxy(transport http.RoundTripper, fail func(http.ResponseWriter, *http.Request, error), log *slog.Logger) http.Handler {
-	return &httputil.ReverseProxy{
-		Rewrite:      rewrite,
-		Transport:    transport,
-		ErrorHandler: fail,
-		BufferPool:   &buffers{},
-		ErrorLog:     slog.NewLogLogger(log.Handler(), slog.LevelDebug),
-		ModifyResponse: func(resp *http.Response) error {
-			// What services tell callers of ours is not for the world, and the id is already set.
-			for k := range resp.Header {
-				if internal(k) {
-					delete(resp.Header, k)
-				}
-			}
-			delete(resp.Header, "X-Request-Id")
-			return nil
-		},
+func newProxy(transport http.RoundTripper, fail func(http.ResponseWriter, *http.Request, error)) *pass.Proxy {
+	return &pass.Proxy{Transport: transport, Request: onward, Response: outward, Fail: fail}
+}
+
+// outward takes out of an answer what services tell callers of ours, which is not for the world, and the id, which is
+// already set.
+func outward(h http.Header) {
+	for k := range h {
+		if internal(k) || k == "X-Request-Id" {
+			delete(h, k)
+		}
 	}
 }
 
-// rewrite makes the request that the backend gets.
-func rewrite(p *httputil.ProxyRequest) {
-	pass := p.In.Context().Value(passageKey{}).(*passage)
-	path := pass.match.path(p.In.URL)
-	u := &url.URL{Scheme: "http", Host: pass.backend, RawQuery: p.In.URL.RawQuery}
+// onward makes the request that the backend gets.
+func onward(out, in *http.Request) {
+	way := in.Context().Value(passageKey{}).(*passage)
+	path := way.match.path(in.URL)
+	u := &url.URL{Scheme: "http", Host: way.backend, RawQuery: in.URL.RawQuery}
 	var err error
 	if u.Path, err = url.PathUnescape(path); err != nil {
 		u.Path = path // cannot be: it was unescaped once when the request was read
 	}
 	u.RawPath = path
-	p.Out.URL = u
-	p.Out.Host = p.In.Host
+	out.URL = u
 
-	// ReverseProxy has taken Forwarded and X-Forwarded-* away already.
-	h := p.Out.Header
+	h := out.Header
 	for k := range h {
-		if internal(k) || strings.HasPrefix(k, "X-Forwarded-") || k == "X-Real-Ip" {
+		if internal(k) || strings.HasPrefix(k, "X-Forwarded-") || k == "Forwarded" || k == "X-Real-Ip" {
 			delete(h, k)
 		}
 	}
-	p.SetXForwarded()
-	if _, port, err := net.SplitHostPort(p.In.Host); err == nil {
-		h.Set("X-Forwarded-Port", port)
+	if host, _, err := net.SplitHostPort(in.RemoteAddr); err == nil {
+		h["X-Forwarded-For"] = []string{host}
 	}
-	if prefix := pass.match.prefix(p.In.URL); prefix != "" {
-		h.Set("X-Forwarded-Prefix", prefix)
+	h["X-Forwarded-Host"] = []string{in.Host}
+	h["X-Forwarded-Proto"] = []string{"http"}
+	if in.TLS != nil {
+		h["X-Forwarded-Proto"] = []string{"https"}
 	}
-	h.Set("X-Request-Id", pass.id)
-	h.Add("Via", "1.1 "+pseudonym)
+	if _, port, err := net.SplitHostPort(in.Host); err == nil {
+		h["X-Forwarded-Port"] = []string{port}
+	}
+	if prefix := way.match.prefix(in.URL); prefix != "" {
+		h["X-Forwarded-Prefix"] = []string{prefix}
+	}
+	h["X-Request-Id"] = []string{way.id}
+	via := h["Via"]
+	h["Via"] = append(via[:len(via):len(via)], "1.1 "+pseudonym)
 }
 
 // A request leaves its mark each time it comes through, so that one which is led back here does not go round for ever.
@@ -155,20 +154,6 @@ func (r *response) Write(b []byte) (int, error) {
 
 // Unwrap lets http.ResponseController flush and hijack.
 func (r *response) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-// buffers lends copy buffers.
-type buffers struct{ pool sync.Pool }
-
-const bufferSize = 32 << 10
-
-func (b *buffers) Get() []byte {
-	if p, ok := b.pool.Get().(*[bufferSize]byte); ok {
-		return p[:]
-	}
-	return new([bufferSize]byte)[:]
-}
-
-func (b *buffers) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }
 
 // timers meters requests by route and class of status. Routes come and go; their meters expire in the registry.
 type timers struct {
