@@ -624,7 +624,7 @@ func eventOf(k Kind, err error) event {
 			return unanswered
 		}
 		return timeout
-	case NoEndpoint:
+	case NoEndpoint, Shed:
 		return unanswered
 	case Injected:
 		if errors.Is(err, ErrRejected) {

@@ -18,6 +18,7 @@ var (
 	ErrDeadlineSpent = errors.New("no time is left before the caller's deadline")
 	ErrNoEndpoint    = errors.New("no instance of it is known that may take traffic")
 	ErrBodySent      = errors.New("its body was sent already and cannot be had again, so it was not tried elsewhere; set the request's GetBody")
+	ErrShed          = errors.New("the other side has too much to do; what is more important goes first")
 	ErrFallback      = errors.New("its fallback did not help")
 	ErrInjected      = fault.ErrInjected
 )
@@ -35,11 +36,12 @@ const (
 	NoEndpoint
 	Injected
 	Cancelled
+	Shed    // the other side refused it under overload
 	invalid // BadRequest: the caller's fault
 	kinds
 )
 
-var kindNames = [kinds]string{"none", "error", "timeout", "open", "rejected", "noendpoint", "injected", "cancelled", "error"}
+var kindNames = [kinds]string{"none", "error", "timeout", "open", "rejected", "noendpoint", "injected", "cancelled", "shed", "error"}
 
 // String returns the kind's name.
 func (k Kind) String() string {
@@ -151,7 +153,10 @@ func classify(err error, late, gone bool) Kind {
 	if inner := (*Error)(nil); errors.As(err, &inner) && inner.Kind != Cancelled {
 		return inner.Kind
 	}
-	if late || errors.Is(err, context.DeadlineExceeded) {
+	switch {
+	case errors.Is(err, ErrShed):
+		return Shed
+	case late, errors.Is(err, context.DeadlineExceeded):
 		return TimedOut
 	}
 	return Failed

@@ -15,7 +15,11 @@ type StatusError struct {
 	Status int
 	URL    string
 	Body   string // its first 512 bytes
+	shed   bool
 }
+
+// Is makes the refusal of an overloaded server an [ErrShed].
+func (e *StatusError) Is(target error) bool { return target == ErrShed && e.shed }
 
 // Error returns a sentence.
 func (e *StatusError) Error() string {
@@ -41,8 +45,8 @@ func Get[T any](ctx context.Context, e *Engine, c *Command, url string) (T, erro
 			return v, fmt.Errorf("read the answer to GET %s: %w", url, err)
 		}
 		if resp.StatusCode/100 != 2 {
-			err = &StatusError{Status: resp.StatusCode, URL: url, Body: string(body[:min(len(body), 512)])}
-			if resp.StatusCode < 500 {
+			err = &StatusError{Status: resp.StatusCode, URL: url, Body: string(body[:min(len(body), 512)]), shed: wasShed(resp)}
+			if resp.StatusCode < 500 && !wasShed(resp) {
 				err = BadRequest(err)
 			}
 			return v, err

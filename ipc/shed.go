@@ -2,7 +2,6 @@ package ipc
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math"
 	"net/http"
@@ -15,9 +14,6 @@ import (
 	"github.com/roadbed/roadbed/ipc/limit"
 	"github.com/roadbed/roadbed/meter"
 )
-
-// ErrShed is why a server refuses a request under overload.
-var ErrShed = errors.New("the server has too much to do; what is more important goes first")
 
 // The priorities of requests that bring none, by criticality. 1 is the most important, 100 the least.
 var usualPriority = [...]uint8{10, 40, 70, 95}
@@ -384,6 +380,11 @@ func (s *shedder) answer(w http.ResponseWriter, r *http.Request, crit roadbed.Cr
 	w.Write(a.body[crit][why]) // the caller may have gone, which is as good
 }
 
+// wasShed reports whether a response is the refusal of an overloaded server, which did not work on the request.
+func wasShed(resp *http.Response) bool {
+	return (resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusTooManyRequests) && first(resp.Header[headerError]) == "shed"
+}
+
 // startSensing starts the goroutine that measures the load. It ends when no requests come any more.
 func (s *shedder) startSensing(e *Engine) {
 	if !s.sensing.CompareAndSwap(false, true) {
@@ -447,11 +448,14 @@ func (s *shedder) tick(e *Engine) {
 	case all != s.refused && s.told == 0:
 		e.log.Warn("too much to do: the least important requests are refused", "inFlight", s.limiter.InFlight(), "limit", s.limiter.Limit(),
 			"cpu", fmt.Sprintf("%.0f%%", 100*s.now.cpu), "delay", s.now.delay, "priority", gate)
+		e.event(LimitEvent, "", fmt.Sprintf("too much to do: the least important requests are refused; %d in flight of at most %d, processors busy to %.0f%%",
+			s.limiter.InFlight(), s.limiter.Limit(), 100*s.now.cpu))
 		s.told, s.refused = now, all
 	case all != s.refused:
 		s.told, s.refused = now, all
 	case s.told != 0 && now-s.told > int64(quietAfter):
 		e.log.Info("overload is over: all requests are served again", "refused", all)
+		e.event(LimitEvent, "", "overload is over: all requests are served again")
 		s.told = 0
 	}
 }

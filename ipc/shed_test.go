@@ -466,6 +466,39 @@ func TestGRPCRequestsAreShedToo(t *testing.T) {
 	}
 }
 
+func TestRefusalsOfOverloadedServersAreNoFailures(t *testing.T) {
+	shed := func(r *http.Request) (*http.Response, error) {
+		resp, err := answer(503)(r)
+		resp.Header.Set("X-Ipc-Error", "shed")
+		resp.Header.Set(HeaderNoRetry, "1")
+		return resp, err
+	}
+	n := &network{hosts: map[string]func(*http.Request) (*http.Response, error){addr(1): shed}}
+	e := newTestEngine(t, Options{Lists: Static{"app": instances("z", 1)}, Transport: n})
+	for i := range 60 {
+		if status, err := get(e, t.Context(), "GET", "http://app/"); status != 503 || err != nil {
+			t.Fatalf("call %d: got %d, %v; want the 503 of the server", i, status, err)
+		}
+	}
+	s := e.Snapshot()[0]
+	if s.Counts["unanswered"] != 60 || s.Requests != 0 || s.App.Endpoints[0].EjectedUntil != nil {
+		t.Errorf("counted %v, %d of them for the breaker, ejected until %v; want 60 unanswered, none, never", s.Counts, s.Requests, s.App.Endpoints[0].EjectedUntil)
+	}
+	c := e.Command("app", Settings{})
+	_, err := Get[int](t.Context(), e, c, "http://app/")
+	var se *StatusError
+	if !errors.Is(err, ErrShed) || !errors.As(err, &se) || se.Status != 503 {
+		t.Errorf("Get: got %v, want an ErrShed with status 503", err)
+	}
+	if got, err := CallOr(t.Context(), c, func(ctx context.Context) (int, error) { return Get[int](ctx, e, c, "http://app/") },
+		func(context.Context, error) (int, error) { return 7, nil }); got != 7 || err != nil {
+		t.Errorf("with a fallback: got %d, %v; want 7", got, err)
+	}
+	if s := e.Snapshot()[0]; s.Requests != 0 {
+		t.Errorf("%d calls count for the breaker, want none", s.Requests)
+	}
+}
+
 func TestWrongServerSettingsAreRefusedAndTheOldOnesStay(t *testing.T) {
 	for name, tc := range map[string]struct {
 		props map[string]string

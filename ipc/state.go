@@ -136,6 +136,6 @@ func (cl *cluster) snapshot() *AppState {
 // StateHandler answers with the state of all commands as JSON; services serve it at /ipc/state.
 func (e *Engine) StateHandler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		writeJSON(w, map[string]any{"app": e.app, "instance": e.instance, "zone": e.zone, "commands": e.Snapshot()})
+		writeJSON(w, map[string]any{"app": e.app, "instance": e.instance, "zone": e.zone, "server": e.Load(), "commands": e.Snapshot()})
 	})
 }

@@ -61,7 +61,7 @@ type Counts struct {
 	ResponsesFromCache uint32 // RESPONSE_FROM_CACHE
 	Collapsed          uint32 // COLLAPSED
 	ExceptionsThrown   uint32 // EXCEPTION_THROWN: the sum of bad requests and of fallbacks that did not help
-	Unanswered         uint32 // not Hystrix's: no instance was known, or no time was left; says nothing about health
+	Unanswered         uint32 // not Hystrix's: no instance was known, no time was left, or the callee was overloaded; says nothing about health
 	Slow               uint32 // not Hystrix's: took longer than Settings allow before the breaker minds
 }
 

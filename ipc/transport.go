@@ -701,10 +701,13 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 			kind = Injected
 		}
 	}
+	if wasShed(resp) { // it costs the callee next to nothing, and says nothing against what is more important
+		kind, e, r = Shed, unanswered, resultFailure
+	}
 	if !x.joined {
 		x.cmd.finish(&x.permit, e, end)
 		how := ending{event: e, ran: true, start: x.permit.start}
-		if e == failure {
+		if r == resultFailure {
 			how.fallback = fallbackMissing
 		}
 		x.cmd.logCall(x.orig.Context(), &how)

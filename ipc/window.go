@@ -20,7 +20,7 @@ const (
 	shortCircuitedBare // there was no fallback either: two events for the price of one, taken apart by totals
 	badRequests
 	cancelled
-	unanswered // no endpoint, or no time left: says nothing about health
+	unanswered // no endpoint, no time left, or refused by an overloaded server: says nothing about health
 	fallbackSuccess
 	fallbackFailure
 	fallbackRejected

@@ -90,6 +90,7 @@ const (
 	Gateway                  // 502, 503 or 504: it, or who it asks, cannot serve now
 	Broken                   // reset, unexpected EOF, timeout: the endpoint's fault for all we know
 	Unreached                // no connection
+	Declined                 // refused because the endpoint has too much to do: no reason to eject it
 	Abandoned                // the caller went away; says nothing
 )
 

@@ -223,6 +223,48 @@ func TestFailingBackendsAreNamedWithWhatToDo(t *testing.T) {
 	}
 }
 
+func TestTheRefusalOfABusyServicePassesAsItIsAndTheServiceIsNotGivenUp(t *testing.T) {
+	busy := ipc.New(ipc.Options{App: "busy", Log: slog.New(slog.DiscardHandler), Server: ipc.ServerSettings{Limit: ipc.LimitFixed, InitialLimit: 1}})
+	defer busy.Close()
+	block, began := make(chan struct{}), make(chan struct{}, 2)
+	h := newHouse(t, map[string]http.Handler{"busy": busy.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/wait") {
+			began <- struct{}{}
+			<-block
+		}
+	}))})
+	h.setRoutes(`[{"id":"busy","match":{"path":{"prefix":"/busy"}},"backends":[{"vip":"busy"}]}]`)
+	var wg sync.WaitGroup
+	for range 2 { // a fifth above its limit is the most it holds
+		wg.Go(func() {
+			if resp, _ := h.get(t, "/busy/wait"); resp.StatusCode != 200 {
+				t.Errorf("a request in flight: got %d, want 200", resp.StatusCode)
+			}
+		})
+		select {
+		case <-began:
+		case <-time.After(10 * time.Second):
+			t.Fatal("a request does not reach the service")
+		}
+	}
+	for i := range 50 {
+		resp, body := h.get(t, "/busy/x")
+		if resp.StatusCode != 503 || resp.Header.Get("Retry-After") != "1" || !strings.HasPrefix(body, "busy has too much to do") {
+			t.Fatalf("request %d: got %d, Retry-After %q, %q; want what the service said", i, resp.StatusCode, resp.Header.Get("Retry-After"), body)
+		}
+		for k := range resp.Header {
+			if strings.HasPrefix(k, "X-Ipc-") || strings.HasPrefix(k, "X-Netflix") || strings.HasPrefix(k, "Endpoint-Load") {
+				t.Fatalf("the world is told %s: %s", k, resp.Header.Get(k))
+			}
+		}
+	}
+	close(block)
+	wg.Wait()
+	if resp, body := h.get(t, "/busy/x"); resp.StatusCode != 200 {
+		t.Errorf("once it has time: got %d %q, want 200", resp.StatusCode, body)
+	}
+}
+
 func TestEventStreamsFlowAndUpgradesPassThrough(t *testing.T) {
 	next := make(chan struct{})
 	h := newHouse(t, map[string]http.Handler{

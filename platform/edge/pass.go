@@ -95,7 +95,13 @@ func passages(h http.Header) (n int) {
 }
 
 // internal reports whether a header is spoken only between services. k is in canonical form.
-func internal(k string) bool { return k == "X-Fit" || strings.HasPrefix(k, "X-Ipc-") }
+func internal(k string) bool {
+	switch k {
+	case "X-Fit", "X-Netflix.server.utilization", "Endpoint-Load-Metrics":
+		return true
+	}
+	return strings.HasPrefix(k, "X-Ipc-")
+}
 
 // requestID returns the client's id for the request if it is fit to be passed on, else a new one.
 func requestID(h http.Header) string {
