@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -169,6 +171,21 @@ func TestEveryEndOfTheTrialLeavesHalfOpen(t *testing.T) {
 			Call(context.Background(), c, succeed)
 			c.inflight.Add(-200)
 		}},
+		{"rejected by the pool", "OPEN", func(c *Command) {
+			c.engine.configure(0, properties{"hystrix.command.x.execution.isolation.strategy": "THREAD"})
+			occupied(c.engine.pool("x"), 10, func() { repeat(1, c, succeed) })
+		}},
+		{"late in the pool's queue", "OPEN", func(c *Command) {
+			c.engine.Pool("x", PoolSettings{MaxQueue: 1})
+			c.engine.configure(0, properties{"hystrix.command.x.execution.isolation.strategy": "THREAD"})
+			occupied(c.engine.pool("x"), 10, func() { repeat(1, c, succeed) })
+		}},
+		{"failure with a fallback", "OPEN", func(c *Command) {
+			CallOr(context.Background(), c, broken, func(context.Context, error) (int, error) { return 7, nil })
+		}},
+		{"injected fault", "OPEN", func(c *Command) {
+			Call(context.Background(), c, func(context.Context) (int, error) { return 0, ErrInjected })
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -194,6 +211,18 @@ func TestEveryEndOfTheTrialLeavesHalfOpen(t *testing.T) {
 			})
 		})
 	}
+}
+
+// occupied runs fn while so many workers of p are busy.
+func occupied(p *pool, n int, fn func()) {
+	add := func(n int) {
+		p.mu.Lock()
+		p.active += n
+		p.mu.Unlock()
+	}
+	add(n)
+	fn()
+	add(-n)
 }
 
 func TestSuccessEmptiesTheWindow(t *testing.T) {
@@ -267,22 +296,209 @@ func TestForcedStates(t *testing.T) {
 	})
 }
 
-// TestBreakerAndBulkheadKeepTheirInvariants starts, ends and waits in random order.
+// TestWhatSpeaksOfTheCalleesHealth has each ending twenty times, and looks whether the breaker opens.
+func TestWhatSpeaksOfTheCalleesHealth(t *testing.T) {
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	hang := func(ctx context.Context) (int, error) { <-ctx.Done(); return 0, ctx.Err() }
+	for _, tc := range []struct {
+		name          string
+		total, errors uint32 // for each call
+		do            func(c *Command)
+	}{
+		{"SUCCESS", 1, 0, func(c *Command) { repeat(1, c, succeed) }},
+		{"FAILURE", 1, 1, func(c *Command) { repeat(1, c, broken) }},
+		{"FAILURE with a fallback", 1, 1, func(c *Command) {
+			CallOr(context.Background(), c, broken, func(context.Context, error) (int, error) { return 7, nil })
+		}},
+		{"TIMEOUT", 1, 1, func(c *Command) { repeat(1, c, hang) }},
+		{"SEMAPHORE_REJECTED", 1, 1, func(c *Command) { c.inflight.Add(200); repeat(1, c, succeed); c.inflight.Add(-200) }},
+		{"THREAD_POOL_REJECTED", 1, 1, func(c *Command) {
+			c.engine.configure(0, properties{"hystrix.command.x.execution.isolation.strategy": "THREAD"})
+			occupied(c.engine.pool("x"), 10, func() { repeat(1, c, succeed) })
+		}},
+		{"SHORT_CIRCUITED", 0, 0, func(c *Command) {
+			c.engine.configure(0, properties{"hystrix.command.x.circuitBreaker.forceOpen": "true"})
+			repeat(1, c, succeed)
+			c.engine.configure(0, nil)
+		}},
+		{"BAD_REQUEST", 0, 0, func(c *Command) { repeat(1, c, func(context.Context) (int, error) { return 0, BadRequest(errBroken) }) }},
+		{"CANCELLED", 0, 0, func(c *Command) { Call(gone, c, hang) }},
+		{"no endpoint", 0, 0, func(c *Command) {
+			repeat(1, c, func(context.Context) (int, error) {
+				return 0, &Error{Command: "y", Kind: NoEndpoint, Cause: ErrNoEndpoint}
+			})
+		}},
+		{"panic", 1, 1, func(c *Command) {
+			defer func() { recover() }()
+			repeat(1, c, func(context.Context) (int, error) { panic("x") })
+		}},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				e := newTestEngine(t, Options{})
+				c := e.Command("x", Settings{Timeout: time.Millisecond})
+				for range 20 {
+					tc.do(c)
+				}
+				time.Sleep(tickTime + time.Millisecond)
+				want := "CLOSED"
+				if tc.errors > 0 {
+					want = "OPEN"
+				}
+				s := stats(t, e, "x")
+				if got := state(c); got != want || s.Requests != 20*tc.total || s.Errors != 20*tc.errors {
+					t.Errorf("twenty: got %s, %d requests, %d errors; want %s, %d, %d", got, s.Requests, s.Errors, want, 20*tc.total, 20*tc.errors)
+				}
+			})
+		})
+	}
+}
+
+func TestBreakerMovesAtTheRolloverOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c := e.Command("x", Settings{})
+		time.Sleep(100 * time.Millisecond)
+		repeat(20, c, broken)
+		time.Sleep(tickTime - 100*time.Millisecond - time.Nanosecond)
+		synctest.Wait()
+		if got := state(c); got != "CLOSED" {
+			t.Errorf("a nanosecond before the rollover: got %s, want CLOSED", got)
+		}
+		time.Sleep(time.Nanosecond)
+		synctest.Wait()
+		if got := state(c); got != "OPEN" {
+			t.Errorf("at the rollover: got %s, want OPEN", got)
+		}
+	})
+}
+
+func TestOldCallsCountWhileOpenAndChangeNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c := e.Command("x", Settings{Timeout: time.Minute})
+		for _, result := range []error{nil, errBroken} {
+			go Call(t.Context(), c, func(context.Context) (int, error) { time.Sleep(2 * time.Second); return 0, result })
+		}
+		synctest.Wait()
+		_, opened := openBreaker(t, e, Settings{Timeout: time.Minute})
+		time.Sleep(2 * time.Second)
+		if got, at := state(c), c.clock.time(c.breaker.openedAt.Load()); got != "OPEN" || !at.Equal(opened) {
+			t.Errorf("got %s since %s, want OPEN since %s as before", got, at, opened)
+		}
+		if s := stats(t, e, "x"); s.Requests != 22 || s.Errors != 21 {
+			t.Errorf("got %d requests and %d errors, want 22 and 21", s.Requests, s.Errors)
+		}
+	})
+}
+
+func TestDisabledBreakerStillCounts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c := e.Command("x", Settings{BreakerOff: true})
+		repeat(100, c, broken)
+		time.Sleep(time.Second)
+		if s := stats(t, e, "x"); s.BreakerOpen || s.Requests != 100 || s.Errors != 100 || s.ErrorPercent != 100 {
+			t.Errorf("got open %v, %d requests, %d errors, %d %%; want closed, 100, 100, 100", s.BreakerOpen, s.Requests, s.Errors, s.ErrorPercent)
+		}
+	})
+}
+
+// TestRacingCallersNeverShareATrial has goroutines attack one breaker without any order.
+func TestRacingCallersNeverShareATrial(t *testing.T) {
+	for _, permits := range []int{1, 3} {
+		set := &settings{Settings: Settings{SleepWindow: time.Nanosecond, TrialPermits: permits, HealthInterval: tickTime}}
+		clk := newClock()
+		var b breaker
+		b.openedAt.Store(-1)
+		var live, most atomic.Int64
+		var wg sync.WaitGroup
+		for g := range 8 {
+			wg.Go(func() {
+				r := rand.New(rand.NewPCG(1, uint64(g)))
+				for range 20_000 {
+					if r.IntN(4) == 0 {
+						b.open(clk.now(), set)
+						b.tick(clk.now(), set)
+					}
+					trial, ok := b.attempt(set, clk)
+					if !ok || trial == 0 {
+						continue
+					}
+					n := live.Add(1)
+					for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+					}
+					if r.IntN(2) == 0 {
+						runtime.Gosched()
+					}
+					live.Add(-1)
+					if r.IntN(3) > 0 {
+						b.succeeded(trial)
+					} else {
+						b.nonSuccess(trial, set, clk)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		w := b.word.Load()
+		if isTrial(w, w>>numberShift) && w>>grantedShift&permitMask == w>>neededShift&permitMask {
+			t.Errorf("%d permits: left half open (%#x) with all trials ended", permits, w)
+		}
+		if w&stateMask == opening {
+			t.Errorf("%d permits: left opening (%#x)", permits, w)
+		}
+		if n := most.Load(); permits == 1 && n != 1 {
+			t.Errorf("%d trials ran at once, want 1", n)
+		}
+	}
+}
+
+// TestBreakerAndBulkheadKeepTheirInvariants starts, ends, cancels and waits in random order, with random settings.
 func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
 	type step struct{ Kind, Which, Result, Millis int }
+	type setup struct {
+		Permits, Isolation, Queue int
+		Instant, Escalating       bool
+	}
+	setups := rapid.Custom(func(t *rapid.T) setup {
+		return setup{rapid.IntRange(1, 3).Draw(t, "permits"), rapid.IntRange(0, 1).Draw(t, "isolation"), rapid.IntRange(0, 2).Draw(t, "queue"),
+			rapid.Bool().Draw(t, "instant"), rapid.Bool().Draw(t, "escalating")}
+	})
 	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) step {
-		return step{rapid.IntRange(0, 5).Draw(t, "kind"), rapid.IntRange(0, 2).Draw(t, "which"), rapid.IntRange(0, 3).Draw(t, "result"), rapid.IntRange(1, 1200).Draw(t, "millis")}
+		return step{rapid.IntRange(0, 6).Draw(t, "kind"), rapid.IntRange(0, 2).Draw(t, "which"), rapid.IntRange(0, 4).Draw(t, "result"), rapid.IntRange(1, 1200).Draw(t, "millis")}
 	}), 40, 80) // rapid favours short slices, in which nothing opens
 	rapid.Check(t, func(rt *rapid.T) {
-		drawn := steps.Draw(rt, "steps") // before the bubble, whose goroutine is not rapid's
+		with, drawn := setups.Draw(rt, "setup"), steps.Draw(rt, "steps") // before the bubble, whose goroutine is not rapid's
 		var wrong string
 		synctest.Test(t, func(t *testing.T) {
 			const limit = 3
 			e := newTestEngine(t, Options{})
-			c := e.Command("x", Settings{MaxConcurrent: limit, RequestVolume: 2, SleepWindow: 600 * time.Millisecond, Timeout: -1})
-			var live []chan error
+			e.Pool("x", PoolSettings{Core: limit, MaxQueue: with.Queue})
+			type call struct {
+				end    chan error
+				cancel context.CancelFunc
+			}
+			var inside []*call // those in the run function
+			var ran, done atomic.Int64
+			d := Define(e, "x", Definition[*call, int]{
+				Run: func(_ context.Context, c *call) (int, error) {
+					ran.Add(1)
+					err := <-c.end
+					if err == errLate {
+						time.Sleep(3 * time.Second)
+						err = nil
+					}
+					return 0, err
+				},
+				Settings: Settings{
+					MaxConcurrent: limit, RequestVolume: 2, SleepWindow: 600 * time.Millisecond, Timeout: 2 * time.Second,
+					TrialPermits: with.Permits, InstantOpen: with.Instant, EscalatingSleep: with.Escalating, Isolation: Isolation(with.Isolation),
+				},
+			})
+			c := d.cmd
 			var begun int64
-			var ran atomic.Int64
 			var wg sync.WaitGroup
 			check := func(at int) {
 				synctest.Wait()
@@ -291,48 +507,61 @@ func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
 				for _, n := range counts[:fallbackSuccess] { // those are the ends of calls
 					sum += n
 				}
+				w := c.breaker.word.Load()
+				p := e.pool("x").stats()
 				switch n := c.inflight.Load(); {
 				case wrong != "":
-				case n != int64(len(live)) || n > limit:
-					wrong = fmt.Sprintf("step %d: in flight %d, want %d, never above %d", at, n, len(live), limit)
-				case len(live) == 0 && state(c) == "HALF_OPEN":
+				case n < 0 || p.Active > limit || n > limit+int64(with.Queue):
+					wrong = fmt.Sprintf("step %d: %d in flight, %d in the pool, want 0 to %d and %d that wait", at, n, p.Active, limit, with.Queue)
+				case n == 0 && w&stateMask == halfOpen && w>>grantedShift&permitMask == w>>neededShift&permitMask:
 					wrong = fmt.Sprintf("step %d: half open without a call that could be the trial", at)
-				case int64(sum) != begun-n:
-					wrong = fmt.Sprintf("step %d: events %v sum to %d, want %d ended calls", at, counts, sum, begun-n)
-				case counts[fallbackMissing] != sum-counts[success]-counts[badRequests]:
+				case w&stateMask == opening:
+					wrong = fmt.Sprintf("step %d: stays between closed and open", at)
+				case int64(sum) != done.Load():
+					wrong = fmt.Sprintf("step %d: events %v sum to %d, want %d ended calls", at, counts, sum, done.Load())
+				case counts[fallbackMissing] != sum-counts[success]-counts[badRequests]-counts[cancelled]:
 					wrong = fmt.Sprintf("step %d: events %v: want one fallback missing for each call that failed", at, counts)
+				case c.abandoned.Load() < 0 || c.abandoned.Load() > n:
+					wrong = fmt.Sprintf("step %d: %d calls abandoned of %d in flight", at, c.abandoned.Load(), n)
 				}
 			}
 			for i, s := range drawn {
 				switch {
 				case s.Kind <= 2:
-					before, end := ran.Load(), make(chan error)
+					before := ran.Load()
+					ctx, cancel := context.WithCancel(context.Background())
+					one := &call{make(chan error, 1), cancel}
 					begun++
-					wg.Go(func() {
-						Call(context.Background(), c, func(context.Context) (int, error) {
-							ran.Add(1)
-							return 0, <-end
-						})
-					})
+					wg.Go(func() { d.Call(ctx, one); done.Add(1) })
 					synctest.Wait()
 					if ran.Load() > before {
-						live = append(live, end)
+						inside = append(inside, one)
+					} else {
+						one.end <- nil // refused, or it waits in the queue and shall not stay long
 					}
-				case s.Kind <= 4 && len(live) > 0:
-					which := s.Which % len(live)
-					live[which] <- []error{nil, errBroken, errBroken, BadRequest(errBroken)}[s.Result]
-					live = slices.Delete(live, which, which+1)
+				case s.Kind <= 4 && len(inside) > 0:
+					which := s.Which % len(inside)
+					inside[which].end <- []error{nil, errBroken, errBroken, BadRequest(errBroken), errLate}[s.Result]
+					inside = slices.Delete(inside, which, which+1)
+				case s.Kind == 5 && len(inside) > 0:
+					inside[s.Which%len(inside)].cancel()
 				default:
 					time.Sleep(time.Duration(s.Millis) * time.Millisecond)
 				}
 				check(i)
 			}
-			for _, end := range live {
-				end <- nil
+			for _, one := range inside {
+				one.end <- nil
 			}
-			live = nil
 			wg.Wait()
+			time.Sleep(4 * time.Second) // for those whose callers have gone
 			check(len(drawn))
+			if n := c.inflight.Load(); n != 0 && wrong == "" {
+				wrong = fmt.Sprintf("at the end %d are in flight, want none", n)
+			}
+			if done.Load() != begun && wrong == "" {
+				wrong = fmt.Sprintf("%d calls began and %d ended", begun, done.Load())
+			}
 		})
 		if wrong != "" {
 			rt.Fatal(wrong)
@@ -407,3 +636,5 @@ func TestBreakerDoesNotOpenBecauseSuccessesGrowOld(t *testing.T) {
 		}
 	})
 }
+
+var errLate = errors.New("to be late")
