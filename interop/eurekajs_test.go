@@ -178,9 +178,7 @@ func (p *puppet) fetch(order string, want ...string) {
 }
 
 func TestEurekaJSClientGoesThroughItsFullCycle(t *testing.T) {
-	need(t, "node", "apt-get install nodejs")
-	need(t, "npm", "apt-get install npm")
-	command(t, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+	needNPM(t)
 	for _, path := range []string{"/eureka/v2/apps/", "/eureka/apps/", "/v2/apps/"} {
 		t.Run(strings.Trim(strings.ReplaceAll(path, "/", " "), " "), func(t *testing.T) {
 			s := newServer(t)
@@ -223,9 +221,7 @@ func TestEurekaJSClientGoesThroughItsFullCycle(t *testing.T) {
 }
 
 func TestEurekaJSClientFollowsFiftyInstancesByDelta(t *testing.T) {
-	need(t, "node", "apt-get install nodejs")
-	need(t, "npm", "apt-get install npm")
-	command(t, "npm", "ci", "--no-audit", "--no-fund", "--ignore-scripts")
+	needNPM(t)
 	for _, path := range []string{"/eureka/v2/apps/", "/eureka/apps/"} {
 		t.Run(strings.Trim(strings.ReplaceAll(path, "/", " "), " "), func(t *testing.T) {
 			s, ctx := newServer(t), t.Context()

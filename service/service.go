@@ -483,11 +483,11 @@ func (s *Service) Answers() *http.ServeMux {
 // routes puts the paths that every service answers before its handler.
 func (s *Service) routes(handler http.Handler) http.Handler {
 	own := s.Answers()
-	rest := s.calls.Handler(handler)
+	rest := s.calls.Handler(s.shown.Requests(handler))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/healthcheck", "/metrics", "/ipc/state", "/ipc/why", "/ipc/events", "/info",
-			"/hystrix.stream", "/actuator/hystrix.stream", "/hystrix/utilization.stream", "/hystrix/config.stream":
+			"/hystrix.stream", "/actuator/hystrix.stream", "/hystrix/utilization.stream", "/hystrix/config.stream", "/hystrix/request.stream":
 			own.ServeHTTP(w, r)
 		default:
 			rest.ServeHTTP(w, r)

@@ -2,6 +2,7 @@ package stream
 
 import (
 	"encoding/json"
+	"math"
 	"strconv"
 	"strings"
 	"time"
@@ -98,6 +99,14 @@ func appendStats(b []byte, s ipc.Stats, now time.Time) []byte {
 	for i := range s.Commands {
 		o.command(&s.Commands[i], now)
 	}
+	for i := range s.Pools {
+		if s.Pools[i].Completed > 0 { // as Hystrix has it
+			o.pool(&s.Pools[i], now)
+		}
+	}
+	for i := range s.Collapsers {
+		o.collapser(&s.Collapsers[i], now)
+	}
 	return o
 }
 
@@ -155,4 +164,55 @@ func (o *object) command(c *ipc.CommandStats, now time.Time) {
 	o.number("reportingHosts", 1)
 	o.text("threadPool", c.Pool)
 	o.end()
+}
+
+func (o *object) pool(p *ipc.PoolStats, now time.Time) {
+	o.begin("HystrixThreadPool", p.Name, now)
+	o.number("currentActiveCount", int64(p.Active))
+	o.number("currentCompletedTaskCount", int64(p.Completed))
+	o.number("currentCorePoolSize", int64(p.Settings.Core))
+	o.number("currentLargestPoolSize", int64(p.Largest))
+	o.number("currentMaximumPoolSize", int64(p.Settings.ActualMax()))
+	o.number("currentPoolSize", int64(poolSize(p)))
+	o.number("currentQueueSize", int64(p.Queued))
+	o.number("currentTaskCount", int64(p.Started)+int64(p.Queued))
+	o.number("rollingCountThreadsExecuted", int64(p.Executed))
+	o.number("rollingMaxActiveThreads", int64(p.MaxActive))
+	o.number("rollingCountCommandRejections", int64(p.Rejected))
+	o.number("propertyValue_queueSizeRejectionThreshold", int64(p.Settings.QueueLimit))
+	o.millis("propertyValue_metricsRollingStatisticalWindowInMilliseconds", p.Settings.RollingWindow)
+	o.number("reportingHosts", 1)
+	o.end()
+}
+
+// poolSize returns how many workers Hystrix would have: it keeps those that it needed once, up to the core.
+func poolSize(p *ipc.PoolStats) int { return max(p.Active, min(p.Largest, p.Settings.Core)) }
+
+func (o *object) collapser(c *ipc.CollapserStats, now time.Time) {
+	o.begin("HystrixCollapser", c.Name, now)
+	o.number("rollingCountRequestsBatched", int64(c.Batched))
+	o.number("rollingCountBatches", int64(c.Batches))
+	o.number("rollingCountResponsesFromCache", int64(c.ResponsesFromCache))
+	o.number("batchSize_mean", int64(c.BatchSize.Mean+0.5))
+	o.key("batchSize")
+	*o = append(*o, '{')
+	for i, p := range ipc.Percentiles {
+		if p > 0 { // Hystrix leaves the smallest out
+			o.part((*o)[len(*o)-1] == '{', p, int64(c.BatchSize.Percentiles[i]))
+		}
+	}
+	*o = append(*o, '}')
+	o.bool("propertyValue_requestCacheEnabled", c.Cache)
+	o.number("propertyValue_maxRequestsInBatch", int64(maxBatch(c)))
+	o.millis("propertyValue_timerDelayInMilliseconds", c.Window)
+	o.number("reportingHosts", 1)
+	o.end()
+}
+
+// maxBatch returns Hystrix's number for no limit if there is none.
+func maxBatch(c *ipc.CollapserStats) int {
+	if c.MaxBatch <= 0 {
+		return math.MaxInt32
+	}
+	return c.MaxBatch
 }

@@ -41,6 +41,9 @@ func utilizationOf(s ipc.Stats) utilization {
 	for _, c := range s.Commands {
 		u.Commands[c.Name] = commandBusy{c.Concurrent}
 	}
+	for _, p := range s.Pools {
+		u.Pools[p.Name] = poolBusy{p.Active, p.Queued, p.Settings.Core, poolSize(&p)}
+	}
 	return u
 }
 
@@ -114,6 +117,24 @@ func configOf(s ipc.Stats) allSettings {
 	all := allSettings{"HystrixConfig", map[string]commandSettings{}, map[string]poolSettings{}, map[string]collapserSettings{}}
 	for _, c := range s.Commands {
 		all.Commands[c.Name] = commandSettingsOf(&c)
+	}
+	for _, p := range s.Pools {
+		set := p.Settings
+		all.Pools[p.Name] = poolSettings{
+			CoreSize: set.Core, MaximumSize: set.Max, ActualMaximumSize: set.ActualMax(), MaxQueueSize: set.MaxQueue, QueueRejectionThreshold: set.QueueLimit,
+			KeepAliveTimeInMinutes: int64(set.KeepAlive / time.Minute), AllowMaximumSizeToDivergeFromCoreSize: set.Diverges,
+			CounterBucketSizeInMilliseconds: bucket(set.RollingWindow, set.RollingBuckets), CounterBucketCount: set.RollingBuckets,
+		}
+	}
+	for _, c := range s.Collapsers {
+		const buckets = 10
+		all.Collapsers[c.Name] = collapserSettings{
+			MaxRequestsInBatch: maxBatch(&c), TimerDelayInMilliseconds: c.Window.Milliseconds(), RequestCacheEnabled: c.Cache,
+			Metrics: metricsSettings{
+				PercentileBucketSizeInMilliseconds: bucket(c.RollingWindow, buckets), PercentileBucketCount: buckets, PercentileEnabled: true,
+				CounterBucketSizeInMilliseconds: bucket(c.RollingWindow, buckets), CounterBucketCount: buckets,
+			},
+		}
 	}
 	return all
 }

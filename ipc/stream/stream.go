@@ -13,9 +13,14 @@
 //	/actuator/hystrix.stream     type HystrixCommand, HystrixThreadPool or HystrixCollapser
 //	/hystrix/utilization.stream  how busy each command and pool is, twice a second
 //	/hystrix/config.stream       the settings of all, each five seconds
+//	/hystrix/request.stream      the calls of each request that has ended, of handlers in [Streams.Requests]
 //
 // and end with the connection. Of the Go commands' numbers those that Hystrix has and we do not are 0: EMIT and
-// FALLBACK_EMIT.
+// FALLBACK_EMIT. A pool, which keeps no idle workers, shows as many as Hystrix would keep.
+//
+// With the property ipc.requestLog.header=true each answer of those handlers lists its calls in the header X-HystrixLog:
+//
+//	X-HystrixLog: GetRecs[SUCCESS][12ms], GetUser[SUCCESS][3ms], GetUser[SUCCESS, RESPONSE_FROM_CACHE][0ms]x2
 //
 // # Properties
 //
@@ -23,6 +28,7 @@
 //	hystrix.stream.utilization.intervalInMilliseconds  500
 //	hystrix.stream.config.intervalInMilliseconds       5000
 //	hystrix.config.stream.maxConcurrentConnections     100   readers of each stream; Hystrix has 5
+//	ipc.requestLog.header                              false whether answers have X-HystrixLog
 //
 // All are live. A reader may ask for an interval of its own: ?delay=2000.
 //
@@ -47,7 +53,7 @@ import (
 )
 
 // Paths are those that [Streams] serves.
-var Paths = [...]string{"/hystrix.stream", "/actuator/hystrix.stream", "/hystrix/utilization.stream", "/hystrix/config.stream"}
+var Paths = [...]string{"/hystrix.stream", "/actuator/hystrix.stream", "/hystrix/utilization.stream", "/hystrix/config.stream", "/hystrix/request.stream"}
 
 // Config says what is streamed. Engine is required.
 type Config struct {
@@ -58,6 +64,9 @@ type Config struct {
 // Streams are those of one engine. Its methods may be used from many goroutines.
 type Streams struct {
 	dashboard, utilization, config feed
+	requests                       requestFeed
+	header                         *config.Value[bool]
+	headerOff                      func()
 }
 
 // interval is the property that says how often a stream speaks.
@@ -80,11 +89,17 @@ func New(c Config) *Streams {
 	set(&s.dashboard, "dashboard", 500, func(b []byte) []byte { return appendStats(b, c.Engine.Stats(), time.Now()) })
 	set(&s.utilization, "utilization", 500, func(b []byte) []byte { return appendJSON(b, utilizationOf(c.Engine.Stats())) })
 	set(&s.config, "config", 5000, func(b []byte) []byte { return appendJSON(b, configOf(c.Engine.Stats())) })
+	log := &logging{engine: c.Engine}
+	s.requests.limit, s.requests.every, s.requests.logging = limit, s.dashboard.every, log
+	s.header = c.Properties.Bool("ipc.requestLog.header", false)
+	s.headerOff = sync.OnceFunc(log.followHeader(s.header))
 	return s
 }
 
 // Close ends all readers' streams and refuses new ones. It returns before they have ended.
 func (s *Streams) Close() {
+	s.headerOff()
+	s.requests.readers.Close()
 	for _, f := range []*feed{&s.dashboard, &s.utilization, &s.config} {
 		f.readers.Close()
 	}
@@ -99,6 +114,8 @@ func (s *Streams) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.utilization.serve(w, r)
 	case "/hystrix/config.stream":
 		s.config.serve(w, r)
+	case "/hystrix/request.stream":
+		s.requests.serve(w, r)
 	default:
 		http.NotFound(w, r)
 	}

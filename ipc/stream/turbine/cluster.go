@@ -178,7 +178,7 @@ func (c *cluster) drop(all map[string]*said) {
 }
 
 // since appends the blocks of all groups that changed after version, and returns the version that they are of.
-func (c *cluster) since(version uint64, count bool, parts [][]byte) ([][]byte, uint64) {
+func (c *cluster) since(version uint64, r reading, parts [][]byte) ([][]byte, uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now, gone := time.Now(), 0
@@ -188,7 +188,7 @@ func (c *cluster) since(version uint64, count bool, parts [][]byte) ([][]byte, u
 			continue
 		}
 		if g.changed > version {
-			parts = append(parts, g.block(now, count))
+			parts = append(parts, g.block(now, r))
 		}
 	}
 	if gone > 0 {

@@ -21,11 +21,19 @@ type group struct {
 	changed uint64    // the cluster's version at the last change
 	left    time.Time // when the last instance fell silent
 
-	wrote   uint64 // the version that text and counted hold
-	at      time.Time
-	text    []byte // the group as a block of the stream; never altered once made
-	counted []byte // the same for readers that want open breakers counted
+	wrote  uint64 // the version that blocks hold
+	at     time.Time
+	blocks [readings][]byte // the group as a block of the stream, for each reading that was asked for; never altered
 }
+
+// reading is a set of wishes of readers: how they want certain values.
+type reading uint8
+
+const (
+	openCount  reading = 1 << iota // isCircuitBreakerOpen counted
+	hostWindow                     // the window of a pool as that of one host
+	readings   = 1 << iota
+)
 
 // rule says how the values of a field add up.
 type rule uint8
@@ -207,22 +215,21 @@ func quote(s string) string {
 }
 
 // block returns the group as a block of the stream, made anew if it changed or the last one is older than refresh.
-func (g *group) block(now time.Time, count bool) []byte {
+func (g *group) block(now time.Time, r reading) []byte {
 	if g.wrote != g.changed || now.Sub(g.at) >= refresh {
 		g.wrote, g.at = g.changed, now
-		g.text = g.encode(len(g.text)+64, now, false)
-		g.counted = nil
+		g.blocks = [readings][]byte{0: g.encode(len(g.blocks[0])+64, now, 0)}
 	}
-	if !count || g.byKey["isCircuitBreakerOpen"] == nil {
-		return g.text
+	if g.kind != "HystrixThreadPool" {
+		r &^= hostWindow
 	}
-	if g.counted == nil {
-		g.counted = g.encode(len(g.text)+64, now, true)
+	if g.blocks[r] == nil {
+		g.blocks[r] = g.encode(len(g.blocks[0])+64, now, r)
 	}
-	return g.counted
+	return g.blocks[r]
 }
 
-func (g *group) encode(size int, now time.Time, count bool) []byte {
+func (g *group) encode(size int, now time.Time, r reading) []byte {
 	b := append(make([]byte, 0, size), `data: {"type":`...)
 	b = append(b, quote(g.kind)...)
 	b = append(b, `,"name":`...)
@@ -236,9 +243,12 @@ func (g *group) encode(size int, now time.Time, count bool) []byte {
 		b = append(b, ',')
 		b = append(b, f.key...)
 		b = append(b, ':')
-		if count && f.key == `"isCircuitBreakerOpen"` {
+		switch {
+		case r&openCount != 0 && f.key == `"isCircuitBreakerOpen"`:
 			b = f.appendCount(b)
-		} else {
+		case r&hostWindow != 0 && f.rule == asNumber && f.key == `"`+window+`"`:
+			b = strconv.AppendInt(b, f.sum/int64(max(f.numbers, 1)), 10)
+		default:
 			b = f.append(b)
 		}
 	}

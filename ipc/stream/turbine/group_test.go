@@ -43,8 +43,8 @@ func (s *stage) leaves(host string) {
 }
 
 // shows returns the blocks that a reader who comes now gets, without their times.
-func (s *stage) shows(t interface{ Fatalf(string, ...any) }, count bool) []map[string]any {
-	blocks, _ := s.since(0, count, nil)
+func (s *stage) shows(t interface{ Fatalf(string, ...any) }, r reading) []map[string]any {
+	blocks, _ := s.since(0, r, nil)
 	var out []map[string]any
 	for _, b := range blocks {
 		text, ok := strings.CutPrefix(string(b), "data: ")
@@ -91,7 +91,7 @@ func TestValuesAddUpByKind(t *testing.T) {
 		s := newStage()
 		s.says("1", mark+c.one+"}")
 		s.says("2", mark+c.two+"}")
-		got := s.shows(t, false)
+		got := s.shows(t, 0)
 		want := map[string]any{}
 		if err := json.Unmarshal([]byte(c.want), &want); err != nil {
 			t.Fatal(err)
@@ -108,11 +108,14 @@ func TestAPoolsPropertiesAreSummedForThePageDividesThem(t *testing.T) {
 	for i, text := range []string{`10000`, `10000`, `"10000"`} {
 		s.says(fmt.Sprint(i), `{"type":"HystrixThreadPool","name":"P","`+window+`":`+text+`,"propertyValue_queueSizeRejectionThreshold":5,"reportingHosts":1}`)
 	}
-	got := s.shows(t, false)[0]
+	got := s.shows(t, 0)[0]
 	for key, want := range map[string]float64{window: 30000, "propertyValue_queueSizeRejectionThreshold": 15, "reportingHosts": 3} {
 		if got[key] != want {
 			t.Errorf("%s is %v, want %v", key, got[key], want)
 		}
+	}
+	if got := s.shows(t, hostWindow)[0][window]; got != 10000.0 {
+		t.Errorf("with window=host %s is %v, want 10000", window, got)
 	}
 }
 
@@ -121,7 +124,7 @@ func TestTheMostCommonWindowOfACommandIsTheGroups(t *testing.T) {
 	for i, ms := range []int{10000, 5000, 5000, 20000} {
 		s.says(fmt.Sprint(i), fmt.Sprintf(`{"type":"HystrixCommand","name":"A",%q:%d}`, window, ms))
 	}
-	if got := s.shows(t, false)[0][window]; got != "5000" {
+	if got := s.shows(t, 0)[0][window]; got != "5000" {
 		t.Errorf("of 10000, 5000, 5000 and 20000 the group has %v, want 5000", got)
 	}
 }
@@ -139,10 +142,10 @@ func TestOpenBreakersAreCountedForReadersWhoAsk(t *testing.T) {
 		for i, open := range c.say {
 			s.says(fmt.Sprint(i), fmt.Sprintf(`{"type":"HystrixCommand","name":"A","isCircuitBreakerOpen":%v}`, open))
 		}
-		if got := s.shows(t, false)[0]["isCircuitBreakerOpen"]; !cmp.Equal(got, c.plain) {
+		if got := s.shows(t, 0)[0]["isCircuitBreakerOpen"]; !cmp.Equal(got, c.plain) {
 			t.Errorf("%v: got %v, want %v", c.say, got, c.plain)
 		}
-		if got := s.shows(t, true)[0]["isCircuitBreakerOpen"]; !cmp.Equal(got, c.counts) {
+		if got := s.shows(t, openCount)[0]["isCircuitBreakerOpen"]; !cmp.Equal(got, c.counts) {
 			t.Errorf("%v with open=count: got %v, want %v", c.say, got, c.counts)
 		}
 	}
@@ -152,21 +155,21 @@ func TestAGroupThatNobodySpeaksOfIsSentOnceMoreWithZeros(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newStage()
 		s.says("1", `{"type":"HystrixCommand","name":"A","group":"G","requestCount":7,"isCircuitBreakerOpen":true,"latencyExecute":{"50":4},"reportingHosts":1}`)
-		_, seen := s.since(0, false, nil)
-		if parts, _ := s.since(seen, false, nil); len(parts) != 0 {
+		_, seen := s.since(0, 0, nil)
+		if parts, _ := s.since(seen, 0, nil); len(parts) != 0 {
 			t.Errorf("nothing changed, yet %q is sent", parts)
 		}
 		s.leaves("1")
-		if parts, _ := s.since(seen, false, nil); len(parts) != 1 {
+		if parts, _ := s.since(seen, 0, nil); len(parts) != 1 {
 			t.Fatalf("after the last instance left %d blocks are sent, want 1", len(parts))
 		}
 		want := []map[string]any{{"type": "HystrixCommand", "name": "A", "group": "G", "requestCount": 0.0, "isCircuitBreakerOpen": true, "latencyExecute": map[string]any{"50": 0.0}, "reportingHosts": 0.0}}
-		if diff := cmp.Diff(want, s.shows(t, false)); diff != "" {
+		if diff := cmp.Diff(want, s.shows(t, 0)); diff != "" {
 			t.Errorf("after the last instance left (-want +got):\n%s", diff)
 		}
 		time.Sleep(mourn + time.Second)
-		s.since(0, false, nil)
-		if got := s.shows(t, false); len(got) != 0 || len(s.groups) != 0 {
+		s.since(0, 0, nil)
+		if got := s.shows(t, 0); len(got) != 0 || len(s.groups) != 0 {
 			t.Errorf("after %s the group is still shown: %v", mourn, got)
 		}
 	})
@@ -184,8 +187,8 @@ func TestAMessageThatSaysTheSameChangesNothing(t *testing.T) {
 		t.Error("a message that differs in its time alone changed the group")
 	}
 	say(2000, 6)
-	if s.version == before || s.shows(t, false)[0]["requestCount"] != 6.0 {
-		t.Errorf("a message with another count: %v, want 6", s.shows(t, false))
+	if s.version == before || s.shows(t, 0)[0]["requestCount"] != 6.0 {
+		t.Errorf("a message with another count: %v, want 6", s.shows(t, 0))
 	}
 }
 
@@ -203,7 +206,7 @@ func TestWhatIsNoMessageIsLeftOut(t *testing.T) {
 		s.says("2", bad)
 	}
 	want := []map[string]any{{"type": "HystrixCommand", "name": "A", "requestCount": 1.0}}
-	if diff := cmp.Diff(want, s.shows(t, false)); diff != "" {
+	if diff := cmp.Diff(want, s.shows(t, 0)); diff != "" {
 		t.Errorf("after messages that are none (-want +got):\n%s", diff)
 	}
 }
@@ -255,7 +258,7 @@ func TestGroupsAreTheSumOfWhatWasSaidLast(t *testing.T) {
 			last[name][host] = m
 		}
 		got := map[string]map[string]any{}
-		for _, g := range s.shows(t, false) {
+		for _, g := range s.shows(t, 0) {
 			got[g["name"].(string)] = g
 		}
 		for name, hosts := range last {
@@ -324,7 +327,7 @@ func FuzzHear(f *testing.F) {
 	f.Fuzz(func(t *testing.T, message []byte) {
 		s := newStage()
 		s.says("1", `{"type":"HystrixCommand","name":"A","currentTime":1,"requestCount":5,"group":"G","latencyExecute":{"50":4}}`)
-		before := s.shows(t, false)
+		before := s.shows(t, 0)
 		s.says("2", string(message))
 		if heard := len(s.hosts["2"].said) > 0; json.Valid(message) && !heard {
 			var m map[string]any
@@ -333,11 +336,11 @@ func FuzzHear(f *testing.F) {
 				t.Errorf("%q is a message and was left out", message)
 			}
 		}
-		s.shows(t, false) // is JSON
-		s.shows(t, true)
+		s.shows(t, 0) // is JSON
+		s.shows(t, openCount)
 		s.says("2", `{"type":"HystrixCommand","name":"A","requestCount":6}`)
 		s.leaves("2")
-		after := s.shows(t, false)[:1]
+		after := s.shows(t, 0)[:1]
 		for key := range after[0] { // a key that only the other had stays, with nothing
 			if _, ok := before[0][key]; !ok {
 				delete(after[0], key)

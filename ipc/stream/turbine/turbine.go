@@ -17,7 +17,8 @@
 // the value that all instances have, as text unless it is true or false; where they differ, an object of how many have
 // which: {"true": 2, "false": 1}. This is as Turbine 2 has it, but for what Hystrix's dashboard reckons with:
 //
-//   - the two properties of a HystrixThreadPool are sums, because the page divides them by reportingHosts;
+//   - the two properties of a HystrixThreadPool are sums, because the page divides them by reportingHosts; with the
+//     query window=host the window is that of one instance, because Spring's page does not divide that one;
 //   - the window of a HystrixCommand, where instances differ, is the most common one, because the page divides by it;
 //   - with the query open=count, isCircuitBreakerOpen is the number of instances when it is open on all, for only then
 //     does the page say "Open", and "2 true, 1 false" when it is mixed, which the page shows as "2 Open, 1 Closed".
@@ -115,7 +116,13 @@ func (a *Aggregator) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("no instance of %q is in the registry, so there is nothing to add up; /clusters lists what there is", name), http.StatusNotFound)
 		return
 	}
-	count := r.URL.Query().Get("open") == "count"
+	var wish reading
+	if r.URL.Query().Get("open") == "count" {
+		wish |= openCount
+	}
+	if r.URL.Query().Get("window") == "host" {
+		wish |= hostWindow
+	}
 	a.readers.Serve(w, r, sse.Plan{
 		Max:   a.limit.Get().Readers,
 		Every: func() time.Duration { return interval },
@@ -127,7 +134,7 @@ func (a *Aggregator) serveStream(w http.ResponseWriter, r *http.Request) {
 				if now := time.Now(); now.Sub(whole) >= refresh {
 					version, whole = 0, now
 				}
-				if parts, version = c.since(version, count, nil); len(parts) == 0 {
+				if parts, version = c.since(version, wish, nil); len(parts) == 0 {
 					parts = [][]byte{[]byte(": ping\n\n")}
 				}
 				return parts

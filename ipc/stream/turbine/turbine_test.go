@@ -188,7 +188,7 @@ func TestSpringsPathIsTriedWhereTheUsualOneHasNothing(t *testing.T) {
 	c.follow(places([]roadbed.Instance{{ID: "boot", App: "boot", Host: u.Hostname(), Port: port, Status: roadbed.Up}, {ID: "down", Status: roadbed.Down}}))
 	go func() {
 		for {
-			if parts, _ := c.since(0, false, nil); len(parts) > 0 {
+			if parts, _ := c.since(0, 0, nil); len(parts) > 0 {
 				got <- string(parts[0])
 				return
 			}

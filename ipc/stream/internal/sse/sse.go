@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roadbed/roadbed/config"
@@ -51,17 +52,13 @@ type Plan struct {
 // Readers are those of one or more streams that share a limit. The zero value is ready.
 type Readers struct {
 	mu   sync.Mutex
-	n    int
+	n    atomic.Int64  // written under mu
 	stop chan struct{} // made by the first who needs it
 	shut bool
 }
 
 // N returns how many there are.
-func (s *Readers) N() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.n
-}
+func (s *Readers) N() int { return int(s.n.Load()) }
 
 // Close ends all readers' streams and refuses new ones.
 func (s *Readers) Close() {
@@ -88,17 +85,17 @@ func (s *Readers) enter(most int) (stop <-chan struct{}, refused string) {
 	switch {
 	case s.shut:
 		return nil, "Service has been shut down."
-	case s.n >= most:
+	case s.N() >= most:
 		return nil, fmt.Sprintf("MaxConcurrentConnections reached: %d", most)
 	}
-	s.n++
+	s.n.Add(1)
 	return s.stopped(), ""
 }
 
 func (s *Readers) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.n--
+	s.n.Add(-1)
 }
 
 // Serve answers with a stream until the reader goes or Readers is closed. It writes at once and then at whole multiples

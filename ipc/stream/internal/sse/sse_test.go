@@ -59,8 +59,8 @@ func (s *sink) lines() []string {
 
 // counting returns a plan whose parts count up.
 func counting(most int, every time.Duration) Plan {
-	n := 0
 	return Plan{Max: most, Every: func() time.Duration { return every }, Open: func() (func() [][]byte, func()) {
+		n := 0
 		return func() [][]byte { n++; return [][]byte{fmt.Appendf(nil, "data: %d\n\n", n)} }, func() {}
 	}}
 }
