@@ -12,21 +12,23 @@ import (
 	"unsafe"
 
 	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/ipc/limit"
 	"github.com/roadbed/roadbed/meter"
 )
 
 // Command is one kind of call to one callee, with a breaker, a bulkhead and statistics of its own. Get one from
 // [Engine.Command]; its methods may be used from many goroutines.
 type Command struct {
-	name   string
-	engine *Engine
-	clock  *clock
-	code   Settings // guarded by Engine.mu
-	set    atomic.Pointer[settings]
-	vip    atomic.Bool // an app of the same name is called, so its HTTP calls must find the scope they run in
+	name     string
+	engine   *Engine
+	clock    *clock
+	code     Settings // guarded by Engine.mu
+	set      atomic.Pointer[settings]
+	adaptive atomic.Pointer[limit.Limiter] // nil: there is no adaptive limit
+	vip      atomic.Bool                   // an app of the same name is called, so its HTTP calls must find the scope they run in
 
 	// Allocated once, so that a refusal costs nothing.
-	refusedOpen, refusedFull, refusedPool, refusedLate *Error
+	refusedOpen, refusedFull, refusedLimit, refusedPool, refusedLate *Error
 
 	shards    []shard
 	slowAfter atomic.Int64          // Settings.SlowCall; 0 is never
@@ -51,7 +53,7 @@ func newCommand(e *Engine, name string) *Command {
 	c := &Command{
 		name: name, engine: e, clock: e.clock, shards: make([]shard, e.shards),
 		refusedOpen: &Error{Command: name, Kind: Open, Cause: ErrOpen},
-		refusedFull: &Error{Command: name, Kind: Rejected, Cause: ErrRejected},
+		refusedFull: &Error{Command: name, Kind: Rejected, Cause: ErrRejected}, refusedLimit: &Error{Command: name, Kind: Limited, Cause: ErrLimited},
 		refusedPool: &Error{Command: name, Kind: Rejected, Cause: ErrRejected},
 		refusedLate: &Error{Command: name, Kind: TimedOut, Cause: ErrDeadlineSpent},
 	}
@@ -68,10 +70,11 @@ func (c *Command) Timeout() time.Duration { return c.set.Load().Timeout }
 // permit is the right to run one call.
 type permit struct {
 	start    int64
-	deadline int64  // the earlier of the caller's and the command's; noDeadline = none
-	own      bool   // the command's is the earlier
-	apart    bool   // finish does not see the whole time: there was a queue, or a fallback follows
-	trial    uint64 // not 0: the breaker waits for this call's end
+	deadline int64   // the earlier of the caller's and the command's; noDeadline = none
+	own      bool    // the command's is the earlier
+	apart    bool    // finish does not see the whole time: there was a queue, or a fallback follows
+	trial    uint64  // not 0: the breaker waits for this call's end
+	lease    *leased // under the command's adaptive limit; nil without one
 }
 
 // admit asks breaker and bulkhead for a permit; limit is how many calls may be in flight. If it is not refused, finish
@@ -111,6 +114,14 @@ func (c *Command) permit(ctx context.Context, p *permit, set *settings, limit in
 		c.failedUnrun(p, set)
 		return c.refusedFull
 	}
+	if set.limited {
+		if p.lease = c.lease(p.start); p.lease == nil {
+			c.inflight.Add(-1)
+			c.count(rejected)
+			c.failedUnrun(p, set)
+			return c.refusedLimit
+		}
+	}
 	if n > c.peak.Load() { // it shares a line with inflight, which is ours just now
 		c.raisePeak(n)
 	}
@@ -119,6 +130,10 @@ func (c *Command) permit(ctx context.Context, p *permit, set *settings, limit in
 
 // failedUnrun tells the breaker of a call that failed after the breaker had let it through, but did not run.
 func (c *Command) failedUnrun(p *permit, set *settings) {
+	if p.lease != nil {
+		p.lease.end(cancelled, 0)
+		p.lease = nil
+	}
 	if p.trial != 0 {
 		c.endTrial(p.trial, false)
 		p.trial = 0
@@ -147,6 +162,10 @@ func (c *Command) count(e event) { c.shard().n[e].Add(1) }
 // hot path: 0 allocs, BenchmarkAllowed
 func (c *Command) finish(p *permit, e event, end int64) {
 	took := end - p.start
+	if p.lease != nil {
+		p.lease.end(e, end)
+		p.lease = nil
+	}
 	s := c.shard()
 	s.n[e].Add(1)
 	if bin := latencyBin(took); p.apart {
@@ -584,7 +603,7 @@ func (c *Command) refused(how *ending, refused *Error, hasFallback bool) {
 	switch refused.Kind {
 	case Open:
 		how.event = shortCircuited
-	case Rejected:
+	case Rejected, Limited:
 		how.event = rejected
 	default:
 		how.event = unanswered
@@ -603,6 +622,9 @@ func (c *Command) failed(ctx context.Context, p *permit, s *scope, err error, en
 	kind := classify(err, late, gone)
 	e := eventOf(kind, err)
 	p.apart = p.apart || hasFallback && kind != invalid && kind != Cancelled
+	if p.lease != nil {
+		p.lease.dropped = kind == Shed
+	}
 	c.finish(p, e, end)
 	if kind == invalid {
 		return kind, e, err

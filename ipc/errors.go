@@ -14,6 +14,7 @@ import (
 var (
 	ErrOpen          = errors.New("its circuit breaker is open, too many calls failed lately")
 	ErrRejected      = errors.New("too many calls of it are in flight")
+	ErrLimited       = errors.New("as many calls of it are in flight as its adaptive limit allows")
 	ErrTimeout       = errors.New("it did not answer in time")
 	ErrDeadlineSpent = errors.New("no time is left before the caller's deadline")
 	ErrNoEndpoint    = errors.New("no instance of it is known that may take traffic")
@@ -36,12 +37,13 @@ const (
 	NoEndpoint
 	Injected
 	Cancelled
+	Limited // by the command's adaptive limit
 	Shed    // the other side refused it under overload
 	invalid // BadRequest: the caller's fault
 	kinds
 )
 
-var kindNames = [kinds]string{"none", "error", "timeout", "open", "rejected", "noendpoint", "injected", "cancelled", "shed", "error"}
+var kindNames = [kinds]string{"none", "error", "timeout", "open", "rejected", "noendpoint", "injected", "cancelled", "limited", "shed", "error"}
 
 // String returns the kind's name.
 func (k Kind) String() string {

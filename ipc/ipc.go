@@ -315,6 +315,7 @@ func (e *Engine) configure(i int, p map[string]string) {
 func (e *Engine) resolve(c *Command) {
 	set := resolve(c.name, c.code, e.props, e.knobs, c.set.Load(), e.refuse)
 	c.slowAfter.Store(int64(set.SlowCall))
+	c.adapt(c.set.Load(), set)
 	c.set.Store(set)
 }
 

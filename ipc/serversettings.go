@@ -15,7 +15,8 @@ import (
 // ServerSettings are those of a server: how many requests it works on at once, and which it refuses under overload. A
 // zero field means the default; each is overridden by the property ipc.server. with the name given, at any time.
 type ServerSettings struct {
-	// Limit says what moves the limit on requests in flight. Property limit: vegas, gradient2, aimd, fixed or off.
+	// Limit says what moves the limit on requests in flight: LimitVegas. Property limit: vegas, gradient2, aimd, fixed
+	// or off.
 	Limit LimitKind
 
 	// The limit starts at InitialLimit (20) and stays between MinLimit (1) and MaxLimit (1000); a fixed one is
@@ -62,9 +63,10 @@ type ServerSettings struct {
 // LimitKind says what moves a limit.
 type LimitKind uint8
 
-// The kinds of limit; see the package limit.
+// The kinds of limit; see the package limit. The default is LimitVegas for servers, LimitOff for commands.
 const (
-	LimitVegas LimitKind = iota
+	LimitDefault LimitKind = iota
+	LimitVegas
 	LimitGradient2
 	LimitAIMD
 	LimitFixed
@@ -87,6 +89,7 @@ var (
 )
 
 var builtInServer = ServerSettings{
+	Limit:        LimitVegas,
 	InitialLimit: 20, MinLimit: 1, MaxLimit: 1000, IdleLimit: 100,
 	ShedStart: 0.8, ShedMax: 1.2, CPUTarget: 0.85, DelayTarget: 20 * time.Millisecond, ShedStatus: 503, RetryAfter: time.Second,
 	QueueWait: time.Second,
@@ -113,6 +116,9 @@ func (s ServerSettings) or(d ServerSettings) ServerSettings {
 		if *at == 0 {
 			*at = v
 		}
+	}
+	if s.Limit == LimitDefault {
+		s.Limit = d.Limit
 	}
 	if s.InitialLimit == 0 {
 		s.InitialLimit = d.InitialLimit

@@ -118,6 +118,16 @@ type Settings struct {
 	// refused. Property ipc.command.NAME.breaker.scope=endpoint.
 	PerInstance bool
 
+	// Limit is an adaptive limit on calls in flight, beside MaxConcurrent, which follows what the callee can bear:
+	// LimitOff. LimitAIMD lowers it when calls time out or the callee refuses them; see the package limit for the
+	// others. Calls beyond it fail with [ErrLimited]. It starts at LimitInitial (20) and stays between LimitMin and
+	// LimitMax (AIMD and Gradient2 20 to 200, Vegas 1 to 1000). For AIMD a call that took longer than LimitTimeout (5 s)
+	// counts as timed out. Properties ipc.command.NAME.limit (aimd, vegas, gradient2, fixed or off), .limit.initial,
+	// .limit.min, .limit.max, .limit.timeoutInMilliseconds.
+	Limit                            LimitKind
+	LimitInitial, LimitMin, LimitMax int
+	LimitTimeout                     time.Duration
+
 	// Group is the name under which dashboards show commands together: the command's own name.
 	Group string
 
@@ -138,9 +148,10 @@ type Settings struct {
 // settings are Settings with every default filled in.
 type settings struct {
 	Settings
-	forced bool   // the breaker's state does not matter
-	pool   string // the key of its pool
-	limit  int64  // of run functions in flight: MaxConcurrent; none if a pool limits them
+	forced  bool   // the breaker's state does not matter
+	limited bool   // by an adaptive limit
+	pool    string // the key of its pool
+	limit   int64  // of run functions in flight: MaxConcurrent; none if a pool limits them
 }
 
 // Isolation says on whose goroutine calls run.
@@ -197,12 +208,17 @@ func (s Settings) validate() error {
 		return fmt.Errorf("%v is none of the four", s.Criticality)
 	case s.Isolation > Thread:
 		return errors.New("Isolation must be Semaphore or Thread")
+	case s.Limit > LimitOff || s.LimitTimeout < 0 || s.LimitTimeout > maxLimitTimeout:
+		return fmt.Errorf("Limit must be one of the kinds that there are, and LimitTimeout from 0 to %s", maxLimitTimeout)
 	case s.TrialPermits < 0 || s.TrialPermits > maxPermits:
 		return fmt.Errorf("TrialPermits must be from 0 to %d", maxPermits)
 	case s.SlowCall < 0 || s.SlowCall > maxTimeout || s.SlowPercent < 0 || s.SlowPercent > 100 || s.SlowMinimum < 0:
 		return fmt.Errorf("SlowCall must be from 0 to %s, SlowPercent from 0 to 100, and SlowMinimum not negative", maxTimeout)
 	case s.RollingWindow < 0 || s.RollingBuckets < 0 || s.HealthInterval < 0 || s.PercentileWindow < 0 || s.PercentileBuckets < 0:
 		return errors.New("windows and their buckets must not be negative")
+	}
+	if err := s.limitError(); err != nil {
+		return err
 	}
 	return s.or(builtIn).windows()
 }
@@ -326,6 +342,11 @@ func commandKnobs() []knob[Settings] {
 		intKnob(i, "breaker.slowMinimumCalls", 1, 1<<30, func(s *S) *int { return &s.SlowMinimum }),
 		boolKnob(i, "breaker.instantOpen", false, func(s *S) *bool { return &s.InstantOpen }),
 		boolKnob(i, "breaker.escalatingSleep", false, func(s *S) *bool { return &s.EscalatingSleep }),
+		wordKnob(i, "limit", limitNames, "use aimd, vegas, gradient2, fixed or off", func(s *S) *LimitKind { return &s.Limit }),
+		intKnob(i, "limit.initial", 1, maxLimit, func(s *S) *int { return &s.LimitInitial }),
+		intKnob(i, "limit.min", 1, maxLimit, func(s *S) *int { return &s.LimitMin }),
+		intKnob(i, "limit.max", 1, maxLimit, func(s *S) *int { return &s.LimitMax }),
+		msKnob(i, "limit.timeoutInMilliseconds", 1, func(s *S) *time.Duration { return &s.LimitTimeout }),
 		wordKnob(i, "breaker.scope", map[string]bool{"COMMAND": false, "ENDPOINT": true}, "use command or endpoint", func(s *S) *bool { return &s.PerInstance }),
 	}
 }
@@ -359,6 +380,21 @@ func resolve(name string, code Settings, props properties, all []knob[Settings],
 	if out.Isolation == Thread {
 		out.limit = math.MaxInt64
 	}
+	if err := out.limitError(); err != nil {
+		for i := range all {
+			if k := &all[i]; k.prefix == ipcPrefix && (k.suffix == "limit" || strings.HasPrefix(k.suffix, "limit.")) {
+				if key, text, ok := k.find(name, props, &code); ok {
+					refuse(key, text, fmt.Errorf("together with the others: %w", err))
+				}
+				from := &code
+				if old != nil {
+					from = old
+				}
+				k.keep(&out.Settings, from)
+			}
+		}
+	}
+	out.limited = out.isLimited()
 	out.forced = out.ForceOpen || out.ForceClosed || out.BreakerOff || out.PerInstance
 	return &out
 }

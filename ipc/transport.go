@@ -703,6 +703,9 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 	}
 	if wasShed(resp) { // it costs the callee next to nothing, and says nothing against what is more important
 		kind, e, r = Shed, unanswered, resultFailure
+		if x.permit.lease != nil {
+			x.permit.lease.dropped = true
+		}
 	}
 	if !x.joined {
 		x.cmd.finish(&x.permit, e, end)
