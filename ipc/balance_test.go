@@ -3,7 +3,10 @@ package ipc
 import (
 	"context"
 	"fmt"
+	"math"
+	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -199,4 +202,73 @@ func TestFailingEndpointIsEjectedButNotTooMany(t *testing.T) {
 			t.Errorf("%d of 10 endpoints are ejected, want 1: at most 10 %%", out)
 		}
 	})
+}
+
+// TestOneSlowOfTenDoesNotSlowTheCluster is the promise in numbers: one of ten endpoints becomes ten times as slow, and
+// five seconds later the cluster's 99th percentile is at most 1.5 times what it was; an endpoint that begins to fail
+// every request at once gets less than 1 % of the traffic a second later.
+func TestOneSlowOfTenDoesNotSlowTheCluster(t *testing.T) {
+	for _, rps := range []int{200, 1000} {
+		t.Run(fmt.Sprint(rps), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := &network{hosts: map[string]func(*http.Request) (*http.Response, error){}}
+				dice := rand.New(rand.NewPCG(1, 2))
+				var mu sync.Mutex
+				took := func(factor float64) func(*http.Request) (*http.Response, error) { // 10 ms or so, with a tail
+					return func(r *http.Request) (*http.Response, error) {
+						mu.Lock()
+						d := 7e6*math.Exp(dice.NormFloat64()*0.5) + 2e6
+						mu.Unlock()
+						return slow(time.Duration(factor*d), answer(200))(r)
+					}
+				}
+				for i := range 10 {
+					n.hosts[addr(i+1)] = took(1)
+				}
+				e := newTestEngine(t, Options{Lists: Static{"app": instances("", 1, 2, 3, 4, 5, 6, 7, 8, 9, 10)}, Transport: n})
+				p99 := func(d time.Duration) time.Duration {
+					var wg sync.WaitGroup
+					var all []time.Duration
+					for range int(d.Seconds() * float64(rps)) {
+						wg.Go(func() {
+							start := time.Now()
+							get(e, context.Background(), "GET", "http://app/")
+							mu.Lock()
+							all = append(all, time.Since(start))
+							mu.Unlock()
+						})
+						time.Sleep(time.Second / time.Duration(rps))
+					}
+					wg.Wait()
+					slices.Sort(all)
+					return all[len(all)*99/100]
+				}
+				behave := func(i int, do func(*http.Request) (*http.Response, error)) {
+					n.mu.Lock()
+					defer n.mu.Unlock()
+					n.hosts[addr(i)] = do
+				}
+				p99(3 * time.Second)
+				healthy := p99(5 * time.Second)
+				behave(1, took(10))
+				time.Sleep(time.Millisecond)
+				p99(5 * time.Second)
+				if got := p99(5 * time.Second); got > healthy*3/2 {
+					t.Errorf("with one of ten ten times as slow the p99 is %s from the 6th second on, want at most 1.5 times %s", got, healthy)
+				}
+				behave(2, answer(500))
+				traffic(t, e, n, rps, time.Second)
+				got, all := 0, 0
+				for _, second := range traffic(t, e, n, rps, 4*time.Second) {
+					got += second[addr(2)]
+					for _, c := range second {
+						all += c
+					}
+				}
+				if got*100 >= all {
+					t.Errorf("from the 2nd second on the one that fails at once got %d of %d, want less than 1 %%", got, all)
+				}
+			})
+		})
+	}
 }

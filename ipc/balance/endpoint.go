@@ -239,7 +239,7 @@ func (e *Endpoint) record(v Verdict, now, rtt int64, s *Settings) (changed bool)
 func (e *Endpoint) connectionFailed(now int64, s *Settings) {
 	e.connFails++
 	if e.connFails >= s.FailureThreshold {
-		e.tripped.Store(now + int64(blackout(e.connFails, &s.Ribbon)))
+		e.tripped.Store(now + int64(Blackout(e.connFails, &s.Ribbon)))
 	}
 	e.rollFails(now)
 	e.failsNow++
@@ -300,10 +300,13 @@ func (e *Endpoint) up() bool {
 
 // cost says how much it costs to send one more request there: the expected wait in nanoseconds, made worse by load,
 // failures and coldness. Source of the latency part: peak EWMA, as in Twitter's Finagle.
+// Odds are those against it: the cube of the cost, in which coldness counts as its square, for the slow and the failing
+// should get next to nothing, the young a little.
 // hot path: 0 allocs, BenchmarkPick
-func (c *candidate) cost(now int64, median float64) (cost float64, bad bool) {
-	cost, bad = c.Endpoint.cost(now, median)
-	return cost * c.factor, bad
+func (c *candidate) cost(now int64, median float64) (cost, odds float64, bad bool) {
+	raw, bad := c.Endpoint.cost(now, median)
+	cost = raw * c.factor
+	return cost, cost * cost * raw, bad
 }
 
 func (e *Endpoint) cost(now int64, median float64) (cost float64, bad bool) {

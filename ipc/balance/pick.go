@@ -63,7 +63,7 @@ func (b *Balancer) choose(p *picks, now int64, t *Choice) *Endpoint {
 	}
 	near, cost, bad := cheaper(p.local, now, p.median, t)
 	far := &p.remote[rand.IntN(len(p.remote))]
-	farCost, farBad := far.cost(now, p.median)
+	farCost, _, farBad := far.cost(now, p.median)
 	if !farBad && (bad || cost > spill*farCost) {
 		if t != nil {
 			t.compared(far, near, now, p.median, "the own zone is bad or costs more than twice as much")
@@ -73,12 +73,12 @@ func (b *Balancer) choose(p *picks, now int64, t *Choice) *Endpoint {
 	return near.Endpoint
 }
 
-// cheaper draws two and returns one of them, with odds of the inverse squares of their costs; it draws again, twice at
+// cheaper draws two and returns one of them, with odds of the inverse cubes of their costs; it draws again, twice at
 // most, while what it got is bad. A strict choice of the cheaper would, where calls are few, starve whoever is a little
-// slower or younger than the best; the square leaves 1 % to a cost of ten times as much.
+// slower than the best; the cube leaves 1 in 1,000 to a cost of ten times as much.
 func cheaper(list []candidate, now int64, median float64, t *Choice) (best *candidate, cost float64, bad bool) {
 	if len(list) == 1 {
-		c, bad := list[0].cost(now, median)
+		c, _, bad := list[0].cost(now, median)
 		if t != nil {
 			t.compared(&list[0], nil, now, median, "it is the only one eligible")
 		}
@@ -92,9 +92,9 @@ func cheaper(list []candidate, now int64, median float64, t *Choice) (best *cand
 			j++
 		}
 		a, b := &list[i], &list[j]
-		ca, badA := a.cost(now, median)
-		cb, badB := b.cost(now, median)
-		if rand.Float64()*(ca*ca+cb*cb) < ca*ca {
+		ca, oddsA, badA := a.cost(now, median)
+		cb, oddsB, badB := b.cost(now, median)
+		if rand.Float64()*(oddsA+oddsB) < oddsA {
 			a, b, ca, cb, badA = b, a, cb, ca, badB
 		}
 		if best == nil || ca < cost {
@@ -114,7 +114,7 @@ func whyDrawn(won, lost float64) string {
 	if won <= lost {
 		return "it costs less"
 	}
-	return "it costs more, but the dearer of two gets some as well, by the inverse squares of the costs"
+	return "it costs more, but the dearer of two gets some as well, by the inverse cubes of the costs"
 }
 
 // Another chooses an endpoint for a further attempt: the cheapest that was not tried, live ones first. If all were
@@ -173,7 +173,7 @@ func (b *Balancer) Apart(now int64, from *Endpoint) *Endpoint {
 		if ep == from || now < ep.refused.Load() {
 			continue
 		}
-		c, _ := p.fit[i].cost(now, p.median)
+		c, _, _ := p.fit[i].cost(now, p.median)
 		if ep.Zone != from.Zone {
 			if best == nil || c < least {
 				best, least = ep, c

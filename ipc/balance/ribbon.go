@@ -43,8 +43,8 @@ type ruledZone struct {
 	next *turns
 }
 
-// blackout is how long an endpoint gets nothing after so many connections failed in a row.
-func blackout(fails int, r *Ribbon) time.Duration {
+// Blackout is how long an endpoint gets nothing after so many connections failed in a row.
+func Blackout(fails int, r *Ribbon) time.Duration {
 	if fails < r.FailureThreshold {
 		return 0
 	}
@@ -123,19 +123,27 @@ func (e *Endpoint) failing(now int64) int {
 	return e.failsLast
 }
 
-// weigh returns the cumulative weights of WeightedResponseTimeRule: the sum of all mean response times less the own.
+// weigh works out the weights of WeightedResponseTimeRule.
 func weigh(list []*Endpoint) []float64 {
 	means := make([]float64, len(list))
-	sum := 0.0
 	for i, ep := range list {
 		ep.mu.Lock()
 		if ep.timed > 0 {
 			means[i] = ep.times / float64(ep.timed) / 1e6
 		}
 		ep.mu.Unlock()
-		sum += means[i]
 	}
-	out := make([]float64, len(list))
+	return Weigh(means)
+}
+
+// Weigh returns WeightedResponseTimeRule's weights for mean response times, in the same order and added up: each
+// weighs the sum of all times less its own.
+func Weigh(means []float64) []float64 {
+	sum := 0.0
+	for _, m := range means {
+		sum += m
+	}
+	out := make([]float64, len(means))
 	total := 0.0
 	for i, m := range means {
 		total += sum - m
@@ -144,47 +152,50 @@ func weigh(list []*Endpoint) []float64 {
 	return out
 }
 
-// zoneLoad is what decides whether a zone is used.
-type zoneLoad struct {
-	n, tripped int
-	load       float64 // requests in flight per endpoint that is not tripped; -1 if all are
+// ZoneLoad is what decides whether a zone is used.
+type ZoneLoad struct {
+	Endpoints int
+	Tripped   int     // of them
+	Load      float64 // requests in flight per endpoint that is not tripped; -1 if all are
 }
 
-func loadOf(list []*Endpoint, now int64, s *Settings) (z zoneLoad) {
+func loadOf(list []*Endpoint, now int64, s *Settings) (z ZoneLoad) {
 	var active int64
 	for _, ep := range list {
-		z.n++
+		z.Endpoints++
 		if now < ep.tripped.Load() {
-			z.tripped++
+			z.Tripped++
 		} else {
 			active += ep.inFlight(now, s)
 		}
 	}
 	switch {
-	case z.n == 0:
-	case z.tripped == z.n:
-		z.load = -1
+	case z.Endpoints == 0:
+	case z.Tripped == z.Endpoints:
+		z.Load = -1
 	default:
-		z.load = float64(active) / float64(z.n-z.tripped)
+		z.Load = float64(active) / float64(z.Endpoints-z.Tripped)
 	}
 	return z
 }
 
-// avoided says which zones are not to be used: gone those that must not, worst those one of which must not (the caller
-// draws it, with the odds of n); if worst is empty that is all. Both are sets of indexes.
-func avoided(zones []zoneLoad, maxLoad, maxTripped float64) (gone, worst uint64) {
+// AvoidZones says which zones are not to be used: gone those that must not, worst those one of which must not (the
+// caller draws it, with the odds of its endpoints); if worst is empty that is all. Both are sets of indexes, so there
+// may be 64 zones. With maxLoad requests in flight per endpoint the worst zone is avoided, with the part maxTripped of
+// its endpoints tripped any zone is.
+func AvoidZones(zones []ZoneLoad, maxLoad, maxTripped float64) (gone, worst uint64) {
 	if len(zones) == 1 {
 		return 0, 0
 	}
 	most := 0.0
 	for i, z := range zones {
 		switch bit := uint64(1) << i; {
-		case z.n == 0, float64(z.tripped)/float64(z.n) >= maxTripped, z.load < 0:
+		case z.Endpoints == 0, float64(z.Tripped)/float64(z.Endpoints) >= maxTripped, z.Load < 0:
 			gone |= bit
-		case math.Abs(z.load-most) < 1e-6:
+		case math.Abs(z.Load-most) < 1e-6:
 			worst |= bit
-		case z.load > most:
-			most, worst = z.load, bit
+		case z.Load > most:
+			most, worst = z.Load, bit
 		}
 	}
 	if most < maxLoad && gone == 0 {
@@ -201,11 +212,11 @@ func (r *ruled) available(now int64) uint64 {
 	if len(r.zones) > maxZones {
 		return math.MaxUint64
 	}
-	var loads [maxZones]zoneLoad
+	var loads [maxZones]ZoneLoad
 	for i := range r.zones {
 		loads[i] = loadOf(r.zones[i].list, now, r.set)
 	}
-	gone, worst := avoided(loads[:len(r.zones)], r.set.ZoneLoad, r.set.ZoneTripPercent)
+	gone, worst := AvoidZones(loads[:len(r.zones)], r.set.ZoneLoad, r.set.ZoneTripPercent)
 	use := all &^ gone
 	if worst != 0 {
 		use &^= 1 << r.draw(worst)
@@ -385,7 +396,7 @@ func (b *Balancer) affine(list []*Endpoint, now int64, s *Settings) []*Endpoint 
 		return own
 	}
 	z := loadOf(own, now, s)
-	if z.n == 0 || z.load < 0 || z.load >= s.AffinityLoad || float64(z.tripped)/float64(z.n) >= s.AffinityTripped || z.n-z.tripped < s.AffinityMinimum {
+	if z.Endpoints == 0 || z.Load < 0 || z.Load >= s.AffinityLoad || float64(z.Tripped)/float64(z.Endpoints) >= s.AffinityTripped || z.Endpoints-z.Tripped < s.AffinityMinimum {
 		return list
 	}
 	return own

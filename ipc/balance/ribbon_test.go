@@ -202,7 +202,7 @@ func TestZoneAwareBalancerStaysInGoodZones(t *testing.T) {
 func TestBlackoutDoublesUpToItsLimit(t *testing.T) {
 	r := Defaults().Ribbon
 	for fails, want := range map[int]time.Duration{0: 0, 2: 0, 3: 10, 4: 20, 5: 30, 6: 30, 100: 30} {
-		if got := blackout(fails, &r); got != want*time.Second {
+		if got := Blackout(fails, &r); got != want*time.Second {
 			t.Errorf("after %d failures: %s, want %s", fails, got, want*time.Second)
 		}
 	}
@@ -322,19 +322,19 @@ func TestRequestsThatNeverEndStopCounting(t *testing.T) {
 
 func TestAvailableZonesTable(t *testing.T) {
 	for _, tc := range []struct {
-		zones       []zoneLoad
+		zones       []ZoneLoad
 		gone, worst uint64
 	}{
-		{[]zoneLoad{{3, 3, -1}}, 0, 0},
-		{[]zoneLoad{{3, 0, 0}, {3, 0, 0}}, 0, 0},
-		{[]zoneLoad{{3, 0, 0.1}, {3, 0, 0.19}}, 0, 0},
-		{[]zoneLoad{{3, 0, 0.1}, {3, 0, 0.2}}, 0, 0b10},
-		{[]zoneLoad{{3, 0, 0.5}, {3, 0, 0.5}, {3, 0, 0.4}}, 0, 0b011},
-		{[]zoneLoad{{0, 0, 0}, {3, 0, 0}, {3, 0, 0}}, 0b001, 0b110},
-		{[]zoneLoad{{3, 3, -1}, {3, 0, 0.1}, {3, 0, 0}}, 0b001, 0b010},
-		{[]zoneLoad{{3, 3, -1}, {3, 3, -1}}, 0b11, 0},
+		{[]ZoneLoad{{3, 3, -1}}, 0, 0},
+		{[]ZoneLoad{{3, 0, 0}, {3, 0, 0}}, 0, 0},
+		{[]ZoneLoad{{3, 0, 0.1}, {3, 0, 0.19}}, 0, 0},
+		{[]ZoneLoad{{3, 0, 0.1}, {3, 0, 0.2}}, 0, 0b10},
+		{[]ZoneLoad{{3, 0, 0.5}, {3, 0, 0.5}, {3, 0, 0.4}}, 0, 0b011},
+		{[]ZoneLoad{{0, 0, 0}, {3, 0, 0}, {3, 0, 0}}, 0b001, 0b110},
+		{[]ZoneLoad{{3, 3, -1}, {3, 0, 0.1}, {3, 0, 0}}, 0b001, 0b010},
+		{[]ZoneLoad{{3, 3, -1}, {3, 3, -1}}, 0b11, 0},
 	} {
-		gone, worst := avoided(tc.zones, 0.2, 0.99999)
+		gone, worst := AvoidZones(tc.zones, 0.2, 0.99999)
 		if gone != tc.gone || worst != tc.worst {
 			t.Errorf("%v: gone %03b, worst %03b; want %03b and %03b", tc.zones, gone, worst, tc.gone, tc.worst)
 		}

@@ -100,7 +100,7 @@ func (c *candidate) describe(now int64, median float64) Candidate {
 // inputs explains cost.
 func (c *candidate) inputs(now int64, median float64) Inputs {
 	left := decay(now - c.last.Load())
-	cost, _ := c.cost(now, median)
+	cost, _, _ := c.cost(now, median)
 	return Inputs{
 		Active: c.active.Load(), RTT: c.rttNow(left, median) / 1e9, Load: c.loadNow(now), Error: c.errorNow(left), Warm: 1 / c.factor,
 		Proven: c.proven.Load(), Cost: cost / 1e9,
