@@ -366,6 +366,7 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 	gate := edge.New(edge.Config{Calls: calls, Discovery: found, Properties: props, Meter: m, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log})
 	gate.Mount(c.surface)
 	c.surface.Mux.Handle("GET /api/v1/edge/calls", calls.StateHandler())
+	c.surface.Mux.Handle("GET /api/v1/edge/why", calls.WhyHandler())
 	shown := stream.New(stream.Config{Engine: calls, Properties: props})
 	for _, path := range stream.Paths {
 		c.surface.Mux.Handle(path, shown)

@@ -22,7 +22,7 @@ func (c *cli) fit() *cobra.Command {
 		Use: "fit", GroupID: "change",
 		Short: "Try what failures do: scenarios by recipe, and experiments that stop themselves", Args: noArgs, RunE: showHelp,
 	}
-	cmd.AddCommand(c.fitRecipes(), c.fitAdd(), c.fitList(), c.fitStop(), c.fitEnable(), c.fitRun())
+	cmd.AddCommand(c.fitRecipes(), c.fitAdd(), c.fitList(), c.fitStop(), c.fitEnable(), c.fitRun(), c.fitSearch())
 	return cmd
 }
 

@@ -1,0 +1,272 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/examples/streaming"
+	"github.com/roadbed/roadbed/fault/search"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/chaos"
+	"github.com/roadbed/roadbed/platform/edge"
+	"github.com/spf13/cobra"
+)
+
+func (c *cli) fitSearch() *cobra.Command {
+	var edgeAt, format string
+	var headers map[string]string
+	var s search.Search
+	cmd := &cobra.Command{
+		Use:   "search PATH",
+		Short: "Search for combinations of failing services that hurt a request",
+		Long: `Search for combinations of failing services that hurt a request.
+
+It asks the edge for PATH as a synthetic member, sees from what the services tell which calls that
+led to, and makes those fail, one by one and then in combinations that its way round failures
+suggests: lineage-driven fault injection. Only these requests are concerned.
+
+Exit codes: 0 nothing is left to try and nothing but single services hurts, 3 a combination hurts,
+4 the search was not whole, 1 and 2 as everywhere.`,
+		Example: `  roadbed fit search /api/home --header X-Member=m00017
+  roadbed fit search /api/play/t00042 --header X-Member=m00017 --max-faults 2 -o json`,
+		Args: exactArgs("the PATH of a request"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if format != "table" && format != "json" {
+				return usageError{fmt.Errorf("-o %s: use table or json", format)}
+			}
+			if s.MaxFaults < 1 || s.MaxFaults > 5 || !strings.HasPrefix(args[0], "/") {
+				return usageError{fmt.Errorf("give a PATH such as /api/home, and --max-faults from 1 to 5")}
+			}
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			client.Why = cmp.Or(client.Why, "fit search "+args[0])
+			l := lineage{client: client, http: &http.Client{}, url: strings.TrimSuffix(cmp.Or(edgeAt, "http://127.0.0.1:7000"), "/") + args[0], headers: headers,
+				id: "search-" + strings.ToLower(fmt.Sprintf("%x", time.Now().UnixNano()&0xffffffff))}
+			progress := cmd.OutOrStdout()
+			if format == "json" {
+				progress = cmd.ErrOrStderr()
+			}
+			s.Run = l.run
+			s.Tell = func(step search.Step) {
+				what, how := "nothing fails", "good"
+				if len(step.Failing) > 0 {
+					what = "without " + names(step.Failing)
+				}
+				if !step.Good {
+					how = "BAD: " + l.why
+				}
+				fmt.Fprintf(progress, "%-60s %s\n", what, how)
+			}
+			res, err := s.Do(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return searched(cmd.OutOrStdout(), format, res)
+		},
+	}
+	fs := cmd.Flags()
+	fs.StringToStringVar(&headers, "header", nil, "headers of the request, NAME=VALUE; it is told apart by X-Fit-Probe")
+	fs.IntVar(&s.MaxFaults, "max-faults", 3, "services failing at once, at most")
+	fs.IntVar(&s.MaxRuns, "max-runs", 200, "experiments at most")
+	fs.StringVar(&edgeAt, "edge", os.Getenv("ROADBED_EDGE"), "where the edge is; http://127.0.0.1:7000 when empty (env ROADBED_EDGE)")
+	fs.StringVarP(&format, "output", "o", "table", "table or json")
+	return cmd
+}
+
+func names(points []string) string {
+	var out []string
+	for _, p := range points {
+		out = append(out, strings.TrimPrefix(p, "client:"))
+	}
+	return strings.Join(out, " and ")
+}
+
+// searched prints the result and turns it into an exit code.
+func searched(out io.Writer, format string, res search.Result) error {
+	if format == "json" {
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		if err := e.Encode(res); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprintf(out, "%d services, %d experiments; the request fails without\n", len(res.Points), len(res.Steps))
+		for _, h := range res.Hurting {
+			fmt.Fprintf(out, "  %s\n", names(h))
+		}
+	}
+	if !res.Whole {
+		return verdictError{exitUnknown, "not all was tried; give --max-runs more"}
+	}
+	if i := slices.IndexFunc(res.Hurting, func(h []string) bool { return len(h) > 1 }); i >= 0 {
+		return verdictError{exitHurt, "a combination hurts: " + names(res.Hurting[i])}
+	}
+	return nil
+}
+
+// lineage sends one request over and over, each time with other services failing.
+type lineage struct {
+	client  *api.Client
+	http    *http.Client
+	url     string
+	headers map[string]string
+	id      string
+	n       int
+	usual   *search.Trace
+	why     string // the latest request that was bad failed
+}
+
+const (
+	tries   = 3 // of one experiment: once is chance
+	mayTake = 5 * time.Second
+)
+
+// run makes these points fail for the request and returns what came of it: bad if it failed more often than not.
+func (l *lineage) run(ctx context.Context, failing []string) (t search.Trace, err error) {
+	l.n++
+	id := fmt.Sprintf("%s-%d", l.id, l.n)
+	if len(failing) > 0 {
+		f := chaos.Fault{
+			ID: id, Experiment: l.id, Description: "search: without " + names(failing), Who: chaos.Who{Header: map[string]string{"X-Fit-Probe": id}},
+			Rules: strings.Join(failing, "=error(503);") + "=error(503)", Expires: time.Now().Add(30 * time.Second),
+		}
+		if err := l.client.Do(ctx, http.MethodPost, "/api/v1/faults", f, nil); err != nil {
+			return t, err
+		}
+		defer func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), mayTake)
+			defer cancel()
+			err = errors.Join(err, l.client.Do(ctx, http.MethodDelete, "/api/v1/faults/"+url.PathEscape(id), nil, nil))
+		}()
+		if err := l.untilEdgeHas(ctx, id); err != nil {
+			return t, err
+		}
+	}
+	bad := 0
+	for i := range tries {
+		request := fmt.Sprintf("%s-%d", id, i)
+		if err := l.ask(ctx, request, id); ctx.Err() != nil {
+			return t, ctx.Err()
+		} else if err != nil {
+			bad++
+			l.why = err.Error()
+		}
+		heard, err := l.listen(ctx, request)
+		if err != nil {
+			return t, err
+		}
+		// Services remember a number of calls only, so the longest account is the truest.
+		if seen := chaos.Lineage(heard, l.usual); len(seen.Calls) > len(t.Calls) {
+			t = seen
+		}
+	}
+	if t.Good = 2*bad < tries; t.Good && len(t.Calls) == 0 {
+		return t, fmt.Errorf("no service remembers a call made for %s; only those built on ipc do, and the busier they are the less long", l.url)
+	}
+	if l.usual == nil && t.Good {
+		l.usual = &t
+	}
+	return t, nil
+}
+
+// untilEdgeHas waits until the edge knows the fault.
+func (l *lineage) untilEdgeHas(ctx context.Context, id string) error {
+	for end := time.Now().Add(mayTake); ; {
+		var all []edge.FaultCounts
+		if err := l.client.Do(ctx, http.MethodGet, "/api/v1/edge/faults", nil, &all); err != nil {
+			return err
+		}
+		switch {
+		case slices.ContainsFunc(all, func(f edge.FaultCounts) bool { return f.ID == id }):
+			return nil
+		case time.Now().After(end):
+			return fmt.Errorf("the edge does not know the fault %s after %s", id, mayTake)
+		}
+		select {
+		case <-time.After(10 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// ask sends the request.
+func (l *lineage) ask(ctx context.Context, request, probe string) error {
+	ctx, cancel := context.WithTimeout(ctx, streaming.Deadline)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, l.url, nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "application/json")
+	for k, v := range l.headers {
+		req.Header.Set(k, v)
+	}
+	req.Header.Set("X-Request-Id", request)
+	req.Header.Set("X-Fit-Probe", probe)
+	resp, err := l.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		return err
+	}
+	if resp.StatusCode >= 400 {
+		return fmt.Errorf("status %d", resp.StatusCode)
+	}
+	return nil
+}
+
+// listen asks all instances, and the edge, which calls they made for the request.
+func (l *lineage) listen(ctx context.Context, request string) ([]chaos.Heard, error) {
+	instances, err := fetchList[roadbed.Instance](l.client, "/api/v1/registry/instances")(ctx)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, mayTake)
+	defer cancel()
+	query := "?format=json&id=" + url.QueryEscape(request)
+	type account struct{ Calls []chaos.Heard }
+	var mu sync.Mutex
+	var all []chaos.Heard
+	add := func(app, instance string, a account) {
+		mu.Lock()
+		defer mu.Unlock()
+		for _, h := range a.Calls {
+			h.Caller, h.Instance = app, instance
+			all = append(all, h)
+		}
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		var a account
+		if l.client.Do(ctx, http.MethodGet, "/api/v1/edge/why"+query, nil, &a) == nil { // else it made none
+			add("edge", "", a)
+		}
+	})
+	for _, i := range instances {
+		wg.Go(func() {
+			var a account
+			if there := (&api.Client{Base: "http://" + i.Addr()}); there.Do(ctx, http.MethodGet, "/ipc/why"+query, nil, &a) == nil { // else it made none, or is not built on ipc
+				add(strings.ToLower(i.App), i.ID, a)
+			}
+		})
+	}
+	wg.Wait()
+	return all, ctx.Err()
+}
