@@ -183,12 +183,16 @@ func (f *Fleet) Run() (*Outcome, error) {
 	return out, nil
 }
 
-// settled is the size of a delta, in bytes as transferred, that is no longer that of everybody's registration.
-const settled = 64 << 10
+const (
+	// settled is the size of a delta, in bytes as transferred, that is no longer that of everybody's registration. Roadbed
+	// goes on telling of as many changes as fit into 256 KiB.
+	settled = 320 << 10
+	told    = 3 * time.Minute // for which servers tell of a change
+)
 
-// settle waits until deltas are small. Eureka's servers tell of a change for three minutes.
+// settle waits until deltas are small.
 func (f *Fleet) settle() error {
-	for start := time.Now(); ; time.Sleep(5 * time.Second) {
+	for start, said := time.Now(), (time.Time{}); ; time.Sleep(time.Second) {
 		r, err := (&Load{Addr: f.Addr, Conns: 1, Count: 1, Next: func(buf []byte, _ int) []byte { return f.Get(buf, "/apps/delta", true) }}).Run()
 		switch {
 		case err != nil:
@@ -200,8 +204,10 @@ func (f *Fleet) settle() error {
 		case time.Since(start) > 20*time.Minute:
 			return fmt.Errorf("a delta has %d bytes 20 minutes after the last registration", r.Bytes)
 		}
-		if f.Told != nil {
-			f.Told(fmt.Sprintf("a delta has %d bytes still", r.Bytes))
+		if f.Told != nil && time.Since(said) > 30*time.Second {
+			said = time.Now()
+			f.Told(fmt.Sprintf("waits for deltas that no longer tell of everybody's registration, as servers do for %v: about %v to go; a delta has %d bytes", told,
+				max(told-said.Sub(start), 0).Round(time.Second), r.Bytes))
 		}
 	}
 }
