@@ -325,7 +325,7 @@ func (ps *peers) status() []Peer {
 	list := []Peer{}
 	for _, p := range ps.others() {
 		list = append(list, Peer{
-			URL: p.name(), Tried: p.tried.Load(), Reachable: p.up.Load(), Waiting: p.box.size(), Lag: p.lag().Seconds(),
+			URL: p.name(), Tried: p.tried.Load(), Reachable: p.up.Load(), Native: p.node.Load() != nil, Waiting: p.box.size(), Lag: p.lag().Seconds(),
 		})
 	}
 	return list

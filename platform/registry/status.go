@@ -46,6 +46,7 @@ type Peer struct {
 	URL       string  `json:"url"`
 	Tried     bool    `json:"tried" doc:"there was an exchange with it"`
 	Reachable bool    `json:"reachable" doc:"the last exchange with it worked"`
+	Native    bool    `json:"native" doc:"it is one of our kind, with which a connection is open"`
 	Waiting   int     `json:"waiting" doc:"instances of which it does not know the newest yet"`
 	Lag       float64 `json:"lag" doc:"seconds for which the oldest of these has been waiting"`
 }
