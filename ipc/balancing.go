@@ -66,6 +66,7 @@ func sourceOf(s *balance.Settings) source {
 // configure takes new settings. Calls do not overlap.
 func (cl *cluster) configure(l Lists, s balance.Settings) {
 	clk := cl.engine.clock
+	cl.connect(s.Client)
 	cl.lb.Configure(s, clk.now())
 	if src := sourceOf(&s); cl.stop == nil || src != cl.source {
 		cl.source = src

@@ -18,6 +18,7 @@ type cluster struct {
 	budget *budget                 // the command's
 	hedges atomic.Pointer[hedging] // nil until its command hedges
 	calls  calls
+	wire   atomic.Pointer[wire] // nil: as usual
 	lb     *balance.Balancer
 	ready  chan struct{}                                 // closed once the first list has come
 	zones  atomic.Pointer[map[string]*[2]*meter.Counter] // attempts by the callee's zone: success, failure
@@ -95,6 +96,9 @@ func (cl *cluster) end(unfollow func()) {
 	cl.over = true
 	cl.stop()
 	cl.stopPings()
+	if w := cl.wire.Load(); w != nil && w.base != nil {
+		w.base.CloseIdleConnections()
+	}
 }
 
 // pick chooses an endpoint for a first attempt. Before the first list has come it waits for it, and with RetryRule for

@@ -165,7 +165,7 @@ func New(o Options) *Engine {
 		e.faultKey = func() fault.Key { return nil }
 	}
 	if e.base == nil {
-		e.ownBase = newTransport()
+		e.ownBase = newTransport(0)
 		e.base = e.ownBase
 		e.http2 = newHTTP2()
 	}

@@ -52,9 +52,12 @@ type dialError struct{ err error }
 func (d *dialError) Error() string { return d.err.Error() }
 func (d *dialError) Unwrap() error { return d.err }
 
-// newTransport returns the one http.Transport of an engine.
-func newTransport() *http.Transport {
-	d := net.Dialer{Timeout: dialTimeout, KeepAlive: 15 * time.Second}
+// newTransport returns an http.Transport that gives up dialling after so long; 0 is as usual.
+func newTransport(dial time.Duration) *http.Transport {
+	if dial == 0 {
+		dial = dialTimeout
+	}
+	d := net.Dialer{Timeout: dial, KeepAlive: 15 * time.Second}
 	return &http.Transport{
 		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
 			c, err := d.DialContext(ctx, network, addr)
@@ -74,7 +77,7 @@ func newTransport() *http.Transport {
 
 // newHTTP2 returns the transport of an engine for what needs HTTP/2, in clear or over TLS.
 func newHTTP2() *http.Transport {
-	t := newTransport()
+	t := newTransport(0)
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
 	t.Protocols.SetUnencryptedHTTP2(true)
@@ -221,7 +224,13 @@ func (x *exchange) run() (*http.Response, error) {
 	x.trial = x.permit.trial != 0 || x.inbound != nil && x.inbound.trial || x.joined && s.trial
 	x.scope.http = x
 	x.cluster.budget.requests.Add(1)
-	retries := set.Retries
+	retries, idempotent := set.Retries, false
+	if w := x.cluster.wire.Load(); w != nil {
+		idempotent = w.RetryAll
+		if retries == builtIn.Retries { // our own property says nothing
+			retries = min(w.Retries(retries), maxAttempts-1)
+		}
+	}
 	if override != nil && override.Retries != 0 {
 		retries = override.Retries
 	}
@@ -231,7 +240,7 @@ func (x *exchange) run() (*http.Response, error) {
 			x.fail(errors.New("the transport panicked"))
 		}
 	}()
-	resp, err := x.try(set, retries, override != nil && override.Idempotent)
+	resp, err := x.try(set, retries, idempotent || override != nil && override.Idempotent)
 	panicked = false
 	if err != nil {
 		return nil, x.fail(err)
@@ -524,7 +533,7 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 	}
 	l.hold(ep)
 	start := x.engine.clock.now()
-	resp, err := x.engine.over(req).RoundTrip(req)
+	resp, err := x.cluster.carrier(req, ep).RoundTrip(req)
 	end := x.engine.clock.now()
 	t.end = end
 	v := balance.Answered

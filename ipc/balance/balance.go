@@ -176,10 +176,14 @@ func (b *Balancer) Update(list []roadbed.Instance, now int64) {
 	next := make(map[string]*Endpoint, len(list))
 	b.weighted = false
 	for _, i := range list {
+		h2c := i.Metadata["protocol"] == "h2c"
 		key := i.ID + "\x00" + i.Addr()
+		if h2c {
+			key += "\x00h2c"
+		}
 		ep := b.known[key]
 		if ep == nil {
-			ep = &Endpoint{lb: b, ID: i.ID, Addr: i.Addr(), Zone: i.Location.Zone, Secure: i.Secure, since: noSince}
+			ep = &Endpoint{lb: b, ID: i.ID, Addr: i.Addr(), Zone: i.Location.Zone, Secure: i.Secure, HTTP2: h2c, since: noSince}
 			ep.last.Store(now)
 		}
 		since := int64(noSince)

@@ -29,6 +29,7 @@ type Endpoint struct {
 	Addr   string // "host:port"
 	Zone   string
 	Secure bool // speaks TLS
+	HTTP2  bool // speaks HTTP/2 in clear, by what its registration says: protocol=h2c
 
 	lb      *Balancer
 	weight  float64      // of 1; guarded by lb.mu

@@ -40,6 +40,7 @@ type Settings struct {
 	SubsetSize           int           // use at least so many endpoints and not all; 0 is all
 
 	Ribbon
+	Client
 }
 
 // Defaults returns the settings that hold when nothing is said.
@@ -51,7 +52,7 @@ func Defaults() Settings {
 		FailurePercent: 85, FailureHosts: 5, FailureRequests: 50, EnforceFailure: 100,
 		BaseEjection: 30 * time.Second, MaxEjection: 300 * time.Second, MaxEjectedPercent: 10,
 		PanicPercent: 50, WarmUp: 90 * time.Second, ZoneRouting: true, ZoneMinimumEndpoints: 6,
-		Ribbon: ribbonDefaults(),
+		Ribbon: ribbonDefaults(), Client: clientDefaults(),
 	}
 }
 
@@ -249,7 +250,7 @@ func keys() []key {
 		}
 		return out
 	}
-	return []key{
+	return append(clientKeys(), []key{
 		field(own("outlier.consecutive5xx"), whole(0, 1e6), func(s *Settings) *int { return &s.Consecutive5xx }),
 		field(own("outlier.consecutiveGatewayFailure"), whole(0, 1e6), func(s *Settings) *int { return &s.ConsecutiveGateway }),
 		field(own("outlier.consecutiveLocalOriginFailure"), whole(0, 1e6), func(s *Settings) *int { return &s.ConsecutiveLocal }),
@@ -331,7 +332,7 @@ func keys() []key {
 			},
 			func(s, from *Settings) { s.ZoneAware = from.ZoneAware },
 		},
-	}
+	}...)
 }
 
 // setBalancerClass takes NFLoadBalancerClassName: naming any of Ribbon's means its default rule.
