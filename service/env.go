@@ -3,6 +3,7 @@ package service
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -13,6 +14,7 @@ import (
 // env is what the fleet tells a process in its environment. Everything may be empty but host.
 type env struct {
 	app, group, id, host, port, region, zone string
+	adminPort                                string
 	name                                     string // of the environment, e.g. "prod"; registered as metadata env
 
 	criticality *roadbed.Criticality // nil when the fleet says nothing
@@ -28,7 +30,7 @@ func readEnv(get func(string) string) (env, error) {
 	e := env{
 		app: get("ROADBED_APP"), group: get("ROADBED_GROUP"), id: get("ROADBED_INSTANCE"), host: get("ROADBED_HOST"), port: get("PORT"),
 		region: get("ROADBED_REGION"), zone: get("ROADBED_ZONE"),
-		config: get("ROADBED_CONFIG"), telemetry: get("ROADBED_TELEMETRY"), cache: get("ROADBED_CACHE"),
+		adminPort: get("ROADBED_ADMIN_PORT"), config: get("ROADBED_CONFIG"), telemetry: get("ROADBED_TELEMETRY"), cache: get("ROADBED_CACHE"),
 	}
 	if e.name = get("ROADBED_ENV"); e.name == "" {
 		e.name = get("NETFLIX_ENVIRONMENT")
@@ -36,8 +38,10 @@ func readEnv(get func(string) string) (env, error) {
 	if e.host == "" {
 		e.host = "127.0.0.1"
 	}
-	if n, err := strconv.Atoi(e.port); e.port != "" && (err != nil || n < 0 || n > 65535) {
-		return env{}, fmt.Errorf("PORT=%q is not a port; give a number from 0 to 65535", e.port)
+	for name, port := range map[string]string{"PORT": e.port, "ROADBED_ADMIN_PORT": e.adminPort} {
+		if n, err := strconv.Atoi(port); port != "" && (err != nil || n < 0 || n > 65535) {
+			return env{}, fmt.Errorf("%s=%q is not a port; give a number from 0 to 65535", name, port)
+		}
 	}
 	if text := get("ROADBED_CRITICALITY"); text != "" {
 		c, err := roadbed.ParseCriticality(text)
@@ -76,8 +80,10 @@ func (e env) instance(c Config, port int) roadbed.Instance {
 	i := roadbed.Instance{
 		ID: id, App: strings.ToLower(c.Name), Group: e.group, VIP: cmp.Or(c.VIP, strings.ToLower(c.Name)), Host: e.host, Port: port,
 		Location: roadbed.Location{Region: e.region, Zone: e.zone}, Status: roadbed.Starting,
-		Metadata: map[string]string{"criticality": c.Criticality.String(), "protocol": "http"},
+		Metadata: map[string]string{},
 	}
+	maps.Copy(i.Metadata, c.Metadata)
+	i.Metadata["criticality"], i.Metadata["protocol"] = c.Criticality.String(), "http"
 	if e.zone != "" {
 		i.Metadata["zone"] = e.zone
 	}

@@ -15,8 +15,8 @@
 // # Where it runs
 //
 // The fleet tells a process where it is by its environment: PORT, ROADBED_APP, ROADBED_GROUP, ROADBED_INSTANCE,
-// ROADBED_HOST, ROADBED_REGION, ROADBED_ZONE, ROADBED_ENV, ROADBED_CRITICALITY, ROADBED_REGISTRY, ROADBED_CONFIG,
-// ROADBED_TELEMETRY and ROADBED_CACHE. What the environment says wins over Config, for it is the operator's word; so do
+// ROADBED_HOST, ROADBED_REGION, ROADBED_ZONE, ROADBED_ENV, ROADBED_CRITICALITY, ROADBED_ADMIN_PORT,
+// ROADBED_REGISTRY, ROADBED_CONFIG, ROADBED_TELEMETRY and ROADBED_CACHE. What the environment says wins over Config, for it is the operator's word; so do
 // the properties in ROADBED_PROPERTIES, key=value;key=value, over the platform's.
 // Without ROADBED_REGISTRY a service warns once, serves all the same, and reaches no other service.
 //
@@ -30,7 +30,8 @@
 //	/info          who and where it is
 //	/hystrix.stream, /actuator/hystrix.stream, /hystrix/...   for Hystrix's dashboard: see package ipc/stream
 //
-// These are neither metered nor part of failure injection; all other paths go to the service's handler.
+// These are neither metered nor part of failure injection; all other paths go to the service's handler. With an admin
+// port they are answered there, and among the traffic only /healthcheck is.
 //
 // # Draining
 //
@@ -91,6 +92,14 @@ type Config struct {
 	// listens.
 	Build func(*Service) (http.Handler, error)
 
+	// Admin is where the service answers the paths of every service apart from its traffic, e.g. "127.0.0.1:9001";
+	// ROADBED_ADMIN_PORT is a port on ROADBED_HOST. The port is registered as metadata management.port, where Turbine
+	// looks. Of these paths traffic then has /healthcheck alone. Empty: all are answered among the traffic; "-": only
+	// by the handler that [Service.Answers] returns.
+	Admin string
+
+	Metadata map[string]string // of the registration, beside what stands there anyway
+
 	// Beside is where an application of another process listens, "127.0.0.1:3000", which this one puts on the road in
 	// its own place: that address is registered, Health asks for it, and nothing is served here. Its host, for others,
 	// is ROADBED_HOST. Package service/sidecar is made of this.
@@ -135,6 +144,7 @@ type Service struct {
 	listener net.Listener    // nil if it stands beside another process
 	server   *http.Server    // nil then too
 	addr     string          // that is registered
+	admin    net.Listener    // nil without a port of its own
 	status   atomic.Value    // roadbed.Status
 
 	mu     sync.Mutex
@@ -160,23 +170,14 @@ func Start(ctx context.Context, c Config) (*Service, error) {
 	if c.Build != nil {
 		if handler, err = c.Build(s); err != nil {
 			s.calls.Close()
-			if s.listener != nil {
-				s.listener.Close()
-			}
+			s.stopListening()
 			return nil, fmt.Errorf("service: build handler of %s: %w", s.self.App, err)
 		}
 	}
 	s.unused = map[net.Conn]struct{}{}
 	if s.listener != nil {
-		s.server = &http.Server{
-			ConnState:         s.track,
-			Handler:           s.routes(handler),
-			ReadHeaderTimeout: 5 * time.Second,
-			IdleTimeout:       2 * time.Minute, // longer than callers keep connections, so that they close first
-			MaxHeaderBytes:    64 << 10,
-			Protocols:         protocols(),
-			ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
-		}
+		s.server = s.serverOf(s.routes(handler))
+		s.server.ConnState = s.track
 	}
 	if len(e.registry) == 0 {
 		s.log.Warn("no registry: nobody finds this service and it finds nobody; set ROADBED_REGISTRY, or start it with the platform",
@@ -184,6 +185,18 @@ func Start(ctx context.Context, c Config) (*Service, error) {
 	}
 	go s.run(ctx, e)
 	return s, nil
+}
+
+// serverOf returns a server whose limits keep slow and greedy clients from holding it.
+func (s *Service) serverOf(h http.Handler) *http.Server {
+	return &http.Server{
+		Handler:           h,
+		ReadHeaderTimeout: 5 * time.Second,
+		IdleTimeout:       2 * time.Minute, // longer than callers keep connections, so that they close first
+		MaxHeaderBytes:    64 << 10,
+		Protocols:         protocols(),
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelWarn),
+	}
 }
 
 // prepare listens and makes the service's parts. On failure nothing of them is left.
@@ -214,7 +227,14 @@ func prepare(c Config, e env) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := s.listenAdmin(e); err != nil {
+		s.stopListening()
+		return nil, err
+	}
 	self := e.instance(c, port)
+	if s.admin != nil {
+		self.Metadata["management.port"] = strconv.Itoa(s.admin.Addr().(*net.TCPAddr).Port)
+	}
 	s.self = self
 	s.status.Store(roadbed.Starting)
 	cluster := self.App
@@ -266,6 +286,34 @@ func (s *Service) listen(e env) (port int, err error) {
 	return s.listener.Addr().(*net.TCPAddr).Port, nil
 }
 
+// listenAdmin makes the listener for what is asked apart from traffic, if there is to be one.
+func (s *Service) listenAdmin(e env) error {
+	at := s.c.Admin
+	if e.adminPort != "" {
+		at = net.JoinHostPort(e.host, e.adminPort)
+	}
+	if s.c.Admin = at; at == "" || at == "-" {
+		return nil
+	}
+	l, err := net.Listen("tcp", at)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("the admin address %s is taken by another process; give another port with ROADBED_ADMIN_PORT: %w", at, err)
+	} else if err != nil {
+		return fmt.Errorf("the admin address: %w", err)
+	}
+	s.admin = l
+	return nil
+}
+
+// stopListening closes listeners nobody serves.
+func (s *Service) stopListening() {
+	for _, l := range []net.Listener{s.listener, s.admin} {
+		if l != nil {
+			l.Close() // its error is of no use: nothing was accepted
+		}
+	}
+}
+
 // protocols are HTTP/1.1, and HTTP/2 in clear for who knows that a service speaks it, as gRPC clients do.
 func protocols() *http.Protocols {
 	p := new(http.Protocols)
@@ -299,6 +347,14 @@ func (s *Service) Instance() roadbed.Instance { return s.self }
 
 // Addr returns the address it listens on, e.g. "127.0.0.1:20001".
 func (s *Service) Addr() string { return s.addr }
+
+// AdminAddr returns where it answers the paths of every service apart from traffic; empty if it does not.
+func (s *Service) AdminAddr() string {
+	if s.admin == nil {
+		return ""
+	}
+	return s.admin.Addr().String()
+}
 
 // Discovery returns what knows the instances of all apps; nil without a registry.
 func (s *Service) Discovery() *discovery.Client { return s.found }
@@ -342,6 +398,16 @@ func (s *Service) run(ctx context.Context, e env) {
 		background.Go(func() { broken <- s.server.Serve(s.listener) })
 	}
 
+	var admin *http.Server
+	if s.admin != nil {
+		admin = s.serverOf(s.Answers())
+		background.Go(func() {
+			if err := admin.Serve(s.admin); !errors.Is(err, http.ErrServerClosed) {
+				s.log.Error("the admin port is not served any more; the service goes on without", "addr", s.AdminAddr(), "err", err)
+			}
+		})
+	}
+
 	var registration *discovery.Registration
 	if s.found != nil {
 		registration = s.found.Register(s.self)
@@ -366,6 +432,9 @@ func (s *Service) run(ctx context.Context, e env) {
 		ctx, cancel := context.WithTimeout(base, stopWithin)
 		s.c.Stop(ctx)
 		cancel()
+	}
+	if admin != nil {
+		admin.Close() // to the end, whoever watches wants to know
 	}
 	stopBase()
 	s.calls.Close()
@@ -484,6 +553,15 @@ func (s *Service) Answers() *http.ServeMux {
 func (s *Service) routes(handler http.Handler) http.Handler {
 	own := s.Answers()
 	rest := s.calls.Handler(s.shown.Requests(handler))
+	if s.c.Admin != "" {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/healthcheck" {
+				own.ServeHTTP(w, r)
+				return
+			}
+			rest.ServeHTTP(w, r)
+		})
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case "/healthcheck", "/metrics", "/ipc/state", "/ipc/why", "/ipc/events", "/info",

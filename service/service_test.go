@@ -254,6 +254,36 @@ func TestServesWithoutAPlatformAndWarnsOnce(t *testing.T) {
 	}
 }
 
+func TestAnAdminPortAnswersApartFromTraffic(t *testing.T) {
+	p := startPlatform(t, nil)
+	t.Setenv("ROADBED_ADMIN_PORT", "0")
+	ctx, cancel := context.WithCancel(t.Context())
+	s, err := Start(ctx, Config{Name: "catalog", Handler: http.HandlerFunc(greet), Metadata: map[string]string{"team": "films", "criticality": "no"}, Log: discard()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.wait(t, "POST UP")
+	_, port, _ := net.SplitHostPort(s.AdminAddr())
+	if m := s.Instance().Metadata; m["management.port"] != port || m["team"] != "films" || m["criticality"] != "DEGRADED" {
+		t.Errorf("registered with %v, want management.port %s and team films", m, port)
+	}
+	for path, want := range map[string]string{"/healthcheck": "UP", "/info": "catalog", "/metrics": "nf_app", "/ipc/state": "commands", "/ipc/why": "", "/ipc/events": ""} {
+		if status, body := get(t, "http://"+s.AdminAddr()+path); status != http.StatusOK || !strings.Contains(body, want) && path != "/metrics" {
+			t.Errorf("GET %s at the admin port: got %d %s, want 200 with %q", path, status, body, want)
+		}
+		if _, body := get(t, "http://"+s.Addr()+path); (body == "hello") != (path != "/healthcheck") {
+			t.Errorf("GET %s among the traffic: got %q, want only /healthcheck to be answered by the service itself", path, body)
+		}
+	}
+	if status, _ := get(t, "http://"+s.AdminAddr()+"/films"); status != http.StatusNotFound {
+		t.Errorf("traffic at the admin port: got %d, want 404", status)
+	}
+	cancel()
+	if err := s.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestTakesNoTrafficBeforeItIsHealthy(t *testing.T) {
 	p := startPlatform(t, nil)
 	ready := make(chan struct{})
@@ -479,6 +509,10 @@ func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
 		{Config{Name: "api", Handler: h, Addr: taken.Addr().String()}, [2]string{}, "taken by another process"},
 		{Config{Name: "api", Handler: h}, [2]string{"PORT", "http"}, "PORT"},
 		{Config{Name: "api", Handler: h}, [2]string{"PORT", "70000"}, "PORT"},
+		{Config{Name: "api", Handler: h}, [2]string{"ROADBED_ADMIN_PORT", "-1"}, "ROADBED_ADMIN_PORT"},
+		{Config{Name: "api", Handler: h, Admin: taken.Addr().String()}, [2]string{}, "admin address"},
+		{Config{Name: "api", Handler: h, Beside: "127.0.0.1:1"}, [2]string{}, "either it serves or what is beside it does"},
+		{Config{Name: "api", Beside: "3000"}, [2]string{}, "127.0.0.1:3000"},
 		{Config{Name: "api", Handler: h}, [2]string{"ROADBED_CRITICALITY", "HIGH"}, "ROADBED_CRITICALITY"},
 		{Config{Name: "api", Handler: h}, [2]string{"ROADBED_PROPERTIES", "a=1;b"}, "ROADBED_PROPERTIES"},
 	} {

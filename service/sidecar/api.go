@@ -31,6 +31,8 @@ func (s *Sidecar) endpoints(svc *service.Service) http.Handler {
 	mux.HandleFunc("GET /dynamicproperties", s.serveProperties)
 	mux.HandleFunc("/proxy", s.serveProxy)
 	mux.HandleFunc("GET /v1/fit/{point}", s.serveFit)
+	mux.HandleFunc("POST /v1/limits/acquire", s.serveAcquire)
+	mux.HandleFunc("POST /v1/limits/release", s.serveRelease)
 	return mux
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -363,7 +364,7 @@ func TestASlowClientIsNotWaitedForForEver(t *testing.T) {
 func TestServesWithThePlatformAway(t *testing.T) {
 	t.Setenv("ROADBED_REGISTRY", "http://127.0.0.1:1")
 	t.Setenv("ROADBED_CONFIG", "http://127.0.0.1:1")
-	s := begin(t, Config{App: "shop", To: addrOf(serve(t, greet)), Listen: "127.0.0.1:0", Inbound: "127.0.0.1:0"})
+	s := begin(t, Config{App: "shop", To: addrOf(serve(t, greet)), Listen: "127.0.0.1:0", Inbound: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
 	if got := do(t, once, "GET", "http://"+s.Addr()+"/ping", nil); got.body != "pong" {
 		t.Errorf("/ping: got %q", got.body)
 	}

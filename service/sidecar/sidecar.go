@@ -40,7 +40,9 @@
 //	GET  /dynamicproperties  properties: ?id=a&id=b
 //	ANY  /proxy              passes the request on: ?vip=V&path=P
 //	GET  /v1/fit/<point>     what shall happen at an injection point inside the neighbour: ?name=N, &req=ID
-//	GET  /metrics, /ipc/state, /info   as every service answers them
+//	POST /v1/limits/acquire  a token for a piece of the neighbour's own work, or 429: ?name=N
+//	POST /v1/limits/release  the end of it: ?token=T, &result=success, ignore or drop
+//	GET  /hystrix.stream, /ipc/why, /metrics, /info and the like   as every service answers them
 //
 // # What it promises
 //   - It serves with any or all of the platform away, on what it last knew.
@@ -124,6 +126,7 @@ type Sidecar struct {
 	in       *pass.Proxy
 	names    names
 	inflight inflight
+	limits   limits
 
 	own     map[string]bool // what Host is when the sidecar itself is meant
 	token   string          // marks what has passed here
@@ -153,7 +156,10 @@ func Start(ctx context.Context, c Config) (*Sidecar, error) {
 	s.health = newProber(c)
 	what := service.Config{
 		Name: c.App, VIP: c.VIP, Version: c.Version, Criticality: c.Criticality, Properties: c.Properties, Log: c.Log,
-		Health: s.health.ask, Stop: s.stop,
+		Health: s.health.ask, Stop: s.stop, Admin: "-", // what it answers is not the neighbour's
+	}
+	if at, ok := listener.Addr().(*net.TCPAddr); ok {
+		what.Metadata = map[string]string{"management.port": strconv.Itoa(at.Port)}
 	}
 	what.Build = func(svc *service.Service) (http.Handler, error) {
 		s.begin(svc)
