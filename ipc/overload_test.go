@@ -108,49 +108,63 @@ func (m *machine) times(perCapacity ...float64) (perSecond [4]float64) {
 	return perSecond
 }
 
+// TestAFivefoldOverloadSparesWhatIsCritical overloads a server whose processors are the bottleneck, and one that holds its
+// limit while they are idle.
 func TestAFivefoldOverloadSparesWhatIsCritical(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		m, _, h := newMachine(t, 16, 20*time.Millisecond)
-		calm := load(h, m.times(0.1, 0.1, 0.1, 0.1), 10*time.Second)
-		unloaded := calm[0].p99()
-		for c := range calm {
-			if calm[c].served != calm[c].asked {
-				t.Errorf("before: %v: %d of %d served, want all", roadbed.Criticality(c), calm[c].served, calm[c].asked)
-			}
-		}
-		overload := m.times(0.5, 1.5, 1.5, 1.5)
-		first := load(h, overload, 2*time.Second)
-		then := load(h, overload, 15*time.Second)
-		if n := first[0].served + then[0].served; float64(n) < 0.99*float64(first[0].asked+then[0].asked) {
-			t.Errorf("CRITICAL: %d of %d served, want 99 %%", n, first[0].asked+then[0].asked)
-		}
-		if got := then[0].p99(); got > 2*unloaded {
-			t.Errorf("CRITICAL: p99 %s after two seconds of overload, want at most twice the %s without", got, unloaded)
-		}
-		for c := 1; c < 4; c++ {
-			if then[c].share() > then[c-1].share() {
-				t.Errorf("%v got %.1f %% and the more important %v %.1f %%", roadbed.Criticality(c), then[c].share(), roadbed.Criticality(c-1), then[c-1].share())
-			}
-		}
-		if got := then[3].share(); got > 1 {
-			t.Errorf("BULK got %.1f %%, want hardly anything", got)
-		}
-		all := 0
-		for c := range then {
-			all += then[c].served
-		}
-		if used := float64(all) / 15 / m.capacity(); used < 0.9 {
-			t.Errorf("%.0f %% of the capacity was used, want nine tenths", 100*used)
-		}
-		load(h, m.times(0.1, 0.1, 0.1, 0.1), 5*time.Second)
-		after := load(h, m.times(0.1, 0.1, 0.1, 0.1), 5*time.Second)
-		for c := range after {
-			if after[c].served != after[c].asked {
-				t.Errorf("five seconds after: %v: %d of %d served, want all", roadbed.Criticality(c), after[c].served, after[c].asked)
-			}
-		}
-		t.Logf("unloaded p99 %s; under overload: %.1f %% p99 %s, %.1f %%, %.1f %%, %.1f %%", unloaded, then[0].share(), then[0].p99(), then[1].share(), then[2].share(), then[3].share())
+	t.Run("processors", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m, _, h := newMachine(t, 16, 20*time.Millisecond)
+			overload(t, m, h)
+		})
 	})
+	t.Run("a pool", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := &machine{workers: make(chan struct{}, 16), took: 20 * time.Millisecond}
+			overload(t, m, newTestEngine(t, Options{App: "app", Server: ServerSettings{HoldWhileIdle: true}}).Handler(m))
+		})
+	})
+}
+
+func overload(t *testing.T, m *machine, h http.Handler) {
+	calm := load(h, m.times(0.1, 0.1, 0.1, 0.1), 10*time.Second)
+	unloaded := calm[0].p99()
+	for c := range calm {
+		if calm[c].served != calm[c].asked {
+			t.Errorf("before: %v: %d of %d served, want all", roadbed.Criticality(c), calm[c].served, calm[c].asked)
+		}
+	}
+	much := m.times(0.5, 1.5, 1.5, 1.5)
+	first := load(h, much, 2*time.Second)
+	then := load(h, much, 15*time.Second)
+	if n := first[0].served + then[0].served; float64(n) < 0.99*float64(first[0].asked+then[0].asked) {
+		t.Errorf("CRITICAL: %d of %d served, want 99 %%", n, first[0].asked+then[0].asked)
+	}
+	if got := then[0].p99(); got > 2*unloaded {
+		t.Errorf("CRITICAL: p99 %s after two seconds of overload, want at most twice the %s without", got, unloaded)
+	}
+	for c := 1; c < 4; c++ {
+		if then[c].share() > then[c-1].share() {
+			t.Errorf("%v got %.1f %% and the more important %v %.1f %%", roadbed.Criticality(c), then[c].share(), roadbed.Criticality(c-1), then[c-1].share())
+		}
+	}
+	if got := then[3].share(); got > 2 {
+		t.Errorf("BULK got %.1f %%, want hardly anything", got)
+	}
+	all := 0
+	for c := range then {
+		all += then[c].served
+	}
+	if used := float64(all) / 15 / m.capacity(); used < 0.9 {
+		t.Errorf("%.0f %% of the capacity was used, want nine tenths", 100*used)
+	}
+	load(h, m.times(0.1, 0.1, 0.1, 0.1), 5*time.Second)
+	after := load(h, m.times(0.1, 0.1, 0.1, 0.1), 5*time.Second)
+	for c := range after {
+		if after[c].served != after[c].asked {
+			t.Errorf("five seconds after: %v: %d of %d served, want all", roadbed.Criticality(c), after[c].served, after[c].asked)
+		}
+	}
+	t.Logf("unloaded p99 %s; under overload: %.1f %% p99 %s, %.1f %%, %.1f %%, %.1f %%", unloaded, then[0].share(), then[0].p99(), then[1].share(), then[2].share(), then[3].share())
 }
 
 func TestBulkIsShedFirst(t *testing.T) {

@@ -26,13 +26,18 @@ type ServerSettings struct {
 	// Properties limit.initial, limit.min, limit.max, limit.idle.
 	InitialLimit, MinLimit, MaxLimit, IdleLimit int
 
+	// HoldWhileIdle lets the limit hold as strictly while the processor is idle: for a service whose bottleneck is
+	// something else of its own, such as a pool of connections. Property limit.holdWhileIdle.
+	HoldWhileIdle bool
+
 	// ShedOff treats all requests alike: the limit refuses, importance and load do not matter.
 	// Property shed.enabled=false.
 	ShedOff bool
 
 	// Load is the greatest of: processor time used of CPUTarget (0.85 of what may be used), requests in flight of the
-	// limit, and the time that goroutines wait for a processor of DelayTarget (20 ms). From ShedStart (0.8) on the least
-	// important requests are refused, and at ShedMax (1.2) nearly all.
+	// limit, and the time that goroutines wait for a processor of DelayTarget (20 ms), unless it is other processes that
+	// keep the processors busy. From ShedStart (0.8) on the least important requests are refused, and at ShedMax (1.2)
+	// nearly all.
 	// Properties shed.start, shed.max, shed.cpuTarget, shed.delayTargetInMilliseconds.
 	ShedStart, ShedMax, CPUTarget float64
 	DelayTarget                   time.Duration
@@ -225,6 +230,7 @@ func serverKnobs() []knob[ServerSettings] {
 		intKnob(p, "limit.min", 1, maxLimit, func(s *S) *int { return &s.MinLimit }),
 		intKnob(p, "limit.max", 1, maxLimit, func(s *S) *int { return &s.MaxLimit }),
 		intKnob(p, "limit.idle", 1, maxLimit, func(s *S) *int { return &s.IdleLimit }),
+		boolKnob(p, "limit.holdWhileIdle", false, func(s *S) *bool { return &s.HoldWhileIdle }),
 		boolKnob(p, "shed.enabled", true, func(s *S) *bool { return &s.ShedOff }),
 		floatKnob(p, "shed.start", 0.1, 10, func(s *S) *float64 { return &s.ShedStart }),
 		floatKnob(p, "shed.max", 0.1, 10, func(s *S) *float64 { return &s.ShedMax }),

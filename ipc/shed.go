@@ -27,6 +27,7 @@ const (
 	criticalTimes  = 2               // times the limit, that what is CRITICAL is held to
 	grace          = 1.25            // times what is in flight when the limit begins to hold, that it is held to at first
 	idleTimes      = 10              // times what was proven, that may be in flight while the processor is idle
+	ownShare       = 0.5             // of the processor's target, below which others are to blame for waits
 	heldFor        = time.Second     // without a refusal, until a limit no longer holds
 	busyFor        = 2 * time.Second // since a processor was last found busy, that it counts as busy
 	reportEvery    = time.Second
@@ -208,7 +209,7 @@ func (s *shedder) move(set *ServerSettings, hold, busy bool) {
 		lim.Bound(0, 0)
 	case !hold:
 		lim.Bound(set.MaxLimit, 0)
-	case busy:
+	case busy || set.HoldWhileIdle:
 		lim.Bound(s.bounds(set))
 	default:
 		least, most := s.bounds(set)
@@ -423,6 +424,9 @@ func (s *shedder) tick(e *Engine) {
 	set := s.set.Load()
 	s.now = s.sense()
 	cpu, delay := s.now.cpu/set.CPUTarget, float64(s.now.delay)/float64(set.DelayTarget)
+	if max(s.now.cpu, s.now.lately) < ownShare*set.CPUTarget {
+		delay = 0 // it is others who keep the processors busy, and to do less here would not stop them
+	}
 	gate := int32(leastPriority)
 	if !set.ShedOff {
 		// What is measured is of a moment ago, so that it alone refuses nothing CRITICAL.

@@ -136,9 +136,10 @@ func TestBusyProcessorsRefuseTheLeastImportantButNothingCritical(t *testing.T) {
 		{reading{cpu: 0.82}, "1110"},
 		{reading{cpu: 0.92}, "1100"},
 		{reading{cpu: 1}, "1000"},
-		{reading{delay: 19 * time.Millisecond}, "1110"},
-		{reading{delay: 22 * time.Millisecond}, "1100"},
-		{reading{cpu: 0.1, delay: time.Minute}, "1000"},
+		{reading{cpu: 0.5, delay: 19 * time.Millisecond}, "1110"},
+		{reading{cpu: 0.5, delay: 22 * time.Millisecond}, "1100"},
+		{reading{cpu: 0.3, lately: 0.5, delay: time.Minute}, "1000"},
+		{reading{cpu: 0.4, delay: time.Minute}, "1111"}, // others keep the processors busy
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			b := newBusyAt(t, Options{}, tc.now, 0)
@@ -562,14 +563,14 @@ func TestWrongServerSettingsInCodePanic(t *testing.T) {
 func TestEverySettingOfServersHasAProperty(t *testing.T) {
 	e := newTestEngine(t, Options{})
 	e.configure(slices.Index(prefixes[:], serverPrefix), properties{
-		"ipc.server.limit": "gradient2", "ipc.server.limit.initial": "30", "ipc.server.limit.min": "10", "ipc.server.limit.max": "300", "ipc.server.limit.idle": "200",
+		"ipc.server.limit": "gradient2", "ipc.server.limit.initial": "30", "ipc.server.limit.min": "10", "ipc.server.limit.max": "300", "ipc.server.limit.idle": "200", "ipc.server.limit.holdWhileIdle": "true",
 		"ipc.server.shed.enabled": "false", "ipc.server.shed.start": "0.7", "ipc.server.shed.max": "1.5", "ipc.server.shed.cpuTarget": "0.6",
 		"ipc.server.shed.delayTargetInMilliseconds": "50", "ipc.server.shed.status": "429", "ipc.server.shed.retryAfterInSeconds": "7",
 		"ipc.server.partition.by": "criticality", "ipc.server.partition.shares": "critical=0.9,bulk=0.05", "ipc.server.partition.rejectDelayInMilliseconds": "20",
 		"ipc.server.queue.size": "50", "ipc.server.queue.waitInMilliseconds": "250", "ipc.server.report": "false",
 	})
 	want := ServerSettings{
-		Limit: LimitGradient2, InitialLimit: 30, MinLimit: 10, MaxLimit: 300, IdleLimit: 200, ShedOff: true, ShedStart: 0.7, ShedMax: 1.5, CPUTarget: 0.6,
+		Limit: LimitGradient2, InitialLimit: 30, MinLimit: 10, MaxLimit: 300, IdleLimit: 200, HoldWhileIdle: true, ShedOff: true, ShedStart: 0.7, ShedMax: 1.5, CPUTarget: 0.6,
 		DelayTarget: 50 * time.Millisecond, ShedStatus: 429, RetryAfter: 7 * time.Second, PartitionBy: PartitionByCriticality,
 		Partitions: "critical=0.9,bulk=0.05", RejectDelay: 20 * time.Millisecond, QueueSize: 50, QueueWait: 250 * time.Millisecond, ReportOff: true,
 	}
