@@ -40,17 +40,17 @@ type message struct {
 	} `json:"error,omitempty"`
 }
 
-// openBrowser starts a browser with a new profile, which ends with the test.
-func openBrowser(t *testing.T) *browser {
+// openBrowser starts a browser with a new profile, which ends with the test. Further flags are Chromium's.
+func openBrowser(t *testing.T, flags ...string) *browser {
 	t.Helper()
 	need(t, "chromium", "apt-get install chromium")
 	profile, err := os.MkdirTemp("", "roadbed-interop-profile-")
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+	cmd := exec.Command("chromium", append(flags, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
-		"--force-color-profile=srgb", "--user-data-dir="+profile, "--remote-debugging-pipe", "about:blank")
+		"--force-color-profile=srgb", "--user-data-dir="+profile, "--remote-debugging-pipe", "about:blank")...)
 	theirs, in, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)

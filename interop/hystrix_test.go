@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os/exec"
@@ -48,14 +49,30 @@ const (
 	callRoom    = 2
 )
 
-func newCaller(t *testing.T) *caller {
+func newCaller(t *testing.T) *caller { return newCallerAt(t, "127.0.0.1:0") }
+
+// newCallerAt starts an app at an address.
+func newCallerAt(t *testing.T, addr string) *caller {
 	t.Helper()
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
 	c := &caller{engine: ipc.New(ipc.Options{App: "shop", Log: slog.New(slog.DiscardHandler)}), commands: map[string]*ipc.Defined[call, int]{}}
 	t.Cleanup(c.engine.LogRequests())
 	c.shown = stream.New(stream.Config{Engine: c.engine})
-	c.Server = httptest.NewServer(c.shown)
-	t.Cleanup(func() { c.shown.Close(); c.Close(); c.engine.Close() })
+	c.Server = httptest.NewUnstartedServer(c.shown)
+	c.Listener.Close()
+	c.Listener = l
+	c.Start()
+	t.Cleanup(c.stop)
 	return c
+}
+
+func (c *caller) stop() {
+	c.shown.Close()
+	c.Close()
+	c.engine.Close()
 }
 
 // obey makes the calls that a line of Calls.java tells of: COMMAND ISOLATION OUTCOME FALLBACK TIMES. A command has the
