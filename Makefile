@@ -7,7 +7,7 @@ ALL_GO      = $(shell git ls-files '*.go')
 
 FUZZTIME   ?= 30s
 SOAK       ?= 0s
-FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./service/sidecar
+FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./service/sidecar ./ipc/stream/turbine ./ipc/stream/internal/sse
 
 .PHONY: run build test soak interop bench bench-registry fuzz check fmt console clean
 
@@ -29,7 +29,7 @@ test:
 soak:
 	$(GO) test -count=1 -timeout 60m -run '^TestSeen' ./cmd/roadbed -args -soak
 	./interop/install.sh
-	cd interop && $(GO) test -count=1 -timeout 60m -run 'UnderChurn|DoesWhatAStock|ResolvesAsTheStore' . -args -soak
+	cd interop && $(GO) test -count=1 -timeout 60m -run 'UnderChurn|DoesWhatAStock|ResolvesAsTheStore|KeepsItsCircles' . -args -soak
 
 ## interop: real clients, servers and a real browser against us; needs Node, npm, Python, Chromium, a JDK and Maven
 interop:
@@ -46,7 +46,7 @@ bench-registry:
 	./interop/install.sh
 	cd bench && $(GO) run ./cmd/registry -soak $(SOAK)
 
-## fuzz: every parser of registry and configuration, FUZZTIME each
+## fuzz: every parser, FUZZTIME each
 fuzz:
 	@for pkg in $(FUZZED); do \
 		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \

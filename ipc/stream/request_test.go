@@ -109,11 +109,11 @@ func TestOldRequestsMakeRoomForNewOnes(t *testing.T) {
 	for i := range log {
 		log[i] = ipc.Execution{Command: strings.Repeat("x", 100), Events: []string{"SUCCESS"}, CacheKey: string(rune('a' + i%26))}
 	}
-	for range 2000 {
+	for range 600 {
 		f.add(log)
 	}
-	if f.bytes > maxRequests || f.first == 0 || f.first+uint64(len(f.blocks)) != 2000 {
-		t.Errorf("%d bytes of requests %d and %d more are kept, want at most %d bytes of 2000", f.bytes, f.first, len(f.blocks), maxRequests)
+	if f.bytes > maxRequests || f.first == 0 || f.first+uint64(len(f.blocks)) != 600 {
+		t.Errorf("%d bytes of requests %d and %d more are kept, want at most %d bytes of 600", f.bytes, f.first, len(f.blocks), maxRequests)
 	}
 }
 
