@@ -167,9 +167,9 @@ func TestEveryEndOfTheTrialLeavesHalfOpen(t *testing.T) {
 			Call(context.Background(), c, func(context.Context) (int, error) { panic("x") })
 		}},
 		{"rejected by the bulkhead", "OPEN", func(c *Command) {
-			c.inflight.Add(200)
+			fill(c, 1)
 			Call(context.Background(), c, succeed)
-			c.inflight.Add(-200)
+			fill(c, -1)
 		}},
 		{"rejected by the pool", "OPEN", func(c *Command) {
 			c.engine.configure(0, properties{"hystrix.command.x.execution.isolation.strategy": "THREAD"})
@@ -196,7 +196,7 @@ func TestEveryEndOfTheTrialLeavesHalfOpen(t *testing.T) {
 				if got := state(c); got != tc.want {
 					t.Errorf("after a trial that ended in %s: got %s, want %s", tc.name, got, tc.want)
 				}
-				if n := c.inflight.Load(); n != 0 {
+				if n := c.inFlight(); n != 0 {
 					t.Errorf("%d permits are still out, want 0", n)
 				}
 				if tc.want == "OPEN" {
@@ -210,6 +210,14 @@ func TestEveryEndOfTheTrialLeavesHalfOpen(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// fill adds calls in flight until the bulkhead lets none through, or takes them off.
+func fill(c *Command, n int32) {
+	c.inflight.rest.Add(int64(n) * 1000)
+	for i := range c.shards {
+		c.shards[i].inflight.Add(n * 1000)
 	}
 }
 
@@ -312,7 +320,7 @@ func TestWhatSpeaksOfTheCalleesHealth(t *testing.T) {
 			CallOr(context.Background(), c, broken, func(context.Context, error) (int, error) { return 7, nil })
 		}},
 		{"TIMEOUT", 1, 1, func(c *Command) { repeat(1, c, hang) }},
-		{"SEMAPHORE_REJECTED", 1, 1, func(c *Command) { c.inflight.Add(200); repeat(1, c, succeed); c.inflight.Add(-200) }},
+		{"SEMAPHORE_REJECTED", 1, 1, func(c *Command) { fill(c, 1); repeat(1, c, succeed); fill(c, -1) }},
 		{"THREAD_POOL_REJECTED", 1, 1, func(c *Command) {
 			c.engine.configure(0, properties{"hystrix.command.x.execution.isolation.strategy": "THREAD"})
 			occupied(c.engine.pool("x"), 10, func() { repeat(1, c, succeed) })
@@ -383,7 +391,7 @@ func TestOldCallsCountWhileOpenAndChangeNothing(t *testing.T) {
 		}
 		synctest.Wait()
 		_, opened := openBreaker(t, e, Settings{Timeout: time.Minute})
-		time.Sleep(2 * time.Second)
+		time.Sleep(2*time.Second + tickTime)
 		if got, at := state(c), c.clock.time(c.breaker.openedAt.Load()); got != "OPEN" || !at.Equal(opened) {
 			t.Errorf("got %s since %s, want OPEN since %s as before", got, at, opened)
 		}
@@ -509,7 +517,7 @@ func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
 				}
 				w := c.breaker.word.Load()
 				p := e.pool("x").stats()
-				switch n := c.inflight.Load(); {
+				switch n := c.inFlight(); {
 				case wrong != "":
 				case n < 0 || p.Active > limit || n > limit+int64(with.Queue):
 					wrong = fmt.Sprintf("step %d: %d in flight, %d in the pool, want 0 to %d and %d that wait", at, n, p.Active, limit, with.Queue)
@@ -556,7 +564,7 @@ func TestBreakerAndBulkheadKeepTheirInvariants(t *testing.T) {
 			wg.Wait()
 			time.Sleep(4 * time.Second) // for those whose callers have gone
 			check(len(drawn))
-			if n := c.inflight.Load(); n != 0 && wrong == "" {
+			if n := c.inFlight(); n != 0 && wrong == "" {
 				wrong = fmt.Sprintf("at the end %d are in flight, want none", n)
 			}
 			if done.Load() != begun && wrong == "" {

@@ -181,7 +181,7 @@ func (t *Ticket) Done(ctx context.Context, err error) {
 			c.report(&ending{kind: kind, start: t.p.start}, resultFailure)
 		}
 	}
-	c.release()
+	c.release(&t.p)
 }
 
 // RefuseRetries tells whoever is upstream of the request of ctx not to try it again.

@@ -39,8 +39,7 @@ type Command struct {
 	_         [64]byte
 	breaker   breaker
 	_         [64]byte
-	inflight  atomic.Int64
-	peak      atomic.Int64 // the most in flight in the present bucket of the dashboards' window
+	inflight  bulkhead
 	_         [64]byte
 	fallbacks atomic.Int64
 	abandoned atomic.Int64            // calls in flight whose caller has gone
@@ -75,6 +74,7 @@ type permit struct {
 	apart    bool    // finish does not see the whole time: there was a queue, or a fallback follows
 	trial    uint64  // not 0: the breaker waits for this call's end
 	lease    *leased // under the command's adaptive limit; nil without one
+	shard    *shard  // that let the call through; nil: see bulkhead
 }
 
 // admit asks breaker and bulkhead for a permit; limit is how many calls may be in flight. If it is not refused, finish
@@ -107,23 +107,18 @@ func (c *Command) permit(ctx context.Context, p *permit, set *settings, limit in
 		c.count(shortCircuited)
 		return c.refusedOpen
 	}
-	n := c.inflight.Add(1)
-	if n > limit {
-		c.inflight.Add(-1)
+	if !c.enterBulkhead(p, set, limit) {
 		c.count(rejected)
 		c.failedUnrun(p, set)
 		return c.refusedFull
 	}
 	if set.limited {
 		if p.lease = c.lease(p.start); p.lease == nil {
-			c.inflight.Add(-1)
+			c.release(p)
 			c.count(rejected)
 			c.failedUnrun(p, set)
 			return c.refusedLimit
 		}
-	}
-	if n > c.peak.Load() { // it shares a line with inflight, which is ours just now
-		c.raisePeak(n)
 	}
 	return nil
 }
@@ -139,11 +134,6 @@ func (c *Command) failedUnrun(p *permit, set *settings) {
 		p.trial = 0
 	} else if set.InstantOpen {
 		c.judge(set)
-	}
-}
-
-func (c *Command) raisePeak(n int64) {
-	for old := c.peak.Load(); n > old && !c.peak.CompareAndSwap(old, n); old = c.peak.Load() {
 	}
 }
 
@@ -166,7 +156,10 @@ func (c *Command) finish(p *permit, e event, end int64) {
 		p.lease.end(e, end)
 		p.lease = nil
 	}
-	s := c.shard()
+	s := p.shard
+	if s == nil {
+		s = c.shard()
+	}
 	s.n[e].Add(1)
 	if bin := latencyBin(took); p.apart {
 		c.timesApart().inside[bin].Add(1)
@@ -237,9 +230,6 @@ func (c *Command) tellOpened(h health, set *settings) {
 	c.engine.log.Warn("breaker open", "command", c.name, "errorPercent", h.percent(), "calls", h.total, "slow", h.slow, "sleep", set.SleepWindow)
 }
 
-// release gives the permit back.
-func (c *Command) release() { c.inflight.Add(-1) }
-
 func (c *Command) tally() (t tally) {
 	for i := range c.shards {
 		for e := range t {
@@ -265,8 +255,9 @@ func (c *Command) tick(now int64, tick time.Duration) {
 	w := &c.window
 	w.mu.Lock()
 	t := c.tally()
+	c.raisePeak()
 	if isDue(&w.rolling.due, now, set.RollingWindow/time.Duration(set.RollingBuckets), tick) {
-		w.rollDashboard(t, c.peak.Swap(c.inflight.Load()))
+		w.rollDashboard(t, c.newPeak())
 	}
 	if !set.PercentilesOff && isDue(&w.latency.due, now, set.PercentileWindow/time.Duration(set.PercentileBuckets), tick) {
 		inside, total := c.latencies()
@@ -456,11 +447,14 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 			c.count(fallbackMissing) // panics pass fallbacks by
 		}
 		if s == nil {
-			c.release()
+			c.release(&p)
 			return
 		}
 		if !s.kept {
-			s.release()
+			c.release(&p)
+			if s.pool != nil {
+				s.pool.leave()
+			}
 		}
 		s.end(context.Canceled)
 	}()
@@ -570,7 +564,7 @@ func (c *Command) enter(ctx context.Context, s *scope, p *permit, set *settings,
 		p.start = c.clock.roughly()
 		return nil
 	}
-	c.release()
+	c.release(p)
 	how.kind, how.event = Rejected, poolRejected
 	out := c.refusedPool
 	if err != errPoolFull {

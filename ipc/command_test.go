@@ -267,8 +267,8 @@ func TestPanicGoesOnAndCountsAsFailure(t *testing.T) {
 		}()
 		Call(t.Context(), c, func(context.Context) (int, error) { panic("boom") })
 	}()
-	if n := c.tally()[failure]; n != 1 || c.inflight.Load() != 0 {
-		t.Errorf("%d failures and %d in flight, want 1 and 0", n, c.inflight.Load())
+	if n := c.tally()[failure]; n != 1 || c.inFlight() != 0 {
+		t.Errorf("%d failures and %d in flight, want 1 and 0", n, c.inFlight())
 	}
 }
 

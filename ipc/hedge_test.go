@@ -102,7 +102,7 @@ func TestSlowAttemptGetsCompanyAndTheFirstAnswerCounts(t *testing.T) {
 						t.Errorf("%s has %d active requests, want 0", ep.Addr, ep.Active)
 					}
 				}
-				if got := e.Command("app", Settings{}).inflight.Load(); got != 0 {
+				if got := e.Command("app", Settings{}).inFlight(); got != 0 {
 					t.Errorf("%d permits are out, want 0", got)
 				}
 			})
@@ -224,7 +224,7 @@ func TestDeadlineEndsBothAttempts(t *testing.T) {
 			t.Errorf("got %v after %s with %d attempts, want ErrTimeout after 1s with 2", err, time.Since(start), n.attempts())
 		}
 		synctest.Wait()
-		if got := e.Command("app", Settings{}).inflight.Load(); got != 0 {
+		if got := e.Command("app", Settings{}).inFlight(); got != 0 {
 			t.Errorf("%d permits are out, want 0", got)
 		}
 		for _, ep := range e.Snapshot()[0].App.Endpoints {
@@ -244,7 +244,7 @@ func TestPanicOfTheTransportReachesTheCallerAlsoFromAHedge(t *testing.T) {
 			if got := recover(); got != "ouch" {
 				t.Errorf("recovered %v, want ouch", got)
 			}
-			if got := c.inflight.Load(); got != 0 {
+			if got := c.inFlight(); got != 0 {
 				t.Errorf("%d permits are out, want 0", got)
 			}
 		}()

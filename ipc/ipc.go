@@ -182,13 +182,13 @@ func New(o Options) *Engine {
 	return e
 }
 
-// shardCount is a power of two, so that a mask chooses.
+// shardCount is a power of two, so that a mask chooses. Goroutines are spread by chance: with more shards than cores
+// few of those that run at once share one.
 func shardCount() int {
-	n := 1
-	for n < runtime.GOMAXPROCS(0) && n < 8 {
-		n *= 2
+	if runtime.GOMAXPROCS(0) == 1 {
+		return 1
 	}
-	return n
+	return 8
 }
 
 // run rolls the windows until the engine is closed.
@@ -314,6 +314,7 @@ func (e *Engine) configure(i int, p map[string]string) {
 // resolve works out a command's settings. The caller holds mu.
 func (e *Engine) resolve(c *Command) {
 	set := resolve(c.name, c.code, e.props, e.knobs, c.set.Load(), e.refuse)
+	set.part = int32(set.MaxConcurrent / 2 / len(c.shards))
 	c.slowAfter.Store(int64(set.SlowCall))
 	c.adapt(c.set.Load(), set)
 	c.set.Store(set)

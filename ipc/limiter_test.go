@@ -53,7 +53,7 @@ func TestAnAdaptiveLimitRefusesWhatIsBeyondIt(t *testing.T) {
 		}
 		close(hold)
 		wg.Wait()
-		if n := c.inflight.Load(); n != 0 {
+		if n := c.inFlight(); n != 0 {
 			t.Errorf("%d in flight after all, want 0", n)
 		}
 	})

@@ -17,19 +17,17 @@ type scope struct {
 	cmd             *Command
 	deadline        int64                // on the engine's clock; 0 = only the parent's counts; noDeadline = cancelled by end only
 	life            atomic.Pointer[life] // nil until the scope ends or somebody waits for that
-	trial           bool                 // its breaker waits for how it ends
 	http            *exchange            // the HTTP call this is the context of; nil in a Call
 	pool            *pool                // where the call holds a slot; nil if it is not isolated by threads
 	other           atomic.Bool          // an HTTP call to an app of another name ran inside and reported itself
+	trial           bool                 // its breaker waits for how it ends
 	kept            bool                 // the run function goes on without its caller, and releases the permit
 }
 
-// release gives back what a Call holds.
+// release gives back what a call on a pool holds.
 func (s *scope) release() {
-	s.cmd.release()
-	if s.pool != nil {
-		s.pool.leave()
-	}
+	s.cmd.release(&permit{})
+	s.pool.leave()
 }
 
 const noDeadline = math.MaxInt64

@@ -3,7 +3,6 @@ package ipc
 import (
 	"errors"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -152,6 +151,7 @@ type settings struct {
 	limited bool   // by an adaptive limit
 	pool    string // the key of its pool
 	limit   int64  // of run functions in flight: MaxConcurrent; none if a pool limits them
+	part    int32  // of MaxConcurrent, that each shard may let through
 }
 
 // Isolation says on whose goroutine calls run.
@@ -378,7 +378,7 @@ func resolve(name string, code Settings, props properties, all []knob[Settings],
 	}
 	out.limit = int64(out.MaxConcurrent)
 	if out.Isolation == Thread {
-		out.limit = math.MaxInt64
+		out.limit = unlimited
 	}
 	if err := out.limitError(); err != nil {
 		for i := range all {

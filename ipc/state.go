@@ -87,7 +87,7 @@ func (e *Engine) Snapshot() []CommandState {
 func (c *Command) snapshot() CommandState {
 	set := c.set.Load()
 	s := CommandState{
-		Name: c.name, Breaker: c.breaker.name(set), InFlight: c.inflight.Load(), Fallbacks: c.fallbacks.Load(), Counts: map[string]uint32{},
+		Name: c.name, Breaker: c.breaker.name(set), InFlight: c.inFlight(), Fallbacks: c.fallbacks.Load(), Counts: map[string]uint32{},
 		Settings: SettingsState{
 			Timeout: set.Timeout.Seconds(), MaxConcurrent: set.MaxConcurrent, MaxFallbacks: set.MaxFallbacks, RequestVolume: set.RequestVolume,
 			ErrorPercent: set.ErrorPercent, SleepWindow: set.SleepWindow.Seconds(), Retries: max(0, set.Retries),

@@ -150,9 +150,9 @@ func (c *Command) stats(set *settings) CommandStats {
 	t := c.tally()
 	s := CommandStats{
 		Name: c.name, Group: set.Group, Pool: set.pool, Settings: set.Settings,
-		BreakerOpen: c.breaker.name(set) != "CLOSED", Concurrent: c.inflight.Load(), Abandoned: c.abandoned.Load(),
+		BreakerOpen: c.breaker.name(set) != "CLOSED", Concurrent: c.inFlight(), Abandoned: c.abandoned.Load(),
 	}
-	h, r := w.health.sum, w.rolled(t, c.peak.Load())
+	h, r := w.health.sum, w.rolled(t, c.inflight.peak.Load())
 	s.now = h.plus(t.health().minus(w.health.seen))
 	if !set.PercentilesOff {
 		inside, total := c.latencies()

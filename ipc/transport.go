@@ -803,7 +803,7 @@ func (x *exchange) finish() {
 	}
 	x.leg.rest()
 	if !x.joined {
-		x.cmd.release()
+		x.cmd.release(&x.permit)
 	}
 	x.scope.end(context.Canceled)
 }

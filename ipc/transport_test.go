@@ -196,7 +196,7 @@ func TestRetryTable(t *testing.T) {
 				if len(hosts) != tc.attempts {
 					t.Errorf("attempts went to %d endpoints, want %d different ones", len(hosts), tc.attempts)
 				}
-				if got := e.Command("app", Settings{}).inflight.Load(); got != 0 {
+				if got := e.Command("app", Settings{}).inFlight(); got != 0 {
 					t.Errorf("%d permits are out, want 0", got)
 				}
 				for _, ep := range e.cluster("app").lb.State(e.clock.now()).Endpoints {
@@ -291,7 +291,7 @@ func TestNoRequestWaitsPastItsDeadline(t *testing.T) {
 						t.Errorf("returned %v after %s, want at most %s", err, d, timeout)
 					}
 					synctest.Wait()
-					if got := e.Command("app", Settings{}).inflight.Load(); got != 0 {
+					if got := e.Command("app", Settings{}).inFlight(); got != 0 {
 						t.Errorf("%d permits are out, want 0", got)
 					}
 				})
@@ -542,8 +542,8 @@ func TestCallInACommandOfTheSameNameSharesIt(t *testing.T) {
 		if d := time.Since(start); d != 300*time.Millisecond || !errors.Is(err, ErrTimeout) {
 			t.Errorf("got %v after %s, want ErrTimeout after 300ms", err, d)
 		}
-		if got := c.tally()[timeout]; got != 1 || c.inflight.Load() != 0 {
-			t.Errorf("%d timeouts and %d in flight, want 1 and 0", got, c.inflight.Load())
+		if got := c.tally()[timeout]; got != 1 || c.inFlight() != 0 {
+			t.Errorf("%d timeouts and %d in flight, want 1 and 0", got, c.inFlight())
 		}
 	})
 }
@@ -577,12 +577,12 @@ func TestForgottenBodyGivesThePermitBackAtTheDeadline(t *testing.T) {
 			t.Fatal(err)
 		}
 		c := e.Command("app", Settings{})
-		if got := c.inflight.Load(); got != 1 {
+		if got := c.inFlight(); got != 1 {
 			t.Errorf("while the body is open: %d in flight, want 1", got)
 		}
 		time.Sleep(1001 * time.Millisecond)
 		synctest.Wait()
-		if got := c.inflight.Load(); got != 0 {
+		if got := c.inFlight(); got != 0 {
 			t.Errorf("after the deadline: %d in flight, want 0", got)
 		}
 		if got := e.cluster("app").lb.State(e.clock.now()).Endpoints[0].Active; got != 0 {

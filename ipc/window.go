@@ -34,10 +34,12 @@ const (
 
 // shard is one of several counters of the same calls, so that cores do not fight for a cache line.
 type shard struct {
-	n       [events]atomic.Uint32
-	_       [128 - 4*events]byte
-	latency [latencyBins]atomic.Uint32
-	_       [64]byte
+	inflight atomic.Int32 // calls that this shard let through
+	peak     atomic.Int32 // the most of them in the present bucket of the dashboards' window
+	n        [events]atomic.Uint32
+	_        [128 - 8 - 4*events]byte
+	latency  [latencyBins]atomic.Uint32
+	_        [64]byte
 }
 
 type tally [events]uint32
