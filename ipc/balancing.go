@@ -75,6 +75,12 @@ func (cl *cluster) configure(l Lists, s balance.Settings) {
 		}
 		cl.stop = cl.list(l, s)
 	}
+	if cl.stopPeers(); s.SubsetSize > 0 && cl.engine.app != "" && cl.engine.instance != "" {
+		cl.stopPeers = l.Watch(cl.engine.app, cl.peers)
+	} else {
+		cl.stopPeers = func() {}
+		cl.lb.SetCallers(0, 0, clk.now())
+	}
 	url := ""
 	if s.Ping == balance.URLPing {
 		url = s.PingPath + "\x00" + s.PingExpect + "\x00" + s.PingInterval.String() + s.PingBudget.String()
@@ -89,6 +95,25 @@ func (cl *cluster) configure(l Lists, s balance.Settings) {
 			cl.stopPings = cl.ping(s)
 		}
 	}
+}
+
+// peers takes the list of the own app, from which follows which instances are this one's to call.
+func (cl *cluster) peers(list []roadbed.Instance) {
+	ordinal, callers, known := 0, 0, false
+	for _, i := range list {
+		if i.Status != roadbed.Up {
+			continue
+		}
+		callers++
+		known = known || i.ID == cl.engine.instance
+		if i.ID < cl.engine.instance {
+			ordinal++
+		}
+	}
+	if !known {
+		callers = 0
+	}
+	cl.lb.SetCallers(ordinal, callers, cl.engine.clock.now())
 }
 
 // list follows the list that the settings name.

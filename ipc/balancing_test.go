@@ -174,3 +174,32 @@ func TestGatewayErrorsEjectWhenEnforced(t *testing.T) {
 		t.Errorf("%d are eligible, want the 2 that do not answer 503", got)
 	}
 }
+
+func TestSubsetFollowsThePlaceAmongTheCallers(t *testing.T) {
+	callers := instances("", 31, 32, 33, 34)
+	for i := range callers {
+		callers[i].App = "web"
+	}
+	callers[0].Status = roadbed.Down
+	var servers []int
+	for p := range 12 {
+		servers = append(servers, 100+p)
+	}
+	used := map[string]int{}
+	for _, me := range callers[1:] {
+		e := configured(t, Options{App: "web", Instance: me.ID, Lists: Static{"web": callers, "app": instances("", servers...)}}, "ipc.lb.app.subset.size=4")
+		n := 0
+		for _, ep := range e.cluster("app").lb.State(e.clock.now()).Endpoints {
+			if ep.Eligible {
+				used[ep.ID]++
+				n++
+			}
+		}
+		if n != 4 {
+			t.Errorf("%s uses %d of 12 instances, want 4", me.ID, n)
+		}
+	}
+	if len(used) != 12 {
+		t.Errorf("three callers use %d of 12 instances, want each to be somebody's: %v", len(used), used)
+	}
+}

@@ -29,6 +29,7 @@ type cluster struct {
 	stop      func() // of the list
 	pinging   string
 	stopPings func()
+	stopPeers func()
 
 	mu       sync.Mutex // guards additions to zones, and:
 	unfollow func()
@@ -37,7 +38,7 @@ type cluster struct {
 }
 
 func newCluster(e *Engine, name string, cmd *Command) *cluster {
-	cl := &cluster{name: name, engine: e, cmd: cmd, budget: &cmd.budget, ready: make(chan struct{}), stopPings: func() {}}
+	cl := &cluster{name: name, engine: e, cmd: cmd, budget: &cmd.budget, ready: make(chan struct{}), stopPings: func() {}, stopPeers: func() {}}
 	cl.lb = balance.New(balance.Config{Zone: e.zone, At: e.clock.at, Event: cl.changed})
 	cl.zones.Store(&map[string]*[2]*meter.Counter{})
 	return cl
@@ -96,6 +97,7 @@ func (cl *cluster) end(unfollow func()) {
 	cl.over = true
 	cl.stop()
 	cl.stopPings()
+	cl.stopPeers()
 	if w := cl.wire.Load(); w != nil && w.base != nil {
 		w.base.CloseIdleConnections()
 	}

@@ -5,6 +5,25 @@ import (
 	"slices"
 )
 
+// dice makes the few random numbers of one pick out of one: splitmix64, by Steele, Lea and Flood.
+type dice uint64
+
+func throw() dice { return dice(rand.Uint64()) }
+
+func (d *dice) next() uint64 {
+	*d += 0x9e3779b97f4a7c15
+	z := uint64(*d)
+	z = (z ^ z>>30) * 0xbf58476d1ce4e5b9
+	z = (z ^ z>>27) * 0x94d049bb133111eb
+	return z ^ z>>31
+}
+
+// part returns a number from 0 to below 1.
+func (d *dice) part() float64 { return float64(d.next()>>11) / (1 << 53) }
+
+// below makes a number from 0 to below n out of 32 random bits.
+func (*dice) below(r uint32, n int) int { return int(uint64(r) * uint64(n) >> 32) }
+
 // current returns the picks, renewed if they are out of date. At most one caller renews; the others go on with what
 // there is.
 func (b *Balancer) current(now int64) *picks {
@@ -48,21 +67,24 @@ func (b *Balancer) choose(p *picks, now int64, t *Choice) *Endpoint {
 	case len(p.fit) == 0:
 		return nil
 	case len(p.local) == 0 || len(p.remote) == 0:
-		c, _, _ := cheaper(p.fit, now, p.median, t)
+		d := throw()
+		c, _, _ := cheaper(p.fit, &d, now, p.median, t)
 		return c.Endpoint
-	case p.share < 1 && rand.Float64() >= p.share:
+	}
+	d := throw()
+	if p.share < 1 && d.part() >= p.share {
 		list := p.remote
 		if len(p.away) > 0 {
 			list = p.away[0].list
-			for at, i := rand.Float64(), 0; i < len(p.away) && at >= p.away[i].upTo; i++ {
+			for at, i := d.part(), 0; i < len(p.away) && at >= p.away[i].upTo; i++ {
 				list = p.away[i+1].list
 			}
 		}
-		c, _, _ := cheaper(list, now, p.median, t)
+		c, _, _ := cheaper(list, &d, now, p.median, t)
 		return c.Endpoint
 	}
-	near, cost, bad := cheaper(p.local, now, p.median, t)
-	far := &p.remote[rand.IntN(len(p.remote))]
+	near, cost, bad := cheaper(p.local, &d, now, p.median, t)
+	far := &p.remote[d.below(uint32(d.next()), len(p.remote))]
 	farCost, _, farBad := far.cost(now, p.median)
 	if !farBad && (bad || cost > spill*farCost) {
 		if t != nil {
@@ -76,7 +98,7 @@ func (b *Balancer) choose(p *picks, now int64, t *Choice) *Endpoint {
 // cheaper draws two and returns one of them, with odds of the inverse cubes of their costs; it draws again, twice at
 // most, while what it got is bad. A strict choice of the cheaper would, where calls are few, starve whoever is a little
 // slower than the best; the cube leaves 1 in 1,000 to a cost of ten times as much.
-func cheaper(list []candidate, now int64, median float64, t *Choice) (best *candidate, cost float64, bad bool) {
+func cheaper(list []candidate, d *dice, now int64, median float64, t *Choice) (best *candidate, cost float64, bad bool) {
 	if len(list) == 1 {
 		c, _, bad := list[0].cost(now, median)
 		if t != nil {
@@ -85,16 +107,15 @@ func cheaper(list []candidate, now int64, median float64, t *Choice) (best *cand
 		return &list[0], c, bad
 	}
 	for range 3 {
-		r := rand.Uint64()
-		i := int(uint64(uint32(r)) * uint64(len(list)) >> 32)
-		j := int(uint64(uint32(r>>32)) * uint64(len(list)-1) >> 32)
+		r := d.next()
+		i, j := d.below(uint32(r), len(list)), d.below(uint32(r>>32), len(list)-1)
 		if j >= i {
 			j++
 		}
 		a, b := &list[i], &list[j]
 		ca, oddsA, badA := a.cost(now, median)
 		cb, oddsB, badB := b.cost(now, median)
-		if rand.Float64()*(oddsA+oddsB) < oddsA {
+		if d.part()*(oddsA+oddsB) < oddsA {
 			a, b, ca, cb, badA = b, a, cb, ca, badB
 		}
 		if best == nil || ca < cost {
@@ -152,7 +173,8 @@ func (b *Balancer) Another(now int64, tried []*Endpoint, again bool) *Endpoint {
 		}
 	}
 	if best == nil && again && len(p.fit) > 0 {
-		if c, _, _ := cheaper(p.fit, now, p.median, nil); now >= c.refused.Load() {
+		d := throw()
+		if c, _, _ := cheaper(p.fit, &d, now, p.median, nil); now >= c.refused.Load() {
 			return c.Endpoint
 		}
 	}
