@@ -48,7 +48,7 @@ func Stream(ctx context.Context, w http.ResponseWriter, events <-chan Event) err
 				return nil
 			}
 			var err error
-			if out, err = ev.encode(); err != nil {
+			if out, err = ev.Encode(); err != nil {
 				return err
 			}
 		}
@@ -65,7 +65,8 @@ func Stream(ctx context.Context, w http.ResponseWriter, events <-chan Event) err
 	}
 }
 
-func (ev Event) encode() ([]byte, error) {
+// Encode returns the event as it is sent.
+func (ev Event) Encode() ([]byte, error) {
 	data, err := json.Marshal(ev.Data) // JSON holds no raw newline, so one data line is enough
 	if err != nil {
 		return nil, fmt.Errorf("encode event %s: %w", ev.Name, err)

@@ -2,6 +2,7 @@ package properties
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
@@ -148,26 +149,48 @@ func (n *node) reads(t *testing.T, i roadbed.Instance, ack func(config.Change) *
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	scope := asRegistered(i)
-	events := make(chan api.Event)
 	left := n.meet(scope, true)
+	w := &watch{s: n.Store, c: asCaller(scope, Platform)}
+	told, err := w.begin("")
+	if err != nil {
+		t.Fatal(err)
+	}
 	var wg sync.WaitGroup
-	wg.Go(func() { n.feed(ctx, asCaller(scope, Platform), "", "", events) })
 	wg.Go(func() {
 		for {
-			select {
-			case ev := <-events:
-				var a *config.Ack
-				switch data := ev.Data.(type) {
-				case config.Snapshot:
-					a = &config.Ack{Rev: data.Rev}
-				case config.Change:
-					a = ack(data)
+			name := ""
+			for line := range strings.Lines(string(told)) {
+				line = strings.TrimSpace(line)
+				if s, ok := strings.CutPrefix(line, "event: "); ok {
+					name = s
+				}
+				data, ok := strings.CutPrefix(line, "data: ")
+				if !ok {
+					continue
+				}
+				a := &config.Ack{}
+				var c config.Change
+				into := any(a) // a snapshot has its revision under the same name
+				if name == "change" {
+					into = &c
+				}
+				if err := json.Unmarshal([]byte(data), into); err != nil {
+					t.Errorf("event %s: %v", name, err)
+				}
+				if name == "change" {
+					a = ack(c)
 				}
 				if a != nil {
 					a.Instance = i.ID
 					if err := n.Ack(*a); err != nil {
 						t.Errorf("ack: %v", err)
 					}
+				}
+			}
+			select {
+			case <-w.at.done:
+				if told, err = w.news(nil); err != nil {
+					t.Errorf("news: %v", err)
 				}
 			case <-ctx.Done():
 				return

@@ -2,12 +2,10 @@ package properties
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -23,9 +21,6 @@ import (
 
 // StaleHeader is set on answers given while the engine is away, with for how many seconds it has been.
 const StaleHeader = "X-Config-Stale"
-
-// hashEvery is how often a watch tells its hash.
-const hashEvery = 30 * time.Second
 
 // Handler answers /config/... with the platform's conventions, for the listener where services ask.
 func (s *Store) Handler() http.Handler {
@@ -295,110 +290,6 @@ func has(r *http.Request, tag string) bool {
 		}
 	}
 	return false
-}
-
-func (s *Store) getWatch(w http.ResponseWriter, r *http.Request) error {
-	if !s.loaded.Load() {
-		return ErrLoading
-	}
-	order, err := s.orderOf(r)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(r.Context())
-	events, done := make(chan api.Event), make(chan struct{})
-	scope := s.known(scopeOf(r))
-	left := s.meet(scope, true)
-	defer left()
-	go func() {
-		defer close(done)
-		s.feed(ctx, asCaller(scope, order), r.URL.Query().Get("prefix"), r.Header.Get("Last-Event-ID"), events)
-	}()
-	err = api.Stream(ctx, w, events)
-	cancel()
-	<-done
-	if err != nil {
-		s.log.Debug("a watch of properties broke", "err", err)
-	}
-	return nil // the answer has begun
-}
-
-// feed sends what one watcher is to hear until ctx ends.
-func (s *Store) feed(ctx context.Context, c *caller, prefix, lastID string, events chan<- api.Event) {
-	send := func(ev api.Event) bool {
-		select {
-		case events <- ev:
-			return true
-		case <-ctx.Done():
-			return false
-		}
-	}
-	ix := s.index.Load()
-	known := ix.resolve(c, prefix)
-	hash := func() api.Event {
-		sum := config.Sum(known.Properties)
-		return api.Event{ID: fmt.Sprintf("%d-%s", known.Rev, sum), Name: "hash", Data: config.Hash{Rev: known.Rev, Sum: sum}}
-	}
-	first := api.Event{ID: config.EventID(known.Rev, known.Properties), Name: "snapshot", Data: known}
-	if _, sum, ok := strings.Cut(lastID, "-"); ok && sum == config.Sum(known.Properties) {
-		first = hash()
-	}
-	if !send(first) {
-		return
-	}
-	// What was sent may still be being encoded; from here on known is this goroutine's.
-	known.Properties = maps.Clone(known.Properties)
-	at := ix.step
-	tick := time.NewTicker(hashEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-tick.C:
-			if !send(hash()) {
-				return
-			}
-		case <-at.done:
-			known.Rev = at.rev
-			var together []config.Change
-			for _, m := range at.moves {
-				if ev, ok := m.forCaller(c, prefix); ok {
-					together = append(together, ev)
-				}
-			}
-			for i, ev := range together {
-				ev.Rev, ev.More = at.rev, i < len(together)-1
-				if ev.Value != nil {
-					known.Properties[ev.Key] = *ev.Value
-				} else {
-					delete(known.Properties, ev.Key)
-				}
-				// No sum in the id: a client that breaks off here and knows no better is sent a snapshot.
-				if !send(api.Event{ID: strconv.FormatUint(at.rev, 10), Name: "change", Data: ev}) {
-					return
-				}
-			}
-			at = at.next
-		}
-	}
-}
-
-// forCaller returns what m changes for c, and whether it changes anything.
-func (m *motion) forCaller(c *caller, prefix string) (config.Change, bool) {
-	if !strings.HasPrefix(m.key, prefix) || !slices.ContainsFunc(m.touched, func(r *record) bool { return r.matches(c) }) {
-		return config.Change{}, false
-	}
-	was, now := c.pick(m.before, nil), c.pick(m.after, nil)
-	ev := config.Change{Key: m.key}
-	if now == nil {
-		return ev, was != nil
-	}
-	ev.Value, ev.Own = &now.Value, now.own()
-	if now.via != nil {
-		ev.Rollout = now.via.ID
-	}
-	return ev, was == nil || was.Value != now.Value || ev.Own != was.own()
 }
 
 // filterOf reads ?filter=, ?key=, ?prefix=, ?q= and ?skipPropsWithExtraScopes=.

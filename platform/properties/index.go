@@ -35,6 +35,7 @@ type motion struct {
 	key           string
 	before, after []*record // all of the key's
 	touched       []*record // that are in one of them only
+	texts         *texts    // never nil
 }
 
 func newStep() *step { return &step{done: make(chan struct{})} }
@@ -198,7 +199,7 @@ func (s *Store) refresh(ids ...string) {
 	byApp := map[string][]*record{}
 	for _, key := range slices.Sorted(maps.Keys(fresh)) {
 		before := old.keys.get(key)
-		m := motion{key: key, before: before, touched: fresh[key]}
+		m := motion{key: key, before: before, touched: fresh[key], texts: &texts{}}
 		for _, r := range before {
 			if gone[r] {
 				m.touched = append(m.touched, r)

@@ -161,6 +161,10 @@ type Store struct {
 
 	polls polls
 
+	linesMu sync.Mutex
+	lines   sync.WaitGroup // watches that go on without net/http; guarded by linesMu but for Wait
+	ended   chan struct{}  // closed when Run has ended; guarded by linesMu
+
 	perApp map[string]int // how many of them name an app, in lower case; guarded by mu
 
 	loaded atomic.Bool  // the table was read to its end once
@@ -186,7 +190,7 @@ func New(ctx context.Context, c Config) (*Store, error) {
 		discovery: c.Discovery, node: nodeName(), reports: reports, measure: c.Measure, observers: map[string]*observer{},
 		reported: map[string]time.Time{}, heard: map[string]heard{},
 		judge:   func(_ *Rollout, s Status) float64 { return compare(s) },
-		readers: map[string]*reader{}, acks: make(chan struct{}, 1), fleetNews: make(chan struct{}, 1)}
+		readers: map[string]*reader{}, acks: make(chan struct{}, 1), fleetNews: make(chan struct{}, 1), ended: make(chan struct{})}
 	s.fleet.Store(&fleet{})
 	s.index.Store(&index{step: newStep()})
 	s.load()
@@ -215,6 +219,7 @@ func (s *Store) Run(ctx context.Context) error {
 	if s.discovery != nil {
 		defer s.discovery.Watch("", s.setFleet)()
 	}
+	defer s.endLines()
 	s.wg.Go(func() { s.lead(ctx) })
 	s.wg.Go(func() { s.tend(ctx) })
 	defer s.wg.Wait()

@@ -731,42 +731,53 @@ func TestAClientSeesChangesThatConcernIt(t *testing.T) {
 func TestAWatchHearsOnlyWhatChangesForItAndResumes(t *testing.T) {
 	s := open(t, t.TempDir())
 	s.must(t, "k", "1", config.Scope{})
-	watch := func(query, lastID string) (<-chan api.Event, func()) {
-		ctx, cancel := context.WithCancel(t.Context())
-		events, done := make(chan api.Event), make(chan struct{})
-		go func() {
-			defer close(done)
-			s.feed(ctx, asCaller(config.Scope{App: query}, Platform), "", lastID, events)
-		}()
-		return events, func() { cancel(); <-done }
+	open := func(lastID string) (*watch, string) {
+		w := &watch{s: s.Store, c: asCaller(config.Scope{App: "api"}, Platform)}
+		first, err := w.begin(lastID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w, string(first)
 	}
-	events, stop := watch("api", "")
-	first := <-events
-	if first.Name != "snapshot" || first.Data.(config.Snapshot).Properties["k"] != "1" {
-		t.Fatalf("first event: got %+v, want a snapshot with k=1", first)
+	hears := func(w *watch) string {
+		b, err := w.news(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	w, first := open("")
+	if !strings.Contains(first, "event: snapshot\n") || !strings.Contains(first, `"k":"1"`) {
+		t.Fatalf("first event: got %q, want a snapshot with k=1", first)
 	}
 	s.must(t, "k", "other", config.Scope{App: "web"})
 	s.must(t, "k", "1", config.Scope{})              // the same value again
 	s.must(t, "k", "1", config.Scope{App: "api"})    // another winner, the same value
 	s.must(t, "k2", "new", config.Scope{App: "api"}) // the first that matters
-	if got := (<-events).Data.(config.Change); got.Key != "k2" || *got.Value != "new" {
-		t.Errorf("first change: got %+v, want k2=new", got)
+	if got := hears(w); strings.Count(got, "event: ") != 1 || !strings.Contains(got, `"key":"k2","value":"new"`) {
+		t.Errorf("after changes of which one matters: got %q, want k2=new alone", got)
 	}
-	stop()
 	now, err := s.Resolve(config.Scope{App: "api"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	events, stop = watch("api", config.EventID(1, now.Properties))
-	if got := <-events; got.Name != "hash" {
-		t.Errorf("resumed with nothing changed: got %s, want hash", got.Name)
+	hash, err := w.hash(nil)
+	if want := config.Sum(now.Properties); err != nil || !strings.Contains(string(hash), fmt.Sprintf("event: hash\ndata: {\"rev\":%d,\"sum\":%q}", now.Rev, want)) {
+		t.Errorf("hash: got %q, %v; want %d and %s", hash, err, now.Rev, want)
 	}
-	stop()
-	events, stop = watch("api", first.ID)
-	if got := <-events; got.Name != "snapshot" {
-		t.Errorf("resumed after a change: got %s, want snapshot", got.Name)
+	if _, got := open(config.EventID(1, now.Properties)); !strings.Contains(got, "event: hash\n") {
+		t.Errorf("resumed with nothing changed: got %q, want hash", got)
 	}
-	stop()
+	id, _, _ := strings.Cut(strings.TrimPrefix(first, "id: "), "\n")
+	if _, got := open(id); !strings.Contains(got, "event: snapshot\n") {
+		t.Errorf("resumed after a change: got %q, want snapshot", got)
+	}
+	if err := s.Delete(t.Context(), ID("k2", config.Scope{App: "api"}), Any); err != nil {
+		t.Fatal(err)
+	}
+	if got := hears(w); strings.Count(got, "event: ") != 1 || !strings.Contains(got, `"key":"k2","value":null`) {
+		t.Errorf("after k2 was deleted: got %q, want that alone", got)
+	}
 }
 
 func TestAnotherProcessesWriteIsSeen(t *testing.T) {
