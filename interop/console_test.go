@@ -336,9 +336,29 @@ func TestConsole(t *testing.T) {
 		if listed := d.cli("fault", "list"); !strings.Contains(listed, "Non-critical services blacked out") {
 			t.Errorf("the CLI lists %q, want what the page added", listed)
 		}
+		b.until(15*time.Second, "it says how many requests were hit", `parseInt(document.querySelector('[data-testid^="hit-"]').innerText.replace(/\D+/g, '')) > 0`)
+		for _, scheme := range []string{"light", "dark"} {
+			b.scheme(scheme)
+			for _, w := range []int{360, 1280} {
+				b.size(w, 740)
+				time.Sleep(150 * time.Millisecond) // it settles
+				if wide := b.eval(`document.documentElement.scrollWidth - innerWidth`); wide.(float64) > 0 {
+					t.Errorf("faults in force at %d px, %s: %v px too wide: %v", w, scheme, wide, b.eval(`[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className + ' ' + Math.round(e.getBoundingClientRect().right)).slice(0, 12).join('; ')`))
+				}
+				b.shot(fmt.Sprintf("faults in force %d %s", w, scheme))
+			}
+		}
+		b.scheme("light")
+		b.size(1280, 800)
 		b.eval(`document.querySelector('[data-testid^="remove-"]').click()`)
 		answer("interop: enough")
 		b.until(10*time.Second, "it has ended", `/No fault is being injected/.test(document.querySelector('main').innerText)`)
+		b.eval(`document.querySelector('[data-testid="stop-all"]').click()`)
+		answer("interop: red button")
+		b.until(10*time.Second, "injection is off", `/Injection is switched off/.test(document.querySelector('main').innerText) && document.querySelector('[data-testid="blackout"]:disabled')`)
+		b.eval(`document.querySelector('[data-testid="enable"]').click()`)
+		answer("interop: go on")
+		b.until(10*time.Second, "injection is allowed again", `document.querySelector('[data-testid="blackout"]:enabled')`)
 	})
 
 	part("every page fits 360 px in light and dark, without scrolling sideways", func(t *testing.T) {

@@ -213,11 +213,21 @@ export interface Fault {
   id: string
   description?: string
   rules: string
-  who?: { percent?: number; users?: string[]; header?: Record<string, string> }
+  who?: { percent?: number; users?: string[]; devices?: string[]; header?: Record<string, string> }
+  where?: { zones?: string[]; clusters?: string[]; routes?: string[] }
+  experiment?: string
+  owner?: string
   expires: string
   actor?: string
   why?: string
   created?: string
+}
+
+/** How many requests a fault concerned at the edge, and as many that were spared. */
+export interface FaultCounts {
+  id: string
+  injected: { requests: number; failed: number }
+  control: { requests: number; failed: number }
 }
 
 export interface GraphData { start: number; step: number; legend: string[]; values: (number | string)[][] }
