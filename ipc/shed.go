@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/ipc/balance"
 	"github.com/roadbed/roadbed/ipc/limit"
 	"github.com/roadbed/roadbed/meter"
 )
@@ -32,8 +33,8 @@ const (
 	busyFor        = 2 * time.Second // since a processor was last found busy, that it counts as busy
 	reportEvery    = time.Second
 	quietAfter     = 10 * time.Second // without a refusal an overload is over
-	serverUtilized = "X-Netflix.server.utilization"
-	serverLoad     = "Endpoint-Load-Metrics"
+	serverUtilized = balance.HeaderUtilization
+	serverLoad     = balance.HeaderLoad
 )
 
 // refusal says which limit refused a request.

@@ -578,3 +578,65 @@ func TestEverySettingOfServersHasAProperty(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
 }
+
+func FuzzImportance(f *testing.F) {
+	for _, s := range [][3]string{{"", "", ""}, {"BULK", "95", "api"}, {"best-effort", "0", "a b"}, {"4", "101", "\x7f"}, {"critical", "+7", strings.Repeat("x", 200)}} {
+		f.Add(s[0], s[1], s[2])
+	}
+	e := New(Options{Log: slog.New(slog.DiscardHandler)})
+	f.Cleanup(e.Close)
+	f.Fuzz(func(t *testing.T, crit, prio, caller string) {
+		i := e.server.importanceOf(http.Header{HeaderCriticality: {crit}, HeaderPriority: {prio}, HeaderCaller: {caller}})
+		if i.criticality > roadbed.Bulk || i.priority < 1 || i.priority > 100 || len(i.caller) > maxIDLength {
+			t.Errorf("%q, %q, %q: got %+v", crit, prio, caller, i)
+		}
+		if prio == "" && i.priority != usualPriority[i.criticality] {
+			t.Errorf("%q without a priority: got %d, want %d", crit, i.priority, usualPriority[i.criticality])
+		}
+	})
+}
+
+func FuzzShares(f *testing.F) {
+	for _, s := range []string{"", "edge=0.5,api=0.3", "a=1", "a=0.5,a=0.5", "a=NaN", "a=-0", "=1", "a=1e309", " a = 0.1 , b = .2 ", "a=0.5,,b=0.5"} {
+		f.Add(s, false)
+		f.Add(s, true)
+	}
+	f.Add("critical=0.9,bulk=0.1", true)
+	f.Fuzz(func(t *testing.T, text string, byCriticality bool) {
+		s := ServerSettings{PartitionBy: PartitionByCaller, Partitions: text}
+		if byCriticality {
+			s.PartitionBy = PartitionByCriticality
+		}
+		if err := s.or(builtInServer).validate(); err != nil {
+			return
+		}
+		list, err := s.shares()
+		if err != nil {
+			t.Fatalf("%q is valid, but: %v", text, err)
+		}
+		sum := 0.0
+		for _, p := range list {
+			if p.Name == "" || !(p.Share >= 0 && p.Share <= 1) {
+				t.Errorf("%q: got %+v", text, p)
+			}
+			sum += p.Share
+		}
+		if sum > 1.001 {
+			t.Errorf("%q: the shares add up to %v", text, sum)
+		}
+	})
+}
+
+func FuzzQuota(f *testing.F) {
+	f.Add("0::/\n", "150000 100000\n", "usage_usec 5\n")
+	f.Add("1:cpu,cpuacct:/a\n0::/..\n", "max 100000", "x\nusage_usec -1")
+	f.Add("::\n:\n0::\x00\n", "1 0", "usage_usec 99999999999999999999")
+	f.Fuzz(func(t *testing.T, groups, quota, stat string) {
+		g := findGroup(files("proc/self/cgroup", groups, "sys/fs/cgroup/cpu.max", quota, "sys/fs/cgroup/cpu.stat", stat,
+			"sys/fs/cgroup/cpu/cpu.cfs_quota_us", quota, "sys/fs/cgroup/cpu/cpu.cfs_period_us", stat))
+		if !(g.quota >= 0) || math.IsInf(g.quota, 0) {
+			t.Errorf("%q, %q: got a quota of %v", groups, quota, g.quota)
+		}
+		g.spent() // must not crash
+	})
+}
