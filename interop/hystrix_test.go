@@ -372,17 +372,19 @@ func TestHystrixCountsAsWeDo(t *testing.T) {
 		theirs.order(warm, "done")
 		ours.obey(t, warm)
 	}
-	time.Sleep(11 * time.Second)
-	for _, line := range script {
-		if got, want := ours.obey(t, line), theirs.order(line, "done")[0]; got != want {
-			t.Errorf("%s: our request log says\n%s\nHystrix's\n%s", line, got, want)
+	play := func() {
+		time.Sleep(11 * time.Second)
+		for _, line := range script {
+			if got, want := ours.obey(t, line), theirs.order(line, "done")[0]; got != want {
+				t.Errorf("%s: our request log says\n%s\nHystrix's\n%s", line, got, want)
+			}
 		}
-	}
-	// After the breaker had time to see them, Breaks is open on both sides.
-	time.Sleep(700 * time.Millisecond)
-	const refused = "Breaks SEMAPHORE success well 6"
-	if got, want := ours.obey(t, refused), theirs.order(refused, "done")[0]; got != want || !strings.Contains(want, "SHORT_CIRCUITED") {
-		t.Errorf("%s: our request log says\n%s\nHystrix's\n%s", refused, got, want)
+		// After the breaker had time to see them, Breaks is open on both sides.
+		time.Sleep(700 * time.Millisecond)
+		const refused = "Breaks SEMAPHORE success well 6"
+		if got, want := ours.obey(t, refused), theirs.order(refused, "done")[0]; got != want || !strings.Contains(want, "SHORT_CIRCUITED") {
+			t.Errorf("%s: our request log says\n%s\nHystrix's\n%s", refused, got, want)
+		}
 	}
 	var names []string
 	for _, line := range script {
@@ -420,11 +422,17 @@ func TestHystrixCountsAsWeDo(t *testing.T) {
 		}
 		return out
 	}
-	// Both show buckets that end at times of their own, so their counts meet a little later.
+	// Both show buckets that end at times of their own, so their counts meet a little later. On a machine so busy that
+	// the calls take longer than the window they never do, and another try is due.
 	var last []string
-	for began := time.Now(); time.Since(began) < 6*time.Second; time.Sleep(50 * time.Millisecond) {
-		if last = differ(); len(last) == 0 {
+	for range 3 {
+		if play(); t.Failed() {
 			return
+		}
+		for began := time.Now(); time.Since(began) < 6*time.Second; time.Sleep(50 * time.Millisecond) {
+			if last = differ(); len(last) == 0 {
+				return
+			}
 		}
 	}
 	t.Errorf("the streams never told the same; at last\n%s", strings.Join(last, "\n"))

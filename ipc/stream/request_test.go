@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -174,6 +175,50 @@ func TestAPoolThatRanSomethingHasHystrixsFieldsInItsOrder(t *testing.T) {
 		blocks, _ = read(t, s, "/hystrix/utilization.stream", time.Millisecond)
 		if want := `"Recs":{"activeCount":0,"queueSize":0,"corePoolSize":10,"poolSize":1}`; !strings.Contains(blocks[0], want) {
 			t.Errorf("utilization.stream lacks %s: %s", want, blocks[0])
+		}
+	})
+}
+
+func TestBatchesAreStreamedAsCollapsers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newEngine(t, nil)
+		users := ipc.Batch(e, "GetUser", ipc.BatchDefinition[int, int]{
+			Run: func(_ context.Context, ids []int) (map[int]int, error) {
+				out := map[int]int{}
+				for _, id := range ids {
+					out[id] = id
+				}
+				return out, nil
+			},
+		})
+		s := New(Config{Engine: e})
+		reader := make(chan []string)
+		go func() {
+			blocks, _ := read(t, s, "/hystrix/request.stream", 600*time.Millisecond)
+			reader <- blocks
+		}()
+		synctest.Wait()
+		h := e.Handler(s.Requests(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var wg sync.WaitGroup
+			for _, id := range []int{1, 2, 3, 3} {
+				wg.Go(func() { users.Call(r.Context(), id) }) //nolint:errcheck // it cannot fail
+			}
+			wg.Wait()
+		})))
+		h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil))
+		if got, want := <-reader, `"collapsed":{"name":"GetUser","count":3}`; len(got) != 1 || !strings.Contains(got[0], want) || strings.Contains(got[0], "COLLAPSED") {
+			t.Errorf("request.stream said %q, want one request with %s", got, want)
+		}
+		blocks, _ := read(t, s, "/hystrix.stream", time.Millisecond)
+		last := blocks[len(blocks)-1]
+		for key, want := range map[string]string{"type": `"HystrixCollapser"`, "name": `"GetUser"`, "rollingCountRequestsBatched": "3", "rollingCountBatches": "1",
+			"rollingCountResponsesFromCache": "1", "batchSize_mean": "3", "propertyValue_requestCacheEnabled": "true", "propertyValue_maxRequestsInBatch": "2147483647", "propertyValue_timerDelayInMilliseconds": "10"} {
+			if got := field(t, last, key); got != want {
+				t.Errorf("%s is %s, want %s", key, got, want)
+			}
+		}
+		if got := field(t, blocks[0], "rollingCountCollapsedRequests"); got != "3" {
+			t.Errorf("the command of the batches counts %s collapsed requests, want 3", got)
 		}
 	})
 }

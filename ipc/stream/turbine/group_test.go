@@ -211,6 +211,35 @@ func TestWhatIsNoMessageIsLeftOut(t *testing.T) {
 	}
 }
 
+func TestAnInstanceSpeaksOfSoManyGroupsAndNoMore(t *testing.T) {
+	s := newStage()
+	for i := range maxGroups + 10 {
+		s.says("greedy", fmt.Sprintf(`{"type":"HystrixCommand","name":"c%d","requestCount":1}`, i))
+	}
+	s.says("modest", `{"type":"HystrixCommand","name":"mine","requestCount":1}`)
+	s.says("greedy", `{"type":"HystrixCommand","name":"c0","requestCount":5}`) // one it has already
+	if n := len(s.groups); n != maxGroups+1 {
+		t.Errorf("there are %d groups, want the %d of the greedy instance and the one of the other", n, maxGroups)
+	}
+	if got := s.groups[[2]string{"HystrixCommand", "c0"}].byKey["requestCount"].sum; got != 5 {
+		t.Errorf("a group from before is not followed any more: %d, want 5", got)
+	}
+}
+
+func TestKeysThatComeAndGoAreForgotten(t *testing.T) {
+	s := newStage()
+	for i := range 5 * maxMembers {
+		s.says("1", fmt.Sprintf(`{"type":"HystrixCommand","name":"A","k%d":1,"o":{"p%d":1}}`, i, i))
+	}
+	g := s.groups[[2]string{"HystrixCommand", "A"}]
+	if n := len(g.fields); n > 2*maxMembers+1 || n != len(g.byKey) {
+		t.Errorf("%d fields are kept, %d by key, want at most %d", n, len(g.byKey), 2*maxMembers+1)
+	}
+	if n := len(g.byKey["o"].parts); n > 2*maxMembers+1 {
+		t.Errorf("%d parts of an object are kept, want at most %d", n, 2*maxMembers+1)
+	}
+}
+
 // TestGroupsAreTheSumOfWhatWasSaidLast compares the running sums with sums made anew from the last messages.
 func TestGroupsAreTheSumOfWhatWasSaidLast(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
