@@ -1,5 +1,7 @@
 package roadbed.interop;
 
+import com.netflix.hystrix.HystrixCollapser;
+import com.netflix.hystrix.HystrixCollapserKey;
 import com.netflix.hystrix.HystrixCommand;
 import com.netflix.hystrix.HystrixCommandGroupKey;
 import com.netflix.hystrix.HystrixCommandKey;
@@ -13,8 +15,10 @@ import com.netflix.hystrix.strategy.concurrency.HystrixRequestContext;
 import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.util.ArrayList;
+import java.util.Collection;
 import java.util.List;
 import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.Future;
 import org.eclipse.jetty.server.Server;
 import org.eclipse.jetty.server.ServerConnector;
 import org.eclipse.jetty.servlet.ServletContextHandler;
@@ -24,7 +28,7 @@ import org.eclipse.jetty.servlet.ServletContextHandler;
  * COMMAND ISOLATION OUTCOME FALLBACK TIMES, for instance "GetRecs THREAD failure well 3".
  */
 public class Calls {
-    static final int TIMEOUT = 150; // milliseconds
+    static final int TIMEOUT = 300; // milliseconds
     static final int ROOM = 2; // calls that may run at once
 
     public static void main(String[] args) throws Exception {
@@ -58,6 +62,16 @@ public class Calls {
         String name = order[0], outcome = order[2];
         ExecutionIsolationStrategy isolation = ExecutionIsolationStrategy.valueOf(order[1]);
         int times = Integer.parseInt(order[4]);
+        if (outcome.equals("batched")) { // so many arguments, and the first of them again
+            List<Future<Integer>> answers = new ArrayList<>();
+            for (int i = 0; i <= times; i++) {
+                answers.add(new Each(name, i % times).queue());
+            }
+            for (Future<Integer> answer : answers) {
+                answer.get();
+            }
+            return;
+        }
         if (outcome.equals("rejected")) { // all places are taken meanwhile
             CountDownLatch begun = new CountDownLatch(ROOM), end = new CountDownLatch(1);
             List<Thread> holders = new ArrayList<>();
@@ -92,6 +106,55 @@ public class Calls {
         }
     }
 
+    static class Each extends HystrixCollapser<List<Integer>, Integer, Integer> {
+        final String name;
+        final int argument;
+
+        Each(String name, int argument) {
+            super(HystrixCollapser.Setter.withCollapserKey(HystrixCollapserKey.Factory.asKey(name)));
+            this.name = name;
+            this.argument = argument;
+        }
+
+        @Override
+        public Integer getRequestArgument() {
+            return argument;
+        }
+
+        @Override
+        protected HystrixCommand<List<Integer>> createCommand(Collection<CollapsedRequest<Integer, Integer>> requests) {
+            return new HystrixCommand<List<Integer>>(HystrixCommand.Setter
+                    .withGroupKey(HystrixCommandGroupKey.Factory.asKey("Group" + name))
+                    .andCommandKey(HystrixCommandKey.Factory.asKey(name))
+                    .andCommandPropertiesDefaults(HystrixCommandProperties.Setter()
+                            .withExecutionIsolationStrategy(ExecutionIsolationStrategy.SEMAPHORE)
+                            .withExecutionTimeoutInMilliseconds(TIMEOUT)
+                            .withExecutionIsolationSemaphoreMaxConcurrentRequests(ROOM))) {
+                @Override
+                protected List<Integer> run() {
+                    List<Integer> answers = new ArrayList<>();
+                    for (CollapsedRequest<Integer, Integer> request : requests) {
+                        answers.add(request.getArgument());
+                    }
+                    return answers;
+                }
+            };
+        }
+
+        @Override
+        protected void mapResponseToRequests(List<Integer> answers, Collection<CollapsedRequest<Integer, Integer>> requests) {
+            int i = 0;
+            for (CollapsedRequest<Integer, Integer> request : requests) {
+                request.setResponse(answers.get(i++));
+            }
+        }
+
+        @Override
+        protected String getCacheKey() {
+            return String.valueOf(argument);
+        }
+    }
+
     static class Call extends HystrixCommand<Integer> {
         final String outcome, fallback;
         final CountDownLatch begun, end;
@@ -121,7 +184,7 @@ public class Calls {
                 case "failure":
                     throw new Exception("broken");
                 case "timeout":
-                    Thread.sleep(10 * TIMEOUT);
+                    Thread.sleep(3 * TIMEOUT);
                     break;
                 case "bad":
                     throw new HystrixBadRequestException("bad");
