@@ -21,6 +21,7 @@ import (
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/chaos"
 	"github.com/roadbed/roadbed/platform/edge"
+	"github.com/roadbed/roadbed/platform/registry"
 	"github.com/spf13/cobra"
 )
 
@@ -75,7 +76,11 @@ Exit codes: 0 nothing is left to try and nothing but single services hurts, 3 a 
 			if err != nil {
 				return err
 			}
-			return searched(cmd.OutOrStdout(), format, res)
+			services, err := fetchList[registry.Service](client, "/api/v1/services")(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return searched(cmd.OutOrStdout(), format, res, services)
 		},
 	}
 	fs := cmd.Flags()
@@ -96,7 +101,7 @@ func names(points []string) string {
 }
 
 // searched prints the result and turns it into an exit code.
-func searched(out io.Writer, format string, res search.Result) error {
+func searched(out io.Writer, format string, res search.Result, services []registry.Service) error {
 	if format == "json" {
 		e := json.NewEncoder(out)
 		e.SetIndent("", "  ")
@@ -108,6 +113,9 @@ func searched(out io.Writer, format string, res search.Result) error {
 		for _, h := range res.Hurting {
 			fmt.Fprintf(out, "  %s\n", names(h))
 		}
+		if odd := contradictions(res, services); odd != "" {
+			fmt.Fprint(out, odd)
+		}
 	}
 	if !res.Whole {
 		return verdictError{exitUnknown, "not all was tried; give --max-runs more"}
@@ -116,6 +124,22 @@ func searched(out io.Writer, format string, res search.Result) error {
 		return verdictError{exitHurt, "a combination hurts: " + names(res.Hurting[i])}
 	}
 	return nil
+}
+
+// contradictions tells where what services say of themselves is not what this request showed.
+func contradictions(res search.Result, services []registry.Service) string {
+	out := ""
+	for _, s := range services {
+		point := "client:" + s.Name
+		needed := slices.ContainsFunc(res.Hurting, func(h []string) bool { return len(h) == 1 && h[0] == point })
+		switch critical := s.Criticality == roadbed.Critical; {
+		case needed && !critical:
+			out += fmt.Sprintf("%s says that it is %s, and the request fails without it\n", s.Name, s.Criticality)
+		case critical && !needed && slices.Contains(res.Points, point):
+			out += fmt.Sprintf("%s says that it is CRITICAL, and the request does without it\n", s.Name)
+		}
+	}
+	return out
 }
 
 // lineage sends one request over and over, each time with other services failing.

@@ -23,8 +23,6 @@ type Sample struct {
 	Failed   int64 `json:"failed"`
 }
 
-func (s Sample) minus(o Sample) Sample { return Sample{s.Requests - o.Requests, s.Failed - o.Failed} }
-
 // rate is the share that failed, at least one in a thousand: nothing is perfect, and one failure proves nothing.
 func (s Sample) rate() float64 {
 	return max(0.001, float64(s.Failed)/max(1, float64(s.Requests)))
