@@ -55,21 +55,21 @@ func must(b *testing.B, got, want error) {
 func BenchmarkAllowed(b *testing.B) {
 	ctx := context.Background()
 	b.Run("roadbed/full", func(b *testing.B) { // and fault check and statistics
-		c := newEngine(b, ipc.Options{}).Command("x", ipc.Settings{})
+		c := newEngine(b, ipc.Options{}).Command("x", ipc.Settings{Idempotent: true})
 		defer cpu(b)()
 		for b.Loop() {
 			sink, _ = ipc.Call(ctx, c, work)
 		}
 	})
 	b.Run("roadbed/full+meter", func(b *testing.B) {
-		c := newEngine(b, ipc.Options{Meter: meter.New(nil)}).Command("x", ipc.Settings{})
+		c := newEngine(b, ipc.Options{Meter: meter.New(nil)}).Command("x", ipc.Settings{Idempotent: true})
 		defer cpu(b)()
 		for b.Loop() {
 			sink, _ = ipc.Call(ctx, c, work)
 		}
 	})
 	b.Run("roadbed/no-timeout", func(b *testing.B) {
-		c := newEngine(b, ipc.Options{}).Command("x", ipc.Settings{Timeout: -1})
+		c := newEngine(b, ipc.Options{}).Command("x", ipc.Settings{Idempotent: true, Timeout: -1})
 		defer cpu(b)()
 		for b.Loop() {
 			sink, _ = ipc.Call(ctx, c, work)
@@ -148,7 +148,7 @@ func failsafeFull() failsafe.Executor[int] {
 func BenchmarkAllowedParallel(b *testing.B) {
 	ctx := context.Background()
 	b.Run("roadbed/full", func(b *testing.B) {
-		c := newEngine(b, ipc.Options{}).Command("x", ipc.Settings{})
+		c := newEngine(b, ipc.Options{}).Command("x", ipc.Settings{Idempotent: true})
 		defer cpu(b)()
 		b.RunParallel(func(pb *testing.PB) {
 			for pb.Next() {

@@ -53,7 +53,7 @@ func newCommand(e *Engine, name string) *Command {
 		name: name, engine: e, clock: e.clock, shards: make([]shard, e.shards),
 		refusedOpen: &Error{Command: name, Kind: Open, Cause: ErrOpen},
 		refusedFull: &Error{Command: name, Kind: Rejected, Cause: ErrRejected}, refusedLimit: &Error{Command: name, Kind: Limited, Cause: ErrLimited},
-		refusedPool: &Error{Command: name, Kind: Rejected, Cause: ErrRejected},
+		refusedPool: &Error{Command: name, Kind: Rejected, Cause: errPoolBusy},
 		refusedLate: &Error{Command: name, Kind: TimedOut, Cause: ErrDeadlineSpent},
 	}
 	c.breaker.openedAt.Store(-1)

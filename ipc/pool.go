@@ -134,7 +134,10 @@ type waiter struct {
 	ready   chan struct{} // closed once granted
 }
 
-var errPoolFull = errors.New("all workers are busy")
+var (
+	errPoolFull = errors.New("all workers are busy")
+	errPoolBusy = fmt.Errorf("all workers of its pool are busy, and no more calls may wait: %w", ErrRejected)
+)
 
 // Pool sets up the pool of that name. Settings that make no sense are logged and ignored.
 func (e *Engine) Pool(name string, s PoolSettings) {

@@ -17,6 +17,7 @@ type CommandState struct {
 	Requests     uint32            `json:"requests"` // that say something about health
 	Counts       map[string]uint32 `json:"counts"`   // by event, those above 0
 	InFlight     int64             `json:"inFlight"`
+	Abandoned    int64             `json:"abandoned,omitempty"` // of these, those whose caller has gone
 	Fallbacks    int64             `json:"fallbacksInFlight"`
 	P50          float64           `json:"p50Seconds"`
 	P99          float64           `json:"p99Seconds"`
@@ -87,7 +88,7 @@ func (e *Engine) Snapshot() []CommandState {
 func (c *Command) snapshot() CommandState {
 	set := c.set.Load()
 	s := CommandState{
-		Name: c.name, Breaker: c.breaker.name(set), InFlight: c.inFlight(), Fallbacks: c.fallbacks.Load(), Counts: map[string]uint32{},
+		Name: c.name, Breaker: c.breaker.name(set), InFlight: c.inFlight(), Abandoned: c.abandoned.Load(), Fallbacks: c.fallbacks.Load(), Counts: map[string]uint32{},
 		Settings: SettingsState{
 			Timeout: set.Timeout.Seconds(), MaxConcurrent: set.MaxConcurrent, MaxFallbacks: set.MaxFallbacks, RequestVolume: set.RequestVolume,
 			ErrorPercent: set.ErrorPercent, SleepWindow: set.SleepWindow.Seconds(), Retries: max(0, set.Retries),
