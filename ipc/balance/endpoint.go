@@ -65,7 +65,7 @@ type Endpoint struct {
 
 const (
 	tau           = 10 * time.Second
-	minAlpha      = 0.05 // of the failure EWMA: also at a slow rate, 14 failures in a row make an endpoint bad
+	minAlpha      = 0.05 // of the EWMAs: at a slow rate 14 failures in a row make bad, at any rate 50 answers forget a slow one
 	backTime      = int64(10 * time.Second)
 	minWarm       = 0.1
 	minRTT        = float64(50 * time.Microsecond)
@@ -192,7 +192,7 @@ func (e *Endpoint) record(v Verdict, now, rtt int64, s *Settings) (changed bool)
 		case sample > old:
 			e.rtt.Store(math.Float64bits(sample))
 		case v == Answered:
-			e.rtt.Store(math.Float64bits(old*w + sample*(1-w)))
+			e.rtt.Store(math.Float64bits(old*(1-alpha) + sample*alpha))
 		}
 	}
 	e.last.Store(now)
