@@ -7,7 +7,7 @@ ALL_GO      = $(shell git ls-files '*.go')
 
 FUZZTIME   ?= 30s
 SOAK       ?= 0s
-FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./service/sidecar ./ipc/stream/turbine ./ipc/stream/internal/sse
+FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./ipc ./ipc/balance ./service/sidecar ./ipc/stream/turbine ./ipc/stream/internal/sse
 
 .PHONY: run build test soak interop bench bench-registry fuzz check fmt console clean
 

@@ -547,7 +547,9 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 	v := balance.Answered
 	switch {
 	case err == nil:
-		v = balance.OfStatus(resp.StatusCode)
+		if v = balance.OfStatus(resp.StatusCode); wasShed(resp) {
+			v = balance.Declined
+		}
 		reported(ep, resp.Header, end)
 	case errors.Is(x.scope.Context.Err(), context.Canceled), context.Cause(ctx) == errOutrun:
 		v = balance.Abandoned

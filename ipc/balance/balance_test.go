@@ -2,6 +2,8 @@ package balance
 
 import (
 	"fmt"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -154,5 +156,52 @@ func TestPickAllocatesNothing(t *testing.T) {
 	now := second + 1
 	if got := testing.AllocsPerRun(1000, func() { b.Pick(now) }); got != 0 {
 		t.Errorf("a pick allocates %v times, want 0", got)
+	}
+}
+
+func TestManyUseOneBalancerAtOnce(t *testing.T) {
+	for _, rule := range []Rule{P2C, ZoneAvoidanceRule, WeightedResponseTimeRule} {
+		s := Defaults()
+		s.Rule, s.Filter, s.KeepSize, s.Interval, s.WeightInterval = rule, SubsetFilter, 5, 100*time.Millisecond, 100*time.Millisecond
+		b := New(Config{Zone: "a", Settings: &s, Event: func(Event) {}})
+		b.Update(instances(12, "a", "b"), second)
+		var clock atomic.Int64
+		clock.Store(second)
+		var wg sync.WaitGroup
+		for w := range 4 {
+			wg.Go(func() {
+				for i := range 2000 {
+					now := clock.Add(ms(1))
+					ep := b.Pick(now)
+					if ep == nil {
+						t.Error("nobody was chosen")
+						return
+					}
+					ep.Begin()
+					ep.Report(float64(i%10)/8, now)
+					ep.End()
+					ep.Done(Verdict((i+w)%23%int(Abandoned+1)), now, ms(i%20))
+					switch i % 500 {
+					case 1:
+						b.Update(instances(8+i%5, "a", "b"), now)
+					case 2:
+						b.Another(now, []*Endpoint{ep}, true)
+						b.Apart(now, ep)
+					case 3:
+						b.Choices(now)
+						b.State(now)
+					case 4:
+						b.SetAlive(func(ep *Endpoint) bool { return ep.ID != "i-0003" }, now)
+						b.Configure(s, now)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		for _, e := range b.State(clock.Load()).Endpoints {
+			if e.Active != 0 {
+				t.Errorf("%s: %s has %d requests in flight, want 0", rule, e.ID, e.Active)
+			}
+		}
 	}
 }

@@ -39,6 +39,7 @@ func TestFailuresInARowEject(t *testing.T) {
 		{"5 that broke", nil, []Verdict{Broken, Broken, Broken, Broken, Broken}, true},
 		{"5 that broke with a 500 between", nil, []Verdict{Broken, Broken, Erred, Broken, Broken, Broken}, false},
 		{"abandoned ones say nothing", nil, []Verdict{Erred, Erred, Abandoned, Erred, Erred, Abandoned, Erred}, true},
+		{"declined ones are no failures", nil, []Verdict{Declined, Declined, Declined, Declined, Declined, Declined}, false},
 		{"3 of a limit of 3", func(s *Settings) { s.Consecutive5xx = 3 }, []Verdict{Erred, Erred, Erred}, true},
 		{"0 is never", func(s *Settings) { s.Consecutive5xx = 0 }, []Verdict{Erred, Erred, Erred, Erred, Erred, Erred}, false},
 		{"not enforced", func(s *Settings) { s.Enforce5xx = 0 }, []Verdict{Erred, Erred, Erred, Erred, Erred, Erred}, false},
@@ -226,5 +227,20 @@ func TestJitterLengthensEjections(t *testing.T) {
 	}
 	if len(seen) < 10 {
 		t.Errorf("20 ejections have %d lengths, want them spread", len(seen))
+	}
+}
+
+func TestWhoDeclinesGetsLessAndStays(t *testing.T) {
+	b := proven(10)
+	now := second
+	for range 40 {
+		now += ms(10)
+		b.all[0].Done(Declined, now, 1)
+	}
+	if isEjected(b, 0, now) || b.all[0].tripped.Load() != 0 {
+		t.Error("an endpoint that has too much to do was ejected")
+	}
+	if got := shares(b, now, 10000)[b.all[0].ID]; got > 0.03 {
+		t.Errorf("an endpoint that has too much to do gets %.3f of the requests, want less than 0.03", got)
 	}
 }

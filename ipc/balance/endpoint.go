@@ -91,7 +91,7 @@ const (
 	Gateway                  // 502, 503 or 504: it, or who it asks, cannot serve now
 	Broken                   // reset, unexpected EOF, timeout: the endpoint's fault for all we know
 	Unreached                // no connection
-	Declined                 // refused because the endpoint has too much to do: no reason to eject it
+	Declined                 // refused because the endpoint has too much to do: a reason to send it less, not to eject it
 	Abandoned                // the caller went away; says nothing
 )
 
@@ -174,9 +174,11 @@ func (e *Endpoint) record(v Verdict, now, rtt int64, s *Settings) (changed bool)
 	w := math.Exp(-float64(max(0, now-e.last.Load())) / float64(tau))
 	x := 0.0
 	if v != Answered {
-		e.failed++
-		e.spanFailed++
 		x = 1
+		if v != Declined {
+			e.failed++
+			e.spanFailed++
+		}
 	}
 	alpha := max(1-w, minAlpha)
 	err := math.Float64frombits(e.err.Load())
@@ -196,7 +198,7 @@ func (e *Endpoint) record(v Verdict, now, rtt int64, s *Settings) (changed bool)
 		}
 	}
 	e.last.Store(now)
-	if v <= Gateway {
+	if v <= Gateway || v == Declined {
 		if !e.proven.Load() {
 			e.proven.Store(true)
 		}
