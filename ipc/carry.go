@@ -18,7 +18,7 @@ import (
 
 // Carried are the names of the headers that a request brings along, in the form of [http.CanonicalHeaderKey].
 var Carried = []string{
-	HeaderRequestID, HeaderTimeout, HeaderAttempt, HeaderCaller, HeaderCriticality, HeaderPriority, "Traceparent", "Tracestate", fault.Header,
+	HeaderRequestID, HeaderTimeout, HeaderAttempt, HeaderCaller, HeaderCriticality, HeaderPriority, "Grpc-Previous-Rpc-Attempts", "Traceparent", "Tracestate", fault.Header,
 }
 
 // Received is a request that this process serves.

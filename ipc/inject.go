@@ -57,6 +57,11 @@ func (e *Engine) Faulty(w http.ResponseWriter, r *http.Request, point, name stri
 		return
 	}
 	e.injected(point, &a)
+	in := inboundOf(ctx)
+	if in == nil {
+		in = new(inbound)
+	}
+	e.noteServed(r, in.id, in.caller, "injected", a.Status, []byte("by rule "+a.Rule))
 	err := a.Wait(ctx)
 	leave()
 	switch {

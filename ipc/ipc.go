@@ -124,6 +124,7 @@ type Engine struct {
 	faultStop atomic.Pointer[chan struct{}] // closed while a kill switch is thrown
 	server    server
 	events    eventRing
+	served    served
 	ticker    *time.Ticker
 	period    atomic.Int64 // of the ticker: the shortest health interval of all commands
 	stop      chan struct{}
@@ -344,6 +345,7 @@ func (e *Engine) cluster(app string) *cluster {
 	cl := newCluster(e, app, cmd)
 	cmd.vip.Store(true)
 	e.meter.GaugeFunc("ipc.budget.balance", func() float64 { return cl.budget.balance(cmd.set.Load()) }, "ipc.vip", app)
+	e.meter.GaugeFunc("ipc.client.inflight", func() float64 { return float64(cmd.inFlight()) }, "ipc.vip", app)
 	all := maps.Clone(old)
 	all[app] = cl
 	e.clusters.Store(&all)

@@ -172,6 +172,8 @@ func (e *Engine) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 	if why != admitted && !shed.patient() {
 		shed.count(e, importance.criticality, why)
 		shed.answer(w, r, importance.criticality, why)
+		a := shed.answers.Load()
+		e.noteServed(r, first(r.Header[HeaderRequestID]), importance.caller, "shed", a.status, a.body[importance.criticality][why])
 		e.server.record(e, importance.caller, shed.answers.Load().status, time.Duration(e.clock.now()-start))
 		return
 	}
@@ -247,6 +249,8 @@ func (e *Engine) wait(s *servedRequest, w http.ResponseWriter, r *http.Request, 
 	}
 	shed.count(e, s.in.criticality, why)
 	shed.answer(w, r, s.in.criticality, why)
+	a := shed.answers.Load()
+	e.noteServed(r, s.in.id, s.in.caller, "shed", a.status, a.body[s.in.criticality][why])
 	e.server.record(e, s.in.caller, shed.answers.Load().status, time.Duration(e.clock.now()-start))
 	return false
 }
@@ -257,6 +261,7 @@ func (e *Engine) late(w http.ResponseWriter, r *http.Request, caller, text strin
 		w.Header()[HeaderRequestID] = id[:1:1]
 	}
 	http.Error(w, text, http.StatusGatewayTimeout)
+	e.noteServed(r, first(r.Header[HeaderRequestID]), caller, "late", http.StatusGatewayTimeout, []byte(text))
 	e.server.record(e, caller, http.StatusGatewayTimeout, time.Duration(e.clock.now()-start))
 }
 
@@ -295,7 +300,6 @@ func readInbound(s *server, h http.Header) *inbound {
 
 // read reads what else is handed on. What is malformed counts as absent.
 func (in *inbound) read(s *server, h http.Header) {
-	in.attempt = 1
 	in.trial = first(h[HeaderTrial]) == "1"
 	in.traceparent, in.tracestate = first(h["Traceparent"]), first(h["Tracestate"])
 	if id := first(h[HeaderRequestID]); plain(id) {
@@ -303,13 +307,21 @@ func (in *inbound) read(s *server, h http.Header) {
 	} else {
 		in.id = newID()
 	}
-	if v := first(h[HeaderAttempt]); v != "" {
-		if n, err := strconv.Atoi(v); err == nil && n > 0 && n <= 1000 {
-			in.attempt = n
-		} else {
-			s.malformed.Inc()
-		}
+	in.attempt = max(s.attemptOf(h[HeaderAttempt], 0), s.attemptOf(h["X-Envoy-Attempt-Count"], 0), s.attemptOf(h["Grpc-Previous-Rpc-Attempts"], 1), 1)
+}
+
+// attemptOf reads which attempt a header says a request is; 0 if it does not say, or nothing that makes sense.
+func (s *server) attemptOf(values []string, before int) int {
+	v := first(values)
+	if v == "" {
+		return 0
 	}
+	n, err := strconv.Atoi(v)
+	if n += before; err != nil || n <= 0 || n > 1000 {
+		s.malformed.Inc()
+		return 0
+	}
+	return n
 }
 
 func first(values []string) string {

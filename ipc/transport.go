@@ -101,8 +101,8 @@ func IsGRPC(h http.Header) bool {
 // Override changes settings for the HTTP calls made with one context. A zero field is as the command has it; a
 // negative one means no timeout, no retries.
 type Override struct {
-	Timeout time.Duration
-	Retries int
+	Timeout time.Duration // at most 24 h
+	Retries int           // at most 9 are made
 
 	// Command has the calls run under its breaker, bulkhead, time and retries in place of those of the app they go to.
 	// Balancing, the retry budget and the meters stay the app's.
@@ -208,7 +208,7 @@ func (x *exchange) run() (*http.Response, error) {
 		limit := set
 		if override != nil && override.Timeout != 0 {
 			other := *set
-			other.Timeout = override.Timeout
+			other.Timeout = min(override.Timeout, maxTimeout)
 			limit = &other
 		}
 		if refused = cmd.admit(ctx, &x.permit, limit, now, int64(set.MaxConcurrent)); refused != nil {
@@ -423,6 +423,8 @@ func backoff(k int) time.Duration {
 	return time.Duration(rand.Int64N(int64(min(backoffCap, backoffBase<<k)) + 1))
 }
 
+var errNoAnswer = errors.New("the transport returned neither a response with a body nor an error, as http.RoundTripper wants it; see Options.Transport")
+
 // isUnsent reports whether err came before anything was sent, or from a callee that did not look at it.
 func isUnsent(err error) bool {
 	var d *dialError
@@ -542,6 +544,9 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 	}
 	l.hold(ep)
 	resp, err := x.cluster.carrier(req, ep).RoundTrip(req)
+	if err == nil && (resp == nil || resp.Body == nil) {
+		resp, err = nil, errNoAnswer
+	}
 	end := x.engine.clock.now()
 	t.end = end
 	v := balance.Answered
@@ -900,6 +905,9 @@ func (s *requestBody) next() (io.ReadCloser, error) {
 		return s, nil
 	case s.get != nil:
 		body, err := s.get()
+		if err == nil && body == nil {
+			err = errors.New("it returned neither a body nor an error")
+		}
 		if err != nil {
 			err = fmt.Errorf("have the request's body again by its GetBody: %w", err)
 		}

@@ -174,6 +174,82 @@ func (c *calls) last(keep func(*record) bool) []record {
 	return out
 }
 
+// served remembers the last requests to this process that were not simply handed to its handler.
+type served struct {
+	next  atomic.Uint64
+	slots [keptServed]servedSlot
+}
+
+const keptServed = 100
+
+type servedSlot struct {
+	mu sync.Mutex
+	servedRecord
+}
+
+type servedRecord struct {
+	at               int64 // on the engine's clock; 0: nothing is there
+	id, caller, what string
+	method, path     string
+	text             []byte // never altered
+	status           int16  // that it was answered with; 0: the handler answered it all the same
+}
+
+// noteServed remembers what became of a request before, or instead of, its handler: it was shed, late, or had faults
+// injected.
+// hot path: 0 allocs, BenchmarkHandler
+func (e *Engine) noteServed(r *http.Request, id, caller, what string, status int, text []byte) {
+	s := &e.served.slots[e.served.next.Add(1)%keptServed]
+	if s.mu.TryLock() {
+		s.servedRecord = servedRecord{e.clock.now(), id, caller, what, r.Method, r.URL.Path, text, int16(status)}
+		s.mu.Unlock()
+	}
+}
+
+// Served tells of one request to this process that was not simply handed to its handler.
+type Served struct {
+	At        time.Time `json:"at"`
+	RequestID string    `json:"requestId,omitempty"`
+	Caller    string    `json:"caller,omitempty"`
+	Method    string    `json:"method"`
+	Path      string    `json:"path"`
+	What      string    `json:"what"`             // shed, late or injected
+	Status    int       `json:"status,omitempty"` // that it was answered with; 0: the handler answered it all the same
+	Why       string    `json:"why"`
+}
+
+// WhyServed tells of the last requests to this process that were shed, late, or had faults injected, newest first: a
+// hundred at most, and only those of that id unless it is empty.
+func (e *Engine) WhyServed(id string) []Served {
+	out := []Served{}
+	for i := range e.served.slots {
+		s := &e.served.slots[i]
+		s.mu.Lock()
+		r := s.servedRecord
+		s.mu.Unlock()
+		if r.at != 0 && (id == "" || r.id == id) {
+			out = append(out, Served{e.clock.time(r.at), r.id, r.caller, r.method, r.path, r.what, int(r.status), strings.TrimSpace(string(r.text))})
+		}
+	}
+	slices.SortFunc(out, func(a, b Served) int { return b.At.Compare(a.At) })
+	return out
+}
+
+func (s *Served) write(b *strings.Builder) {
+	fmt.Fprintf(b, "%s  %s %s", clockTime(s.At), s.Method, s.Path)
+	if s.Caller != "" {
+		fmt.Fprintf(b, " of %s", s.Caller)
+	}
+	if s.RequestID != "" {
+		fmt.Fprintf(b, ", request %s", s.RequestID)
+	}
+	fmt.Fprintf(b, ": %s", s.What)
+	if s.Status != 0 {
+		fmt.Fprintf(b, ", answered %d", s.Status)
+	}
+	fmt.Fprintf(b, ": %s\n", s.Why)
+}
+
 // Explanation tells of one HTTP call what happened and why.
 type Explanation struct {
 	App       string      `json:"app"`
@@ -317,7 +393,8 @@ func (cl *cluster) explain(r *record, choices []balance.Choice) Explanation {
 }
 
 // WhyHandler explains recent calls; services serve it at /ipc/why. With ?vip=NAME it tells of those to an app, or of a
-// command, newest first; with ?id=ID of those made for one request; without either it lists what can be asked for.
+// command, newest first; with ?id=ID of those made for one request; without either it lists what can be asked for, and which requests to this process were
+// shed, late, or had faults injected.
 // It answers in text, or in JSON with ?format=json or "Accept: application/json". ?n=50 asks for more than 20 calls.
 func (e *Engine) WhyHandler() http.Handler { return http.HandlerFunc(e.serveWhy) }
 
@@ -350,12 +427,15 @@ func (e *Engine) serveWhy(w http.ResponseWriter, r *http.Request) {
 	var answer any
 	switch {
 	case id != "":
-		found := e.WhyRequest(id)
-		if len(found) == 0 {
+		found, here := e.WhyRequest(id), e.WhyServed(id)
+		if len(found)+len(here) == 0 {
 			http.Error(w, fmt.Sprintf("no recent call was made here for the request %q; the last %d calls to each app are known, failures longer", id, keptWell), http.StatusNotFound)
 			return
 		}
-		answer = map[string]any{"calls": found}
+		answer = map[string]any{"calls": found, "served": here}
+		for i := range here {
+			here[i].write(&text)
+		}
 		for i := range found {
 			found[i].write(&text)
 		}
@@ -371,11 +451,18 @@ func (e *Engine) serveWhy(w http.ResponseWriter, r *http.Request) {
 		why.write(&text)
 	default:
 		names := e.commandNames()
-		answer = map[string]any{"names": names}
+		here := e.WhyServed("")
+		answer = map[string]any{"names": names, "served": here}
 		fmt.Fprintf(&text, "ask /ipc/why?vip=NAME about one of these, or /ipc/why?id=REQUEST about one request\n\n")
 		for _, name := range names {
 			c := (*e.commands.Load())[name].snapshot()
 			fmt.Fprintf(&text, "%-32s breaker %-9s %d calls lately, %d %% failed\n", name, c.Breaker, c.Requests, c.ErrorPercent)
+		}
+		if len(here) > 0 {
+			text.WriteString("\nrequests served here that were shed, late, or had faults injected, newest first\n")
+		}
+		for i := range here[:min(len(here), n)] {
+			here[i].write(&text)
 		}
 	}
 	if asJSON {

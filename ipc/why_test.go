@@ -174,3 +174,37 @@ func TestAnInjectedFaultIsTold(t *testing.T) {
 		}
 	})
 }
+
+func TestWhyTellsOfRequestsThatWereShedLateOrFaulty(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := fault.Key("k")
+		b := newBusy(t, Options{App: "catalog", FaultKey: func() fault.Key { return k }, Server: ServerSettings{Limit: LimitFixed, InitialLimit: 100}}, 97, HeaderPriority, "1")
+		rules := fault.Sign(k, "x", time.Now().Add(time.Hour), "server:catalog=error(503)")
+		if got := b.ask(HeaderRequestID, "late-1", HeaderTimeout, "0", HeaderCaller, "api"); got != 504 {
+			t.Fatalf("late: got %d", got)
+		}
+		time.Sleep(time.Millisecond)
+		if got := b.ask(HeaderRequestID, "faulty-1", fault.Header, rules); got != 503 {
+			t.Fatalf("faulty: got %d", got)
+		}
+		time.Sleep(time.Millisecond)
+		for range keptServed / 2 {
+			if got := b.ask(HeaderRequestID, "shed-1", HeaderCriticality, "bulk"); got != 503 {
+				t.Fatalf("shed: got %d", got)
+			}
+		}
+		for url, want := range map[string]string{
+			"/ipc/why?id=late-1":   "GET /quick of api, request late-1: late, answered 504: the caller's time was up",
+			"/ipc/why?id=faulty-1": "GET /quick, request faulty-1: injected, answered 503: by rule server:catalog=error(503)",
+			"/ipc/why?id=shed-1":   "request shed-1: shed, answered 503: ",
+			"/ipc/why":             "requests served here that were shed, late, or had faults injected, newest first\n",
+		} {
+			if w := ask(b.WhyHandler(), url); w.Code != 200 || !strings.Contains(w.Body.String(), want) {
+				t.Errorf("%s: got %d %s, want it to say %q", url, w.Code, w.Body, want)
+			}
+		}
+		if got := len(b.WhyServed("")); got != 2+keptServed/2 {
+			t.Errorf("%d requests are told, want %d", got, 2+keptServed/2)
+		}
+	})
+}
