@@ -72,10 +72,17 @@ func (s *Store) lead(ctx context.Context) {
 func (s *Store) tend(ctx context.Context) {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
+	var unfollow func()
+	defer func() {
+		if unfollow != nil {
+			unfollow()
+		}
+	}()
 	for {
 		s.mu.Lock()
 		news := s.rolloutNews
 		s.mu.Unlock()
+		unfollow = s.follow(unfollow)
 		s.look(ctx, time.Now())
 		if leading := s.leading.Load(); leading != nil {
 			s.steering.Lock()

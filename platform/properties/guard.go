@@ -77,7 +77,7 @@ func (s *Store) look(ctx context.Context, now time.Time) {
 				o.entered = r.Since
 				o.told = 0 // whoever reads here has been told since
 			}
-			o.note(r, callers, *s.fleet.Load(), late)
+			o.note(r, callers, s.fleetNow(), late)
 			s.observers[r.ID] = o
 		case o.step != r.Step:
 			o = &observer{step: r.Step, base: map[string]*baseline{}, entered: now, told: r.Rev, need: o.need}
@@ -86,8 +86,8 @@ func (s *Store) look(ctx context.Context, now time.Time) {
 			o.entered = now
 		}
 		o.stage, o.since = r.stage(), r.Since
-		o.note(r, callers, *s.fleet.Load(), false)
-		o.health(r, *s.fleet.Load(), now)
+		o.note(r, callers, s.fleetNow(), false)
+		o.health(r, s.fleetNow(), now)
 		reports[r.ID] = s.ask(r, o, callers)
 	}
 	s.watchMu.Unlock()

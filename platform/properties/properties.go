@@ -140,11 +140,12 @@ type Store struct {
 	rolloutNews chan struct{}       // closed when rollouts change; guarded by mu
 
 	readersMu sync.Mutex
-	readers   map[string]*reader    // by id in lower case; guarded by readersMu
-	acks      chan struct{}         // holds a token when a reader has acknowledged
-	fleet     atomic.Pointer[fleet] // never nil
-	fleetNews chan struct{}         // holds a token when fleet was replaced
-	discovery *discovery.Client     // nil = there is none
+	readers   map[string]*reader        // by id in lower case; guarded by readersMu
+	acks      chan struct{}             // holds a token when a reader has acknowledged
+	fleet     atomic.Pointer[seenFleet] // as it was last told or asked for; never nil
+	following atomic.Bool               // it is told of every change
+	fleetNews chan struct{}             // holds a token when fleet was replaced
+	discovery *discovery.Client         // nil = there is none
 
 	node      string                          // who this is among the nodes
 	leading   atomic.Pointer[context.Context] // ends when this node leads no more; nil = it does not
@@ -191,7 +192,7 @@ func New(ctx context.Context, c Config) (*Store, error) {
 		reported: map[string]time.Time{}, heard: map[string]heard{},
 		judge:   func(_ *Rollout, s Status) float64 { return compare(s) },
 		readers: map[string]*reader{}, acks: make(chan struct{}, 1), fleetNews: make(chan struct{}, 1), ended: make(chan struct{})}
-	s.fleet.Store(&fleet{})
+	s.fleet.Store(&seenFleet{})
 	s.index.Store(&index{step: newStep()})
 	s.load()
 	return s, nil
@@ -216,9 +217,6 @@ func nodeName() string { return fmt.Sprintf("%d-%s", os.Getpid(), strings.ToLowe
 // Run follows the engine and tends roll-outs until ctx ends, then returns nil.
 func (s *Store) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	if s.discovery != nil {
-		defer s.discovery.Watch("", s.setFleet)()
-	}
 	defer s.endLines()
 	s.wg.Go(func() { s.lead(ctx) })
 	s.wg.Go(func() { s.tend(ctx) })

@@ -111,14 +111,66 @@ func wake(c chan struct{}) {
 // fleet is who the registry knows, by id in lower case. It never changes.
 type fleet map[string]roadbed.Instance
 
+// fleetAge is how old a fleet may be that is asked for while no roll-out is active.
+const fleetAge = time.Second
+
+// seenFleet is a fleet as it was at a time. It never changes.
+type seenFleet struct {
+	of fleet
+	at time.Time
+}
+
 // setFleet takes the registry's list.
 func (s *Store) setFleet(list []roadbed.Instance) {
+	s.takeFleet(list)
+	wake(s.fleetNews)
+}
+
+func (s *Store) takeFleet(list []roadbed.Instance) fleet {
 	f := make(fleet, len(list))
 	for _, i := range list {
 		f[strings.ToLower(i.ID)] = i
 	}
-	s.fleet.Store(&f)
-	wake(s.fleetNews)
+	s.fleet.Store(&seenFleet{f, time.Now()})
+	return f
+}
+
+// follow has the registry's news brought while a roll-out is active. In a large platform they cost much, and otherwise it
+// is enough to ask now and then. What stops that, nil if nothing does, is passed from call to call.
+func (s *Store) follow(stop func()) func() {
+	switch staging := s.staging(); {
+	case s.discovery == nil:
+	case staging && stop == nil:
+		stop = s.discovery.Watch("", s.setFleet)
+		s.following.Store(true)
+	case !staging && stop != nil:
+		s.following.Store(false)
+		stop()
+		stop = nil
+	case !staging && time.Since(s.fleet.Load().at) > time.Minute:
+		s.fleet.Store(&seenFleet{})
+	}
+	return stop
+}
+
+// fleetNow returns who the registry knows.
+func (s *Store) fleetNow() fleet {
+	if f := s.fleet.Load(); s.discovery == nil || s.following.Load() || time.Since(f.at) < fleetAge {
+		return f.of
+	}
+	return s.takeFleet(s.discovery.Instances(""))
+}
+
+// registered returns what the registry says of an instance, of that app if it is known.
+func (s *Store) registered(app, id string) (roadbed.Instance, bool) {
+	if s.discovery != nil && app != "" { // at once, whenever it registered
+		list := s.discovery.Instances(app)
+		if i, ok := slices.BinarySearchFunc(list, id, func(i roadbed.Instance, id string) int { return strings.Compare(i.ID, id) }); ok {
+			return list[i], true
+		}
+	}
+	i, ok := s.fleetNow()[strings.ToLower(id)]
+	return i, ok
 }
 
 // known fills in what a caller leaves out and its server group, or else the registry, tells.
@@ -126,7 +178,7 @@ func (s *Store) known(caller config.Scope) config.Scope {
 	if caller.Instance == "" || caller.App != "" && caller.Zone != "" && caller.Region != "" {
 		return derive(caller)
 	}
-	i, ok := (*s.fleet.Load())[strings.ToLower(caller.Instance)]
+	i, ok := s.registered(caller.App, caller.Instance)
 	if !ok {
 		return derive(caller)
 	}
@@ -153,7 +205,7 @@ func over(a, b config.Scope) config.Scope {
 // registry says, by id.
 func (s *Store) instances(order Order) []*caller {
 	scopes := map[string]config.Scope{}
-	for id, i := range *s.fleet.Load() {
+	for id, i := range s.fleetNow() {
 		scopes[id] = asRegistered(i)
 	}
 	s.readersMu.Lock()
@@ -170,7 +222,7 @@ func (s *Store) instances(order Order) []*caller {
 
 // population returns the UP instances that r changes something for, those first that a percentage reaches first.
 func (s *Store) population(r *Rollout) []*caller {
-	f := *s.fleet.Load()
+	f := s.fleetNow()
 	var out []*caller
 	for _, c := range s.instances(s.order) {
 		if i, ok := f[c.field[instanceField]]; ok && i.Status == roadbed.Up && r.concerns(c) {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/discovery"
 )
 
 // pair is a struct of a service that can only use two numbers that are alike, and small.
@@ -113,5 +114,38 @@ func TestARealReaderDecidesAboutARolloutOfTwoProperties(t *testing.T) {
 		if got := *v.Get(); got != (pair{2, 2}) {
 			t.Errorf("the reader has %+v, want the last good {2 2}", got)
 		}
+	})
+}
+
+func TestTheRegistrysNewsAreFollowedOnlyWhileARolloutIsActive(t *testing.T) {
+	inBubble(t, func(t *testing.T, c cell) {
+		s, err := New(t.Context(), Config{Engine: c.engine, Ledger: c.ledger, Log: quiet, Discovery: discovery.New(discovery.Config{Log: quiet})})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := s.Run(ctx); err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		})
+		n := &node{s, func() { cancel(); wg.Wait() }}
+		defer n.stop()
+		follows := func(when string, want bool) {
+			t.Helper()
+			time.Sleep(2 * lookEvery)
+			synctest.Wait()
+			if got := s.following.Load(); got != want {
+				t.Errorf("%s: follows %v, want %v", when, got, want)
+			}
+		}
+		follows("before", false)
+		r := n.begin(t, Rollout{Steps: halfAndAll()})
+		follows("while it is active", true)
+		if _, err := n.Command(as(t, "ana"), r.ID, "abort"); err != nil {
+			t.Fatal(err)
+		}
+		follows("when it is over", false)
 	})
 }
