@@ -57,7 +57,7 @@ func TestTheHealthGuard(t *testing.T) {
 		"one vanishes":                 {40, HealthGuard{}, nil, fate{1, 0}, true},
 		"others go down":               {40, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{0, 3}, false},
 		"as many of both":              {400, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{2, 2}, false}, // enough that the halves are never far from equal
-		"clearly more":                 {40, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{6, 2}, true},
+		"clearly more":                 {400, HealthGuard{}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{24, 2}, true},
 		"fewer than the guard allows":  {40, HealthGuard{Instances: 3}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{2, 0}, false},
 		"as many as it does not":       {40, HealthGuard{Instances: 3}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{3, 0}, true},
 		"a smaller share than allowed": {400, HealthGuard{Points: 5}, func(i *roadbed.Instance) { i.Status = roadbed.Down }, fate{5, 0}, false},
