@@ -525,6 +525,27 @@ func TestFaultsRefuseAndLoseRequestsAtAServer(t *testing.T) {
 	}
 }
 
+func TestNoMoreFaultsAreInjectedAtOnceThanAllowed(t *testing.T) {
+	key := fault.Key("k")
+	e := newTestEngine(t, Options{App: "app", FaultKey: func() fault.Key { return key }})
+	h := e.Handler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	do := func() int {
+		req := httptest.NewRequest("GET", "/", nil)
+		req.Header.Set(fault.Header, fault.Sign(key, "x", time.Now().Add(time.Minute), "server:app=error(418)"))
+		rec := httptest.NewRecorder()
+		h.ServeHTTP(rec, req)
+		return rec.Code
+	}
+	e.faults.Store(99)
+	if got := do(); got != 418 {
+		t.Errorf("99 in force: got %d, want the hundredth injected", got)
+	}
+	e.faults.Store(100)
+	if got := do(); got != 200 {
+		t.Errorf("100 in force: got %d, want nothing injected", got)
+	}
+}
+
 func TestADelayAddsItself(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		key := fault.Key("k")

@@ -28,7 +28,8 @@
 // The edge is the only place where a fault may enter a request. It strips X-Fit from what comes in, and gives requests
 // in scope of a fault its signed rules; services only verify. A request that several concern gets the rules of all, of
 // the oldest first, as long as they fit into its header. GET /api/v1/edge/faults tells how many requests each concerned
-// and what became of them, beside as many that were spared.
+// and what became of them, beside as many that were spared. With the property ipc.fit.envoyHeaders requests may ask for a
+// delay or an error at the edge by the headers of Envoy's fault filter: for test platforms, as anybody may send them.
 //
 // # What it promises
 //   - A new route table is whole before any request sees it, and no request is lost to the change.
@@ -89,6 +90,7 @@ type Gateway struct {
 	proxy     http.Handler
 	settings  *config.Value[*settings]
 	fit       *config.Value[bool] // the services' kill switch; nothing is signed while it is thrown
+	envoy     *config.Value[bool] // requests may ask for faults by Envoy's headers
 	meter     *meter.Registry
 
 	table  atomic.Pointer[table]
@@ -119,6 +121,7 @@ func New(c Config) *Gateway {
 		calls: c.Calls, discovery: c.Discovery, props: c.Properties, log: c.Log,
 		access: newAccessLog(c.AccessLog, c.Meter, c.Log), times: timers{meter: c.Meter},
 		fit:      c.Properties.Bool("ipc.fit.enabled", true),
+		envoy:    c.Properties.Bool("ipc.fit.envoyHeaders", false),
 		meter:    c.Meter,
 		settings: config.Must(config.Bind(c.Properties, "edge.", settings{Timeout: 10 * time.Second})),
 	}
@@ -268,6 +271,12 @@ func (g *Gateway) serve(w *response, r *http.Request, id string) {
 	ctx = ipc.WithOverride(ctx, limits)
 	w.backend = m.route.pick()
 	out := r.WithContext(context.WithValue(ctx, passageKey{}, &passage{id: id, match: m, backend: w.backend}))
+	if g.envoy.Get() && g.fit.Get() {
+		if f := g.faults.Load().asked(r, id); f != nil {
+			g.inject(w, out, m.route.id, f)
+			return
+		}
+	}
 	if now := g.faults.Load(); len(now.scenarios) > 0 && g.fit.Get() {
 		f, arms := now.attach(out, id, m.route.id)
 		if w.arms = arms; f != nil {

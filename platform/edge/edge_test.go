@@ -437,6 +437,46 @@ func TestTheEdgeInjectsAtItsOwnPoint(t *testing.T) {
 	}
 }
 
+func TestRequestsMayAskForFaultsByEnvoysHeaders(t *testing.T) {
+	for _, tc := range []struct {
+		headers string
+		want    string
+	}{
+		{"", ""}, {"abort-request=503", "edge:*=error(503)"}, {"abort-request=200", ""}, {"abort-request=soon", ""}, {"abort-request=600", ""},
+		{"abort-grpc-request=14", "edge:*=error(14)"}, {"abort-grpc-request=0", ""}, {"abort-grpc-request=17", ""},
+		{"delay-request=20", "edge:*=delay(20ms)"}, {"delay-request=0", ""}, {"delay-request=-1", ""}, {"delay-request=400000", ""},
+		{"delay-request=20 abort-request=418 delay-request-percentage=50 abort-request-percentage=0", "edge:*=delay(20ms)@50;edge:*=error(418)@0"},
+		{"abort-request=503 abort-request-percentage=101", ""}, {"abort-request=503 abort-request-percentage=x", ""},
+	} {
+		h := http.Header{}
+		for _, f := range strings.Fields(tc.headers) {
+			k, v, _ := strings.Cut(f, "=")
+			h.Set("X-Envoy-Fault-"+k, v)
+		}
+		if got := envoyRules(h); got != tc.want {
+			t.Errorf("%s: got %q, want %q", tc.headers, got, tc.want)
+		}
+	}
+	props, set := pushed(t)
+	h := newHouseWith(t, props, map[string]http.Handler{"hello": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})})
+	h.faults.Store(newFaults(map[string]string{"fault.key": "a key for tests, thirty-two long"}, &faults{}, nil, slog.New(slog.DiscardHandler)))
+	status := func() int {
+		resp, _ := h.get(t, "/hello/", "X-Envoy-Fault-Abort-Request", "418")
+		return resp.StatusCode
+	}
+	if got := status(); got != 200 {
+		t.Errorf("without leave: got %d, want 200", got)
+	}
+	set("ipc.fit.envoyHeaders", "true")
+	if got := status(); got != 418 {
+		t.Errorf("with leave: got %d, want 418", got)
+	}
+	set("ipc.fit.enabled", "false")
+	if got := status(); got != 200 {
+		t.Errorf("with the kill switch thrown: got %d, want 200", got)
+	}
+}
+
 func TestAFaultsGroupsAreCounted(t *testing.T) {
 	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})})
 	props := map[string]string{"fault.key": "a key for tests, thirty-two long",

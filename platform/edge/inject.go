@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +24,7 @@ type faults struct {
 	scenarios  []scenario // the oldest first
 	userHead   string     // the header that names a user
 	deviceHead string     // the header that names a device
+	off        bool
 	log        *slog.Logger
 	tooMany    sync.Once
 }
@@ -76,6 +78,7 @@ func newFaults(props map[string]string, old *faults, m *meter.Registry, log *slo
 		f.deviceHead = http.CanonicalHeaderKey(h)
 	}
 	if on, err := config.ParseBool(cmp.Or(props["fault.enabled"], "true")); err != nil || !on || len(f.key) == 0 {
+		f.off = true
 		return f // a kill switch that cannot be read is thrown
 	}
 	for name, text := range props {
@@ -153,6 +156,53 @@ func (f *faults) attach(r *http.Request, id, route string) (*fault.Context, []*a
 		groups = append(groups, &s.counts.injected)
 	}
 	return c, groups
+}
+
+// envoyRules returns what the headers of Envoy's fault filter ask for, as rules at the edge; "" if they ask for nothing.
+// Values that make no sense are ignored, as Envoy does. Source: Envoy's HTTP fault injection filter, "Controlling fault
+// injection via HTTP headers".
+func envoyRules(h http.Header) string {
+	var rules []string
+	add := func(action, percent string) {
+		if p := h.Get(percent); p != "" {
+			n, err := strconv.ParseUint(p, 10, 8)
+			if err != nil || n > 100 {
+				return
+			}
+			action += "@" + strconv.FormatUint(n, 10)
+		}
+		if _, err := fault.ParseRules("edge:*=" + action); err == nil {
+			rules = append(rules, "edge:*="+action)
+		}
+	}
+	if ms, err := strconv.ParseUint(h.Get("X-Envoy-Fault-Delay-Request"), 10, 32); err == nil && ms > 0 {
+		add("delay("+strconv.FormatUint(ms, 10)+"ms)", "X-Envoy-Fault-Delay-Request-Percentage")
+	}
+	for _, of := range []struct {
+		header string
+		least  uint64
+	}{{"X-Envoy-Fault-Abort-Request", 400}, {"X-Envoy-Fault-Abort-Grpc-Request", 1}} {
+		if n, err := strconv.ParseUint(h.Get(of.header), 10, 16); err == nil && n >= of.least {
+			add("error("+strconv.FormatUint(n, 10)+")", "X-Envoy-Fault-Abort-Request-Percentage")
+			break
+		}
+	}
+	return strings.Join(rules, ";")
+}
+
+// asked returns the faults that a request asks for itself by Envoy's headers, nil if it asks for none. They reach no
+// further than the edge.
+func (f *faults) asked(r *http.Request, id string) *fault.Context {
+	rules := envoyRules(r.Header)
+	if rules == "" || f.off {
+		return nil
+	}
+	now := time.Now()
+	c, err := fault.Parse(f.key, fault.Sign(f.key, "envoy", now.Add(time.Hour), rules), id, now)
+	if err != nil {
+		return nil // there is no key yet
+	}
+	return c
 }
 
 // includes reports whether r is hit: it takes one of the routes, is of a listed user and device, carries the headers, and
