@@ -20,8 +20,9 @@
 //   - the two properties of a HystrixThreadPool are sums, because the page divides them by reportingHosts; with the
 //     query window=host the window is that of one instance, because Spring's page does not divide that one;
 //   - the window of a HystrixCommand, where instances differ, is the most common one, because the page divides by it;
-//   - with the query open=count, isCircuitBreakerOpen is the number of instances when it is open on all, for only then
-//     does the page say "Open", and "2 true, 1 false" when it is mixed, which the page shows as "2 Open, 1 Closed".
+//   - with the query open=count, isCircuitBreakerOpen is the number of instances when it is open on all, which the page
+//     compares with reportingHosts, and "2 true, 1 false" when it is mixed, which the page shows as "2 Open, 1 Closed"
+//     and the object as "[object Object]".
 //
 // When an instance ends its stream or leaves the registry, what it said is taken back at once. A group that no
 // instance speaks of any more is sent once more, with zeros.
