@@ -96,7 +96,7 @@ func (b *breaker) succeeded(trial uint64) (closes bool) {
 		last := w>>passedShift&permitMask+1 == w>>neededShift&permitMask
 		next := w + 1<<passedShift
 		if last {
-			next = trial<<numberShift | closed
+			next = trial << numberShift // closed is 0
 		}
 		if b.word.CompareAndSwap(w, next) {
 			if last {

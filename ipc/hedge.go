@@ -194,7 +194,7 @@ func (r *runner) discard() {
 
 // hedge makes the call's first attempt, as x.first says, and one more at another instance if it takes long. t is what is
 // remembered of the one whose outcome it returns.
-func (x *exchange) hedge(set *settings) (resp *http.Response, err error, t *try, hedged bool) {
+func (x *exchange) hedge(set *settings) (resp *http.Response, t *try, hedged bool, err error) {
 	h := x.cluster.hedging()
 	h.budget.requests.Add(1)
 	r := &race{back: make(chan *runner, 2)}
@@ -239,7 +239,7 @@ func (x *exchange) hedge(set *settings) (resp *http.Response, err error, t *try,
 	if won.panicked != nil {
 		panic(won.panicked)
 	}
-	return won.resp, won.err, t, all[1] != nil
+	return won.resp, t, all[1] != nil, won.err
 }
 
 // after returns when to hedge, 0 if that is not known.

@@ -48,7 +48,7 @@ func hedgedApp(t *testing.T, set Settings, slow, fast func(*http.Request) (*http
 }
 
 // fromOne makes calls until one has begun at the slow instance, and returns how that one went.
-func fromOne(t *testing.T, e *Engine, n *network, method string, header ...string) (status int, err error, took time.Duration) {
+func fromOne(t *testing.T, e *Engine, n *network, method string, header ...string) (status int, took time.Duration, err error) {
 	for range 1000 {
 		n.mu.Lock()
 		n.seen = nil
@@ -60,11 +60,11 @@ func fromOne(t *testing.T, e *Engine, n *network, method string, header ...strin
 		first := n.seen[0].URL.Host
 		n.mu.Unlock()
 		if first == addr(1) {
-			return status, err, took
+			return status, took, err
 		}
 	}
 	t.Fatal("no call began at the slow instance")
-	return 0, nil, 0
+	return 0, 0, nil
 }
 
 func TestSlowAttemptGetsCompanyAndTheFirstAnswerCounts(t *testing.T) {
@@ -92,7 +92,7 @@ func TestSlowAttemptGetsCompanyAndTheFirstAnswerCounts(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e, n := hedgedApp(t, Settings{HedgeDelay: 10 * ms, RetryPerSecond: 1000}, tc.slow, tc.fast)
-				status, err, took := fromOne(t, e, n, tc.method, tc.header...)
+				status, took, err := fromOne(t, e, n, tc.method, tc.header...)
 				if status != tc.status || err != nil || tc.took != 0 && took != tc.took || n.attempts() != tc.attempts {
 					t.Errorf("got %d, %v after %s with %d attempts; want %d after %s with %d", status, err, took, n.attempts(), tc.status, tc.took, tc.attempts)
 				}
@@ -120,7 +120,7 @@ func TestOutrunAttemptCountsForNobody(t *testing.T) {
 		}
 		e, n := hedgedApp(t, Settings{HedgeDelay: 10 * time.Millisecond}, slow, answer(200))
 		before := e.Snapshot()[0]
-		status, err, _ := fromOne(t, e, n, "GET")
+		status, _, err := fromOne(t, e, n, "GET")
 		synctest.Wait()
 		after := e.Snapshot()[0]
 		if status != 200 || err != nil || !errors.Is(cause, errOutrun) {

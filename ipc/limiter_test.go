@@ -94,7 +94,6 @@ func TestTheAdaptiveLimitFallsWithRefusalsAndTimeoutsAndRises(t *testing.T) {
 		if got := second(20, late); got >= before {
 			t.Errorf("timed out: the limit is %d, want less than %d", got, before)
 		}
-		before = c.adaptive.Load().Limit()
 		failed := func(context.Context) (int, error) { time.Sleep(5 * time.Millisecond); return 0, errBroken }
 		second(20, fine)
 		before = c.adaptive.Load().Limit()

@@ -69,7 +69,7 @@ func (s PoolSettings) validate() error {
 	full := s.or(builtInPool)
 	switch {
 	case s.Core < 0 || s.Max < 0 || s.QueueLimit < 0 || s.KeepAlive < 0:
-		return errors.New("Core, Max, QueueLimit and KeepAlive must not be negative")
+		return errors.New("none of Core, Max, QueueLimit and KeepAlive may be negative")
 	case s.RollingWindow < 0 || s.RollingWindow > maxTimeout || s.RollingBuckets < 0:
 		return fmt.Errorf("the rolling window must be from 0 to %s", maxTimeout)
 	}

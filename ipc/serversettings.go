@@ -150,7 +150,7 @@ func (s ServerSettings) validate() error {
 	within := func(v, lo, hi float64) bool { return v >= lo && v <= hi } // false for NaN
 	switch {
 	case s.Limit > LimitOff || s.PartitionBy > PartitionByCriticality:
-		return errors.New("Limit and PartitionBy are one of the kinds that there are")
+		return errors.New("use one of the kinds that there are for Limit and for PartitionBy")
 	case s.MinLimit < 1 || s.MinLimit > s.InitialLimit || s.InitialLimit > s.MaxLimit || s.MaxLimit > maxLimit:
 		return fmt.Errorf("a limit from %d, at least %d and at most %d, makes no sense; use 1 <= min <= initial <= max <= %d", s.InitialLimit, s.MinLimit, s.MaxLimit, maxLimit)
 	case s.IdleLimit < 1 || s.IdleLimit > s.MaxLimit:

@@ -207,9 +207,9 @@ func (s Settings) validate() error {
 	case s.Criticality > roadbed.Bulk:
 		return fmt.Errorf("%v is none of the four", s.Criticality)
 	case s.Isolation > Thread:
-		return errors.New("Isolation must be Semaphore or Thread")
+		return errors.New("use Semaphore or Thread for Isolation")
 	case s.Limit > LimitOff || s.LimitTimeout < 0 || s.LimitTimeout > maxLimitTimeout:
-		return fmt.Errorf("Limit must be one of the kinds that there are, and LimitTimeout from 0 to %s", maxLimitTimeout)
+		return fmt.Errorf("use one of the kinds that there are for Limit, and from 0 to %s for LimitTimeout", maxLimitTimeout)
 	case s.TrialPermits < 0 || s.TrialPermits > maxPermits:
 		return fmt.Errorf("TrialPermits must be from 0 to %d", maxPermits)
 	case s.SlowCall < 0 || s.SlowCall > maxTimeout || s.SlowPercent < 0 || s.SlowPercent > 100 || s.SlowMinimum < 0:

@@ -274,7 +274,7 @@ func (x *exchange) try(set *settings, retries int, idempotent bool) (*http.Respo
 		var err error
 		if set.Hedge && x.attempts == 0 && idempotent && !isNested && x.source.repeats() {
 			var two bool
-			if resp, err, t, two = x.hedge(set); two {
+			if resp, t, two, err = x.hedge(set); two {
 				retries = 0
 			}
 		} else {
@@ -532,7 +532,7 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 	start := t.at
 	var bent fault.Shape
 	if f := x.faults(); f != nil {
-		resp, err, shape, done := x.inject(ctx, f, t)
+		resp, shape, done, err := x.inject(ctx, f, t)
 		bent = shape
 		if done {
 			if req.Body != nil {
@@ -679,26 +679,26 @@ func (x *exchange) faults() *fault.Context { return fault.From(x.scope.Context) 
 
 // inject does what the request's faults ask of calls to this app. done tells that the attempt is over; if it is not,
 // the response's body shall be bent.
-func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *http.Response, err error, bent fault.Shape, done bool) {
+func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *http.Response, bent fault.Shape, done bool, err error) {
 	a := f.At("client", x.cluster.name)
 	if !a.Acts() {
-		return nil, nil, bent, false
+		return nil, bent, false, nil
 	}
 	leave, ok := x.engine.injecting()
 	if !ok {
-		return nil, nil, bent, false
+		return nil, bent, false, nil
 	}
 	defer leave()
 	x.engine.injected("client", &a)
 	t.fault = a.Rule
 	if err := a.Wait(ctx); err != nil {
-		return nil, err, bent, true
+		return nil, bent, true, err
 	}
 	switch {
 	case a.Reset:
-		return nil, &injectedReset{a.Err}, bent, true
+		return nil, bent, true, &injectedReset{a.Err}
 	case a.Reject:
-		return nil, fmt.Errorf("%w: %w", ErrRejected, a.Err), bent, true
+		return nil, bent, true, fmt.Errorf("%w: %w", ErrRejected, a.Err)
 	case a.Status != 0:
 		x.cluster.attempt(t.endpoint.Zone, false)
 		text := a.Err.Error() + "\n"
@@ -708,9 +708,9 @@ func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *
 			Header: http.Header{"Content-Type": {"text/plain; charset=utf-8"}, headerError: {"injected"}},
 			Body:   io.NopCloser(strings.NewReader(text)),
 		}
-		return resp, nil, bent, true
+		return resp, bent, true, nil
 	}
-	return nil, nil, a.Body, false
+	return nil, a.Body, false, nil
 }
 
 // injectedReset looks like a reset by the peer to those who ask.

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"strconv"
@@ -16,6 +15,8 @@ import (
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/ipc/balance"
 	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/balancer/endpointsharding"
+	"google.golang.org/grpc/balancer/pickfirst"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/resolver"
@@ -35,8 +36,10 @@ type p2cBuilder struct{}
 func (p2cBuilder) Name() string { return balancerName }
 
 // Build makes a balancer for one connection.
-func (p2cBuilder) Build(cc balancer.ClientConn, _ balancer.BuildOptions) balancer.Balancer {
-	return &p2c{cc: cc, began: time.Now(), conns: map[string]*subConn{}}
+func (p2cBuilder) Build(cc balancer.ClientConn, o balancer.BuildOptions) balancer.Balancer {
+	b := &p2c{ClientConn: cc, began: time.Now()}
+	b.connections = endpointsharding.NewBalancer(b, o, balancer.Get(pickfirst.Name).Build, endpointsharding.Options{})
+	return b
 }
 
 // p2cConfig is the balancer's config, which has no members.
@@ -55,24 +58,16 @@ func (p2cBuilder) ParseConfig(js json.RawMessage) (serviceconfig.LoadBalancingCo
 	return c, nil
 }
 
-// p2c keeps one connection to each instance and lets package balance choose among those that are ready. grpc-go calls
-// its methods and listeners one at a time; only picks come at any time.
+// p2c lets package balance choose among the instances that are connected. grpc-go keeps the connections, one to each,
+// and calls its methods one at a time; only picks come at any time.
 type p2c struct {
-	cc    balancer.ClientConn
+	balancer.ClientConn // of the channel; UpdateState is what its connections tell
+	connections         balancer.Balancer
+
 	began time.Time
 	app   *app // nil with a resolver that is not ours
 	bal   *balance.Balancer
-	conns map[string]*subConn // by address
-	empty error               // why there is no instance; nil if there is one
-	last  error               // the last failure to connect
-	stop  func()              // following the balancer's settings; nil with a resolver that is not ours
-}
-
-// subConn is the connection to one instance.
-type subConn struct {
-	balancer.SubConn
-	instance roadbed.Instance
-	state    connectivity.State
+	stop  func() // following the balancer's settings; nil with a resolver that is not ours
 }
 
 // now is the time on the balancer's clock, on which 0 never occurs.
@@ -92,53 +87,65 @@ func (b *p2c) UpdateClientConnState(s balancer.ClientConnState) error {
 			b.stop = b.app.engine.Balancing(b.app.name, func(s balance.Settings) { b.bal.Configure(s, b.now()) })
 		}
 	}
-	seen := map[string]bool{}
-	for _, a := range s.ResolverState.Addresses {
-		seen[a.Addr] = true
-		i := instanceOf(a)
-		if c := b.conns[a.Addr]; c != nil {
-			c.instance = i
-			continue
-		}
-		c := &subConn{instance: i, state: connectivity.Idle}
-		sub, err := b.cc.NewSubConn([]resolver.Address{a}, balancer.NewSubConnOptions{
-			StateListener: func(st balancer.SubConnState) { b.changed(c, st) },
-		})
-		if err != nil {
-			return fmt.Errorf("ipcgrpc: connect to %s: %w", a.Addr, err)
-		}
-		c.SubConn = sub
-		b.conns[a.Addr] = c
-		sub.Connect()
-	}
-	for addr, c := range b.conns {
-		if !seen[addr] {
-			delete(b.conns, addr)
-			c.Shutdown()
-		}
-	}
-	b.empty = nil
-	if len(b.conns) == 0 {
-		b.empty = b.noEndpoint(ipc.ErrNoEndpoint)
-	}
-	b.tell()
-	return nil
+	return b.connections.UpdateClientConnState(balancer.ClientConnState{ResolverState: s.ResolverState})
 }
 
-func (b *p2c) noEndpoint(cause error) error {
+// ResolverError tells calls why there are no instances.
+func (b *p2c) ResolverError(err error) { b.connections.ResolverError(err) }
+
+// UpdateSubConnState is never called: every connection has a listener.
+func (b *p2c) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
+
+// ExitIdle connects what is idle.
+func (b *p2c) ExitIdle() { b.connections.ExitIdle() }
+
+// Close closes all connections.
+func (b *p2c) Close() {
+	b.connections.Close()
+	if b.stop != nil {
+		b.stop()
+	}
+}
+
+// UpdateState takes the news of the connections, and gives gRPC a picker for them.
+func (b *p2c) UpdateState(s balancer.State) {
+	var ready []roadbed.Instance
+	by := map[string]balancer.Picker{}
+	all := endpointsharding.ChildStatesFromPicker(s.Picker)
+	for _, c := range all {
+		if c.State.ConnectivityState == connectivity.Ready {
+			i := instanceOf(c.Endpoint)
+			ready = append(ready, i)
+			by[i.Addr()] = c.State.Picker
+		}
+	}
+	if b.bal != nil {
+		b.bal.Update(ready, b.now())
+	}
+	switch {
+	case len(ready) > 0:
+		s.Picker = &picker{b, by}
+	case len(all) == 0:
+		s.Picker = failing{b.noEndpoint()}
+	} // else gRPC's own picker waits for a connection, or says why there is none
+	b.ClientConn.UpdateState(s)
+}
+
+func (b *p2c) noEndpoint() error {
 	if b.app == nil {
-		return status.Error(codes.Unavailable, cause.Error())
+		return status.Error(codes.Unavailable, ipc.ErrNoEndpoint.Error())
 	}
-	return status.Error(codes.Unavailable, "call "+b.app.name+": "+cause.Error())
+	return status.Error(codes.Unavailable, "call "+b.app.name+": "+ipc.ErrNoEndpoint.Error())
 }
 
-// instanceOf returns the instance at a; if the resolver said none, one that is known by its address alone.
-func instanceOf(a resolver.Address) roadbed.Instance {
-	if i, ok := a.BalancerAttributes.Value(instanceKey{}).(*instance); ok {
+// instanceOf returns the instance at an endpoint; if the resolver said none, one that is known by its address alone.
+func instanceOf(e resolver.Endpoint) roadbed.Instance {
+	if i, ok := e.Attributes.Value(instanceKey{}).(*instance); ok {
 		return i.Instance
 	}
-	i := roadbed.Instance{ID: a.Addr, Host: a.Addr, Status: roadbed.Up}
-	if host, port, err := net.SplitHostPort(a.Addr); err == nil {
+	addr := e.Addresses[0].Addr
+	i := roadbed.Instance{ID: addr, Host: addr, Status: roadbed.Up}
+	if host, port, err := net.SplitHostPort(addr); err == nil {
 		if n, err := strconv.Atoi(port); err == nil {
 			i.Host, i.Port = host, n
 		}
@@ -146,84 +153,7 @@ func instanceOf(a resolver.Address) roadbed.Instance {
 	return i
 }
 
-// ResolverError notes why there are no instances.
-func (b *p2c) ResolverError(err error) {
-	if len(b.conns) == 0 {
-		b.empty = b.noEndpoint(err)
-		b.tell()
-	}
-}
-
-// changed takes the news of a connection.
-func (b *p2c) changed(c *subConn, s balancer.SubConnState) {
-	if c.SubConn == nil || b.conns[c.instance.Addr()] != c {
-		return // it was shut down
-	}
-	switch {
-	case s.ConnectivityState == connectivity.Idle:
-		c.Connect() // instances that are listed are kept connected
-	case s.ConnectivityState == connectivity.TransientFailure:
-		b.last = s.ConnectionError
-	}
-	// Who failed to connect has failed until it succeeds, however often it tries meanwhile.
-	if c.state != connectivity.TransientFailure || s.ConnectivityState == connectivity.Ready {
-		c.state = s.ConnectivityState
-	}
-	b.tell()
-}
-
-// tell gives gRPC a new picker.
-func (b *p2c) tell() {
-	var ready []roadbed.Instance
-	subs := map[string]balancer.SubConn{}
-	trying := false
-	for addr, c := range b.conns {
-		switch c.state {
-		case connectivity.Ready:
-			ready = append(ready, c.instance)
-			subs[addr] = c.SubConn
-		case connectivity.Idle, connectivity.Connecting:
-			trying = true
-		}
-	}
-	b.bal.Update(ready, b.now())
-	next := balancer.State{ConnectivityState: connectivity.Ready, Picker: &picker{b, subs}}
-	switch {
-	case len(ready) > 0:
-	case b.empty != nil:
-		next = balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: failing{b.empty}}
-	case trying:
-		next = balancer.State{ConnectivityState: connectivity.Connecting, Picker: failing{balancer.ErrNoSubConnAvailable}}
-	default:
-		next = balancer.State{ConnectivityState: connectivity.TransientFailure, Picker: failing{b.noEndpoint(errors.Join(errors.New("no instance can be connected to"), b.last))}}
-	}
-	b.cc.UpdateState(next)
-}
-
-// UpdateSubConnState is never called: every connection has a listener.
-func (b *p2c) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
-
-// ExitIdle connects what is idle.
-func (b *p2c) ExitIdle() {
-	for _, c := range b.conns {
-		if c.state == connectivity.Idle {
-			c.Connect()
-		}
-	}
-}
-
-// Close closes all connections.
-func (b *p2c) Close() {
-	for _, c := range b.conns {
-		c.Shutdown()
-	}
-	clear(b.conns)
-	if b.stop != nil {
-		b.stop()
-	}
-}
-
-// failing is the picker while no connection is ready.
+// failing is the picker while there is no instance.
 type failing struct{ err error }
 
 // Pick fails.
@@ -233,8 +163,8 @@ func (f failing) Pick(balancer.PickInfo) (balancer.PickResult, error) {
 
 // picker chooses among the connections that are ready. It never changes.
 type picker struct {
-	b    *p2c
-	subs map[string]balancer.SubConn // by address
+	b  *p2c
+	by map[string]balancer.Picker // of one connection each, by address
 }
 
 // Pick chooses an instance, and sees to it that its statistics learn how the call went.
@@ -253,12 +183,20 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
 	}
 	pair.take(ep)
-	sub := p.subs[ep.Addr]
-	if sub == nil { // the list is newer than this picker; gRPC asks again with the next
+	one := p.by[ep.Addr]
+	if one == nil { // the list is newer than this picker; gRPC asks again with the next
 		return balancer.PickResult{}, balancer.ErrNoSubConnAvailable
 	}
+	r, err := one.Pick(info)
+	if err != nil {
+		return r, err
+	}
 	ep.Begin()
-	return balancer.PickResult{SubConn: sub, Done: func(d balancer.DoneInfo) {
+	done := r.Done
+	r.Done = func(d balancer.DoneInfo) {
+		if done != nil {
+			done(d)
+		}
 		ep.End()
 		now := p.b.now()
 		took := now - start
@@ -269,7 +207,8 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		if load, ok := loadOf(d.ServerLoad); ok {
 			ep.Report(load, now)
 		}
-	}}, nil
+	}
+	return r, nil
 }
 
 // loadOf returns what a callee's report says of its load, as ORCA's consumers read it: what the application says, or else

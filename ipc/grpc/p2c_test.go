@@ -15,6 +15,11 @@ import (
 // connection is one that is ready.
 type connection struct{ balancer.SubConn }
 
+// Pick chooses it.
+func (c *connection) Pick(balancer.PickInfo) (balancer.PickResult, error) {
+	return balancer.PickResult{SubConn: c}, nil
+}
+
 func TestTheLoadThatAnInstanceReportsCounts(t *testing.T) {
 	synctest.Test(t, reportsCount) // where every call takes no time, so that only the reports differ
 }
@@ -22,21 +27,22 @@ func TestTheLoadThatAnInstanceReportsCounts(t *testing.T) {
 func reportsCount(t *testing.T) {
 	b := &p2c{began: time.Now(), bal: balance.New(balance.Config{})}
 	b.bal.Update([]roadbed.Instance{{ID: "a", Host: "a", Port: 1, Status: roadbed.Up}, {ID: "b", Host: "b", Port: 1, Status: roadbed.Up}}, b.now())
-	p := &picker{b, map[string]balancer.SubConn{"a:1": &connection{}, "b:1": &connection{}}}
-	picked := func(n int) (a int) {
+	a := &connection{}
+	p := &picker{b, map[string]balancer.Picker{"a:1": a, "b:1": &connection{}}}
+	picked := func(n int) (ofA int) {
 		for range n {
 			r, err := p.Pick(balancer.PickInfo{Ctx: context.Background()})
 			if err != nil {
 				t.Fatal(err)
 			}
 			report := any(&v3orcapb.OrcaLoadReport{ApplicationUtilization: 0.05, CpuUtilization: 0.9})
-			if r.SubConn == p.subs["a:1"] {
-				a++
+			if r.SubConn == a {
+				ofA++
 				report = &v3orcapb.OrcaLoadReport{CpuUtilization: 0.95}
 			}
 			r.Done(balancer.DoneInfo{ServerLoad: report})
 		}
-		return a
+		return ofA
 	}
 	picked(10)
 	if n := picked(1000); n > 300 {

@@ -48,11 +48,14 @@ type follower struct {
 
 // update takes a new list.
 func (f *follower) update(list []roadbed.Instance) {
-	var addrs []resolver.Address
+	var endpoints []resolver.Endpoint
 	for _, i := range list {
 		if i.Status == roadbed.Up {
 			i = atGRPC(i)
-			addrs = append(addrs, resolver.Address{Addr: i.Addr(), BalancerAttributes: attributes.New(instanceKey{}, &instance{i})})
+			endpoints = append(endpoints, resolver.Endpoint{
+				Addresses:  []resolver.Address{{Addr: i.Addr()}},
+				Attributes: attributes.New(instanceKey{}, &instance{i}),
+			})
 		}
 	}
 	f.mu.Lock()
@@ -61,7 +64,7 @@ func (f *follower) update(list []roadbed.Instance) {
 		return
 	}
 	// Its error only says that the balancer wants other addresses; there are none but these.
-	_ = f.cc.UpdateState(resolver.State{Addresses: addrs, Attributes: attributes.New(appKey{}, &app{f.engine, f.name})})
+	_ = f.cc.UpdateState(resolver.State{Endpoints: endpoints, Attributes: attributes.New(appKey{}, &app{f.engine, f.name})})
 }
 
 // ResolveNow does nothing: changes are pushed.
