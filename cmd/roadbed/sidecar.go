@@ -29,7 +29,7 @@ type sidecarFlags struct {
 func (c *cli) sidecar() *cobra.Command {
 	var f sidecarFlags
 	cmd := &cobra.Command{
-		Use:     "sidecar --app NAME --port PORT",
+		Use:     "sidecar --app NAME --port PORT [-- COMMAND [ARG ...]]",
 		GroupID: "run",
 		Short:   "Stand beside a service of any language and put it on the road",
 		Long: `Stand beside a service that runs already, in any language: register it, follow its health,
@@ -40,13 +40,25 @@ The service calls others through the sidecar as a proxy, by name:
   http_proxy=http://127.0.0.1:7080 curl http://recommendations/users/42
 
 They are balanced over the instances, retried within a budget, and broken off when they fail.
+
+With a COMMAND the sidecar starts the service itself, gives it a free port as $PORT and
+itself as $http_proxy, and ends with it. Below the fleet both get what they need:
+
+  roadbed run --name shop --port 9000 --self-registers -- roadbed sidecar -- node server.js
+
 Every flag is also a key below "sidecar" in roadbed.yaml and a variable, ROADBED_APP for --app.
 Prana's flags -p, -a and -c work, and --compat prana answers as it did.`,
 		Example: `  roadbed sidecar --app shop --port 3000
   roadbed sidecar --app shop --port 3000 --inbound 127.0.0.1:8079 --health http://127.0.0.1:3000/live
   roadbed sidecar -a shop -p 8078 -c prana.properties --compat prana`,
-		Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		Args: func(cmd *cobra.Command, args []string) error {
+			if n := cmd.ArgsLenAtDash(); n > 0 || n < 0 && len(args) > 0 {
+				return noArgs(cmd, args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f.cfg.Command = args
 			cfg, err := f.resolve(cmd)
 			if err != nil {
 				return err
@@ -60,7 +72,7 @@ Prana's flags -p, -a and -c work, and --compat prana answers as it did.`,
 			if !strings.HasPrefix(cfg.Listen, "unix:") {
 				at = "http://" + at
 			}
-			fmt.Fprintf(out, "beside %s at %s\n  calls out  %s\n  registered %s\n", cfg.App, cfg.To, at, s.Registered())
+			fmt.Fprintf(out, "beside %s at %s\n  calls out  %s\n  registered %s\n", cfg.App, s.Neighbour(), at, s.Registered())
 			return s.Wait()
 		},
 	}
@@ -82,7 +94,7 @@ func (f *sidecarFlags) flags(fs *pflag.FlagSet) {
 	fs.StringVarP(&f.file, "config", "c", "", "a file of Java properties, as Prana has it, or a YAML file with the key sidecar (default roadbed.yaml if there is one)")
 	fs.StringVar(&f.compat, "compat", "", "prana: errors are answered with status 200, as Prana did")
 	fs.StringSliceVar(&f.registry, "registry", []string{"http://127.0.0.1:8761"}, "base URLs of the registry; - is none")
-	fs.StringVar(&f.logLevel, "log-level", "info", "debug, info, warn or error")
+	fs.StringVar(&f.logLevel, "log-level", "warn", "debug, info, warn or error")
 	fs.StringVar(&f.configURL, "config-url", "http://127.0.0.1:8761", "base URL of configuration (env ROADBED_CONFIG); - is none")
 	fs.StringVar(&f.telemetry, "telemetry", "http://127.0.0.1:7101", "base URL of telemetry; - is none")
 	fs.StringVar(&f.cache, "cache", "", "directory for what was last known, so that a start without the platform serves too")
@@ -171,7 +183,7 @@ func (f *sidecarFlags) resolve(cmd *cobra.Command) (c sidecar.Config, err error)
 		return c, usageError{errors.New("--port and --to both say where the service listens; give one")}
 	case f.port != 0:
 		c.To = net.JoinHostPort("127.0.0.1", strconv.Itoa(f.port))
-	case c.To == "":
+	case c.To == "" && len(c.Command) == 0:
 		return c, usageError{errors.New("--port is missing: where does the service listen?")}
 	}
 	if f.apiPort != 0 {
@@ -179,6 +191,9 @@ func (f *sidecarFlags) resolve(cmd *cobra.Command) (c sidecar.Config, err error)
 			return c, usageError{errors.New("-p and --listen both say where the sidecar listens; give one")}
 		}
 		c.Listen = net.JoinHostPort("127.0.0.1", strconv.Itoa(f.apiPort))
+	}
+	if len(c.Command) > 0 && !given("listen") && f.apiPort == 0 {
+		c.Listen = "127.0.0.1:0" // the command is told, and there may be many
 	}
 	if port := os.Getenv("PORT"); port != "" && c.Inbound == "" && os.Getenv("ROADBED_INSTANCE") != "" {
 		c.Inbound = port // the fleet runs it, and sends callers there

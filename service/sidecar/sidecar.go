@@ -51,7 +51,7 @@
 //   - Nobody but this machine can use it to call out: it listens on loopback or a Unix socket only.
 //
 // # What it does not
-//   - It does not start the neighbour, nor restart it.
+//   - It does not restart a neighbour that it has started: when that one ends, so does the sidecar.
 //   - It does not look into TLS: tunnels to port 443 are passed as they are.
 package sidecar
 
@@ -78,11 +78,16 @@ import (
 	"github.com/roadbed/roadbed/service"
 )
 
-// Config describes a sidecar. App and To are needed. Where the platform is stands in the environment, as for package
+// Config describes a sidecar. App, and one of To and Command, are needed. Where the platform is stands in the environment, as for package
 // service.
 type Config struct {
 	App string // the neighbour's name, lower case, e.g. "shop"
 	To  string // where the neighbour listens, e.g. "127.0.0.1:3000"
+
+	// Command starts the neighbour: it gets the port of To, or a free one, as PORT in its environment, and the sidecar
+	// as http_proxy and ROADBED_SIDECAR. It is asked to end when the last request is through, and when it ends so does
+	// the sidecar. Empty: the neighbour is started by somebody else.
+	Command []string
 
 	// Listen is where the neighbour finds the sidecar: an address on loopback, "127.0.0.1:7080" when empty, or
 	// "unix:/path".
@@ -109,6 +114,9 @@ type Config struct {
 	Log *slog.Logger
 }
 
+// callsWithin is how long calls of the neighbour that are under way may still take when it is asked for nothing more.
+const callsWithin = 2 * time.Second
+
 // Listen is where a sidecar listens unless told otherwise.
 const Listen = "127.0.0.1:7080"
 
@@ -128,8 +136,10 @@ type Sidecar struct {
 	inflight inflight
 	limits   limits
 
-	own     map[string]bool // what Host is when the sidecar itself is meant
-	token   string          // marks what has passed here
+	own     map[string]bool    // what Host is when the sidecar itself is meant
+	token   string             // marks what has passed here
+	gone    context.CancelFunc // ends the sidecar
+	child   *child             // nil if somebody else starts the neighbour
 	api     http.Handler
 	tunnels *tunnels
 	serving sync.WaitGroup
@@ -143,6 +153,12 @@ func Start(ctx context.Context, c Config) (*Sidecar, error) {
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()
+	}
+	if len(c.Command) > 0 && c.To == "" {
+		var err error
+		if c.To, err = freePort(); err != nil {
+			return nil, fmt.Errorf("sidecar: find a port for the neighbour: %w", err)
+		}
 	}
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("sidecar: %w", err)
@@ -168,8 +184,25 @@ func Start(ctx context.Context, c Config) (*Sidecar, error) {
 	if what.Addr = c.Inbound; c.Inbound == "" {
 		what.Beside = c.To
 	}
+	ctx, s.gone = context.WithCancel(ctx)
+	if len(c.Command) > 0 {
+		proxy := ""
+		if _, ok := listener.Addr().(*net.TCPAddr); ok {
+			proxy = "http://" + s.Addr()
+		}
+		if s.child, err = startChild(c.Command, c.To, proxy); err != nil {
+			s.gone()
+			listener.Close()
+			return nil, fmt.Errorf("sidecar: %w", err)
+		}
+		s.serving.Go(func() { s.child.watch(s.gone) })
+	}
 	if s.svc, err = service.Start(ctx, what); err != nil {
+		s.gone()
 		listener.Close()
+		if s.child != nil {
+			s.child.stop(ctx)
+		}
 		return nil, fmt.Errorf("sidecar: %w", err)
 	}
 	s.serving.Go(func() {
@@ -275,7 +308,13 @@ func both() *http.Protocols {
 
 // stop ends what serves the neighbour, after the last request of others is through.
 func (s *Sidecar) stop(ctx context.Context) {
-	if err := s.server.Shutdown(ctx); err != nil {
+	defer s.gone()
+	if s.child != nil {
+		s.child.stop(ctx)
+	}
+	calls, cancel := context.WithTimeout(context.WithoutCancel(ctx), callsWithin)
+	defer cancel()
+	if err := s.server.Shutdown(calls); err != nil {
 		s.log.Warn("the neighbour's calls were still under way and are cut", "err", err)
 		s.server.Close()
 	}
@@ -286,6 +325,9 @@ func (s *Sidecar) stop(ctx context.Context) {
 // Addr returns where the neighbour finds the sidecar: an address, or a path.
 func (s *Sidecar) Addr() string { return s.listener.Addr().String() }
 
+// Neighbour returns where the neighbour listens.
+func (s *Sidecar) Neighbour() string { return s.c.To }
+
 // Registered returns the address at which others find the neighbour.
 func (s *Sidecar) Registered() string { return s.svc.Addr() }
 
@@ -294,4 +336,10 @@ func (s *Sidecar) Status() roadbed.Status { return s.svc.Status() }
 
 // Wait returns when the neighbour is off the road and the sidecar has ended, which it does when Start's context ends or
 // a signal says so: nil then, otherwise why it could not go on.
-func (s *Sidecar) Wait() error { return s.svc.Wait() }
+func (s *Sidecar) Wait() error {
+	err := s.svc.Wait()
+	if err == nil && s.child != nil && !s.child.told && s.child.err != nil {
+		return fmt.Errorf("sidecar: %s ended by itself: %w", s.c.App, s.child.err)
+	}
+	return err
+}

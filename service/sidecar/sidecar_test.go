@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,7 +24,21 @@ import (
 	"github.com/roadbed/roadbed/config"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(&tests{m}) }
+// asNeighbour makes this test binary a neighbour that a sidecar starts: it exits with that status when it is asked for
+// /exit, and prints a line when it is asked to end.
+const asNeighbour = "SIDECAR_TEST_NEIGHBOUR"
+
+func TestMain(m *testing.M) {
+	if os.Getenv(asNeighbour) != "" {
+		http.HandleFunc("/exit", func(http.ResponseWriter, *http.Request) { os.Exit(3) })
+		http.HandleFunc("/env", func(w http.ResponseWriter, _ *http.Request) {
+			fmt.Fprintf(w, "%s %s", os.Getenv("PORT"), os.Getenv("http_proxy"))
+		})
+		fmt.Fprintln(os.Stderr, http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), nil))
+		os.Exit(1)
+	}
+	goleak.VerifyTestMain(&tests{m})
+}
 
 // tests drain their sidecars, which takes a while, beside each other.
 type tests struct{ m *testing.M }
@@ -372,5 +387,38 @@ func TestHostsThatNoRegistryKnowsArePassedOn(t *testing.T) {
 	fmt.Fprintf(conn, "GET / HTTP/1.1\r\nHost: far\r\nConnection: close\r\n\r\n")
 	if got, _ := io.ReadAll(conn); !strings.HasSuffix(string(got), "far") {
 		t.Errorf("a tunnel: got %q", got)
+	}
+}
+
+func TestANeighbourThatItStartedEndsWithItAndItWithTheNeighbour(t *testing.T) {
+	t.Setenv(asNeighbour, "1")
+	t.Setenv("PORT", "")
+	for _, killed := range []bool{false, true} {
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err := Start(ctx, Config{App: "shop", Command: []string{os.Args[0]}, Listen: "127.0.0.1:0", Inbound: "127.0.0.1:0", Log: slog.New(slog.DiscardHandler)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		await(t, "UP", func() bool { return s.Status() == roadbed.Up })
+		_, port, _ := net.SplitHostPort(s.Neighbour())
+		if got := do(t, once, "GET", "http://"+s.Registered()+"/env", nil); got.body != port+" http://"+s.Addr() {
+			t.Errorf("the neighbour was told %q, want port %s and the proxy %s", got.body, port, s.Addr())
+		}
+		if killed {
+			do(t, once, "GET", "http://"+s.Registered()+"/exit", nil)
+			if err := s.Wait(); err == nil || !strings.Contains(err.Error(), "shop ended by itself: exit status 3") {
+				t.Errorf("after the neighbour's end: got %v", err)
+			}
+		}
+		cancel()
+		if err := s.Wait(); err != nil && !killed {
+			t.Errorf("Wait: got %v, want nil", err)
+		}
+		if _, err := net.Dial("tcp", s.Neighbour()); err == nil {
+			t.Error("the neighbour lives on")
+		}
+	}
+	if _, err := Start(t.Context(), Config{App: "shop", Command: []string{"/no/such/program"}, Listen: "127.0.0.1:0"}); err == nil || !strings.Contains(err.Error(), "cannot be started") {
+		t.Errorf("a command that is none: got %v", err)
 	}
 }
