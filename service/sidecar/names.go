@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/discovery"
@@ -18,6 +19,7 @@ const (
 	maxCommand  = 128 // bytes of a command's name
 	maxSegment  = 32  // bytes of a path's segment that is no id
 	appsAtStart = 16
+	indexFor    = time.Second // the least time between two looks at everybody's VIPs
 )
 
 // names knows which apps and commands the neighbour calls. The zero value with calls knows none yet.
@@ -30,6 +32,10 @@ type names struct {
 	parts map[part]*ipc.Command
 	count map[string]int // parts by app
 	named map[string]*ipc.Command
+
+	byvip   map[string]string  // VIP, with and without a port -> app
+	all     []roadbed.Instance // of which byvip was made
+	indexed time.Time          // when
 }
 
 type part struct{ app, segment string }
@@ -111,25 +117,27 @@ func (n *names) app(name string) (string, bool) {
 	return app, true
 }
 
-// byVIP looks through everybody. It happens once for each VIP that is found.
+// byVIP returns an app that has instances of that VIP, as it was known a second ago.
 func (n *names) byVIP(vip string) (app string, ok bool) {
-	for _, i := range n.found.Instances("") {
-		if i.App != app && i.Status == roadbed.Up && hasVIP(i.VIP, vip) {
-			return strings.ToLower(i.App), true
+	all := n.found.Instances("") // the same slice until something changes
+	now := time.Now()
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if now.Sub(n.indexed) > indexFor && (len(all) != len(n.all) || len(all) > 0 && &all[0] != &n.all[0]) {
+		n.all, n.indexed, n.byvip = all, now, make(map[string]string)
+		for _, i := range all {
+			if i.VIP == i.App || i.Status != roadbed.Up {
+				continue
+			}
+			for v := range strings.SplitSeq(i.VIP, ",") {
+				v = strings.ToLower(strings.TrimSpace(v))
+				host, _, _ := strings.Cut(v, ":")
+				n.byvip[v], n.byvip[host] = i.App, i.App
+			}
 		}
 	}
-	return "", false
-}
-
-// hasVIP reports whether a list of VIPs, some with ports, has one.
-func hasVIP(list, vip string) bool {
-	for v := range strings.SplitSeq(list, ",") {
-		v = strings.ToLower(strings.TrimSpace(v))
-		if host, _, ok := strings.Cut(v, ":"); v == vip || ok && host == vip {
-			return true
-		}
-	}
-	return false
+	app, ok = n.byvip[vip]
+	return app, ok
 }
 
 // command returns the command that a call of app at path runs as. wish is what the neighbour calls it, if it says so.
