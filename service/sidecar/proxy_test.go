@@ -418,3 +418,34 @@ func TestStartRefusesWhatCannotBeMeant(t *testing.T) {
 		}
 	}
 }
+
+func TestUpgradedConnectionsPassOutAndIn(t *testing.T) {
+	echo := func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Upgrade") != "echo" {
+			return
+		}
+		conn, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\n")
+		line, _ := rw.ReadString('\n')
+		io.WriteString(conn, "you said "+line)
+	}
+	startPlatform(t, nil, instanceOf("recommendations", serve(t, echo).URL))
+	s := start(t, Config{To: addrOf(serve(t, echo)), Inbound: "127.0.0.1:0"})
+	for at, host := range map[string]string{s.Addr(): "recommendations", s.Registered(): "shop"} {
+		conn, err := net.Dial("tcp", at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.WriteString(conn, "GET /ws HTTP/1.1\r\nHost: "+host+"\r\nConnection: Upgrade\r\nUpgrade: echo\r\n\r\nhello\n")
+		got, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(got), "HTTP/1.1 101 ") || !strings.HasSuffix(string(got), "you said hello\n") {
+			t.Errorf("by %s: got %q %v", host, got, err)
+		}
+		conn.Close()
+	}
+}
