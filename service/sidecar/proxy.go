@@ -64,6 +64,10 @@ func (s *Sidecar) serve(w http.ResponseWriter, r *http.Request) {
 	case r.URL.Scheme != "" && r.URL.Host == "":
 		refuse(w, http.StatusBadRequest, "badrequest", "the request's target has no host")
 	case s.own[strings.ToLower(r.Host)]:
+		if crossSite.Check(r) != nil {
+			refuse(w, http.StatusForbidden, "badrequest", "a page of another site asks for this; if it is the neighbour who copied the fields Origin and Sec-Fetch-Site, leave them out")
+			return
+		}
 		s.api.ServeHTTP(w, r)
 	default:
 		s.pass(w, r, r.Host, &call{url: *r.URL})

@@ -288,6 +288,7 @@ func TestHostileInputIsRefusedAndNothingIsSmuggled(t *testing.T) {
 		{"CONNECT to itself", "CONNECT " + s.Addr() + " HTTP/1.1\r\nHost: x\r\n\r\n", "508", ""},
 		{"a huge header", "GET /a HTTP/1.1\r\nHost: recommendations\r\nX-A: " + strings.Repeat("a", 100<<10) + "\r\n\r\n", "431", ""},
 		{"a dot segment", "GET /../a HTTP/1.1\r\nHost: recommendations\r\nConnection: close\r\n\r\n", "200", "GET /../a "},
+		{"a page of another site", "POST /proxy?vip=recommendations&path=/a HTTP/1.1\r\nHost: " + s.Addr() + "\r\nOrigin: http://evil.example\r\nContent-Length: 0\r\n\r\n", "403", ""},
 		{"led in circles", "GET /a HTTP/1.1\r\nHost: recommendations\r\nX-Ipc-Passed: " + strings.Repeat(s.token+",", 3) + "\r\n\r\n", "508", ""},
 	} {
 		paths.Store(&[]string{})
