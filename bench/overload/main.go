@@ -1,5 +1,5 @@
 // Command overload measures what a server does with five times the load that it can bear, over real connections, and
-// draws it. Its handler needs one of eight places, as those of a pool, for 20 ms.
+// draws it. Its handler needs one of sixteen places, as those of a pool, for 50 ms.
 //
 //	go run ./overload -o ../docs/overload.svg
 package main
@@ -25,11 +25,11 @@ import (
 )
 
 const (
-	places   = 8
-	took     = 20 * time.Millisecond
-	patience = 500 * time.Millisecond // of every caller
-	begins   = 6                      // seconds until the overload
-	ends     = 22                     // and until it is over
+	places   = 16
+	took     = 50 * time.Millisecond
+	patience = time.Second // of every caller
+	begins   = 6           // seconds until the overload
+	ends     = 22          // and until it is over
 	end      = 30
 	settled  = begins + 2 // from here on the overload is judged
 )
@@ -53,7 +53,7 @@ func main() {
 		Panels: []chart.Panel{
 			{Label: "served, % of what was asked: with limit and shedding", Top: 100},
 			{Label: "the same without", Top: 100},
-			{Label: "CRITICAL: 99 % answered within, ms; line: twice the unloaded", Top: 500, Limit: 2 * float64(unloaded.Milliseconds())},
+			{Label: "CRITICAL: 99 % answered within, ms; line: twice the unloaded", Top: 1000, Limit: 2 * float64(unloaded.Milliseconds())},
 		},
 	}
 	for i := range end {

@@ -602,3 +602,62 @@ func BenchmarkAcquire(b *testing.B) {
 		})
 	})
 }
+
+func TestTheLimitIsHeldWithinItsBounds(t *testing.T) {
+	l := newLimiter(t, Config{Algorithm: Fixed(50), Partitions: []Partition{{"half", 0.5, 0}}})
+	for _, tc := range []struct{ least, most, want int }{{100, 0, 100}, {0, 10, 10}, {20, 30, 30}, {0, 0, 50}, {40, 60, 50}} {
+		l.Bound(tc.least, tc.most)
+		if got := l.Limit(); got != tc.want {
+			t.Errorf("between %d and %d: got %d, want %d", tc.least, tc.most, got, tc.want)
+		}
+		if got := l.part("half").limit.Load(); got != int64(tc.want+1)/2 {
+			t.Errorf("between %d and %d: half of it is %d, want %d", tc.least, tc.most, got, (tc.want+1)/2)
+		}
+	}
+	if err := l.Configure(Config{Algorithm: Fixed(70)}); err != nil || l.Limit() != 60 {
+		t.Errorf("with another algorithm: got %d, %v; want the 60 of the bound", l.Limit(), err)
+	}
+}
+
+// steady lets requests end at a rate for a while, each of which took as long.
+func steady(l *Limiter, now *int64, every, took, lasts time.Duration) {
+	for until := *now + int64(lasts); *now < until; *now += int64(every) {
+		p := l.Enter(*now - int64(took))
+		l.Success(p, *now)
+	}
+}
+
+func TestWhatWasBorneAndWhatIsNeededFollowFromRateAndTime(t *testing.T) {
+	l := newLimiter(t, Config{Algorithm: Fixed(1000)})
+	now := int64(time.Minute)
+	steady(l, &now, time.Millisecond, 10*time.Millisecond, 5*time.Second) // a thousand a second: ten in flight
+	if got := l.Proven(); got < 9 || got > 10 {
+		t.Errorf("a thousand requests a second of 10ms: proven are %d in flight, want 10", got)
+	}
+	if got := l.Needed(); got != 0 {
+		t.Errorf("before any were slow %d are needed, want 0", got)
+	}
+	steady(l, &now, 500*time.Microsecond, 40*time.Millisecond, 3*time.Second) // two thousand, which take four times as long
+	if got := l.Needed(); got < 20 || got > 21 || !l.Slow() {
+		t.Errorf("two thousand a second: %d are needed, slow is %v; want 20, true", got, l.Slow())
+	}
+	if got := l.Proven(); got < 9 || got > 10 {
+		t.Errorf("what was in flight while they were slow is proven: %d, want 10", got)
+	}
+	steady(l, &now, 100*time.Millisecond, 10*time.Millisecond, 30*time.Second) // hardly any
+	if got := l.Needed(); got < 20 || l.Slow() {
+		t.Errorf("while little is asked for %d are needed, slow is %v; want 20 as before, false", got, l.Slow())
+	}
+}
+
+func TestAPartitionsShareIsGuaranteed(t *testing.T) {
+	l := newLimiter(t, Config{Algorithm: Fixed(10), Partitions: []Partition{{"a", 0.2, 0}}})
+	for i, want := range []bool{true, true, false} {
+		if got := l.EnterIn("a", 1).Guaranteed(); got != want {
+			t.Errorf("request %d of a share of two: got %v, want %v", i+1, got, want)
+		}
+	}
+	if l.EnterIn("unknown", 1).Guaranteed() || l.Enter(1).Guaranteed() {
+		t.Error("a request of no partition is guaranteed a place")
+	}
+}
