@@ -111,7 +111,11 @@ type Limiter struct {
 
 	quickBegun           int64 // of a shorter window, by which slow is told
 	quickSum, quickCount int64
-	rate                 float64 // requests in flight that the present rate needs, as Needed tells
+
+	rateBegun int64 // of a window long enough to tell the rate at which requests end
+	rateCount int64
+	rateSlow  bool    // they were slow in it
+	rate      float64 // requests in flight that the present rate needs, as Needed tells
 }
 
 // window is the sum of the samples of one window.
@@ -131,7 +135,9 @@ const (
 	quick      = int64(25 * time.Millisecond)
 	quickMost  = 10 // samples at least, or quickLong
 	quickLong  = int64(time.Second)
-	rateShare  = 0.1
+	rateLeast  = int64(100 * time.Millisecond)
+	rateTimes  = 4 // the usual time of a request, at least: those that began together end together
+	rateShare  = 0.3
 )
 
 // New makes a limiter. It fails if the configuration makes no sense.
@@ -160,7 +166,8 @@ func (l *Limiter) Configure(c Config) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.config, l.now, l.end, l.usual, l.borne = c, window{}, 0, 0, 0
-	l.quickBegun, l.quickSum, l.quickCount, l.rate = 0, 0, 0, 0
+	l.quickBegun, l.quickSum, l.quickCount = 0, 0, 0
+	l.rateBegun, l.rateCount, l.rateSlow, l.rate = 0, 0, false, 0
 	l.slow.Store(false)
 	l.proven.Store(0)
 	l.needed.Store(0)
@@ -293,17 +300,28 @@ func (l *Limiter) judge(now int64) {
 	slow := l.now.dropped
 	if l.quickCount >= quickMost && l.usual > 0 {
 		slow = slow || float64(l.quickSum) > slower*l.usual*float64(l.quickCount)
-		rate := float64(l.quickCount) / float64(now-l.quickBegun) * l.usual
-		switch {
-		case l.rate == 0 && slow:
-			l.rate = rate
-		case slow || rate > l.rate && l.rate > 0: // requests that are not slow do not show what there could be
-			l.rate += (rate - l.rate) * rateShare
-		}
-		l.needed.Store(int64(math.Ceil(l.rate)))
+	}
+	l.rateCount += l.quickCount
+	l.rateSlow = l.rateSlow || slow
+	if took := now - l.rateBegun; took >= max(rateLeast, rateTimes*int64(l.usual)) {
+		l.measure(now, took)
 	}
 	l.slow.Store(slow)
 	l.quickBegun, l.quickSum, l.quickCount = now, 0, 0
+}
+
+// measure takes the rate at which requests ended for what they could reach, if they were slow. The caller holds mu.
+func (l *Limiter) measure(now, took int64) {
+	rate := float64(l.rateCount) / float64(took) * l.usual
+	switch {
+	case l.rateCount < quickMost || l.usual == 0:
+	case l.rate == 0 && l.rateSlow:
+		l.rate = rate
+	case l.rateSlow || rate > l.rate && l.rate > 0: // requests that are not slow do not show what there could be
+		l.rate += (rate - l.rate) * rateShare
+	}
+	l.needed.Store(int64(math.Ceil(l.rate)))
+	l.rateBegun, l.rateCount, l.rateSlow = now, 0, false
 }
 
 // close ends the window and starts the next. The caller holds mu; there is a sample.
