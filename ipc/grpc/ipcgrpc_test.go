@@ -377,7 +377,7 @@ func TestAStreamHoldsItsPermitUntilItEnds(t *testing.T) {
 func TestASlowInstanceGetsLittleAndADeadOneNothing(t *testing.T) {
 	serverEngine := engine(t, ipc.Options{})
 	slow := &callee{unary: func(ctx context.Context, _ *pb.SimpleRequest) (*pb.SimpleResponse, error) {
-		time.Sleep(20 * time.Millisecond)
+		time.Sleep(50 * time.Millisecond)
 		return &pb.SimpleResponse{}, nil
 	}}
 	list := []roadbed.Instance{slow.serve(t, "slow", serverEngine), instanceAt("dead", 1)}
@@ -393,8 +393,8 @@ func TestASlowInstanceGetsLittleAndADeadOneNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := slow.calls.Load(); n > 20 {
-		t.Errorf("the instance that is 100 times slower got %d of 400 calls; want at most 20", n)
+	if n := slow.calls.Load(); n > 50 {
+		t.Errorf("the slow instance got %d of 400 calls; want at most half of its share, 50", n)
 	}
 	for i, c := range fast {
 		if n := c.calls.Load(); n < 60 {
