@@ -304,7 +304,7 @@ func (g *Gateway) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, ipc.ErrNoEndpoint):
 		w.Header().Set("Retry-After", "1")
 		writeError(w, r, http.StatusServiceUnavailable, "no instance of "+app+" is up; `roadbed instance list --service "+app+"` shows why")
-	case errors.Is(err, ipc.ErrOpen), errors.Is(err, ipc.ErrRejected):
+	case errors.Is(err, ipc.ErrOpen), errors.Is(err, ipc.ErrRejected), errors.Is(err, ipc.ErrLimited), errors.Is(err, ipc.ErrShed):
 		w.Header().Set("Retry-After", "1")
 		writeError(w, r, http.StatusServiceUnavailable, app+" is overloaded or failing and is left alone for a moment; try again")
 	default:

@@ -248,10 +248,14 @@ func (s *Sidecar) failed(w http.ResponseWriter, r *http.Request, err error) {
 	case ipc.NoEndpoint:
 		w.Header().Set("Retry-After", "1")
 		s.tell(w, c, http.StatusServiceUnavailable, kind.String(), "no instance of "+who+" is up; `roadbed instance list --service "+who+"` shows why")
-	case ipc.Open, ipc.Rejected:
+	case ipc.Open, ipc.Rejected, ipc.Limited, ipc.Shed:
 		w.Header().Set("Retry-After", "1")
 		s.tell(w, c, http.StatusServiceUnavailable, kind.String(), err.Error()+"; it is left alone for a moment")
 	default:
+		if errors.Is(err, ipc.ErrBodySent) {
+			s.tell(w, c, http.StatusBadGateway, kind.String(), who+" broke off after the body was sent, which is not kept for another try; send it again if that does no harm")
+			return
+		}
 		s.log.Debug("a call of the neighbour failed", "to", who, "err", err)
 		s.tell(w, c, http.StatusBadGateway, kind.String(), err.Error())
 	}

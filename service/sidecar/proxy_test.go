@@ -19,6 +19,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/ipc"
 )
 
 func TestANeighbourThatCopiesOnlyTheRequestIDHandsEverythingOn(t *testing.T) {
@@ -448,5 +449,33 @@ func TestUpgradedConnectionsPassOutAndIn(t *testing.T) {
 			t.Errorf("by %s: got %q %v", host, got, err)
 		}
 		conn.Close()
+	}
+}
+
+func TestEachKindOfFailureHasItsStatus(t *testing.T) {
+	s := &Sidecar{log: slog.New(slog.DiscardHandler)}
+	for _, c := range []struct {
+		err    error
+		status int
+		kind   string
+		says   string
+	}{
+		{&ipc.Error{Kind: ipc.TimedOut, Cause: ipc.ErrTimeout}, 504, "timeout", "hystrix.command.films."},
+		{context.DeadlineExceeded, 504, "timeout", "X-Ipc-Timeout-Ms"},
+		{&ipc.Error{Kind: ipc.NoEndpoint, Cause: ipc.ErrNoEndpoint}, 503, "noendpoint", "roadbed instance list"},
+		{&ipc.Error{Kind: ipc.Open, Cause: ipc.ErrOpen}, 503, "open", "left alone"},
+		{&ipc.Error{Kind: ipc.Rejected, Cause: ipc.ErrRejected}, 503, "rejected", "in flight"},
+		{&ipc.Error{Kind: ipc.Limited, Cause: ipc.ErrLimited}, 503, "limited", "adaptive limit"},
+		{&ipc.Error{Kind: ipc.Shed, Cause: ipc.ErrShed}, 503, "shed", "too much to do"},
+		{&ipc.Error{Kind: ipc.Failed, Cause: ipc.ErrBodySent}, 502, "error", "not kept for another try"},
+		{&ipc.Error{Kind: ipc.Injected, Cause: ipc.ErrInjected}, 502, "injected", "on purpose"},
+		{io.ErrUnexpectedEOF, 502, "error", "unexpected EOF"},
+	} {
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest("GET", "http://films/", nil)
+		s.failed(w, r.WithContext(context.WithValue(r.Context(), callKey{}, &call{app: "films"})), c.err)
+		if w.Code != c.status || w.Header().Get(headerError) != c.kind || !strings.Contains(w.Body.String(), c.says) || (w.Code == 503) != (w.Header().Get("Retry-After") != "") {
+			t.Errorf("%v: got %d %q %q, want %d %q with %q", c.err, w.Code, w.Header().Get(headerError), w.Body, c.status, c.kind, c.says)
+		}
 	}
 }
