@@ -16,12 +16,14 @@
 // # What it promises
 //   - Of two endpoints drawn at random the cheaper is likely to win: the one with fewer requests in flight, the
 //     faster, the healthier, the warmer. Failures that come fast do not make an endpoint cheap.
-//   - A pick takes no lock and allocates nothing, however many endpoints there are.
+//   - A pick takes no lock and allocates nothing, however many endpoints there are; with most of Ribbon's rules it looks
+//     at each of them, under its lock, and still allocates nothing.
 //   - An endpoint that stays in the list keeps its statistics.
 //   - If too few endpoints are healthy, health does not count: somebody is chosen as long as anybody may be.
 //   - Of the last picks it can tell who the candidates were, what they would have cost, and who was left out and why.
 //
 // # What it does not
+//   - Ribbon's rules behave as Ribbon's, its faults included: they know of connections that failed, not of answers.
 //   - It does not see how callers elsewhere fare: each process judges by its own attempts.
 //   - Picks of the last second may not know of it that an endpoint warms up, or has been away for long enough.
 package balance
