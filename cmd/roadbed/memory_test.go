@@ -58,11 +58,13 @@ func TestAfterABurstMemoryIsGivenBackOnceWhenTheProcessIsQuiet(t *testing.T) {
 		t.Errorf("given back %d times, want once", gave)
 	}
 	h.held = 170 << 20
-	if look(60<<20) || look(0) || look(0) || !look(0) {
-		t.Error("not given back after a second burst")
+	for i, allocs := range []uint64{60 << 20, 0, 0, 0} {
+		if got := look(allocs); got != (i == quietLooks) {
+			t.Errorf("look %d of a second burst: given back %v, want at quiet look %d", i, got, quietLooks)
+		}
 	}
 	q = quiet{}
-	for range 3 {
+	for range 2 * quietLooks {
 		if q.worth(heap{live: 3 << 20, held: 7 << 20}) {
 			t.Error("a small heap is collected for next to nothing")
 		}
