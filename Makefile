@@ -9,7 +9,7 @@ FUZZTIME   ?= 30s
 SOAK       ?= 0s
 FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./ipc ./ipc/balance ./service/sidecar ./ipc/stream/turbine ./ipc/stream/internal/sse
 
-.PHONY: run build test soak interop bench bench-registry fuzz check fmt console clean
+.PHONY: run build test soak interop bench bench-registry bench-calls fuzz check fmt console clean
 
 ## run: build roadbed and start the whole platform with the demo
 run: build
@@ -45,6 +45,10 @@ bench:
 bench-registry:
 	./interop/install.sh
 	cd bench && $(GO) run ./cmd/registry -soak $(SOAK)
+
+## bench-calls: what a call costs, beside Go's libraries and resilience4j, and against every bar; needs Java and Maven
+bench-calls:
+	cd bench && $(GO) run ./cmd/calls
 
 ## fuzz: every parser, FUZZTIME each
 fuzz:

@@ -156,6 +156,15 @@ func BenchmarkAllowedParallel(b *testing.B) {
 			}
 		})
 	})
+	b.Run("roadbed/apart", func(b *testing.B) { // an engine for each goroutine: what the cores can do if nothing is shared
+		defer cpu(b)()
+		b.RunParallel(func(pb *testing.PB) {
+			c := newEngine(b, ipc.Options{}).Command("x", ipc.Settings{Idempotent: true})
+			for pb.Next() {
+				ipc.Call(ctx, c, work)
+			}
+		})
+	})
 	b.Run("failsafe-go/full", func(b *testing.B) {
 		ex := failsafeFull()
 		defer cpu(b)()
