@@ -432,7 +432,10 @@ func isUnsent(err error) bool {
 		return true
 	}
 	var h2 streamError
-	return errors.As(err, &h2) && h2.Code == refusedStream
+	if errors.As(err, &h2) {
+		return h2.Code == refusedStream
+	}
+	return strings.Contains(err.Error(), "; REFUSED_STREAM; received from peer") // where a body was sent net/http keeps no more of it
 }
 
 // streamError has the form of what net/http returns when an HTTP/2 stream is reset, which errors.As fills.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -123,5 +124,64 @@ func TestRibbonsRetries(t *testing.T) {
 				t.Errorf("%s with %v and Retries %d: %d attempts, want %d", tc.method, tc.props, tc.code, n.attempts(), tc.attempts)
 			}
 		})
+	}
+}
+
+// refuseStreams answers every HTTP/2 request on c with RST_STREAM REFUSED_STREAM, RFC 9113 §8.7.
+func refuseStreams(c net.Conn) {
+	defer c.Close()
+	if _, err := io.ReadFull(c, make([]byte, len("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"))); err != nil {
+		return
+	}
+	c.Write([]byte{0, 0, 0, 4, 0, 0, 0, 0, 0}) // SETTINGS
+	for {
+		var head [9]byte
+		if _, err := io.ReadFull(c, head[:]); err != nil {
+			return
+		}
+		if _, err := io.CopyN(io.Discard, c, int64(head[0])<<16|int64(head[1])<<8|int64(head[2])); err != nil {
+			return
+		}
+		switch {
+		case head[3] == 4 && head[4] == 0:
+			c.Write([]byte{0, 0, 0, 4, 1, 0, 0, 0, 0})
+		case head[3] == 1: // HEADERS
+			c.Write([]byte{0, 0, 4, 3, 0, head[5], head[6], head[7], head[8], 0, 0, 0, refusedStream})
+		}
+	}
+}
+
+func TestRefusedStreamOfNetHTTPIsKnownToBeUnsent(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	all.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			all.Go(func() { refuseStreams(c) })
+		}
+	})
+	defer all.Wait()
+	defer l.Close()
+	i := instanceAt(t, "http://"+l.Addr().String())
+	i.Metadata = map[string]string{"protocol": "h2c"}
+	e := newTestEngine(t, Options{Lists: Static{"app": {i}}})
+	e.Command("app", Settings{Timeout: 10 * time.Second})
+	defer e.Close()
+	body, w := io.Pipe()
+	all.Go(func() { w.Write([]byte("x")) }) // it has been read from, so net/http does not try again by itself, nor do we
+	req, err := http.NewRequest("POST", "http://app/", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = e.Transport().RoundTrip(req)
+	body.Close()
+	if !isUnsent(err) || !errors.Is(err, ErrBodySent) {
+		t.Errorf("got %v, want a stream refused unread, and ErrBodySent", err)
 	}
 }
