@@ -10,7 +10,6 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,6 +36,7 @@ type road struct {
 	edge    *edge.Gateway
 	edgeAPI *httptest.Server
 	client  *http.Client
+	meters  []*meter.Registry // of all processes
 }
 
 // newRoad starts an edge that leads everything to the service api. Services are added with serve, before the first
@@ -83,6 +83,7 @@ func (r *road) process(t *testing.T, app string) (*config.Properties, *ipc.Engin
 		tr.CloseIdleConnections()
 	})
 	key, m := props.String("fault.key", ""), meter.New(nil)
+	r.meters = append(r.meters, m)
 	calls := ipc.New(ipc.Options{App: app, Lists: r.lists, Config: props, Meter: m, Log: quiet, FaultKey: func() fault.Key { return fault.Key(key.Get()) }})
 	t.Cleanup(calls.Close)
 	until(t, app+" has its properties", func() bool { return key.Get() != "" })
@@ -236,7 +237,6 @@ func TestNobodyButTheEdgeInjects(t *testing.T) {
 
 func TestTheRedButtonWorksWithinASecondInEveryProcess(t *testing.T) {
 	r := newRoad(t)
-	var at atomic.Int32 // how many wait where they shall
 	r.serve(t, "leaf", func(_ *ipc.Engine, w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "leaf") })
 	r.serve(t, "api", func(calls *ipc.Engine, w http.ResponseWriter, req *http.Request) {
 		out, _ := http.NewRequestWithContext(req.Context(), http.MethodGet, "http://leaf/", nil)
@@ -261,7 +261,6 @@ func TestTheRedButtonWorksWithinASecondInEveryProcess(t *testing.T) {
 	answers := make(chan answer, len(waits))
 	for user := range waits {
 		go func() {
-			at.Add(1)
 			status, body, err := r.get(t, r.front.URL, "X-Member", user)
 			answers <- answer{user, body, status, err, time.Now()}
 		}()
@@ -272,9 +271,14 @@ func TestTheRedButtonWorksWithinASecondInEveryProcess(t *testing.T) {
 			t.Fatalf("%s was answered %d %s, %v before the button was pressed", a.user, a.status, a.body, a.err)
 		default:
 		}
-		return at.Load() == 3
+		waiting := int64(0)
+		for _, m := range r.meters {
+			for point, action := range map[string]string{"edge": "delay", "client": "hang", "server": "hang"} {
+				waiting += int64(m.Counter("ipc.fit.injected", "ipc.point", point, "ipc.action", action).Count())
+			}
+		}
+		return waiting == 3
 	})
-	time.Sleep(50 * time.Millisecond) // they are on their way to where they wait; sooner would prove less, not more
 	pressed := time.Now()
 	if err := r.StopAll(api.As(t.Context(), "ana", "enough")); err != nil {
 		t.Fatal(err)
