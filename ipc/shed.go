@@ -24,7 +24,7 @@ const (
 	sacred         = 5 // requests of this priority or a better one are let in up to the hard limit
 	senseEvery     = 100 * time.Millisecond
 	senseIdle      = 10              // readings without a request end the measuring
-	slack          = 1.25            // times what is needed, in flight
+	slack          = 1.1             // times what is needed, in flight
 	criticalTimes  = 2               // times the limit, that what is CRITICAL is held to
 	grace          = 1.25            // times what is in flight when the limit begins to hold, that it is held to at first
 	idleTimes      = 10              // times what was proven, that may be in flight while the processor is idle
