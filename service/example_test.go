@@ -7,6 +7,7 @@ import (
 	"log"
 	"log/slog"
 	"net/http"
+	"strings"
 
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/service"
@@ -55,6 +56,25 @@ func ExampleConfig_build() {
 	fmt.Println("ended:", s.Wait())
 	// Output:
 	// welcome, tea: ask at the counter
+	// ended: <nil>
+}
+
+// What dashboards and operators ask is answered apart from traffic, at a port of its own.
+func ExampleConfig_admin() {
+	ctx, stop := context.WithCancel(context.Background())
+	everything := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprintf(w, "the service answers %s", r.URL.Path) })
+	s, err := service.Start(ctx, service.Config{Name: "hello", Handler: everything, Admin: "127.0.0.1:0", Log: quiet})
+	if err != nil {
+		log.Fatal(err)
+	}
+
+	fmt.Println(fetch("http://" + s.Addr() + "/info"))
+	fmt.Println(strings.Contains(fetch("http://"+s.AdminAddr()+"/info"), `"app":"hello"`))
+	stop()
+	fmt.Println("ended:", s.Wait())
+	// Output:
+	// the service answers /info
+	// true
 	// ended: <nil>
 }
 

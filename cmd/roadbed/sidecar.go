@@ -77,6 +77,9 @@ Prana's flags -p, -a and -c work, and --compat prana answers as it did.`,
 		},
 	}
 	f.flags(cmd.Flags())
+	for name, values := range map[string][]string{"compat": {"prana"}, "criticality": {"CRITICAL", "DEGRADED", "BEST_EFFORT", "BULK"}, "log-level": {"debug", "info", "warn", "error"}} {
+		cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // fails only for a flag that does not exist
+	}
 	return cmd
 }
 
