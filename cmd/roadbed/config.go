@@ -191,6 +191,7 @@ func (c *cli) configSet() *cobra.Command {
 		Example: `  roadbed config set demo.load.rps 300 --type int
   roadbed config set hystrix.command.catalog.circuitBreaker.forceOpen true --type bool --app api
   roadbed config set api.limit 20 --type int --min 1 --max 100 --why "the new machines are faster"
+  roadbed config set --type int -- hystrix.threadpool.default.maxQueueSize -1
   roadbed config set db.password --sensitive --file - < secret`,
 		Args: func(cmd *cobra.Command, args []string) error {
 			if file != "" {

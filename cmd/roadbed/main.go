@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"os/user"
+	"regexp"
 	"strings"
 	"syscall"
 
@@ -58,6 +59,9 @@ func run() int {
 	return exitFailed
 }
 
+// number finds the complaint about a negative number that was taken for a flag.
+var number = regexp.MustCompile(`unknown shorthand flag: .* in -[0-9.]`)
+
 // usageError is a command line that cannot be understood.
 type usageError struct{ error }
 
@@ -78,7 +82,12 @@ Start with:
 		Args:          noArgs,
 		RunE:          showHelp,
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		if number.MatchString(err.Error()) {
+			err = fmt.Errorf("%w; what begins with - goes behind --, after all flags: %s -- ...", err, cmd.CommandPath())
+		}
+		return usageError{err}
+	})
 	f := root.PersistentFlags()
 	f.StringVar(&c.base, "api", envOr("ROADBED_API", "http://127.0.0.1:7070"), "the platform's API (env ROADBED_API)")
 	f.StringVar(&c.tokenFile, "token-file", os.Getenv("ROADBED_TOKEN_FILE"), "file with the platform's token (env ROADBED_TOKEN_FILE)")

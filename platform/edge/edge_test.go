@@ -115,6 +115,21 @@ func TestAppsAreReachableUnderTheirName(t *testing.T) {
 	}
 }
 
+func TestHastyClientsOpenNoBreaker(t *testing.T) {
+	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Grpc-Timeout") != "" || r.Header.Get("X-Envoy-Expected-Rq-Timeout-Ms") != "" {
+			http.Error(w, "late", http.StatusGatewayTimeout)
+		}
+	})})
+	for range 60 {
+		for _, hasty := range [][2]string{{"Grpc-Timeout", "1n"}, {"X-Envoy-Expected-Rq-Timeout-Ms", "0"}} {
+			if resp, body := h.get(t, "/hello/", hasty[0], hasty[1]); resp.StatusCode != 200 {
+				t.Fatalf("with %s: %s the answer was %d %s, want 200", hasty[0], hasty[1], resp.StatusCode, body)
+			}
+		}
+	}
+}
+
 func TestNothingAClientSaysOfItselfIsBelieved(t *testing.T) {
 	var seen http.Header
 	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -123,11 +138,12 @@ func TestNothingAClientSaysOfItselfIsBelieved(t *testing.T) {
 		w.Header().Set("X-Request-Id", "the service's own")
 	})})
 	resp, _ := h.get(t, "/hello/", "X-Fit", "id=x", "X-Ipc-Attempt", "7", "X-Ipc-Criticality", "CRITICAL", "X-Ipc-Timeout-Ms", "999999",
+		"Grpc-Timeout", "1m", "X-Envoy-Expected-Rq-Timeout-Ms", "1",
 		"X-Forwarded-For", "6.6.6.6", "X-Forwarded-Proto", "https", "X-Real-Ip", "6.6.6.6", "Forwarded", "for=6.6.6.6",
 		"Connection", "X-Secret-Hop", "X-Secret-Hop", "1", "X-Request-Id", "abcdefgh-1", "X-Kept", "yes")
 	for k, want := range map[string]string{
 		"X-Fit": "", "X-Ipc-Attempt": "1", "X-Forwarded-For": "127.0.0.1", "X-Forwarded-Proto": "http", "X-Real-Ip": "", "Forwarded": "",
-		"X-Secret-Hop": "", "X-Request-Id": "abcdefgh-1", "X-Kept": "yes", "X-Ipc-Caller": "edge",
+		"Grpc-Timeout": "", "X-Envoy-Expected-Rq-Timeout-Ms": "", "X-Secret-Hop": "", "X-Request-Id": "abcdefgh-1", "X-Kept": "yes", "X-Ipc-Caller": "edge",
 	} {
 		if got := seen.Get(k); got != want {
 			t.Errorf("the service saw %s: %q, want %q", k, got, want)

@@ -95,9 +95,13 @@ func passages(h http.Header) (n int) {
 }
 
 // internal reports whether a header is spoken only between services. k is in canonical form.
+//
+// That goes for deadlines, too. Services give up in time for them and count those they called as late, so that a
+// stranger who sends a millisecond could open breakers for everybody. Who really waits no longer hangs up, which
+// counts for nobody.
 func internal(k string) bool {
 	switch k {
-	case "X-Fit", "X-Netflix.server.utilization", "Endpoint-Load-Metrics":
+	case "X-Fit", "X-Netflix.server.utilization", "Endpoint-Load-Metrics", "Grpc-Timeout", "X-Envoy-Expected-Rq-Timeout-Ms":
 		return true
 	}
 	return strings.HasPrefix(k, "X-Ipc-")
