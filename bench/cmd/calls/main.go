@@ -25,7 +25,6 @@ import (
 
 // cost is what one way to make a call costs.
 type cost struct {
-	what   string
 	ns     float64 // of the processor, the whole process's
 	bytes  float64
 	allocs string
