@@ -118,7 +118,7 @@ type Engine struct {
 	shards    int
 	knobs     []knob[Settings]
 	faultsOn  [2]*config.Value[bool]
-	maxFaults *config.Value[int]
+	maxFaults *config.Value[*faultLimit]
 	logging   atomic.Int64                  // how many want requests logged
 	faults    atomic.Int64                  // being injected now
 	faultStop atomic.Pointer[chan struct{}] // closed while a kill switch is thrown
@@ -151,7 +151,7 @@ func New(o Options) *Engine {
 		app: o.App, instance: o.Instance, zone: o.Location.Zone, home: o.Cluster, lists: o.Lists, meter: o.Meter, faultKey: o.FaultKey,
 		base: o.Transport, log: o.Log, config: o.Config, clock: newClock(), shards: shardCount(), knobs: commandKnobs(),
 		faultsOn:  [2]*config.Value[bool]{o.Config.Bool("fault.enabled", true), o.Config.Bool("ipc.fit.enabled", true)},
-		maxFaults: o.Config.Int("ipc.fit.maxActive", 100),
+		maxFaults: config.Must(config.Bind(o.Config, "ipc.fit.", faultLimit{100})),
 		ticker:    time.NewTicker(tickTime),
 		stop:      make(chan struct{}), refused: map[string]string{}, defined: map[string]bool{},
 	}
@@ -365,12 +365,20 @@ func (e *Engine) HTTPClient() *http.Client { return &http.Client{Transport: e.Tr
 // Transport returns what HTTPClient sends requests with.
 func (e *Engine) Transport() http.RoundTripper { return (*transport)(e) }
 
+// faultLimit is how many faults a process injects at the same time.
+type faultLimit struct{ MaxActive int }
+
+// Validate refuses what is no number of faults. With 0 none is injected.
+func (l *faultLimit) Validate() error {
+	return config.Between("ipc.fit.maxActive", l.MaxActive, 0, 1_000_000)
+}
+
 // injecting reserves one of the faults that may be injected at the same time.
 func (e *Engine) injecting() (leave func(), ok bool) {
 	if !e.faultsOn[0].Get() || !e.faultsOn[1].Get() {
 		return nil, false
 	}
-	if e.faults.Add(1) > int64(e.maxFaults.Get()) {
+	if e.faults.Add(1) > int64(e.maxFaults.Get().MaxActive) {
 		e.faults.Add(-1)
 		return nil, false
 	}

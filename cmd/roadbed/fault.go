@@ -61,6 +61,9 @@ func (c *cli) faultAdd() *cobra.Command {
 			case status != 0 && (status < 400 || status > 599):
 				return usageError{fmt.Errorf("--error %d: use an HTTP status from 400 to 599", status)}
 			}
+			if err := chosen(cmd.Flags()); err != nil {
+				return err
+			}
 			if rules == "" {
 				rules = faultRules(services, status, delay, jitter)
 			}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/roadbed/roadbed/platform/edge"
 	"github.com/roadbed/roadbed/platform/telemetry"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 func (c *cli) fit() *cobra.Command {
@@ -91,6 +93,9 @@ func (c *cli) fitAdd() *cobra.Command {
 					return usageError{err}
 				}
 				f.Description = cmp.Or(f.Description, words)
+			}
+			if err := chosen(cmd.Flags()); err != nil {
+				return err
 			}
 			if dry {
 				return preview(cmd, client, f.Rules)
@@ -297,4 +302,21 @@ func (c *cli) fitEnable() *cobra.Command {
 			return nil
 		},
 	}
+}
+
+// chosen refuses flags that choose nobody, such as --user "$WHO" with WHO unset: left out they would choose everybody.
+func chosen(flags *pflag.FlagSet) (err error) {
+	flags.Visit(func(f *pflag.Flag) {
+		switch f.Name {
+		case "percent":
+			if share, _ := strconv.ParseFloat(f.Value.String(), 64); !(share > 0 && share <= 100) {
+				err = usageError{fmt.Errorf("--percent %s: use more than 0 and at most 100", f.Value)}
+			}
+		case "user", "device", "header", "zone", "cluster", "route":
+			if f.Value.String() == "[]" || f.Value.String() == "[\"\"]" {
+				err = usageError{fmt.Errorf("--%s is empty; leave it out if everybody is meant", f.Name)}
+			}
+		}
+	})
+	return err
 }
