@@ -241,7 +241,9 @@ func verdict(d balancer.DoneInfo, ctx context.Context) balance.Verdict {
 			return balance.Erred
 		}
 		return balance.Broken
-	case codes.ResourceExhausted, codes.Internal, codes.Unknown, codes.DataLoss:
+	case codes.ResourceExhausted:
+		return balance.Declined
+	case codes.Internal, codes.Unknown, codes.DataLoss:
 		return balance.Erred
 	}
 	return balance.Answered

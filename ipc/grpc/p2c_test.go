@@ -10,6 +10,8 @@ import (
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/ipc/balance"
 	"google.golang.org/grpc/balancer"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // connection is one that is ready.
@@ -65,6 +67,31 @@ func TestReportsOfLoad(t *testing.T) {
 	} {
 		if load, ok := loadOf(tc.report); load != tc.load || ok != tc.ok {
 			t.Errorf("%v: got %v, %v; want %v, %v", tc.report, load, ok, tc.load, tc.ok)
+		}
+	}
+}
+
+func TestWhatAStatusSaysOfTheInstance(t *testing.T) {
+	gone, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, tc := range []struct {
+		code     codes.Code
+		received bool
+		ctx      context.Context
+		want     balance.Verdict
+	}{
+		{codes.OK, true, context.Background(), balance.Answered},
+		{codes.NotFound, true, context.Background(), balance.Answered},
+		{codes.Internal, true, context.Background(), balance.Erred},
+		{codes.Unavailable, true, context.Background(), balance.Erred},
+		{codes.Unavailable, false, context.Background(), balance.Broken},
+		{codes.Unavailable, false, gone, balance.Abandoned},
+		{codes.DeadlineExceeded, false, context.Background(), balance.Broken},
+		{codes.ResourceExhausted, true, context.Background(), balance.Declined},
+		{codes.Canceled, false, gone, balance.Abandoned},
+	} {
+		if got := verdict(balancer.DoneInfo{Err: status.Error(tc.code, ""), BytesReceived: tc.received}, tc.ctx); got != tc.want {
+			t.Errorf("%v, bytes received %v, caller gone %v: got %v, want %v", tc.code, tc.received, tc.ctx == gone, got, tc.want)
 		}
 	}
 }
