@@ -18,6 +18,8 @@
 //   - The calls of one Watch are in order and never overlap. A slow one skips lists that are no longer true; it never
 //     misses the newest.
 //   - A registration is renewed until it is cancelled, and made again as soon as a registry that lost it is back.
+//   - While a restarted registry warms up nobody is taken out, but who has not come back to it and has lost its address to
+//     another instance.
 //   - An instance whose process dies is DOWN within a second: the registry, if it is one of ours, sees the stream break
 //     and then that nobody listens at the instance's port.
 //

@@ -190,6 +190,38 @@ func TestWarmingRegistryTakesNothingAwayUntilItIsWarm(t *testing.T) {
 	})
 }
 
+func TestWhoeverHasTheAddressNowDisplacesWhoHasNotComeBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out *io.PipeWriter
+		c := running(t, func(r *http.Request) (resp *http.Response, err error) {
+			resp, out = streaming(r)
+			return resp, nil
+		})
+		synctest.Wait()
+		steps := []struct{ name, event, want string }{
+			{"all", `snapshot {"warming":false,"instances":[{"id":"1","app":"a","host":"h","port":1},{"id":"2","app":"a","host":"h","port":2},{"id":"3","app":"b","host":"h","port":3}]}`, "1 2 3"},
+			{"restarted, with another at the address of 1", `snapshot {"warming":true,"instances":[{"id":"4","app":"B","host":"h","port":1}]}`, "2 3 4"},
+			{"another at the address of 2", `put {"instance":{"id":"5","app":"a","host":"h","port":2}}`, "3 4 5"},
+			{"3 is back", `put {"instance":{"id":"3","app":"B","host":"h","port":3}}`, "3 4 5"},
+			{"one at the address of 3, which is there itself", `put {"instance":{"id":"6","app":"c","host":"h","port":3}}`, "3 4 5 6"},
+			{"another host", `put {"instance":{"id":"7","app":"c","host":"g","port":2}}`, "3 4 5 6 7"},
+		}
+		for _, st := range steps {
+			kind, data, _ := strings.Cut(st.event, " ")
+			fmt.Fprintf(out, "event: %s\ndata: %s\n\n", kind, data) //nolint:errcheck // the test sees what follows
+			synctest.Wait()
+			var ids []string
+			for _, i := range c.Instances("") {
+				ids = append(ids, i.ID)
+			}
+			slices.Sort(ids)
+			if got := strings.Join(ids, " "); got != st.want {
+				t.Errorf("%s: got instances %s, want %s", st.name, got, st.want)
+			}
+		}
+	})
+}
+
 func TestRegistrationIsRenewedAndMadeAgainWhenForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex

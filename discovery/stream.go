@@ -10,6 +10,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -103,6 +104,15 @@ type boundStream struct {
 type streamer struct {
 	c      *Client
 	lastID string // of the newest event applied; empty asks for a snapshot
+
+	// who is known and has not come back to a registry that is warming up; guarded by the client's mu
+	unseen map[name]bool
+	at     map[address][]name // by where they were
+}
+
+type address struct {
+	host string
+	port int
 }
 
 // read follows the stream of b until it breaks. heard says whether b answered at all.
@@ -189,16 +199,23 @@ func (st *streamer) apply(ev event) error {
 	switch ev.name {
 	case "snapshot":
 		if m.Warming {
-			changed = c.known.merge(m.Instances) // those missing have not come back yet
+			st.await(c.known.missing(m.Instances))
+			changed = c.known.merge(m.Instances)
+			for _, i := range m.Instances {
+				changed = st.displace(i) || changed
+			}
 		} else {
+			st.await(nil)
 			changed = c.known.replace(m.Instances)
 		}
 	case "put":
 		changed = c.known.put(m.Instance)
+		changed = st.displace(m.Instance) || changed
 	case "remove":
 		changed = c.known.remove(m.App, m.ID)
 	case "hash":
 		if !m.Warming {
+			st.await(nil)
 			counted = c.known.hash()
 		}
 	}
@@ -213,6 +230,36 @@ func (st *streamer) apply(ev event) error {
 		st.lastID = ev.id
 	}
 	return nil
+}
+
+// await notes who has not come back yet. The caller holds the client's mu.
+func (st *streamer) await(missing []name) {
+	st.unseen, st.at = nil, nil
+	if len(missing) == 0 {
+		return
+	}
+	st.unseen, st.at = make(map[name]bool, len(missing)), make(map[address][]name, len(missing))
+	for _, k := range missing {
+		i := st.c.known.apps[k.app].byID[k.id]
+		st.unseen[k] = true
+		st.at[address{i.Host, i.Port}] = append(st.at[address{i.Host, i.Port}], k)
+	}
+}
+
+// displace takes out whoever has not come back to a warming registry and has its address taken by i: what listens there
+// now is somebody else, who would answer calls that are not for it. The caller holds the client's mu.
+func (st *streamer) displace(i roadbed.Instance) (changed bool) {
+	delete(st.unseen, name{strings.ToLower(i.App), i.ID})
+	if i.Port == 0 {
+		return false
+	}
+	for _, k := range st.at[address{i.Host, i.Port}] {
+		if st.unseen[k] {
+			delete(st.unseen, k)
+			changed = st.c.known.remove(k.app, k.id) || changed
+		}
+	}
+	return changed
 }
 
 // changed tells the cache and watchers, in this order: what somebody saw is on disk when Run has ended.
