@@ -249,7 +249,7 @@ func TestTheTableOfEndpoints(t *testing.T) {
 	})
 	down := instanceOf("recommendations", "http://127.0.0.1:9")
 	down.Host, down.Status = "dead", roadbed.Down
-	startPlatform(t, map[string]string{"shop.rows": "5", "shop.note": "${shop.rows} rows"}, instanceOf("recommendations", recs.URL), down)
+	startPlatform(t, map[string]string{"shop.rows": "5", "shop.note": "${shop.rows} rows", "fault.key": "00ff"}, instanceOf("recommendations", recs.URL), down)
 	plain := start(t, Config{To: addrOf(neighbour), Properties: map[string]string{"shop.rows": "1", "only.here": "x"}})
 	prana := start(t, Config{To: addrOf(neighbour), Prana: true})
 	await(t, "UP", func() bool { return plain.Status() == roadbed.Up && prana.Status() == roadbed.Up })
@@ -270,6 +270,7 @@ func TestTheTableOfEndpoints(t *testing.T) {
 		{"GET", "/eureka/hosts?appName=nobody", "", 200, 200, `[]`, `[]`, ""},
 		{"GET", "/eureka/hosts", "", 400, 200, `{"reason":"Bad Request","message":"appName has to be specified"}`, `{"reason":"Bad Request","message":"appName has to be specified"}`, "badrequest"},
 		{"GET", "/dynamicproperties?id=shop.note&id=none&id=only.here", "", 200, 200, `{"none":null,"only.here":"x","shop.note":"5 rows"}`, `{"none":null,"only.here":null,"shop.note":"5 rows"}`, ""},
+		{"GET", "/dynamicproperties?id=fault.key", "", 200, 200, `{"fault.key":null}`, `{"fault.key":null}`, ""},
 		{"GET", "/dynamicproperties", "", 200, 200, `{}`, `{}`, ""},
 		{"PUT", "/proxy?vip=recommendations&path=/users/42%3Fa%3D1", "film", 202, 202, "PUT /users/42?a=1 why film", "PUT /users/42?a=1 why film", ""},
 		{"GET", "/proxy?vip=recommendations.vip&path=users", "", 202, 202, "GET /users why ", "GET /users why ", ""},
