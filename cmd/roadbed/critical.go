@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -85,7 +87,7 @@ Exit codes: 0 members survive, 3 a hidden critical service was found or members 
 				}
 				o.Routes = []string{route}
 			}
-			if o.Probe, err = prober(edgeAt, paths, services); err != nil {
+			if o.Probe, err = prober(cmp.Or(edgeAt, edgeBeside(client.Base)), paths, services); err != nil {
 				return usageError{err}
 			}
 			wire(o, client)
@@ -119,7 +121,7 @@ Exit codes: 0 members survive, 3 a hidden critical service was found or members 
 	fs.StringVar(&o.Status, "error", "503", "what failing calls are answered: an HTTP status, or a gRPC code")
 	fs.StringVar(&route, "route", "", "only requests on this route of the edge, and what it declares critical")
 	fs.StringSliceVar(&paths, "probe", nil, "paths that synthetic members ask for, all of which must be answered 200 within 2s; in the demo they browse and play")
-	fs.StringVar(&edgeAt, "edge", os.Getenv("ROADBED_EDGE"), "where the edge is; http://127.0.0.1:7000 when empty (env ROADBED_EDGE)")
+	fs.StringVar(&edgeAt, "edge", os.Getenv("ROADBED_EDGE"), "where the edge is; when empty, on the API's host and moved as far from its usual port (env ROADBED_EDGE)")
 	fs.StringVarP(&format, "output", "o", "table", "table or json")
 	return cmd
 }
@@ -205,7 +207,7 @@ func prober(edgeAt string, paths []string, services []registry.Service) (func(co
 			return streaming.Visit(ctx, client, at, http.Header{h[0]: {h[1]}}, seed, n.Add(1))
 		}, err
 	}
-	at := strings.TrimSuffix(cmp.Or(edgeAt, "http://127.0.0.1:7000"), "/")
+	at := strings.TrimSuffix(edgeAt, "/")
 	for _, p := range paths {
 		if _, err := http.NewRequest(http.MethodGet, at+p, nil); err != nil || !strings.HasPrefix(p, "/") {
 			return nil, fmt.Errorf("--probe %s: use a path such as /home", p)
@@ -287,4 +289,22 @@ func printResult(out io.Writer, format string, res chaos.Result) error {
 	}
 	_, err := fmt.Fprintf(out, "  in the change log: roadbed changes --action experiment.end\n")
 	return err
+}
+
+const (
+	usualAPIPort  = 7070
+	usualEdgePort = 7000
+)
+
+// edgeBeside returns where the edge of the platform is whose API is at base: on the same host, moved from its usual port
+// as far as the API is, as --port-offset moves all.
+func edgeBeside(base string) string {
+	host, port := "127.0.0.1", usualEdgePort
+	if u, err := url.Parse(base); err == nil && u.Hostname() != "" {
+		host = u.Hostname()
+		if n, err := strconv.Atoi(u.Port()); err == nil && n > usualAPIPort-usualEdgePort {
+			port += n - usualAPIPort
+		}
+	}
+	return "http://" + net.JoinHostPort(host, strconv.Itoa(port))
 }

@@ -55,7 +55,7 @@ Exit codes: 0 nothing is left to try and nothing but single services hurts, 3 a 
 				return err
 			}
 			client.Why = cmp.Or(client.Why, "fit search "+args[0])
-			l := lineage{client: client, http: &http.Client{}, url: strings.TrimSuffix(cmp.Or(edgeAt, "http://127.0.0.1:7000"), "/") + args[0], headers: headers,
+			l := lineage{client: client, http: &http.Client{}, url: strings.TrimSuffix(cmp.Or(edgeAt, edgeBeside(client.Base)), "/") + args[0], headers: headers,
 				id: "search-" + strings.ToLower(fmt.Sprintf("%x", time.Now().UnixNano()&0xffffffff))}
 			progress := cmd.OutOrStdout()
 			if format == "json" {
@@ -87,7 +87,7 @@ Exit codes: 0 nothing is left to try and nothing but single services hurts, 3 a 
 	fs.StringToStringVar(&headers, "header", nil, "headers of the request, NAME=VALUE; it is told apart by X-Fit-Probe")
 	fs.IntVar(&s.MaxFaults, "max-faults", 3, "services failing at once, at most")
 	fs.IntVar(&s.MaxRuns, "max-runs", 200, "experiments at most")
-	fs.StringVar(&edgeAt, "edge", os.Getenv("ROADBED_EDGE"), "where the edge is; http://127.0.0.1:7000 when empty (env ROADBED_EDGE)")
+	fs.StringVar(&edgeAt, "edge", os.Getenv("ROADBED_EDGE"), "where the edge is; when empty, on the API's host and moved as far from its usual port (env ROADBED_EDGE)")
 	fs.StringVarP(&format, "output", "o", "table", "table or json")
 	return cmd
 }
