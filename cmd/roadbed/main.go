@@ -84,7 +84,7 @@ Start with:
 	}
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		if number.MatchString(err.Error()) {
-			err = fmt.Errorf("%w; what begins with - goes behind --, after all flags: %s -- ...", err, cmd.CommandPath())
+			err = fmt.Errorf("%w; what begins with - goes behind --, after all flags, as in %q", err, cmd.CommandPath()+" -- KEY -1")
 		}
 		return usageError{err}
 	})
