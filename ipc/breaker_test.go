@@ -297,6 +297,7 @@ func TestForcedStates(t *testing.T) {
 			t.Errorf("disabled: got %v, want the call to run", err)
 		}
 		e.configure(0, nil)
+		repeat(1, c, broken) // a breaker opens on news only
 		time.Sleep(time.Second)
 		if _, err := Call(t.Context(), c, succeed); !errors.Is(err, ErrOpen) {
 			t.Errorf("back to normal with 200 errors in the window: got %v, want ErrOpen", err)
