@@ -280,6 +280,7 @@ func TestForcedStates(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := newTestEngine(t, Options{})
 		c := e.Command("x", Settings{})
+		time.Sleep(tickTime / 5) // so that what follows does not fall together with ticks
 		e.configure(0, properties{"hystrix.command.x.circuitBreaker.forceOpen": "true"})
 		if _, err := Call(t.Context(), c, succeed); !errors.Is(err, ErrOpen) {
 			t.Errorf("forced open: got %v, want ErrOpen", err)
