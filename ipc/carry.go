@@ -54,9 +54,6 @@ func (e *Engine) Receive(ctx context.Context, h http.Header) (context.Context, *
 	return ctx, r, nil
 }
 
-// RequestID returns the request's id, which was made if it brought none.
-func (r *Received) RequestID() string { return r.in.id }
-
 // NoRetry reports whether a callee, or the budget of this process, asks that nobody upstream tries again.
 func (r *Received) NoRetry() bool { return r.in.noRetry.Load() }
 
@@ -118,27 +115,31 @@ func (e *Engine) Carry(ctx context.Context, c *Command, attempt int, set func(na
 	}
 }
 
-// Inject does what the faults of the request of ctx ask of an injection point: it waits, and returns the error to fail
-// with, or nil, and what was asked. The kill switch and the limit on faults at once hold.
-func (e *Engine) Inject(ctx context.Context, point, name string) (fault.Action, error) {
+// Inject does what the faults of the request of ctx ask of an injection point that has neither a connection nor a body:
+// it waits, and returns the error to fail with, nil if the call goes on. The kill switch and the limit on faults at once
+// hold.
+func (e *Engine) Inject(ctx context.Context, point, name string) error {
 	f := fault.From(ctx)
 	if f == nil { // hot path: 0 allocs
-		return fault.Action{}, nil
+		return nil
 	}
 	a := f.At(point, name)
-	if a.IsZero() || a.Delay == 0 && a.Err == nil && !a.Hang {
-		return fault.Action{}, nil
+	if a.Delay <= 0 && a.Err == nil && !a.Hang {
+		return nil // nothing, or what concerns a body or a cache
 	}
 	leave, ok := e.injecting()
 	if !ok {
-		return fault.Action{}, nil
+		return nil
 	}
 	defer leave()
 	e.injected(point, &a)
 	if err := a.Wait(ctx); err != nil {
-		return a, err
+		return err
 	}
-	return a, a.Err
+	if a.Reject {
+		return fmt.Errorf("%w: %w", ErrRejected, a.Err)
+	}
+	return a.Err
 }
 
 // Watch calls fn with the instances of app, as [Lists] does.

@@ -101,9 +101,6 @@ func Batch[A comparable, R any](e *Engine, name string, d BatchDefinition[A, R])
 	}
 }
 
-// Command returns the command that runs the batches.
-func (b *Batched[A, R]) Command() *Command { return b.cmd }
-
 // Call puts arg into a batch and waits for its answer. It leaves the batch when ctx ends: if nobody else waits for
 // the argument, and the batch has not begun, without it; a batch that nobody waits for is given up. Outside any
 // request, a batch PerRequest has one argument and runs at once.

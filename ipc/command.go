@@ -458,8 +458,8 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 		}
 		s.end(context.Canceled)
 	}()
-	if f := fault.From(ctx); f != nil {
-		err = c.inject(rctx, f)
+	if fault.From(ctx) != nil {
+		err = c.engine.Inject(rctx, "command", c.name)
 	}
 	if err == nil {
 		v, err = run(rctx)
@@ -530,10 +530,7 @@ func again[T any](ctx context.Context, c *Command, set *settings, p *permit, run
 			timer.Stop()
 			return v, err
 		}
-		if err = nil; fault.From(ctx) != nil {
-			err = c.inject(ctx, fault.From(ctx))
-		}
-		if err == nil {
+		if err = c.engine.Inject(ctx, "command", c.name); err == nil {
 			v, err = run(ctx)
 		}
 	}
@@ -666,25 +663,4 @@ func discard(v any) {
 			c.Close()
 		}
 	}
-}
-
-// inject does what the request's faults ask of the command.
-func (c *Command) inject(ctx context.Context, f *fault.Context) error {
-	a := f.At("command", c.name)
-	if !a.Acts() {
-		return nil
-	}
-	leave, ok := c.engine.injecting()
-	if !ok {
-		return nil
-	}
-	defer leave()
-	c.engine.injected("command", &a)
-	if err := a.Wait(ctx); err != nil {
-		return err
-	}
-	if a.Reject {
-		return fmt.Errorf("%w: %w", ErrRejected, a.Err)
-	}
-	return a.Err
 }

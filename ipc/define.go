@@ -72,9 +72,6 @@ func (e *Engine) define(what, name, group string, s Settings) *Command {
 	return e.Command(name, s)
 }
 
-// Command returns the command itself, for instance to make an HTTP call in its name.
-func (d *Defined[A, R]) Command() *Command { return d.cmd }
-
 // Call runs the command. Its errors are those of [Call].
 //
 // With a CacheKey, and within a request (see [NewRequest]), calls with equal keys get the answer of the first, be it a

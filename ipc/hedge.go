@@ -72,30 +72,38 @@ func (h Hedging) After() time.Duration { return h.h.after(h.set) }
 
 // Take asks the budgets for the second attempt.
 func (h Hedging) Take() bool {
-	if !h.h.budget.takeOf(h.set.HedgePercent, 0, h.h.budget.lately()) {
-		return false
-	}
-	if !h.c.budget.takeFor(h.set, h.c.callsLately()) {
-		h.h.budget.extras.Add(-1)
-		return false
-	}
-	return true
+	return h.h.take(h.set, func() bool { return h.c.budget.takeFor(h.set, h.c.callsLately()) })
 }
 
 // Took records the first attempt: it was answered after d, or outrun by the second after so long.
 func (h Hedging) Took(d time.Duration) { h.h.took(int64(d)) }
 
 // Won records that there was a second attempt, and whether it was the one that counted.
-func (h Hedging) Won(second bool) {
+func (h Hedging) Won(second bool) { h.c.engine.hedged(h.c.name, second) }
+
+// took records an attempt that took d, or one that was cancelled when it had taken so long.
+func (h *hedging) took(d int64) { h.counts[latencyBin(d)].Add(1) }
+
+// take asks for a second attempt: of the budget of hedges, and of all, that of all further attempts.
+func (h *hedging) take(set *settings, all func() bool) bool {
+	if !h.budget.takeOf(set.HedgePercent, 0, h.budget.lately()) {
+		return false
+	}
+	if !all() {
+		h.budget.extras.Add(-1)
+		return false
+	}
+	return true
+}
+
+// hedged counts a call that had a second attempt, by whether that was the one that counted.
+func (e *Engine) hedged(name string, second bool) {
 	result := "lost"
 	if second {
 		result = "won"
 	}
-	h.c.engine.meter.Counter("ipc.client.hedge", "ipc.vip", h.c.name, "ipc.result", result).Inc()
+	e.meter.Counter("ipc.client.hedge", "ipc.vip", name, "ipc.result", result).Inc()
 }
-
-// took records an attempt that took d, or one that was cancelled when it had taken so long.
-func (h *hedging) took(d int64) { h.counts[latencyBin(d)].Add(1) }
 
 // tick works out the delay anew each second. Only the engine's ticker calls it.
 func (h *hedging) tick() {
@@ -230,11 +238,10 @@ func (x *exchange) hedge(set *settings) (resp *http.Response, t *try, hedged boo
 	t = &x.first
 	if all[1] != nil {
 		x.more = append(x.more, all[1].told(won, now))
-		result := "lost"
 		if won == all[1] {
-			t, result = &x.more[0], "won"
+			t = &x.more[0]
 		}
-		x.engine.meter.Counter("ipc.client.hedge", "ipc.vip", x.cluster.name, "ipc.result", result).Inc()
+		x.engine.hedged(x.cluster.name, won == all[1])
 	}
 	if won.panicked != nil {
 		panic(won.panicked)
@@ -257,11 +264,7 @@ func (x *exchange) company(set *settings, h *hedging) (try, bool) {
 		return try{}, false
 	}
 	ep := x.cluster.lb.Apart(now, x.first.endpoint)
-	if ep == nil || !h.budget.takeOf(set.HedgePercent, 0, h.budget.lately()) {
-		return try{}, false
-	}
-	if !x.cluster.budget.take(set) {
-		h.budget.extras.Add(-1)
+	if ep == nil || !h.take(set, func() bool { return x.cluster.budget.take(set) }) {
 		return try{}, false
 	}
 	return try{at: now, endpoint: ep, cause: hedged}, true

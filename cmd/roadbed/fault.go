@@ -71,11 +71,7 @@ func (c *cli) faultAdd() *cobra.Command {
 				Description: cmp.Or(description, faultWords(services, status, delay)), Rules: rules,
 				Who: chaos.Who{Percent: percent, Users: users}, Expires: time.Now().Add(last),
 			}
-			if err := client.Do(ctx, http.MethodPost, "/api/v1/faults", f, &f); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, until %s\nend it before with: roadbed fault remove %[1]s\n", f.ID, f.Description, f.Expires.Local().Format("15:04:05"))
-			return nil
+			return inject(cmd, client, f, "end it before with: roadbed fault remove")
 		},
 	}
 	fs := cmd.Flags()
@@ -92,6 +88,34 @@ func (c *cli) faultAdd() *cobra.Command {
 	byService := completer(c, listAt[registry.Service]("/api/v1/services"), func(s registry.Service) string { return s.Name })
 	cmd.RegisterFlagCompletionFunc("service", byService) //nolint:errcheck // fails only for a flag that does not exist
 	return cmd
+}
+
+// inject begins a fault, and prints until when it lasts and how to end it before.
+func inject(cmd *cobra.Command, client *api.Client, f chaos.Fault, before string) error {
+	if err := client.Do(cmd.Context(), http.MethodPost, "/api/v1/faults", f, &f); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, until %s\n%s %[1]s\n", f.ID, f.Description, f.Expires.Local().Format("15:04:05"), before)
+	return nil
+}
+
+// endFault ends one fault and says so.
+func endFault(cmd *cobra.Command, client *api.Client, id, did string) error {
+	if err := client.Do(cmd.Context(), http.MethodDelete, "/api/v1/faults/"+url.PathEscape(id), nil, nil); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s %s\n", did, id)
+	return nil
+}
+
+// oneOrAll accepts either one argument or --all.
+func oneOrAll(what string, all *bool) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if *all == (len(args) == 1) || len(args) > 1 {
+			return usageError{fmt.Errorf("name one %s, or say --all", what)}
+		}
+		return nil
+	}
 }
 
 // faultRules writes one rule per service and action, at the server's side so that every caller feels it.
@@ -148,11 +172,7 @@ func (c *cli) faultList() *cobra.Command {
 			}
 			return show(cmd, &l, []string{"FAULT", "WHAT", "WHO", "ENDS IN", "BY", "WHY"}, fetchList[chaos.Fault](client, "/api/v1/faults"),
 				func(f chaos.Fault) []string {
-					who := fmt.Sprintf("%g %%", f.Who.Percent)
-					if len(f.Who.Users) > 0 {
-						who = strings.Join(f.Who.Users, ",")
-					}
-					return []string{f.ID, f.Description, who, time.Until(f.Expires).Round(time.Second).String(), f.Actor, orDash(f.Why)}
+					return []string{f.ID, f.Description, whom(f.Who), time.Until(f.Expires).Round(time.Second).String(), f.Actor, orDash(f.Why)}
 				})
 		},
 	}
@@ -165,12 +185,7 @@ func (c *cli) faultRemove() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "remove (FAULT | --all)",
 		Short: "End a fault now",
-		Args: func(cmd *cobra.Command, args []string) error {
-			if all == (len(args) == 1) || len(args) > 1 {
-				return usageError{errors.New("name one FAULT, or say --all")}
-			}
-			return nil
-		},
+		Args:  oneOrAll("FAULT", &all),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -187,10 +202,9 @@ func (c *cli) faultRemove() *cobra.Command {
 				}
 			}
 			for _, id := range args {
-				if err := client.Do(cmd.Context(), http.MethodDelete, "/api/v1/faults/"+url.PathEscape(id), nil, nil); err != nil {
+				if err := endFault(cmd, client, id, "removed"); err != nil {
 					return err
 				}
-				fmt.Fprintf(cmd.OutOrStdout(), "removed %s\n", id)
 			}
 			if len(args) == 0 {
 				fmt.Fprintln(cmd.OutOrStdout(), "no faults are in force")

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -102,11 +101,7 @@ func (c *cli) fitAdd() *cobra.Command {
 			}
 			f.Who.Header, f.Expires = headers, time.Now().Add(last)
 			f.Description = cmp.Or(f.Description, "rules as given")
-			if err := client.Do(cmd.Context(), http.MethodPost, "/api/v1/faults", f, &f); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s: %s, until %s\nstop it before with: roadbed fit stop %[1]s\n", f.ID, f.Description, f.Expires.Local().Format("15:04:05"))
-			return nil
+			return inject(cmd, client, f, "stop it before with: roadbed fit stop")
 		},
 	}
 	fs := cmd.Flags()
@@ -255,12 +250,7 @@ func (c *cli) fitStop() *cobra.Command {
 
 --all is the red button: within a second no process injects anything, and what waits because of a
 fault goes on. Nothing can be added until ` + "`roadbed fit enable`" + `.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if all == (len(args) == 1) || len(args) > 1 {
-				return usageError{errors.New("name one SCENARIO, or say --all")}
-			}
-			return nil
-		},
+		Args: oneOrAll("SCENARIO", &all),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
@@ -273,11 +263,7 @@ fault goes on. Nothing can be added until ` + "`roadbed fit enable`" + `.`,
 				fmt.Fprintln(cmd.OutOrStdout(), "injection is off in every process and all scenarios have ended; `roadbed fit enable` allows new ones")
 				return nil
 			}
-			if err := client.Do(cmd.Context(), http.MethodDelete, "/api/v1/faults/"+url.PathEscape(args[0]), nil, nil); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "stopped %s\n", args[0])
-			return nil
+			return endFault(cmd, client, args[0], "stopped")
 		},
 	}
 	cmd.Flags().BoolVar(&all, "all", false, "stop all injection, everywhere")

@@ -102,7 +102,7 @@ func (c client) unary(ctx context.Context, method string, req, reply any, cc *gr
 	_, err := ipc.Call(ctx, cmd, func(run context.Context) (struct{}, error) {
 		attempts++
 		send := func(ctx context.Context, attempt int, reply any, opts []grpc.CallOption) error {
-			if _, err := c.engine.Inject(ctx, "client", appOf(cc)); err != nil {
+			if err := c.engine.Inject(ctx, "client", appOf(cc)); err != nil {
 				return err
 			}
 			var trailer metadata.MD
@@ -225,7 +225,7 @@ func (c client) stream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.Clie
 	s := &stream{desc: desc, ticket: ticket, cancel: cancel}
 	s.ctx = context.WithValue(ctx, firstKey{}, &s.first)
 	for _, p := range [...][2]string{{"command", method}, {"client", appOf(cc)}} {
-		if _, err := c.engine.Inject(ctx, p[0], p[1]); err != nil {
+		if err := c.engine.Inject(ctx, p[0], p[1]); err != nil {
 			s.end(err)
 			return nil, asStatus(err)
 		}
@@ -335,7 +335,7 @@ func (s server) serve(ctx context.Context, t grpc.ServerTransportStream, streams
 		r.End(httpStatus(status.Code(err)))
 	}()
 	if err == nil {
-		_, err = s.engine.Inject(ctx, "server", s.engine.App())
+		err = s.engine.Inject(ctx, "server", s.engine.App())
 	}
 	if err != nil {
 		err = asStatus(err)

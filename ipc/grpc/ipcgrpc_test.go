@@ -24,6 +24,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	pb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/resolver"
+	"google.golang.org/grpc/resolver/manual"
 	"google.golang.org/grpc/status"
 )
 
@@ -496,5 +498,30 @@ func TestPushbackStopsRetriesUpstream(t *testing.T) {
 	}
 	if m, l := mid.calls.Load(), leaf.calls.Load(); m != 1 || l != 1 {
 		t.Errorf("mid was called %d times and leaf %d; want once each, for leaf asked to be left alone", m, l)
+	}
+}
+
+func TestWhatAResolverSaysReachesTheCaller(t *testing.T) {
+	r := manual.NewBuilderWithScheme("odd")
+	r.BuildCallback = func(_ resolver.Target, cc resolver.ClientConn, _ resolver.BuildOptions) {
+		cc.ReportError(errors.New("the zone file is gone"))
+	}
+	client := dial(t, engine(t, ipc.Options{}), "odd:///playback", grpc.WithResolvers(r))
+	_, err := client.UnaryCall(t.Context(), &pb.SimpleRequest{})
+	if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), "the zone file is gone") {
+		t.Errorf("got %v, want UNAVAILABLE that says what the resolver said", err)
+	}
+}
+
+func TestARefusalInjectedLooksLikeOne(t *testing.T) {
+	c := &callee{}
+	e := engine(t, ipc.Options{Lists: ipc.Static{"playback": {c.serve(t, "a", engine(t, ipc.Options{}))}}})
+	f, err := fault.Parse(key, fault.Sign(key, "e", time.Now().Add(time.Minute), "client:playback=reject"), "r", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = dial(t, e, "vip:///playback").UnaryCall(fault.With(t.Context(), f), &pb.SimpleRequest{})
+	if status.Code(err) != codes.ResourceExhausted || !errors.Is(err, ipc.ErrRejected) || !errors.Is(err, ipc.ErrInjected) || c.calls.Load() != 0 {
+		t.Errorf("got %v after %d calls, want RESOURCE_EXHAUSTED without one, as of a full bulkhead", err, c.calls.Load())
 	}
 }

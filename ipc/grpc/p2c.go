@@ -68,6 +68,7 @@ type p2c struct {
 	app   *app // nil with a resolver that is not ours
 	bal   *balance.Balancer
 	stop  func() // following the balancer's settings; nil with a resolver that is not ours
+	why   error  // what the resolver said last, if that was no list
 }
 
 // now is the time on the balancer's clock, on which 0 never occurs.
@@ -77,6 +78,7 @@ func (b *p2c) at(t time.Time) int64 { return int64(t.Sub(b.began)) + 1 }
 
 // UpdateClientConnState takes a new list of instances.
 func (b *p2c) UpdateClientConnState(s balancer.ClientConnState) error {
+	b.why = nil
 	if b.bal == nil {
 		zone := ""
 		if b.app, _ = s.ResolverState.Attributes.Value(appKey{}).(*app); b.app != nil {
@@ -91,7 +93,10 @@ func (b *p2c) UpdateClientConnState(s balancer.ClientConnState) error {
 }
 
 // ResolverError tells calls why there are no instances.
-func (b *p2c) ResolverError(err error) { b.connections.ResolverError(err) }
+func (b *p2c) ResolverError(err error) {
+	b.why = err
+	b.connections.ResolverError(err)
+}
 
 // UpdateSubConnState is never called: every connection has a listener.
 func (b *p2c) UpdateSubConnState(balancer.SubConn, balancer.SubConnState) {}
@@ -131,11 +136,15 @@ func (b *p2c) UpdateState(s balancer.State) {
 	b.ClientConn.UpdateState(s)
 }
 
+// noEndpoint is the error of calls while no instance is listed.
 func (b *p2c) noEndpoint() error {
-	if b.app == nil {
+	switch {
+	case b.why != nil:
+		return status.Errorf(codes.Unavailable, "%v: %v", ipc.ErrNoEndpoint, b.why)
+	case b.app == nil:
 		return status.Error(codes.Unavailable, ipc.ErrNoEndpoint.Error())
 	}
-	return status.Error(codes.Unavailable, "call "+b.app.name+": "+ipc.ErrNoEndpoint.Error())
+	return status.Errorf(codes.Unavailable, "call %s: %v; see whether one is registered under this name and UP", b.app.name, ipc.ErrNoEndpoint)
 }
 
 // instanceOf returns the instance at an endpoint; if the resolver said none, one that is known by its address alone.
