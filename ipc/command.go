@@ -533,6 +533,9 @@ func again[T any](ctx context.Context, c *Command, set *settings, p *permit, run
 		if err = c.engine.Inject(ctx, "command", c.name); err == nil {
 			v, err = run(ctx)
 		}
+		if err != nil {
+			c.budget.wasted()
+		}
 	}
 	return v, err
 }

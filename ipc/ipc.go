@@ -26,8 +26,9 @@
 //   - No HTTP call waits past its deadline: the earlier of the caller's and the command's timeout, retries included.
 //   - An instance that dies in the middle of a request fails no idempotent caller as long as another instance lives:
 //     a refused connection is retried elsewhere at once, a broken one within the retry budget.
-//   - Retries add at most a fifth to the load of an app, plus ten a second; connections that were refused do not count.
-//     They do not multiply from hop to hop: whoever is nearest to the trouble tries again, and those upstream do not.
+//   - Retries add at most a fifth to the load of an app or, as long as they help, ten a second if that is more;
+//     connections that were refused do not count. They do not multiply from hop to hop: whoever is nearest to the
+//     trouble tries again, and those upstream do not.
 //   - Where hedging is on, an idempotent call that takes longer than most gets a second attempt at another instance;
 //     that adds at most 2 % to the load, and the attempt that loses counts for nobody.
 //   - A broken app is refused after 20 calls in 10 s of which half failed; one call every 5 s tries it again.

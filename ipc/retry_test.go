@@ -82,8 +82,8 @@ func TestBudgetIsSetByProperties(t *testing.T) {
 		percent, perSecond string
 		least, most        int // extras for 1000 calls within a second
 	}{
-		{"20", "10", 290, 300}, {"0", "0", 0, 0}, {"50", "0", 490, 500}, {"0", "3", 30, 30}, {"1000", "1000000", 2000, 2000},
-		{"-1", "1e3", 290, 300}, // refused; the default stays
+		{"20", "10", 190, 200}, {"5", "10", 100, 100}, {"0", "0", 0, 0}, {"50", "0", 490, 500}, {"0", "3", 6, 30}, {"1000", "1000000", 2000, 2000},
+		{"-1", "1e3", 190, 200}, // refused; the default stays
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			n, lists := everywhere(2, answer(503))
@@ -97,6 +97,35 @@ func TestBudgetIsSetByProperties(t *testing.T) {
 			time.Sleep(2 * time.Second)
 			if extra := n.attempts() - 1000; extra < tc.least || extra > tc.most {
 				t.Errorf("percent %s and %s a second: %d extras for 1000 calls, want %d to %d", tc.percent, tc.perSecond, extra, tc.least, tc.most)
+			}
+		})
+	}
+}
+
+func TestAppThatIsCalledLittleGetsTenRetriesASecondAsLongAsTheyHelp(t *testing.T) {
+	for _, tc := range []struct {
+		name        string
+		helps       bool
+		least, most int // of retries for 150 calls within 10 s
+	}{
+		{"the first attempt of each call fails", true, 100, 100},
+		{"all fail", false, 29, 31}, // a fifth
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			n, lists := everywhere(2, func(r *http.Request) (*http.Response, error) {
+				if tc.helps && r.Header.Get(HeaderAttempt) == "2" {
+					return answer(200)(r)
+				}
+				return answer(503)(r)
+			})
+			e := newTestEngine(t, Options{Lists: lists, Transport: n})
+			e.Command("app", Settings{BreakerOff: true})
+			for range 150 {
+				get(e, t.Context(), "GET", "http://app/")
+				time.Sleep(50 * time.Millisecond)
+			}
+			if got := n.attempts() - 150; got < tc.least || got > tc.most {
+				t.Errorf("%s: %d retries of 150 calls, want %d to %d", tc.name, got, tc.least, tc.most)
 			}
 		})
 	}

@@ -52,8 +52,8 @@ type Settings struct {
 	// Property ipc.command.NAME.attemptTimeoutInMilliseconds.
 	AttemptTimeout time.Duration
 
-	// All further attempts together, retries and hedges, may within 10 s be at most RetryPercent (20) of an app's calls,
-	// and RetryPerSecond (10) a second beside; negative is none.
+	// All further attempts together, retries and hedges, may within 10 s be at most RetryPercent (20) of an app's calls
+	// or, if that is more, RetryPerSecond (10) a second, of which each that was in vain takes five; negative is none.
 	// Properties ipc.command.NAME.retryBudget.percent, .retryBudget.perSecond.
 	RetryPercent   int
 	RetryPerSecond int

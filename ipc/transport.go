@@ -272,16 +272,20 @@ func (x *exchange) try(set *settings, retries int, idempotent bool) (*http.Respo
 	for {
 		var resp *http.Response
 		var err error
+		extra := t.cause == retried
 		if set.Hedge && x.attempts == 0 && idempotent && !isNested && x.source.repeats() {
 			var two bool
 			if resp, t, two, err = x.hedge(set); two {
-				retries = 0
+				retries, extra = 0, true
 			}
 		} else {
 			resp, err = x.once(set, t)
 		}
 		x.endpoint = t.endpoint
 		v, wait, charged := x.judge(resp, err, idempotent, retries)
+		if extra && v != settled {
+			x.cluster.budget.wasted()
+		}
 		if v == noneLeft && isNested {
 			v = nested
 		}
