@@ -56,6 +56,8 @@ type Response struct {
 
 	Flush bool // write on what Body yields as it comes, as for event streams; always so if ContentLength is -1
 
+	Cut bool // cut the connection, with an RST where that can be, in place of an answer
+
 	// Takeover is called with the client's connection once the head, a 101 or an extended CONNECT's 200, was written,
 	// and with what the client had sent beyond its request. When it returns, the connection is closed. nil: none.
 	Takeover func(c net.Conn, early []byte)
@@ -116,6 +118,9 @@ type Exchange struct {
 	Criticality roadbed.Criticality
 	Fault       *fault.Context // nil: none
 	User        string         // who asks, as authentication or the member's header has it; empty: unknown
+
+	// Interim passes an informational answer, such as 103, on to the client; nil if that cannot be done.
+	Interim func(status int, h *Header)
 
 	Plan     *Plan  // of the route it takes; nil: none yet
 	App      string // that answers, the vip of the chosen backend

@@ -1,0 +1,442 @@
+// Package nethttp lets Go's own HTTP server be an engine of the edge. It serves what the edge's HTTP/1.1 engine does not:
+// HTTP/2, HTTP/3 and tests. Its behaviour is also the reference that the other engine is compared with.
+//
+//	http.Server{Handler: &nethttp.Handler{Serve: chain.Run, Finished: done}}
+//
+// # What it promises
+//   - Bodies stream both ways in constant memory; one without a length is flushed as it comes.
+//   - Trailers pass both ways; informational answers and upgraded connections do, too.
+//   - An answer that breaks off reaches the client broken off, never as if it were whole.
+//   - Every exchange is finished and ended exactly once, whatever becomes of the client.
+//
+// # What it does not
+//   - The order of a head's fields and the letter case of their names are lost in net/http: names arrive in canonical form
+//     and sorted.
+//   - It allocates for every request.
+package nethttp
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+// Handler is an http.Handler that has exchanges served. Serve is needed. A Handler must not be copied once it is used.
+type Handler struct {
+	// Serve fills the exchange's response.
+	Serve func(*filter.Exchange)
+
+	// Finished is called when the response was written or broke off, which [filter.Exchange.Err] then tells; nil: nobody
+	// wants to know.
+	Finished func(*filter.Exchange)
+
+	// Client returns the connection of a request; nil: its addresses are read from the request.
+	Client func(*http.Request) *filter.Client
+
+	Listener string       // the listener's name
+	Log      *slog.Logger // nil: slog.Default()
+
+	free sync.Pool // of *exchange
+}
+
+// exchange is a filter.Exchange in this engine.
+type exchange struct {
+	filter.Exchange
+	w     http.ResponseWriter
+	r     *http.Request
+	body  requestBody
+	own   filter.Client
+	mu    sync.Mutex // guards w's header and head while informational answers may come
+	begun bool       // the final head is written
+}
+
+// ServeHTTP serves one request.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	x, _ := h.free.Get().(*exchange)
+	if x == nil {
+		x = &exchange{}
+	}
+	x.w, x.r, x.begun = w, r, false
+	h.read(x)
+	whole := false
+	// Deferred, for an answer that breaks off leaves here by http.ErrAbortHandler, and a filter may panic.
+	defer func() {
+		p := recover()
+		if p != nil && p != http.ErrAbortHandler {
+			x.Err = fmt.Errorf("panic: %v", p)
+			x.SetCategory(filter.FailureLocal, x.Err.Error())
+			h.log().Error("edge: a request panicked", "err", p, "path", x.Request.Path)
+			if !x.begun {
+				x.Answer(http.StatusInternalServerError, "")
+				w.WriteHeader(http.StatusInternalServerError)
+				p, whole = nil, true
+			}
+		}
+		x.mu.Lock()
+		x.begun = true // nobody may touch w any more
+		x.mu.Unlock()
+		if h.Finished != nil {
+			h.Finished(&x.Exchange)
+		}
+		x.End()
+		x.Reset()
+		x.w, x.r, x.body, x.own = nil, nil, requestBody{}, filter.Client{}
+		h.free.Put(x)
+		if p != nil || !whole {
+			panic(http.ErrAbortHandler)
+		}
+	}()
+	h.Serve(&x.Exchange)
+	whole = h.answer(x)
+}
+
+func (h *Handler) log() *slog.Logger {
+	if h.Log == nil {
+		return slog.Default()
+	}
+	return h.Log
+}
+
+// read makes the exchange that of x.r.
+func (h *Handler) read(x *exchange) {
+	r, q := x.r, &x.Request
+	x.Start = filter.Now()
+	x.Passport.AddAt(filter.InReqHeadersReceived, x.Start)
+	if h.Client != nil {
+		x.Client = h.Client(r)
+	} else {
+		x.own = filter.Client{Listener: h.Listener, TLS: r.TLS, Since: x.Start}
+		if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
+			x.own.Remote = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+			x.own.Peer = x.own.Remote
+		}
+		if a, ok := r.Context().Value(http.LocalAddrContextKey).(*net.TCPAddr); ok {
+			x.own.Local = a.AddrPort()
+		}
+		x.Client = &x.own
+	}
+	x.SetContext(r.Context())
+	q.Method, q.Target, q.Host, q.RawQuery = r.Method, r.RequestURI, r.Host, r.URL.RawQuery
+	q.Path = r.URL.EscapedPath()
+	q.Scheme = "http"
+	if r.TLS != nil {
+		q.Scheme = "https"
+	}
+	q.Proto = 10*r.ProtoMajor + r.ProtoMinor
+	names := make([]string, 0, len(r.Header))
+	for k := range r.Header {
+		names = append(names, k)
+	}
+	slices.Sort(names)
+	for _, k := range names {
+		if k[0] == ':' {
+			continue // net/http's way to hand over :protocol
+		}
+		for _, v := range r.Header[k] {
+			q.Header.Add(k, v)
+		}
+	}
+	if p := r.Header[":protocol"]; len(p) > 0 {
+		q.Upgrade = p[0]
+		q.Method = http.MethodGet // as the HTTP/1.1 request that means the same; spec: RFC 8441 §5
+	} else if r.ProtoMajor == 1 && q.Header.Contains("Connection", "upgrade") {
+		q.Upgrade = q.Header.Get("Upgrade")
+	}
+	if q.ContentLength = r.ContentLength; q.ContentLength != 0 && q.Upgrade == "" {
+		x.body = requestBody{x: x, inner: r.Body}
+		q.Body = &x.body
+	} else {
+		q.ContentLength = 0
+	}
+	x.Interim = x.interim
+}
+
+// requestBody is the client's body. It notes how much was read, and the trailers.
+type requestBody struct {
+	x     *exchange
+	inner io.ReadCloser
+	over  bool
+}
+
+// Read reads on.
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.inner.Read(p)
+	b.x.Exchange.Read += int64(n)
+	if err == io.EOF && !b.over {
+		b.over = true
+		for k, vs := range b.x.r.Trailer {
+			for _, v := range vs {
+				b.x.Request.Trailer.Add(k, v)
+			}
+		}
+	}
+	return n, err
+}
+
+// Close has the server stop reading.
+func (b *requestBody) Close() error { return b.inner.Close() }
+
+// interim passes an informational answer on.
+func (x *exchange) interim(status int, h *filter.Header) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.begun || status == http.StatusContinue { // the server says continue of itself
+		return
+	}
+	out := x.w.Header()
+	for _, f := range h.Fields() {
+		out.Add(f.Name, f.Value)
+	}
+	x.w.WriteHeader(status)
+	clear(out)
+}
+
+// answer writes the response. It reports false if the client did not get the whole of it.
+func (h *Handler) answer(x *exchange) (whole bool) {
+	p := &x.Response
+	if p.Cut {
+		return false
+	}
+	if p.Takeover != nil {
+		return h.handOver(x)
+	}
+	x.mu.Lock()
+	x.begun = true
+	x.mu.Unlock()
+	out := x.w.Header()
+	for _, f := range p.Header.Fields() {
+		out.Add(f.Name, f.Value)
+	}
+	if p.ContentLength >= 0 && p.Status >= 200 && p.Status != http.StatusNoContent && p.Status != http.StatusNotModified && out.Get("Content-Length") == "" {
+		if p.Body != nil || x.Request.Method != http.MethodHead {
+			out.Set("Content-Length", strconv.FormatInt(p.ContentLength, 10))
+		}
+	}
+	if out["Content-Type"] == nil {
+		out["Content-Type"] = nil // else net/http would guess
+	}
+	x.Passport.Add(filter.OutRespHeadersSending)
+	x.w.WriteHeader(p.Status)
+	if p.Body == nil || x.Request.Method == http.MethodHead {
+		x.Passport.Add(filter.OutRespLastContentSent)
+		h.trailers(x, out)
+		return true
+	}
+	if err := x.copyBody(); err != nil {
+		if x.Err == nil {
+			x.Err = err
+		}
+		return false
+	}
+	x.Passport.Add(filter.OutRespLastContentSent)
+	h.trailers(x, out)
+	return true
+}
+
+// trailers has the server send the response's trailers after its body.
+func (h *Handler) trailers(x *exchange, out http.Header) {
+	t := x.Response.Trailer
+	if t == nil {
+		return
+	}
+	for _, f := range t.Fields() {
+		out.Add(http.TrailerPrefix+f.Name, f.Value)
+	}
+}
+
+// headWithin is how long the head of an answer waits for the first of a body without a length, so that both go out
+// together.
+const headWithin = time.Millisecond
+
+// copyBody writes the response's body.
+func (x *exchange) copyBody() error {
+	p := &x.Response
+	buf := buffers.Get().(*[bufferSize]byte)
+	defer buffers.Put(buf)
+	control := http.NewResponseController(x.w)
+	flush := p.Flush || p.ContentLength < 0
+	var head *time.Timer
+	var mu sync.Mutex
+	first := false // guarded by mu: the body has begun
+	if flush {
+		head = time.AfterFunc(headWithin, func() {
+			mu.Lock()
+			defer mu.Unlock()
+			if !first {
+				control.Flush() //nolint:errcheck // a broken connection shows at the next write
+			}
+		})
+		defer head.Stop()
+	}
+	for {
+		n, err := p.Body.Read(buf[:])
+		if head != nil {
+			mu.Lock()
+			first = true
+			mu.Unlock()
+			head.Stop()
+			head = nil
+		}
+		if n > 0 {
+			x.Written += int64(n)
+			if _, werr := x.w.Write(buf[:n]); werr != nil {
+				x.SetCategory(filter.FailureClientCancelled, "the client went away before it had the whole answer")
+				return fmt.Errorf("write to the client: %w", werr)
+			}
+			if flush && err == nil {
+				if ferr := control.Flush(); ferr != nil && !errors.Is(ferr, http.ErrNotSupported) {
+					x.SetCategory(filter.FailureClientCancelled, "the client went away before it had the whole answer")
+					return fmt.Errorf("write to the client: %w", ferr)
+				}
+			}
+		}
+		if err == io.EOF {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("read the answer's body: %w", err)
+		}
+	}
+}
+
+const bufferSize = 32 << 10
+
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
+// handOver writes the head of a response that hands the connection over, and does that.
+func (h *Handler) handOver(x *exchange) (whole bool) {
+	p := &x.Response
+	take := p.Takeover
+	if x.r.ProtoMajor > 1 {
+		// An extended CONNECT: the stream is the connection. spec: RFC 8441 §5
+		x.mu.Lock()
+		x.begun = true
+		x.mu.Unlock()
+		out := x.w.Header()
+		for _, f := range p.Header.Fields() {
+			if !filter.Same(f.Name, "Sec-WebSocket-Accept") {
+				out.Add(f.Name, f.Value)
+			}
+		}
+		x.w.WriteHeader(http.StatusOK)
+		control := http.NewResponseController(x.w)
+		if err := control.Flush(); err != nil {
+			x.Err = err
+			return false
+		}
+		s := &stream{r: x.r, w: x.w, control: control}
+		take(s, nil)
+		s.Close()
+		return true
+	}
+	conn, rw, err := http.NewResponseController(x.w).Hijack()
+	if err != nil {
+		x.Err = fmt.Errorf("the client's connection cannot be handed over: %w", err)
+		x.SetCategory(filter.FailureLocal, x.Err.Error())
+		x.w.WriteHeader(http.StatusInternalServerError)
+		return true
+	}
+	defer conn.Close()
+	x.begun = true
+	var b []byte
+	b = fmt.Appendf(b, "HTTP/1.1 %d %s\r\n", p.Status, http.StatusText(p.Status))
+	for _, f := range p.Header.Fields() {
+		b = fmt.Appendf(b, "%s: %s\r\n", f.Name, f.Value)
+	}
+	b = append(b, "\r\n"...)
+	if _, err := conn.Write(b); err != nil {
+		x.Err = err
+		return true // hijacked: there is nobody to tell
+	}
+	early := make([]byte, rw.Reader.Buffered())
+	io.ReadFull(rw.Reader, early) //nolint:errcheck // it is there
+	conn.SetDeadline(time.Time{}) //nolint:errcheck // a connection that is closed says so when it is used
+	take(conn, early)
+	return true
+}
+
+// stream is an HTTP/2 or HTTP/3 stream as a connection.
+type stream struct {
+	r       *http.Request
+	w       http.ResponseWriter
+	control *http.ResponseController
+	once    sync.Once
+	wmu     sync.Mutex
+	closed  bool // guarded by wmu
+}
+
+// Read reads what the client sends.
+func (s *stream) Read(p []byte) (int, error) { return s.r.Body.Read(p) }
+
+// Write sends to the client at once.
+func (s *stream) Write(p []byte) (int, error) {
+	s.wmu.Lock()
+	defer s.wmu.Unlock()
+	if s.closed {
+		return 0, net.ErrClosed
+	}
+	n, err := s.w.Write(p)
+	if err == nil {
+		err = s.control.Flush()
+	}
+	return n, err
+}
+
+// Close ends reading; the stream ends with the handler.
+func (s *stream) Close() error {
+	s.wmu.Lock()
+	s.closed = true
+	s.wmu.Unlock()
+	var err error
+	s.once.Do(func() { err = s.r.Body.Close() })
+	return err
+}
+
+// LocalAddr returns the address of the listener.
+func (s *stream) LocalAddr() net.Addr {
+	if a, ok := s.r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
+		return a
+	}
+	return &net.TCPAddr{}
+}
+
+// RemoteAddr returns the client's address.
+func (s *stream) RemoteAddr() net.Addr {
+	if a, err := netip.ParseAddrPort(s.r.RemoteAddr); err == nil {
+		return net.TCPAddrFromAddrPort(a)
+	}
+	return &net.TCPAddr{}
+}
+
+// SetDeadline sets both deadlines.
+func (s *stream) SetDeadline(t time.Time) error {
+	return errors.Join(s.control.SetReadDeadline(t), s.control.SetWriteDeadline(t))
+}
+
+// SetReadDeadline sets how long Read waits.
+func (s *stream) SetReadDeadline(t time.Time) error { return s.control.SetReadDeadline(t) }
+
+// SetWriteDeadline sets how long Write waits.
+func (s *stream) SetWriteDeadline(t time.Time) error { return s.control.SetWriteDeadline(t) }
+
+// Improper tells what is wrong with a request that net/http lets in and no route may get to see; empty when nothing is.
+func Improper(x *filter.Exchange) string {
+	q := &x.Request
+	switch {
+	case q.Method == http.MethodConnect:
+		return "the edge is no forward proxy; CONNECT is refused"
+	case !strings.HasPrefix(q.Path, "/") && !(q.Path == "*" && q.Method == http.MethodOptions):
+		return "the request's target must be a path"
+	}
+	return ""
+}
