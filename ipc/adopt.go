@@ -75,3 +75,15 @@ func (e *Engine) faultsIn(h http.Header, in *inbound, now time.Time) *fault.Cont
 
 // FaultsOn reports whether faults are injected at all: neither fault.enabled nor ipc.fit.enabled is false.
 func (e *Engine) FaultsOn() bool { return e.faultsOn[0].Get() && e.faultsOn[1].Get() }
+
+// Injecting tells that a's faults are about to be injected at a point of the request of that id, which is served by other
+// means than [Engine.Handler]. ok is false if they must not be: a kill switch is thrown, or too many are under way. Else
+// leave is called once their wait is over.
+func (e *Engine) Injecting(point string, a *fault.Action, id, method, path string) (leave func(), ok bool) {
+	if leave, ok = e.injecting(); !ok {
+		return nil, false
+	}
+	e.injected(point, a)
+	e.noteServed(method, path, id, "", "injected", a.Status, []byte("by rule "+a.Rule))
+	return leave, true
+}

@@ -84,3 +84,25 @@ func TestNoRetryReachesTheRequestInWhoseCourseACallWasMade(t *testing.T) {
 		t.Error("the inbound request does not know that nobody should try again")
 	}
 }
+
+func TestWhatAnAdapterInjectsIsToldAndEndsWithTheKillSwitch(t *testing.T) {
+	for _, on := range []string{"true", "false"} {
+		e := newTestEngine(t, Options{Config: config.New(config.Options{Override: map[string]string{"ipc.fit.enabled": on}})})
+		a := fault.Action{Rule: "edge:*=error(503)", Status: 503}
+		leave, ok := e.Injecting("edge", &a, "request-1", "GET", "/films")
+		served := e.WhyServed("request-1")
+		if ok != (on == "true") {
+			t.Fatalf("ipc.fit.enabled %s: injecting is allowed: %v", on, ok)
+		}
+		if !ok {
+			if len(served) != 0 {
+				t.Errorf("it told of a fault that was not injected: %+v", served)
+			}
+			continue
+		}
+		leave()
+		if len(served) != 1 || served[0].Path != "/films" || served[0].What != "injected" || served[0].Status != 503 || served[0].Why != "by rule edge:*=error(503)" {
+			t.Errorf("it told of %+v", served)
+		}
+	}
+}

@@ -61,7 +61,7 @@ func (e *Engine) Faulty(w http.ResponseWriter, r *http.Request, point, name stri
 	if in == nil {
 		in = new(inbound)
 	}
-	e.noteServed(r, in.id, in.caller, "injected", a.Status, []byte("by rule "+a.Rule))
+	e.noteServed(r.Method, r.URL.Path, in.id, in.caller, "injected", a.Status, []byte("by rule "+a.Rule))
 	err := a.Wait(ctx)
 	leave()
 	switch {

@@ -173,7 +173,7 @@ func (e *Engine) serve(next http.Handler, w http.ResponseWriter, r *http.Request
 		shed.count(e, importance.criticality, why)
 		shed.answer(w, r, importance.criticality, why)
 		a := shed.answers.Load()
-		e.noteServed(r, first(r.Header[HeaderRequestID]), importance.caller, "shed", a.status, a.body[importance.criticality][why])
+		e.noteServed(r.Method, r.URL.Path, first(r.Header[HeaderRequestID]), importance.caller, "shed", a.status, a.body[importance.criticality][why])
 		e.server.record(e, importance.caller, shed.answers.Load().status, time.Duration(e.clock.now()-start))
 		return
 	}
@@ -250,7 +250,7 @@ func (e *Engine) wait(s *servedRequest, w http.ResponseWriter, r *http.Request, 
 	shed.count(e, s.in.criticality, why)
 	shed.answer(w, r, s.in.criticality, why)
 	a := shed.answers.Load()
-	e.noteServed(r, s.in.id, s.in.caller, "shed", a.status, a.body[s.in.criticality][why])
+	e.noteServed(r.Method, r.URL.Path, s.in.id, s.in.caller, "shed", a.status, a.body[s.in.criticality][why])
 	e.server.record(e, s.in.caller, shed.answers.Load().status, time.Duration(e.clock.now()-start))
 	return false
 }
@@ -261,7 +261,7 @@ func (e *Engine) late(w http.ResponseWriter, r *http.Request, caller, text strin
 		w.Header()[HeaderRequestID] = id[:1:1]
 	}
 	http.Error(w, text, http.StatusGatewayTimeout)
-	e.noteServed(r, first(r.Header[HeaderRequestID]), caller, "late", http.StatusGatewayTimeout, []byte(text))
+	e.noteServed(r.Method, r.URL.Path, first(r.Header[HeaderRequestID]), caller, "late", http.StatusGatewayTimeout, []byte(text))
 	e.server.record(e, caller, http.StatusGatewayTimeout, time.Duration(e.clock.now()-start))
 }
 
