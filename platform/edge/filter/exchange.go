@@ -140,16 +140,19 @@ type Exchange struct {
 	Err      error    // why the response is no answer of the origin's, or why writing it broke off
 
 	answered bool // Response is set and no endpoint is wanted
+	failing  bool // the error endpoint is wanted
 	stopped  bool
 	Debug    bool // answers tell X-Zuul-* of this request
 
-	Whole   []byte // the whole body, for a filter that asked for it
+	Whole   []byte // the whole body, of the request or of the response, for a filter that asked for it
 	Written int64  // bytes of the response's body that the client got
 	Read    int64  // bytes of the request's body that were read
 	Failed  []Failure
 	Ran     []Execution // of filters, if Debug
 
 	said   text
+	in     whole // the request's body if it was buffered
+	out    whole // the response's
 	ctx    context.Context
 	values []value
 	arena  []byte
@@ -307,7 +310,8 @@ func (x *Exchange) Reset() {
 	keep := x.Passport.more
 	*x = Exchange{
 		Request: *q, Response: *p, values: x.values[:0], arena: x.arena[:0], onEnd: x.onEnd[:0],
-		Attempts: x.Attempts[:0], Failed: x.Failed[:0], Ran: x.Ran[:0], Whole: x.Whole[:0],
+		Attempts: x.Attempts[:0], Failed: x.Failed[:0], Ran: x.Ran[:0],
+		in: x.in.emptied(), out: x.out.emptied(),
 	}
 	x.Passport.more = keep
 }

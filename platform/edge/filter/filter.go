@@ -21,7 +21,7 @@
 //   - It does no I/O of its own. Bodies stream through; only a filter that asks for a whole body has it buffered.
 package filter
 
-import "errors"
+import "sync/atomic"
 
 // Kind is the part of the way a filter belongs to.
 type Kind uint8
@@ -50,14 +50,16 @@ type Filter struct {
 	If    func(*Exchange) bool  // whether it applies; nil: always
 	Apply func(*Exchange) error // an error is counted; it ends the request only if Kind is Endpoint
 
-	// Chunk sees the body as it streams and returns what goes on in p's place; last may come with an empty p. nil: the
-	// body passes untouched.
+	// Chunk sees the body as it streams and returns what goes on in p's place, which may lie in p; last may come with an
+	// empty p. It is called after Apply, unless that has the whole body. A request's may be called from another goroutine
+	// than the exchange's, so that it must not alter x. An error breaks the body off. nil: the body passes untouched.
 	Chunk func(x *Exchange, p []byte, last bool) ([]byte, error)
 
-	Body   bool // has the whole body in [Exchange.Whole] before Apply
+	Body   bool // has the whole body in [Exchange.Whole] before Apply; what Apply leaves there goes on as the body
 	Always bool // runs even if the exchange was stopped or answered
-	Limit  int  // at once; 0: as the chain's default
-}
+	Guard  bool // its failure fails the request, as an endpoint's does: for what keeps requests out
+	Quick  bool // Apply waits for nothing; spares the clock and the count of those in it
+	Limit  int  // of requests in it at once; 0: as the chain's default, which is none for endpoints and if Quick
 
-// ErrLimited is the error of a filter that too many requests were in at once.
-var ErrLimited = errors.New("too many requests are in this filter at once")
+	bound atomic.Pointer[bound] // what the first chain to run it found for it
+}
