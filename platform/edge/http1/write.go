@@ -1,0 +1,123 @@
+package http1
+
+import (
+	"net/http"
+	"strconv"
+
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+// statusLines has the first line of a response of each status that has a name.
+var statusLines = func() (t [600]string) {
+	for s := range t {
+		if name := http.StatusText(s); name != "" {
+			t[s] = "HTTP/1.1 " + strconv.Itoa(s) + " " + name + "\r\n"
+		}
+	}
+	return t
+}()
+
+// appendStatus appends the first line of a response.
+func appendStatus(b []byte, status int) []byte {
+	if status < len(statusLines) && status > 0 && statusLines[status] != "" {
+		return append(b, statusLines[status]...)
+	}
+	b = append(b, "HTTP/1.1 "...)
+	b = strconv.AppendInt(b, int64(min(max(status, 100), 999)), 10)
+	return append(b, " \r\n"...)
+}
+
+// appendField appends a field, unless its name or value would not be read as one field by everybody: those that were parsed
+// are fit, but filters make them up.
+func appendField(b []byte, name, value string) []byte {
+	if !fit(name, value) {
+		return b
+	}
+	b = append(b, name...)
+	b = append(b, ": "...)
+	b = append(b, value...)
+	return append(b, '\r', '\n')
+}
+
+// fit reports whether a field can be written.
+func fit(name, value string) bool {
+	if name == "" || valueEnd(bytesOf(value), 0) != len(value) {
+		return false
+	}
+	for i := range len(name) {
+		if class[name[i]]&token == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// framingField reports whether a field is written by the engine alone.
+func framingField(name string) bool {
+	if len(name) > len("transfer-encoding") || ours>>len(name)&1 == 0 {
+		return false
+	}
+	switch b := bytesOf(name); len(name) {
+	case 4:
+		return is(b, "host")
+	case 6:
+		return is(b, "expect")
+	case 7:
+		return is(b, "upgrade")
+	case 10:
+		return is(b, "connection") || is(b, "keep-alive")
+	case 14:
+		return is(b, "content-length")
+	case 16:
+		return is(b, "proxy-connection")
+	case 17:
+		return is(b, "transfer-encoding")
+	}
+	return false
+}
+
+// appendFields appends the fields of h that are not the engine's to write.
+//
+// hot path: 0 allocs, BenchmarkAppendRequest
+func appendFields(b []byte, h *filter.Header) []byte {
+	fields := h.Fields()
+	for i := range fields {
+		if f := &fields[i]; !framingField(f.Name) {
+			b = appendField(b, f.Name, f.Value)
+		}
+	}
+	return b
+}
+
+// appendLength appends the field that frames a body: its length, or that it is chunked.
+func appendLength(b []byte, length int64) []byte {
+	if length < 0 {
+		return append(b, "Transfer-Encoding: chunked\r\n"...)
+	}
+	b = append(b, "Content-Length: "...)
+	b = strconv.AppendInt(b, length, 10)
+	return append(b, '\r', '\n')
+}
+
+// appendRequest appends the head of a request to an origin, always HTTP/1.1. A request without a body has no framing field,
+// unless its method usually has one.
+func appendRequest(b []byte, o *Outgoing, upgrade string) []byte {
+	b = append(b, o.Method...)
+	b = append(b, ' ')
+	b = append(b, o.Target...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, o.Host...)
+	b = append(b, '\r', '\n')
+	b = appendFields(b, o.Header)
+	switch {
+	case upgrade != "":
+		b = append(b, "Connection: Upgrade\r\n"...)
+		b = appendField(b, "Upgrade", upgrade)
+	case o.Header.Has("TE"):
+		b = append(b, "Connection: TE\r\n"...)
+	}
+	if o.ContentLength != 0 || o.Method == "POST" || o.Method == "PUT" || o.Method == "PATCH" {
+		b = appendLength(b, o.ContentLength)
+	}
+	return append(b, '\r', '\n')
+}
