@@ -69,7 +69,7 @@ func (c *cli) faultAdd() *cobra.Command {
 			}
 			f := chaos.Fault{
 				Description: cmp.Or(description, faultWords(services, status, delay)), Rules: rules,
-				Who: chaos.Who{Percent: percent, Users: users}, Expires: time.Now().Add(last),
+				Who: chaos.Who{Percent: &percent, Users: users}, Expires: time.Now().Add(last),
 			}
 			return inject(cmd, client, f, "end it before with: roadbed fault remove")
 		},
@@ -81,7 +81,7 @@ func (c *cli) faultAdd() *cobra.Command {
 	fs.DurationVar(&delay, "delay", 0, "wait so long first")
 	fs.DurationVar(&jitter, "jitter", 0, "vary the delay by up to this")
 	fs.StringVar(&rules, "rules", "", "rules in full, e.g. 'server:ratings=reset@25;client:bookmarks=delay(300ms)'")
-	fs.Float64Var(&percent, "percent", 100, "share of users, stable per user")
+	fs.Float64Var(&percent, "percent", 100, "share of users, stable per user; 0 is nobody")
 	fs.StringSliceVar(&users, "user", nil, "only for these users")
 	fs.DurationVar(&last, "for", 10*time.Minute, "when it ends by itself, at most 24h")
 	fs.StringVar(&description, "description", "", "what it is for, in a few words")

@@ -57,6 +57,7 @@ func (c *cli) fitAdd() *cobra.Command {
 	var last time.Duration
 	var dry bool
 	var headers map[string]string
+	var percent float64
 	cmd := &cobra.Command{
 		Use:   "add (RECIPE [NAME=VALUE...] | --rules RULES)",
 		Short: "Begin a scenario; it ends by itself",
@@ -99,14 +100,14 @@ func (c *cli) fitAdd() *cobra.Command {
 			if dry {
 				return preview(cmd, client, f.Rules)
 			}
-			f.Who.Header, f.Expires = headers, time.Now().Add(last)
+			f.Who.Percent, f.Who.Header, f.Expires = &percent, headers, time.Now().Add(last)
 			f.Description = cmp.Or(f.Description, "rules as given")
 			return inject(cmd, client, f, "stop it before with: roadbed fit stop")
 		},
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.Rules, "rules", "", "rules in full instead of a recipe, e.g. 'server:ratings=reset@25'")
-	fs.Float64Var(&f.Who.Percent, "percent", 100, "share of users, stable per user")
+	fs.Float64Var(&percent, "percent", 100, "share of users, stable per user; 0 is nobody")
 	fs.StringSliceVar(&f.Who.Users, "user", nil, "only these users")
 	fs.StringSliceVar(&f.Who.Devices, "device", nil, "only these devices")
 	fs.StringToStringVar(&headers, "header", nil, "only requests that carry this header, NAME=VALUE")
@@ -225,8 +226,12 @@ func whom(w chaos.Who) string {
 	for k, v := range w.Header {
 		parts = append(parts, k+": "+v)
 	}
-	if w.Percent < 100 || len(parts) == 0 {
-		parts = append(parts, fmt.Sprintf("%g %%", w.Percent))
+	share := 100.0
+	if w.Percent != nil {
+		share = *w.Percent
+	}
+	if share < 100 || len(parts) == 0 {
+		parts = append(parts, fmt.Sprintf("%g %%", share))
 	}
 	return strings.Join(parts, " and ")
 }
@@ -295,8 +300,8 @@ func chosen(flags *pflag.FlagSet) (err error) {
 	flags.Visit(func(f *pflag.Flag) {
 		switch f.Name {
 		case "percent":
-			if share, _ := strconv.ParseFloat(f.Value.String(), 64); !(share > 0 && share <= 100) {
-				err = usageError{fmt.Errorf("--percent %s: use more than 0 and at most 100", f.Value)}
+			if share, _ := strconv.ParseFloat(f.Value.String(), 64); !(share >= 0 && share <= 100) {
+				err = usageError{fmt.Errorf("--percent %s: use 0 to 100", f.Value)}
 			}
 		case "user", "device", "header", "zone", "cluster", "route":
 			if f.Value.String() == "[]" || f.Value.String() == "[\"\"]" {

@@ -89,9 +89,9 @@ type Fault struct {
 
 // Who selects requests. All that is given must hold: the request's user is one of Users and its device one of Devices,
 // it carries every Header, and its user, or its own id if it names none, falls among the Percent. The zero Who is
-// everybody.
+// everybody, as is one without a Percent; 0 % is nobody.
 type Who struct {
-	Percent float64           `json:"percent,omitempty" doc:"Of users, stable per user; 100 when 0 or absent." minimum:"0" maximum:"100"`
+	Percent *float64          `json:"percent,omitempty" doc:"Of users, stable per user: 0 is nobody; 100 when absent." minimum:"0" maximum:"100"`
 	Users   []string          `json:"users,omitempty" doc:"These users."`
 	Devices []string          `json:"devices,omitempty" doc:"These devices, as the header X-Device names them."`
 	Header  map[string]string `json:"header,omitempty" doc:"Requests that carry all of these."`
@@ -235,8 +235,8 @@ func (x *Chaos) put(ctx context.Context, change roadbed.Change, f Fault, rev uin
 		f.Expires = now.Add(DefaultLease)
 	}
 	f.Expires = f.Expires.UTC()
-	if f.Who.Percent == 0 {
-		f.Who.Percent = 100
+	if f.Who.Percent == nil {
+		f.Who.Percent = new(100.0)
 	}
 	f.Owner = cmp.Or(f.Owner, f.Actor)
 	if err := f.check(now); err != nil {
@@ -402,8 +402,8 @@ func (f Fault) check(now time.Time) error {
 		return fmt.Errorf("%w: it expires at %s; give a time to come", ErrPast, f.Expires.Format(time.RFC3339))
 	case f.Expires.After(now.Add(MaxLease + time.Minute)): // a minute for clocks that differ
 		return fmt.Errorf("%w: until %s; at most %v from now is allowed", ErrLease, f.Expires.Format(time.RFC3339), MaxLease)
-	case !(f.Who.Percent > 0 && f.Who.Percent <= 100):
-		return fmt.Errorf("%w: %v; use more than 0, at most 100", ErrPercent, f.Who.Percent)
+	case !(*f.Who.Percent >= 0 && *f.Who.Percent <= 100):
+		return fmt.Errorf("%w: %v; use 0 to 100; 0 is nobody", ErrPercent, *f.Who.Percent)
 	case len(f.Who.Users) > 1000 || len(f.Who.Devices) > 1000 || len(f.Who.Header) > 16 || len(places) > 64:
 		return refuse("at most 1000 users, 1000 devices, 16 headers and 64 places")
 	case len(f.Description) > 1024:

@@ -79,7 +79,7 @@ func TestAFaultReachesPropertiesAndTheLedgerAndEnds(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if left := time.Until(f.Expires); left > DefaultLease || left < DefaultLease-time.Minute || f.Who.Percent != 100 || f.Actor != "ana" || f.Why != "to learn" || f.Created.IsZero() {
+	if left := time.Until(f.Expires); left > DefaultLease || left < DefaultLease-time.Minute || *f.Who.Percent != 100 || f.Actor != "ana" || f.Why != "to learn" || f.Created.IsZero() {
 		t.Errorf("completed: got %+v, want ten minutes, 100 %%, by ana to learn", f)
 	}
 	value, ok := x.props.Value(config.Scope{App: "edge"}, "fault.scenario.f1")
@@ -185,10 +185,10 @@ func TestWhatServicesWouldNotUnderstandIsRefused(t *testing.T) {
 		"id":            {ID: "a.b", Rules: rules},
 		"over":          {Rules: rules, Expires: in(-time.Second)},
 		"too far":       {Rules: rules, Expires: in(MaxLease + time.Hour)},
-		"over 100 %":    {Rules: rules, Who: Who{Percent: 101}},
-		"below 0 %":     {Rules: rules, Who: Who{Percent: -1}},
-		"NaN %":         {Rules: rules, Who: Who{Percent: math.NaN()}},
-		"infinity %":    {Rules: rules, Who: Who{Percent: math.Inf(1)}},
+		"over 100 %":    {Rules: rules, Who: Who{Percent: new(101.0)}},
+		"below 0 %":     {Rules: rules, Who: Who{Percent: new(-1.0)}},
+		"NaN %":         {Rules: rules, Who: Who{Percent: new(math.NaN())}},
+		"infinity %":    {Rules: rules, Who: Who{Percent: new(math.Inf(1))}},
 		"a place":       {Rules: rules, Where: Where{Zones: []string{"a]b"}}},
 		"no place":      {Rules: rules, Where: Where{Clusters: []string{""}}},
 		"devices":       {Rules: rules, Who: Who{Devices: make([]string, 1001)}},
@@ -312,9 +312,21 @@ func TestHTTP(t *testing.T) {
 	c := &api.Client{Base: client.URL, Actor: "ana", Why: "to learn", HTTP: client.Client()}
 	var f Fault
 	// As the CLI sends it: a Fault with its given fields empty.
-	err := c.Do(t.Context(), http.MethodPost, "/api/v1/faults", Fault{Rules: rules, Who: Who{Percent: 5, Users: []string{"u-1"}}, Expires: time.Now().Add(time.Hour)}, &f)
-	if err != nil || f.ID == "" || f.Actor != "ana" || f.Who.Percent != 5 {
+	err := c.Do(t.Context(), http.MethodPost, "/api/v1/faults", Fault{Rules: rules, Who: Who{Percent: new(5.0), Users: []string{"u-1"}}, Expires: time.Now().Add(time.Hour)}, &f)
+	if err != nil || f.ID == "" || f.Actor != "ana" || *f.Who.Percent != 5 {
 		t.Fatalf("POST: got %+v, %v", f, err)
+	}
+	for text, want := range map[string]float64{`{"percent":0}`: 0, `{"percent":0.5}`: 0.5, `{"users":["u-1"]}`: 100, `{}`: 100} {
+		var g Fault
+		if err := c.Do(t.Context(), http.MethodPost, "/api/v1/faults", map[string]any{"rules": rules, "who": json.RawMessage(text)}, &g); err != nil || *g.Who.Percent != want {
+			t.Errorf("who %s: got %+v, %v; want %v %%", text, g.Who, err, want)
+		}
+		if stored, err := x.Get(g.ID); err != nil || *stored.Who.Percent != want {
+			t.Errorf("who %s is stored as %+v, %v; want %v %%", text, stored.Who, err, want)
+		}
+		if err := x.Remove(t.Context(), g.ID); err != nil {
+			t.Error(err)
+		}
 	}
 	var all []Fault
 	if err := c.Do(t.Context(), http.MethodGet, "/api/v1/faults", nil, &all); err != nil || len(all) != 1 || all[0].ID != f.ID {

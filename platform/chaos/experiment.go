@@ -196,7 +196,7 @@ func (o *OnlyCritical) faultOf(experiment, id string, services []string, who Who
 func (o *OnlyCritical) compare(ctx context.Context, id string, steady Sample, res *Result) (hurt bool, err error) {
 	faults := []Fault{o.faultOf(id, id+"-probes", o.Services, Who{Header: map[string]string{probeHeader: id}})}
 	if o.Percent > 0 {
-		faults = append(faults, o.faultOf(id, id+"-live", o.Services, Who{Percent: o.Percent}))
+		faults = append(faults, o.faultOf(id, id+"-live", o.Services, Who{Percent: &o.Percent}))
 	}
 	stop, err := o.begin(ctx, faults)
 	if err != nil {

@@ -354,6 +354,12 @@ func TestFaultsReachRequestsInScopeOnly(t *testing.T) {
 	if got := status(); got != 503 {
 		t.Errorf("a fault for everybody: got %d, want 503", got)
 	}
+	for who, want := range map[string]int{`{}`: 503, `{"percent":0}`: 200} {
+		h.faults.Store(newFaults(all(who), &faults{}, nil, log))
+		if got := status(); got != want {
+			t.Errorf("a fault for %s: got %d, want %d", who, got, want)
+		}
+	}
 	two := all(`{"percent":100}`)
 	two["fault.scenario.f2"] = strings.Replace(two["fault.scenario.f1"], "client:hello=error(503)", "client:other=delay(1s)", 1)
 	h.faults.Store(newFaults(two, &faults{}, nil, log))

@@ -34,7 +34,7 @@ type scenario struct {
 	ID    string `json:"id"`
 	Rules string `json:"rules"`
 	Who   struct {
-		Percent float64           `json:"percent"`
+		Percent float64           `json:"percent"` // 100 when absent
 		Users   []string          `json:"users"`
 		Devices []string          `json:"devices"`
 		Header  map[string]string `json:"header"`
@@ -87,6 +87,7 @@ func newFaults(props map[string]string, old *faults, m *meter.Registry, log *slo
 			continue
 		}
 		var s scenario
+		s.Who.Percent = 100
 		if err := json.Unmarshal([]byte(text), &s); err != nil {
 			log.Warn("fault ignored", "id", id, "err", err)
 			continue
