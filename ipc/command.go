@@ -77,13 +77,13 @@ type permit struct {
 	shard    *shard  // that let the call through; nil: see bulkhead
 }
 
-// admit asks breaker and bulkhead for a permit; limit is how many calls may be in flight. If it is not refused, finish
-// and then release must follow.
+// admit asks breaker and bulkhead for a permit; timeout is the call's, not above 0 is none, and limit is how many may be
+// in flight. If it is not refused, finish and then release must follow.
 // hot path: 0 allocs, BenchmarkAllowed, BenchmarkRefused
-func (c *Command) admit(ctx context.Context, p *permit, set *settings, start, limit int64) (refused *Error) {
+func (c *Command) admit(ctx context.Context, p *permit, set *settings, timeout time.Duration, start, limit int64) (refused *Error) {
 	p.start, p.deadline = start, noDeadline
-	if set.Timeout > 0 {
-		p.deadline, p.own = start+int64(set.Timeout), true
+	if timeout > 0 {
+		p.deadline, p.own = start+int64(timeout), true
 	}
 	if t, ok := ctx.Deadline(); ok {
 		if d := c.clock.at(t); d <= p.deadline {
@@ -414,7 +414,7 @@ func call[T any](ctx context.Context, c *Command, run func(context.Context) (T, 
 		}
 		c.count(e)
 		refused = c.refusedOpen
-	} else if refused = c.admit(ctx, &p, set, c.clock.roughly(), set.limit); refused != nil && !hasFallback {
+	} else if refused = c.admit(ctx, &p, set, set.Timeout, c.clock.roughly(), set.limit); refused != nil && !hasFallback {
 		c.count(fallbackMissing)
 	}
 	how.start = p.start

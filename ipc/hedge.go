@@ -274,7 +274,7 @@ func (x *exchange) company(set *settings, h *hedging) (try, bool) {
 func (x *exchange) enter(r *race, set *settings, t try) *runner {
 	ctx, cancel := context.WithCancelCause(&x.scope)
 	one := &runner{cancel: cancel}
-	x.begin(&t)
+	x.count(&t)
 	one.begun, one.try = t, t
 	req, err := x.prepare(&one.leg, ctx, set, &one.try) // here, as the caller's request is not ours once the race is over
 	go func() {

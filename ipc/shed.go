@@ -384,7 +384,12 @@ func (s *shedder) answer(w http.ResponseWriter, r *http.Request, crit roadbed.Cr
 
 // wasShed reports whether a response is the refusal of an overloaded server, which did not work on the request.
 func wasShed(resp *http.Response) bool {
-	return (resp.StatusCode == http.StatusServiceUnavailable || resp.StatusCode == http.StatusTooManyRequests) && first(resp.Header[headerError]) == "shed"
+	return isShed(resp.StatusCode, first(resp.Header[headerError]))
+}
+
+// isShed is wasShed for a status and an X-Ipc-Error.
+func isShed(status int, why string) bool {
+	return (status == http.StatusServiceUnavailable || status == http.StatusTooManyRequests) && why == "shed"
 }
 
 // startSensing starts the goroutine that measures the load. It ends when no requests come any more.

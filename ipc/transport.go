@@ -126,21 +126,13 @@ type transport Engine
 // allocation.
 type exchange struct {
 	scope
-	engine  *Engine
-	cluster *cluster
-	orig    *http.Request
-	joined  bool // runs inside a command of the same name, whose breaker, permit and report cover it
-	inbound *inbound
-	permit  permit
-
-	endpoint *balance.Endpoint // of the last attempt
-	attempts int
-	sent     int // of those, such as may have reached somebody
-	tried    [maxAttempts]*balance.Endpoint
+	course
+	engine *Engine
+	orig   *http.Request
+	joined bool // runs inside a command of the same name, whose breaker, permit and report cover it
+	permit permit
 
 	answeredAt int64 // when the outcome was there that counts
-	first      try   // what is remembered of the attempts
-	more       []try
 	source     requestBody
 	leg        leg // the present attempt
 
@@ -161,7 +153,7 @@ func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 		return e.base.RoundTrip(req)
 	}
 	// One allocation carries the whole call.
-	x := &exchange{engine: e, cluster: cl, orig: req, inbound: inboundOf(req.Context())}
+	x := &exchange{engine: e, course: course{cluster: cl, inbound: inboundOf(req.Context())}, orig: req}
 	x.source.body, x.source.get = req.Body, req.GetBody
 	resp, err := x.run()
 	if err != nil {
@@ -205,13 +197,11 @@ func (x *exchange) run() (*http.Response, error) {
 			x.permit.deadline = x.engine.clock.at(t)
 		}
 	} else {
-		limit := set
+		timeout := set.Timeout
 		if override != nil && override.Timeout != 0 {
-			other := *set
-			other.Timeout = min(override.Timeout, maxTimeout)
-			limit = &other
+			timeout = min(override.Timeout, maxTimeout)
 		}
-		if refused = cmd.admit(ctx, &x.permit, limit, now, int64(set.MaxConcurrent)); refused != nil {
+		if refused = cmd.admit(ctx, &x.permit, set, timeout, now, int64(set.MaxConcurrent)); refused != nil {
 			cmd.count(fallbackMissing)
 			var how ending
 			cmd.refused(&how, refused, true)
@@ -225,24 +215,18 @@ func (x *exchange) run() (*http.Response, error) {
 	x.deadline = x.permit.deadline
 	x.trial = x.permit.trial != 0 || x.inbound != nil && x.inbound.trial || x.joined && s.trial
 	x.scope.http = x
-	x.cluster.budget.requests.Add(1)
-	retries, idempotent := set.Retries, false
-	if w := x.cluster.wire.Load(); w != nil {
-		idempotent = w.RetryAll
-		if retries == builtIn.Retries { // our own property says nothing
-			retries = min(w.Retries(retries), maxAttempts-1)
-		}
+	own := 0
+	if override != nil {
+		own = override.Retries
 	}
-	if override != nil && override.Retries != 0 {
-		retries = override.Retries
-	}
+	idempotent := x.course.begin(set, own)
 	panicked := true
 	defer func() {
 		if panicked {
 			x.fail(errors.New("the transport panicked"))
 		}
 	}()
-	resp, err := x.try(set, retries, idempotent || override != nil && override.Idempotent)
+	resp, err := x.try(set, idempotent || override != nil && override.Idempotent)
 	panicked = false
 	if err != nil {
 		return nil, x.fail(err)
@@ -251,12 +235,8 @@ func (x *exchange) run() (*http.Response, error) {
 }
 
 // try makes attempts until one is good enough or no more are allowed.
-func (x *exchange) try(set *settings, retries int, idempotent bool) (*http.Response, error) {
+func (x *exchange) try(set *settings, idempotent bool) (*http.Response, error) {
 	clk := x.engine.clock
-	isNested := x.inbound != nil && x.inbound.attempt > 1 && !set.RetryNested
-	if isNested {
-		retries = 0 // whoever retries upstream pays; else retries multiply per hop
-	}
 	idempotent = idempotent || isIdempotent(x.orig)
 	now := x.permit.start // a moment ago
 	ep := x.cluster.lb.Pick(now)
@@ -272,37 +252,23 @@ func (x *exchange) try(set *settings, retries int, idempotent bool) (*http.Respo
 	for {
 		var resp *http.Response
 		var err error
-		extra := t.cause == retried
-		if set.Hedge && x.attempts == 0 && idempotent && !isNested && x.source.repeats() {
-			var two bool
+		two := false
+		if set.Hedge && x.attempts == 0 && idempotent && !x.nested && x.source.repeats() {
 			if resp, t, two, err = x.hedge(set); two {
-				retries, extra = 0, true
+				x.retries = 0
 			}
 		} else {
 			resp, err = x.once(set, t)
 		}
 		x.endpoint = t.endpoint
-		v, wait, charged := x.judge(resp, err, idempotent, retries)
-		if extra && v != settled {
-			x.cluster.budget.wasted()
-		}
-		if v == noneLeft && isNested {
-			v = nested
-		}
-		if v == goOn {
-			v, ep = x.onward(set, wait, charged)
-		}
-		t.next = v
-		if v != goOn {
+		o := x.upshot(resp, err)
+		next, wait := x.decide(set, t, &o, idempotent, two, x.deadline)
+		if next == nil {
 			x.answeredAt = t.end
-			return resp, x.last(v, err)
-		}
-		cause := resent
-		if charged {
-			cause = retried
-			retries--
-		} else {
-			x.sent--
+			if t.next == bodySent && err != nil {
+				err = fmt.Errorf("%w; %w", err, ErrBodySent)
+			}
+			return resp, err
 		}
 		if resp != nil {
 			drain(resp)
@@ -317,109 +283,22 @@ func (x *exchange) try(set *settings, retries int, idempotent bool) (*http.Respo
 				return nil, x.scope.Err()
 			}
 		}
-		x.more = append(x.more, try{at: clk.now(), wait: int64(wait), endpoint: ep, cause: cause})
-		t = &x.more[len(x.more)-1]
+		t = x.again(clk.now(), wait, next)
 	}
 }
 
-// onward finds out whether another attempt, which is wanted, may and can be made, and where.
-func (x *exchange) onward(set *settings, wait time.Duration, charged bool) (verdict, *balance.Endpoint) {
-	if x.attempts == maxAttempts {
-		return tooMany, nil
-	}
-	now := x.engine.clock.now()
-	next := x.cluster.lb.Another(now, x.tried[:x.attempts], charged)
-	if next == nil {
-		return nobodyElse, nil
-	}
-	if x.deadline != noDeadline && now+int64(wait)+x.cluster.lb.Typical() >= x.deadline {
-		return tooLate, nil
-	}
-	if charged && !x.cluster.budget.take(set) {
-		x.engine.meter.Counter("ipc.budget.exhausted", "ipc.vip", x.cluster.name).Inc()
-		return overBudget, nil
-	}
-	return goOn, next
-}
-
-// last ends the attempts: it tells those upstream not to try again where that would not help, and the caller what it
-// could have done. Whoever is nearest to the trouble retries; were each hop to retry what the next has retried in vain,
-// attempts would multiply.
-func (x *exchange) last(v verdict, err error) error {
-	switch v {
-	case settled, notSafe, callerGone:
-	case overBudget, toldNot:
-		x.noRetry()
-	default:
-		if x.sent > 1 {
-			x.noRetry()
+// upshot tells how an attempt ended.
+func (x *exchange) upshot(resp *http.Response, err error) (o upshot) {
+	if err == nil {
+		if o.status = resp.StatusCode; o.status >= 400 {
+			o.noRetry, o.retryAfter, o.whole = resp.Header.Get(HeaderNoRetry) == "1", resp.Header.Get("Retry-After"), x.source.canSend()
 		}
+		return o
 	}
-	if v == bodySent && err != nil {
-		return fmt.Errorf("%w; %w", err, ErrBodySent)
+	if o.gone = x.scope.Err() != nil; !o.gone {
+		o.unsent, o.whole = isUnsent(err), x.source.canSend()
 	}
-	return err
-}
-
-// noRetry tells those upstream not to try again.
-func (x *exchange) noRetry() {
-	for in := x.inbound; in != nil; in = in.up {
-		in.noRetry.Store(true)
-	}
-}
-
-// judge decides whether an attempt's outcome calls for another, after how long, and whether that is charged to the
-// budget.
-func (x *exchange) judge(resp *http.Response, err error, idempotent bool, retries int) (v verdict, wait time.Duration, charged bool) {
-	if err != nil {
-		switch {
-		case x.scope.Err() != nil:
-			return callerGone, 0, false
-		case isUnsent(err):
-			if !x.source.canSend() {
-				return bodySent, 0, false
-			}
-			return goOn, 0, false
-		}
-		return x.mayRepeat(idempotent, retries), backoff(x.attempts - 1), true
-	}
-	if resp.StatusCode < 400 {
-		return settled, 0, false
-	}
-	if resp.Header.Get(HeaderNoRetry) == "1" {
-		return toldNot, 0, false
-	}
-	after, asked, valid := parseRetryAfter(resp.Header.Get("Retry-After"), time.Now())
-	switch resp.StatusCode {
-	case http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-	case http.StatusRequestTimeout, http.StatusTooEarly, http.StatusTooManyRequests:
-		if !asked {
-			return settled, 0, false
-		}
-	default:
-		return settled, 0, false
-	}
-	if asked && !valid {
-		return badPushback, 0, false
-	}
-	wait = backoff(x.attempts - 1)
-	if asked {
-		wait = after
-	}
-	return x.mayRepeat(idempotent, retries), wait, true
-}
-
-// mayRepeat reports whether what may have reached the callee may be sent once more.
-func (x *exchange) mayRepeat(idempotent bool, retries int) verdict {
-	switch {
-	case !idempotent:
-		return notSafe
-	case retries <= 0:
-		return noneLeft
-	case !x.source.canSend():
-		return bodySent
-	}
-	return goOn
+	return o
 }
 
 // backoff returns a random wait before retry k, counted from 0.
@@ -491,20 +370,12 @@ func drain(resp *http.Response) {
 
 // once makes an attempt that gets no company.
 func (x *exchange) once(set *settings, t *try) (*http.Response, error) {
-	x.begin(t)
+	x.count(t)
 	req, err := x.prepare(&x.leg, &x.scope, set, t)
 	if err != nil {
 		return nil, err
 	}
 	return x.attempt(&x.leg, req, t)
-}
-
-// begin counts an attempt.
-func (x *exchange) begin(t *try) {
-	x.tried[x.attempts] = t.endpoint
-	x.attempts++
-	x.sent++
-	t.number = int16(x.sent)
 }
 
 // prepare makes the request of an attempt.
@@ -562,7 +433,7 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 		if v = balance.OfStatus(resp.StatusCode); wasShed(resp) {
 			v = balance.Declined
 		}
-		reported(ep, resp.Header, end)
+		reported(ep, first(resp.Header[balance.HeaderUtilization]), first(resp.Header[balance.HeaderLoad]), end)
 	case errors.Is(x.scope.Context.Err(), context.Canceled), context.Cause(ctx) == errOutrun:
 		v = balance.Abandoned
 	case isUnsent(err):
@@ -583,19 +454,6 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 		resp.Body = bent.Reader(ctx, resp.Body, resp.ContentLength)
 	}
 	return resp, nil
-}
-
-// reported takes what the callee says of its load, if it does. What makes no sense is no report.
-func reported(ep *balance.Endpoint, h http.Header, now int64) {
-	if v := h[balance.HeaderUtilization]; len(v) > 0 {
-		if load, err := balance.ParseUtilization(v[0]); err == nil {
-			ep.Report(load, now)
-		}
-	} else if v := h[balance.HeaderLoad]; len(v) > 0 {
-		if l, err := balance.ParseLoad(v[0]); err == nil && l.Utilization() > 0 {
-			ep.Report(l.Utilization(), now)
-		}
-	}
 }
 
 // request builds what goes to ep. The caller's request stays as it is; attempts share nothing that is written to.
@@ -687,27 +545,11 @@ func (x *exchange) faults() *fault.Context { return fault.From(x.scope.Context) 
 // inject does what the request's faults ask of calls to this app. done tells that the attempt is over; if it is not,
 // the response's body shall be bent.
 func (x *exchange) inject(ctx context.Context, f *fault.Context, t *try) (resp *http.Response, bent fault.Shape, done bool, err error) {
-	a := f.At("client", x.cluster.name)
-	if !a.Acts() {
-		return nil, bent, false, nil
-	}
-	leave, ok := x.engine.injecting()
-	if !ok {
-		return nil, bent, false, nil
-	}
-	defer leave()
-	x.engine.injected("client", &a)
-	t.fault = a.Rule
-	if err := a.Wait(ctx); err != nil {
+	a, err := x.course.inject(ctx, f, t)
+	if err != nil {
 		return nil, bent, true, err
 	}
-	switch {
-	case a.Reset:
-		return nil, bent, true, &injectedReset{a.Err}
-	case a.Reject:
-		return nil, bent, true, fmt.Errorf("%w: %w", ErrRejected, a.Err)
-	case a.Status != 0:
-		x.cluster.attempt(t.endpoint.Zone, false)
+	if a.Status != 0 {
 		text := a.Err.Error() + "\n"
 		resp = &http.Response{
 			Status: strconv.Itoa(a.Status) + " " + http.StatusText(a.Status), StatusCode: a.Status,
@@ -802,7 +644,7 @@ func (x *exchange) fail(err error) error {
 // remember keeps what can be told of the call, for a while.
 func (x *exchange) remember(start, end int64, kind Kind, status int, err error) {
 	r := x.record(start, end, kind, status, err)
-	x.cluster.calls.add(&r)
+	x.cluster.calls.add(&r, false)
 }
 
 func (x *exchange) record(start, end int64, kind Kind, status int, err error) record {
@@ -865,7 +707,7 @@ func (b *responseBody) broke(err error) {
 	}
 	r := x.record(x.permit.start, x.answeredAt, None, int(b.status), nil)
 	r.broke, r.brokeAt = err, now
-	x.cluster.calls.add(&r)
+	x.cluster.calls.add(&r, false)
 }
 
 // Close ends the call.

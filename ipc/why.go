@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/roadbed/roadbed/ipc/balance"
 )
@@ -113,9 +114,12 @@ type history struct {
 type slot struct {
 	mu sync.Mutex
 	record
+	text  []byte // what id, method and path lie in, if they were copied
+	owned bool   // they were
 }
 
-func (h *history) add(r *record, size int) {
+// add remembers r; copied says that its id, method and path lie in memory that is about to change.
+func (h *history) add(r *record, size int, copied bool) {
 	slots := h.slots.Load()
 	if slots == nil {
 		fresh := make([]slot, size)
@@ -125,6 +129,12 @@ func (h *history) add(r *record, size int) {
 	s := &(*slots)[h.next.Add(1)%uint64(size)]
 	if s.mu.TryLock() {
 		s.record = *r
+		if s.owned = copied; copied {
+			s.text = append(append(append(s.text[:0], r.id...), r.method...), r.path...)
+			all := unsafe.String(unsafe.SliceData(s.text), len(s.text))
+			s.id, all = all[:len(r.id)], all[len(r.id):]
+			s.method, s.path = all[:len(r.method)], all[len(r.method):]
+		}
 		s.mu.Unlock()
 	}
 }
@@ -139,6 +149,9 @@ func (h *history) all() (out []record) {
 		s := &(*slots)[i]
 		s.mu.Lock()
 		r := s.record
+		if s.owned {
+			r.id, r.method, r.path = strings.Clone(r.id), strings.Clone(r.method), strings.Clone(r.path)
+		}
 		s.mu.Unlock()
 		if r.at != 0 {
 			out = append(out, r)
@@ -147,16 +160,16 @@ func (h *history) all() (out []record) {
 	return out
 }
 
-// add remembers a call that has ended, or whose body has broken off.
+// add remembers a call that has ended, or whose body has broken off; copied is as for [history.add].
 // hot path: 0 allocs, BenchmarkRoundTrip
-func (c *calls) add(r *record) {
+func (c *calls) add(r *record, copied bool) {
 	switch {
 	case r.kind == Open || r.kind == Rejected:
-		c.refused.add(r, keptRefused)
+		c.refused.add(r, keptRefused, copied)
 	case r.kind != None || r.more != nil || r.broke != nil || r.first.fault != "":
-		c.troubled.add(r, keptTroubled)
+		c.troubled.add(r, keptTroubled, copied)
 	default:
-		c.well.add(r, keptWell)
+		c.well.add(r, keptWell, copied)
 	}
 }
 

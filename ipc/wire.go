@@ -22,9 +22,9 @@ func (cl *cluster) connect(c balance.Client) {
 	var next *wire
 	if c != usual {
 		next = &wire{Client: c}
-		if cl.engine.ownBase != nil && (c.PerHost != 0 || c.ConnectTimeout != 0 || c.ReadTimeout != 0 || c.IdleTimeout != 0) {
+		if cl.engine.ownBase != nil && (c.PerHost > 0 || c.ConnectTimeout != 0 || c.ReadTimeout != 0 || c.IdleTimeout != 0) {
 			next.base = newTransport(c.ConnectTimeout)
-			next.base.MaxConnsPerHost = c.PerHost
+			next.base.MaxConnsPerHost = max(c.PerHost, 0)
 			next.base.ResponseHeaderTimeout = c.ReadTimeout
 			if c.IdleTimeout != 0 {
 				next.base.IdleConnTimeout = c.IdleTimeout

@@ -5,7 +5,7 @@ import "time"
 // Client is what Ribbon's properties, and ours, say of the connections and attempts of a client. A balancer has no use
 // for it; who makes the calls heeds it.
 type Client struct {
-	PerHost        int           // connections to one endpoint; 0: no limit
+	PerHost        int           // connections to one endpoint; 0: not said; -1: no limit
 	ConnectTimeout time.Duration // 0: not said
 	ReadTimeout    time.Duration // until an attempt's headers come; 0: not said
 	IdleTimeout    time.Duration // after which an unused connection is closed; 0: not said
@@ -35,7 +35,7 @@ func clientKeys() []key {
 	ms := time.Millisecond
 	both := func(mine, ribbons string) []string { return append(own(mine), ribbon(ribbons)...) }
 	return []key{
-		field(both("maxConnectionsPerHost", "MaxConnectionsPerHost"), whole(0, 1e6), func(s *Settings) *int { return &s.PerHost }),
+		field(both("maxConnectionsPerHost", "MaxConnectionsPerHost"), whole(-1, 1e6), func(s *Settings) *int { return &s.PerHost }),
 		field(both("connectTimeoutInMilliseconds", "ConnectTimeout"), times(ms, 1), func(s *Settings) *time.Duration { return &s.ConnectTimeout }),
 		field(both("readTimeoutInMilliseconds", "ReadTimeout"), times(ms, 1), func(s *Settings) *time.Duration { return &s.ReadTimeout }),
 		field(both("idleTimeoutInMilliseconds", "ConnIdleEvictTimeMilliSeconds"), times(ms, 1), func(s *Settings) *time.Duration { return &s.IdleTimeout }),
