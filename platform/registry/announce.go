@@ -53,7 +53,7 @@ func (r *Registry) announce(ctx context.Context) {
 		if !known {
 			r.log.Warn("changes were not published, for there were too many at once")
 		}
-		for _, c := range changes {
+		for c := range changes.all() {
 			buf = c.writeEvent(buf[:0], r.hub)
 			if r.publishChange(c, buf) != nil {
 				break // the engine is away; who listens asks again when it is back

@@ -312,7 +312,7 @@ func (h *hub) round() (roused []*watcher) {
 	if h.bus != nil && (len(changes) > 0 || !known) {
 		h.bus.rouse(todo{news: true})
 	}
-	for _, c := range changes {
+	for c := range changes.all() {
 		crowd := h.byApp[c.rec.app]
 		add(crowd)
 		if !rd.large {

@@ -87,10 +87,11 @@ func (h *eureka) awaitApp(ctx context.Context, app string, version uint64, d tim
 func (s *state) changedSince(app string, version uint64) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if version < s.log.trimmed || version > s.log.version {
+	cs, known := s.log.since(version)
+	if !known || version > s.log.version {
 		return true
 	}
-	for c := s.log.newest; c != nil && c.version > version; c = c.older {
+	for c := range cs.all() {
 		if c.rec.app == app {
 			return true
 		}

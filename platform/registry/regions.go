@@ -358,10 +358,14 @@ func together(parts []*snapshot, others []*region, lackingOnly bool, past *zips)
 			known[v.name] = len(sn.views)
 			sn.views = append(sn.views, v)
 		}
-		for _, c := range theirs.changes {
+		var also []*change
+		for c := range theirs.changes.all() {
 			if wanted(c.rec.app) && !local.has(c.rec.key()) {
-				sn.changes = append(sn.changes, c)
+				also = append(also, c)
 			}
+		}
+		if len(also) > 0 {
+			sn.changes = append(sn.changes, also)
 		}
 	}
 	var n [statuses]int
@@ -372,6 +376,7 @@ func together(parts []*snapshot, others []*region, lackingOnly bool, past *zips)
 		sn.count += len(v.recs)
 	}
 	sn.hash = hashCode(n)
+	slices.SortFunc(sn.views, func(a, b *view) int { return strings.Compare(a.name, b.name) })
 	sn.derive("", past, nil)
 	return sn
 }

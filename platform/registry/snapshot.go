@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,7 +23,7 @@ type snapshot struct {
 	warming bool
 	count   int
 	views   []*view // sorted by name
-	changes []*change
+	changes changes
 	self    string
 
 	full   document
@@ -60,8 +61,10 @@ const (
 	coalesce = 10 * time.Millisecond
 	cheap    = int64(time.Millisecond) // a snapshot that costs less is made for every change
 
-	// staleTimes is how old the lease times in a document may be.
+	// staleTimes is how old the lease times in a view may be when it becomes part of a snapshot. Views are looked over for
+	// those that would become older, not more often than every staleLook.
 	staleTimes = 30 * time.Second
+	staleLook  = time.Second
 )
 
 // current returns the registry as it is, or as it was at most a coalescing tick ago if it is large and changing.
@@ -120,7 +123,8 @@ func (s *state) fresh(sn *snapshot) bool {
 	return warmth && (same || sn.cost > cheap && age < max(min(int64(coalesce), 8*sn.cost), 3*sn.cost))
 }
 
-// snapshot makes a new one. Only applications that changed, or whose lease times are stale, are looked at again.
+// snapshot makes a new one. Of what it lists, all is shared with the last one but applications that changed, or whose
+// lease times are stale.
 func (s *state) snapshot(region string) *snapshot {
 	start := s.now()
 	wall := time.Now().UnixMilli()
@@ -128,20 +132,7 @@ func (s *state) snapshot(region string) *snapshot {
 	s.log.trim(start)
 	sn := &snapshot{
 		edition: s.edition, version: s.log.version, made: start, hash: hashCode(s.byStatus), warming: s.warming,
-		count: s.count, self: s.self, views: make([]*view, 0, len(s.apps)),
-	}
-	for _, a := range s.apps {
-		if a.view == nil || start-a.view.made > int64(staleTimes) {
-			v := &view{name: a.name, recs: make([]shown, len(a.order)), made: start, self: s.self, region: region}
-			for i, e := range a.order {
-				v.recs[i] = shown{e.rec, wall - (start-e.lease.renewed.Load())/int64(time.Millisecond)}
-			}
-			a.view = v
-		}
-		sn.views = append(sn.views, a.view)
-	}
-	for c := s.log.oldest; c != nil; c = c.newer {
-		sn.changes = append(sn.changes, c)
+		count: s.count, self: s.self, views: s.list(start, wall, region), changes: slices.Clone(s.log.changes),
 	}
 	s.mu.Unlock()
 
@@ -150,15 +141,47 @@ func (s *state) snapshot(region string) *snapshot {
 	return sn
 }
 
+// list returns a view of each application, in the order of their names. It makes those anew of applications that were
+// touched or whose lease times would become stale. The caller holds mu.
+func (s *state) list(start, wall int64, region string) []*view {
+	if start-s.looked >= int64(staleLook) {
+		s.looked = start
+		for _, v := range s.listed {
+			if start-v.made > int64(staleTimes-staleLook) {
+				s.touched[v.name] = struct{}{}
+			}
+		}
+	}
+	views, at := make([]*view, 0, len(s.apps)), 0
+	for _, name := range slices.Sorted(maps.Keys(s.touched)) {
+		i, known := slices.BinarySearchFunc(s.listed[at:], name, viewNamed)
+		views = append(views, s.listed[at:at+i]...)
+		if at += i; known {
+			at++
+		}
+		if a := s.apps[name]; a != nil {
+			v := &view{name: a.name, recs: make([]shown, len(a.order)), made: start, self: s.self, region: region}
+			for i, e := range a.order {
+				v.recs[i] = shown{e.rec, wall - (start-e.lease.renewed.Load())/int64(time.Millisecond)}
+			}
+			views = append(views, v)
+		}
+	}
+	views = append(views, s.listed[at:]...)
+	s.listed, s.touched = views, make(map[string]struct{})
+	return views
+}
+
+func viewNamed(v *view, name string) int { return strings.Compare(v.name, name) }
+
 // derive prepares what is made of sn's views and changes. Compressed lists build on past; weigh, if not nil, is told how
 // many changes a delta holds and how many bytes it needs.
 func (sn *snapshot) derive(region string, past *zips, weigh func(changes, compressed int)) {
-	slices.SortFunc(sn.views, func(a, b *view) int { return strings.Compare(a.name, b.name) })
 	sn.full = document{version: 1, hash: sn.hash, views: sn.views, past: past}
 	sn.delta = sync.OnceValue(func() *document {
 		d := sn.makeDelta(region)
 		if weigh != nil {
-			d.weighed = func(compressed int) { weigh(len(sn.changes), compressed) }
+			d.weighed = func(compressed int) { weigh(sn.changes.count(), compressed) }
 		}
 		return d
 	})
@@ -194,7 +217,7 @@ func hashCode(n [statuses]int) string {
 func (sn *snapshot) makeDelta(region string) *document {
 	byApp := make(map[string]*view)
 	d := &document{version: max(sn.version, 1), hash: sn.hash}
-	for _, c := range sn.changes {
+	for c := range sn.changes.all() {
 		v := byApp[c.rec.app]
 		if v == nil {
 			v = &view{name: c.rec.app, self: sn.self, region: region}
@@ -249,7 +272,7 @@ func documentOf(views []*view) *document {
 
 // find returns the view of an application, nil if there is none.
 func (sn *snapshot) find(name string) *view {
-	i, ok := slices.BinarySearchFunc(sn.views, name, func(v *view, n string) int { return strings.Compare(v.name, n) })
+	i, ok := slices.BinarySearchFunc(sn.views, name, viewNamed)
 	if !ok {
 		return nil
 	}

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,7 +37,10 @@ type state struct {
 	wheel wheel // finds the leases that run out
 
 	log     changeLog
-	edition uint64 // rises with everything documents show, heartbeats excepted
+	edition uint64              // rises with everything documents show, heartbeats excepted
+	listed  []*view             // of the last snapshot, by name
+	touched map[string]struct{} // names of applications of which listed is out of date
+	looked  int64               // ns since epoch when listed was looked over for stale lease times
 	names   interner
 
 	snap     atomic.Pointer[snapshot]
@@ -59,7 +63,6 @@ type app struct {
 	name  string
 	byID  map[string]*entry
 	order []*entry // by time of registration
-	view  *view    // nil when something changed since it was made
 }
 
 // entry is one registered instance.
@@ -94,7 +97,7 @@ func newState(self string) *state {
 		apps: make(map[string]*app), overrides: make(map[key]override),
 		lifted: make(map[key]lift), tombs: make(map[key]tomb), stuck: make(map[key]stuck), unstuck: make(chan key, 256),
 		first: -1, warming: true,
-		log:    newChangeLog(),
+		log: newChangeLog(), touched: make(map[string]struct{}),
 		broken: make(chan *entry, 1024),
 	}
 }
@@ -625,9 +628,13 @@ func (s *state) insert(k key, e *entry) {
 // touch says that documents about an app are out of date. The caller holds mu.
 func (s *state) touch(name string) {
 	s.edition++
-	if a := s.apps[name]; a != nil {
-		a.view = nil
+	if s.apps[name] == nil {
+		if _, listed := slices.BinarySearchFunc(s.listed, name, viewNamed); !listed {
+			delete(s.touched, name) // it came and went while nobody read
+			return
+		}
 	}
+	s.touched[name] = struct{}{}
 }
 
 // publish enters r, of e, which was something else before unless was is nil, in the change log and has the watchers

@@ -271,7 +271,7 @@ func checkState(t failer, s *state) {
 		t.Errorf("counts: kept %v, %d; counted %v, %d", s.byStatus, s.count, n, count)
 	}
 	inLog, last := 0, uint64(0)
-	for c := s.log.oldest; c != nil; c = c.newer {
+	for c := range s.log.changes.all() {
 		k := c.rec.key()
 		if e := s.find(k); c.version <= last || c.e != e || e != nil && e.last != c || e == nil && s.log.gone[k] != c {
 			t.Errorf("log: version %d of %v after %d", c.version, k, last)
@@ -279,7 +279,7 @@ func checkState(t failer, s *state) {
 		last = c.version
 		inLog++
 	}
-	if inLog != s.log.kept || s.log.newest != nil && s.log.newest.version != s.log.version {
+	if newest := s.log.changes.after(last - 1); inLog != s.log.kept || inLog > 0 && (newest.count() != 1 || last != s.log.version) {
 		t.Errorf("log: %d changes in order, %d counted; newest version %d", inLog, s.log.kept, s.log.version)
 	}
 }

@@ -218,7 +218,7 @@ func (st *stream) prepare(b *[]byte, t todo, upTo uint64) (shared []byte, ok boo
 	warming, version := s.warming, s.log.version
 	rd := st.hub.last.Load()
 	quick := rd != nil && !rd.large && rd.from == st.cursor && rd.to == version && len(st.in.vips) == 0 && len(st.in.apps) <= 1
-	var missed []*change
+	var missed changes
 	known, hash := true, ""
 	if (t.news || t.hash) && !quick {
 		missed, known = s.log.since(st.cursor)
@@ -285,9 +285,11 @@ func (s *state) hashOf(in interest) string {
 
 // gather appends the events of those of cs that the client wants, the first of them if they are many. It reports false
 // if they are too many.
-func (st *stream) gather(b *[]byte, cs []*change) bool {
+func (st *stream) gather(b *[]byte, cs changes) bool {
 	size := 0
-	for _, c := range cs {
+	left := 0
+	for c := range cs.all() {
+		left++
 		if st.in.wants(c.rec) {
 			size += len(c.asEvent(st.hub))
 		}
@@ -296,14 +298,15 @@ func (st *stream) gather(b *[]byte, cs []*change) bool {
 		st.overflow = true
 		return false
 	}
-	for i, c := range cs {
+	for c := range cs.all() {
+		left--
 		switch {
 		case st.in.wants(c.rec):
 			*b = c.appendEvent(*b, st.hub)
 		case st.in.wantsVIP(c.vips()):
 			*b = append(appendRemoval(*b, st.hub.incarnation, c), "\n\n"...)
 		}
-		if len(*b) > writeMost && i < len(cs)-1 {
+		if len(*b) > writeMost && left > 0 {
 			st.cursor, st.more = c.version, true
 			break
 		}
