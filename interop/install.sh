@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the interop tests drive: Node with npm, Python with pip, Chromium, and a JDK with Maven, by which it
+# Installs what the interop tests drive: Node with npm, Python with pip, Chromium, nginx, and a JDK with Maven, by which it
 # builds the Java programs into java/*/target. Each that is there already stays.
 set -eu
 cd "$(dirname "$0")"
@@ -21,6 +21,7 @@ need pip3 python3-pip
 need chromium chromium
 need javac default-jdk-headless
 need mvn maven
+need nginx nginx-light
 
 built=java/target/built
 current() { # whether the Java programs are as their sources are, and the libraries that they were built with are there
