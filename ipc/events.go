@@ -1,10 +1,13 @@
 package ipc
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -68,6 +71,24 @@ func (e *Engine) faultHit(rule string) {
 	if !known || now-last > faultQuiet {
 		e.event(FaultEvent, "", "faults are injected by rule "+rule)
 	}
+}
+
+// FaultHit is a rule of faults by which this process injected.
+type FaultHit struct {
+	Rule string    `json:"rule"` // as it was written; several are separated by ";"
+	Last time.Time `json:"last"` // when it hit last
+}
+
+// FaultHits returns by which rules faults were injected here, the latest first: 256 rules at most are remembered.
+func (e *Engine) FaultHits() []FaultHit {
+	r, out := &e.events, []FaultHit{}
+	r.mu.Lock()
+	for rule, at := range r.faults {
+		out = append(out, FaultHit{rule, e.clock.time(at)})
+	}
+	r.mu.Unlock()
+	slices.SortFunc(out, func(a, b FaultHit) int { return cmp.Or(b.Last.Compare(a.Last), strings.Compare(a.Rule, b.Rule)) })
+	return out
 }
 
 // Events returns what happened after the event of that number, oldest first: the last 500 events at most.

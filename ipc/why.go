@@ -406,8 +406,8 @@ func (cl *cluster) explain(r *record, choices []balance.Choice) Explanation {
 }
 
 // WhyHandler explains recent calls; services serve it at /ipc/why. With ?vip=NAME it tells of those to an app, or of a
-// command, newest first; with ?id=ID of those made for one request; without either it lists what can be asked for, and which requests to this process were
-// shed, late, or had faults injected.
+// command, newest first; with ?id=ID of those made for one request; without either it lists what can be asked for, by
+// which rules faults were injected, and which requests to this process were shed, late, or had faults injected.
 // It answers in text, or in JSON with ?format=json or "Accept: application/json". ?n=50 asks for more than 20 calls.
 func (e *Engine) WhyHandler() http.Handler { return http.HandlerFunc(e.serveWhy) }
 
@@ -464,12 +464,18 @@ func (e *Engine) serveWhy(w http.ResponseWriter, r *http.Request) {
 		why.write(&text)
 	default:
 		names := e.commandNames()
-		here := e.WhyServed("")
-		answer = map[string]any{"names": names, "served": here}
+		here, hits := e.WhyServed(""), e.FaultHits()
+		answer = map[string]any{"names": names, "served": here, "faults": hits}
 		fmt.Fprintf(&text, "ask /ipc/why?vip=NAME about one of these, or /ipc/why?id=REQUEST about one request\n\n")
 		for _, name := range names {
 			c := (*e.commands.Load())[name].snapshot()
 			fmt.Fprintf(&text, "%-32s breaker %-9s %d calls lately, %d %% failed\n", name, c.Breaker, c.Requests, c.ErrorPercent)
+		}
+		if len(hits) > 0 {
+			text.WriteString("\nrules by which faults were injected here, and when last\n")
+		}
+		for _, h := range hits[:min(len(hits), n)] {
+			fmt.Fprintf(&text, "%s  %s\n", clockTime(h.Last), h.Rule)
 		}
 		if len(here) > 0 {
 			text.WriteString("\nrequests served here that were shed, late, or had faults injected, newest first\n")

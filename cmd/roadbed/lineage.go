@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -18,6 +19,7 @@ import (
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/examples/streaming"
 	"github.com/roadbed/roadbed/fault/search"
+	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/chaos"
 	"github.com/roadbed/roadbed/platform/edge"
@@ -67,7 +69,10 @@ Exit codes: 0 nothing is left to try and nothing but single services hurts, 3 a 
 				if len(step.Failing) > 0 {
 					what = "without " + names(step.Failing)
 				}
-				if !step.Good {
+				switch {
+				case step.Untested:
+					how = "NOT TESTED: " + l.deaf
+				case !step.Good:
 					how = "BAD: " + l.why
 				}
 				fmt.Fprintf(progress, "%-60s %s\n", what, how)
@@ -113,9 +118,19 @@ func searched(out io.Writer, format string, res search.Result, services []regist
 		for _, h := range res.Hurting {
 			fmt.Fprintf(out, "  %s\n", names(h))
 		}
+		for _, u := range res.Untested {
+			fmt.Fprintf(out, "not tested: without %s\n", names(u))
+		}
 		if odd := contradictions(res, services); odd != "" {
 			fmt.Fprint(out, odd)
 		}
+	}
+	if len(res.Untested) > 0 {
+		var sets []string
+		for _, set := range res.Untested {
+			sets = append(sets, names(set))
+		}
+		return verdictError{exitUnknown, "not tested: " + strings.Join(sets, ", ") + "; see above why"}
 	}
 	if !res.Whole {
 		return verdictError{exitUnknown, "not all was tried; give --max-runs more"}
@@ -131,6 +146,9 @@ func contradictions(res search.Result, services []registry.Service) string {
 	out := ""
 	for _, s := range services {
 		point := "client:" + s.Name
+		if slices.ContainsFunc(res.Untested, func(u []string) bool { return len(u) == 1 && u[0] == point }) {
+			continue
+		}
 		needed := slices.ContainsFunc(res.Hurting, func(h []string) bool { return len(h) == 1 && h[0] == point })
 		switch critical := s.Criticality == roadbed.Critical; {
 		case needed && !critical:
@@ -152,6 +170,7 @@ type lineage struct {
 	n       int
 	usual   *search.Trace
 	why     string // the latest request that was bad failed
+	deaf    string // why the latest experiment tested nothing
 }
 
 const (
@@ -181,6 +200,7 @@ func (l *lineage) run(ctx context.Context, failing []string) (t search.Trace, er
 		}
 	}
 	bad := 0
+	called, hit := map[string]bool{}, map[string]bool{} // by point
 	for i := range tries {
 		request := fmt.Sprintf("%s-%d", id, i)
 		if err := l.ask(ctx, request, id); ctx.Err() != nil {
@@ -193,12 +213,25 @@ func (l *lineage) run(ctx context.Context, failing []string) (t search.Trace, er
 		if err != nil {
 			return t, err
 		}
+		for _, h := range heard {
+			point := "client:" + h.App
+			called[point] = true
+			if slices.ContainsFunc(h.Attempts, func(a ipc.Attempted) bool { return a.Fault != "" }) {
+				hit[point] = true
+			}
+		}
 		// Services remember a number of calls only, so the longest account is the truest.
 		if seen := chaos.Lineage(heard, l.usual); len(seen.Calls) > len(t.Calls) {
 			t = seen
 		}
 	}
-	if t.Good = 2*bad < tries; t.Good && len(t.Calls) == 0 {
+	t.Good = 2*bad < tries
+	if len(failing) > 0 {
+		if t.Untested, err = l.tested(ctx, id, failing, t.Good, called, hit); err != nil || t.Untested {
+			return t, err
+		}
+	}
+	if t.Good && len(t.Calls) == 0 {
 		return t, fmt.Errorf("no service remembers a call made for %s; only those built on ipc do, and the busier they are the less long", l.url)
 	}
 	if l.usual == nil && t.Good {
@@ -207,16 +240,55 @@ func (l *lineage) run(ctx context.Context, failing []string) (t search.Trace, er
 	return t, nil
 }
 
+// tested finds out whether an experiment tested anything, and if not notes why.
+func (l *lineage) tested(ctx context.Context, id string, failing []string, good bool, called, hit map[string]bool) (untested bool, err error) {
+	counts, err := l.counts(ctx, id)
+	if err != nil {
+		return false, err
+	}
+	if counts == nil || counts.Injected.Requests == 0 {
+		l.deaf = "no request came under the fault; does another edge answer, or was injection stopped?"
+		return true, nil
+	}
+	if !good {
+		return false, nil // whoever should tell of it may be what broke
+	}
+	var calls []string
+	for _, p := range failing {
+		if called[p] && !hit[p] {
+			calls = append(calls, p)
+		}
+	}
+	switch {
+	case len(calls) > 0:
+		l.deaf = fmt.Sprintf("calls to %s were made without the fault: whoever makes them got no X-Fit, or injects none (ipc.fit.enabled, ipc.fit.maxActive)", names(calls))
+	case len(hit) == 0:
+		l.deaf = "this time nobody called " + names(failing)
+	}
+	return len(calls) > 0 || len(hit) == 0, nil
+}
+
+// counts returns how many requests the fault concerned, nil if the edge does not know it.
+func (l *lineage) counts(ctx context.Context, id string) (*edge.FaultCounts, error) {
+	var all []edge.FaultCounts
+	if err := l.client.Do(ctx, http.MethodGet, "/api/v1/edge/faults", nil, &all); err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].ID == id {
+			return &all[i], nil
+		}
+	}
+	return nil, nil
+}
+
 // untilEdgeHas waits until the edge knows the fault.
 func (l *lineage) untilEdgeHas(ctx context.Context, id string) error {
 	for end := time.Now().Add(mayTake); ; {
-		var all []edge.FaultCounts
-		if err := l.client.Do(ctx, http.MethodGet, "/api/v1/edge/faults", nil, &all); err != nil {
-			return err
-		}
+		known, err := l.counts(ctx, id)
 		switch {
-		case slices.ContainsFunc(all, func(f edge.FaultCounts) bool { return f.ID == id }):
-			return nil
+		case err != nil || known != nil:
+			return err
 		case time.Now().After(end):
 			return fmt.Errorf("the edge does not know the fault %s after %s", id, mayTake)
 		}
@@ -286,11 +358,19 @@ func (l *lineage) listen(ctx context.Context, request string) ([]chaos.Heard, er
 	for _, i := range instances {
 		wg.Go(func() {
 			var a account
-			if there := (&api.Client{Base: "http://" + i.Addr()}); there.Do(ctx, http.MethodGet, "/ipc/why"+query, nil, &a) == nil { // else it made none, or is not built on ipc
+			if there := (&api.Client{Base: "http://" + answersAt(i)}); there.Do(ctx, http.MethodGet, "/ipc/why"+query, nil, &a) == nil { // else it made none, or is not built on ipc
 				add(strings.ToLower(i.App), i.ID, a)
 			}
 		})
 	}
 	wg.Wait()
 	return all, ctx.Err()
+}
+
+// answersAt is where an instance tells of its calls: at its port, or at its admin port, which may be a sidecar's.
+func answersAt(i roadbed.Instance) string {
+	if port := i.Metadata["management.port"]; port != "" {
+		return net.JoinHostPort(i.Host, port)
+	}
+	return i.Addr()
 }

@@ -25,11 +25,19 @@ func TestASearchSaysWhatContradictsIt(t *testing.T) {
 	if strings.Contains(out.String(), "members says") || strings.Contains(out.String(), "away says") {
 		t.Errorf("got %s, want nothing of members and of who was not asked", out.String())
 	}
+	out.Reset()
+	deaf := search.Result{Points: res.Points, Untested: [][]string{{"client:catalog"}}}
+	if err := searched(&out, "table", deaf, services); err == nil || !strings.Contains(err.Error(), "not tested: catalog") || strings.Contains(out.String(), "catalog says") {
+		t.Errorf("catalog untested: got %v and %s, want that it was not tested and nothing more of it", err, out.String())
+	}
 	res.Hurting = [][]string{{"client:a", "client:b"}}
-	for want, r := range map[int]search.Result{exitHurt: res, exitUnknown: {}} {
+	for _, tc := range []struct {
+		found search.Result
+		code  int
+	}{{res, exitHurt}, {deaf, exitUnknown}, {search.Result{}, exitUnknown}} {
 		var v verdictError
-		if err := searched(&out, "json", r, nil); !errors.As(err, &v) || v.code != want {
-			t.Errorf("%+v: got %v, want exit code %d", r, err, want)
+		if err := searched(&out, "json", tc.found, nil); !errors.As(err, &v) || v.code != tc.code {
+			t.Errorf("%+v: got %v, want exit code %d", tc.found, err, tc.code)
 		}
 	}
 }

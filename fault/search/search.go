@@ -46,6 +46,9 @@ type Call struct {
 type Trace struct {
 	Good  bool
 	Calls []Call // a call comes after its parent and after what it stood in for
+
+	// Untested says that what should have failed did not, so that the request says nothing of what happens if it does.
+	Untested bool
 }
 
 // Search is what shall be searched. Run is required.
@@ -59,8 +62,9 @@ type Search struct {
 
 // Step is one experiment.
 type Step struct {
-	Failing []string `json:"failing"`
-	Good    bool     `json:"good"`
+	Failing  []string `json:"failing"`
+	Good     bool     `json:"good"`
+	Untested bool     `json:"untested,omitempty"` // nothing failed
 }
 
 // Result is what was found.
@@ -68,7 +72,9 @@ type Result struct {
 	Points  []string   `json:"points"`  // that were seen, in order
 	Hurting [][]string `json:"hurting"` // smallest sets of points whose failure makes the request fail
 	Steps   []Step     `json:"steps"`
-	Whole   bool       `json:"whole"` // no set of at most MaxFaults is left to try
+	Whole   bool       `json:"whole"` // every set of at most MaxFaults that was worth it was tried
+
+	Untested [][]string `json:"untested,omitempty"` // sets that could not be made to fail
 }
 
 // ErrUnwell is why a search did not begin: the request fails when nothing is injected.
@@ -103,7 +109,7 @@ func (s Search) Do(ctx context.Context) (Result, error) {
 			res.Points = append(res.Points, p)
 		}
 		slices.Sort(res.Points)
-		step := Step{failing, t.Good}
+		step := Step{failing, t.Good, t.Untested}
 		res.Steps = append(res.Steps, step)
 		s.Tell(step)
 		return t, nil
@@ -119,7 +125,7 @@ func (s Search) Do(ctx context.Context) (Result, error) {
 	for {
 		next := root.candidate(s.MaxFaults, tried, res.Hurting)
 		if next == nil {
-			res.Whole = true
+			res.Whole = len(res.Untested) == 0
 			return res, nil
 		}
 		if len(res.Steps) >= s.MaxRuns {
@@ -133,6 +139,10 @@ func (s Search) Do(ctx context.Context) (Result, error) {
 			t, err := run(set)
 			if err != nil {
 				return false, err
+			}
+			if t.Untested {
+				res.Untested = append(res.Untested, set)
+				return false, nil
 			}
 			root.learn(t)
 			return !t.Good, nil

@@ -169,6 +169,23 @@ func TestWhatIsKnownIsNotTriedAgain(t *testing.T) {
 	}
 }
 
+func TestWhatCouldNotBeMadeToFailIsToldAndTheSearchIsNotWhole(t *testing.T) {
+	y := toy{"edge": {{"a"}, {"b", "default"}}}
+	deaf := "b" // to faults
+	var steps []Step
+	res, err := Search{Tell: func(s Step) { steps = append(steps, s) }, Run: func(_ context.Context, failing []string) (Trace, error) {
+		out := y.request("edge", slices.DeleteFunc(slices.Clone(failing), func(p string) bool { return p == deaf }))
+		out.Untested = slices.Contains(failing, deaf)
+		return out, nil
+	}}.Do(t.Context())
+	if err != nil || res.Whole || !reflect.DeepEqual(res.Untested, [][]string{{"b"}}) || !reflect.DeepEqual(res.Hurting, [][]string{{"a"}}) {
+		t.Errorf("got %+v, %v; want a as hurting, b as untested, and not the whole", res, err)
+	}
+	if !slices.ContainsFunc(steps, func(s Step) bool { return s.Untested && slices.Equal(s.Failing, []string{"b"}) }) {
+		t.Errorf("told %+v, want that b was not tested", steps)
+	}
+}
+
 func TestASearchEndsWhenItMust(t *testing.T) {
 	if res := film.search(t, Search{MaxRuns: 5}); res.Whole || len(res.Steps) != 5 {
 		t.Errorf("at most 5 runs: got %d, whole %v", len(res.Steps), res.Whole)

@@ -37,6 +37,7 @@ type road struct {
 	edgeAPI *httptest.Server
 	client  *http.Client
 	meters  []*meter.Registry // of all processes
+	engines []*ipc.Engine     // of all processes
 }
 
 // newRoad starts an edge that leads everything to the service api. Services are added with serve, before the first
@@ -86,6 +87,7 @@ func (r *road) process(t *testing.T, app string) (*config.Properties, *ipc.Engin
 	r.meters = append(r.meters, m)
 	calls := ipc.New(ipc.Options{App: app, Lists: r.lists, Config: props, Meter: m, Log: quiet, FaultKey: func() fault.Key { return fault.Key(key.Get()) }})
 	t.Cleanup(calls.Close)
+	r.engines = append(r.engines, calls)
 	until(t, app+" has its properties", func() bool { return key.Get() != "" })
 	return props, calls, m
 }

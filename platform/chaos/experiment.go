@@ -36,7 +36,7 @@ type Verdict string
 
 // The verdicts.
 const (
-	Survives     Verdict = "survives"        // members did not notice
+	Survives     Verdict = "survives"        // members did not notice; Untested says what of it could not be tried
 	Hidden       Verdict = "hidden-critical" // members were hurt, and by what is known
 	Hurt         Verdict = "hurt"            // members were hurt, and no single service nor pair of them explains it
 	Inconclusive Verdict = "inconclusive"    // it could not be tried
@@ -70,6 +70,7 @@ type Result struct {
 	Verdict    Verdict   `json:"verdict"`
 	Why        string    `json:"why" doc:"In a sentence."`
 	Tried      []string  `json:"tried" doc:"The services that failed."`
+	Untested   []string  `json:"untested,omitempty" doc:"Of those, such as no fault was injected into calls of."`
 	Found      []Finding `json:"found,omitempty"`
 	Live       *Arms     `json:"live,omitempty" doc:"Members; absent if none were concerned."`
 	Probes     Arms      `json:"probes" doc:"Synthetic members."`
@@ -108,6 +109,7 @@ type OnlyCritical struct {
 	Alter func(context.Context, string, Fault) (Fault, error) // [Chaos.Alter]
 	End   func(context.Context, string) error                 // [Chaos.Remove]
 	Live  func(context.Context, string) (Arms, error)         // what the edge counted for a fault
+	Hit   func(context.Context, time.Time) ([]string, error)  // rules by which any process injected faults since then
 	Probe func(ctx context.Context, header [2]string) error   // one synthetic member's visit, whose requests carry header
 	Tell  func(Progress)                                      // nil = nobody listens
 }
@@ -250,7 +252,7 @@ func (o *OnlyCritical) compare(ctx context.Context, id string, steady Sample, re
 				res.Verdict, res.Why = Inconclusive, "no request of synthetic members came under the faults; do they take the route that was given?"
 				return false, nil
 			}
-			res.Verdict, res.Why = Survives, "members browse and play without "+strings.Join(o.Services, ", ")
+			o.survives(context.WithoutCancel(ctx), began, res)
 			return false, nil
 		}
 		select {
@@ -266,6 +268,33 @@ func (o *OnlyCritical) compare(ctx context.Context, id string, steady Sample, re
 			}
 		case <-ctx.Done():
 		}
+	}
+}
+
+// survives tells what members can live without: those services into whose calls faults were injected. Of others, which
+// nobody called, or only callers that are not built on ipc, nothing is known.
+func (o *OnlyCritical) survives(ctx context.Context, began time.Time, res *Result) {
+	rules, err := o.Hit(ctx, began)
+	if err != nil {
+		res.Verdict, res.Why = Inconclusive, "members were well, but it is not known which faults were injected: "+err.Error()
+		return
+	}
+	var tested []string
+	for _, s := range o.Services {
+		if slices.ContainsFunc(rules, func(r string) bool { return strings.Contains(";"+r, ";client:"+s+"=") }) {
+			tested = append(tested, s)
+		} else {
+			res.Untested = append(res.Untested, s)
+		}
+	}
+	const why = "nobody who injects faults called them: a caller must be built on ipc, or call through a sidecar"
+	switch {
+	case len(tested) == 0:
+		res.Verdict, res.Why = Inconclusive, fmt.Sprintf("not tested: %s; %s", strings.Join(res.Untested, ", "), why)
+	case len(res.Untested) == 0:
+		res.Verdict, res.Why = Survives, "members browse and play without "+strings.Join(tested, ", ")
+	default:
+		res.Verdict, res.Why = Survives, fmt.Sprintf("members browse and play without %s; not tested: %s; %s", strings.Join(tested, ", "), strings.Join(res.Untested, ", "), why)
 	}
 }
 

@@ -91,6 +91,16 @@ func (r *road) experiment(t *testing.T, services ...string) *OnlyCritical {
 			}
 			return Arms{sample(c.Injected), sample(c.Control)}, nil
 		},
+		Hit: func(_ context.Context, since time.Time) (rules []string, err error) {
+			for _, e := range r.engines {
+				for _, h := range e.FaultHits() {
+					if h.Last.After(since) {
+						rules = append(rules, h.Rule)
+					}
+				}
+			}
+			return rules, nil
+		},
 		Probe: func(ctx context.Context, h [2]string) error { return visit(ctx, h[0], h[1]) },
 	}
 }
@@ -129,6 +139,39 @@ func TestMembersWhoCanLiveWithoutTheRestSurvive(t *testing.T) {
 	changes, err := r.ledger.List(t.Context(), ledger.Query{Resource: "experiment:"})
 	if err != nil || len(changes) != 1 || !strings.Contains(string(changes[0].After), `"verdict":"survives"`) {
 		t.Errorf("ledger: got %v, %v; want the verdict", changes, err)
+	}
+}
+
+func TestWhatNoFaultWasInjectedIntoIsNotTested(t *testing.T) {
+	for _, tc := range []struct {
+		services []string
+		want     Verdict
+		why      string
+	}{
+		{[]string{"billing", "nobody", "plain"}, Survives, "without billing; not tested: nobody, plain; nobody who injects faults called them"},
+		{[]string{"nobody", "plain"}, Inconclusive, "not tested: nobody, plain;"},
+	} {
+		r := newRoad(t)
+		for _, s := range []string{"billing", "plain", "nobody"} {
+			r.serve(t, s, func(_ *ipc.Engine, w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "here") })
+		}
+		r.serve(t, "api", func(calls *ipc.Engine, w http.ResponseWriter, req *http.Request) {
+			out, _ := http.NewRequestWithContext(req.Context(), http.MethodGet, "http://billing/", nil)
+			if resp, err := calls.HTTPClient().Do(out); err == nil {
+				resp.Body.Close()
+			}
+			resp, err := r.client.Get("http://" + r.lists["plain"][0].Addr()) // by a client that knows nothing of faults
+			if err != nil {
+				http.Error(w, err.Error(), 500)
+				return
+			}
+			resp.Body.Close()
+		})
+		o := r.experiment(t, tc.services...)
+		o.Percent, o.Margin, o.For = 0, 0.3, time.Second
+		if res, err := o.Run(t.Context()); err != nil || res.Verdict != tc.want || !strings.Contains(res.Why, tc.why) || !slices.Equal(res.Untested, []string{"nobody", "plain"}) {
+			t.Errorf("failing %v: got %+v, %v; want %s because %q", tc.services, res, err, tc.want, tc.why)
+		}
 	}
 }
 
