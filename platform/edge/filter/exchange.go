@@ -126,6 +126,8 @@ type Exchange struct {
 	App      string // that answers, the vip of the chosen backend
 	Path     string // escaped, that the origin is asked for; empty: Request.Path
 	Prefix   string // that Path leaves out, for X-Forwarded-Prefix
+	Host     string // that the origin is asked for; empty: Request.Host
+	Group    string // the server group of App to ask, for surgical routing; empty: any
 	Instance string // the only one of App to ask, for surgical routing; empty: any
 	Addr     string // host:port to ask in place of any instance; empty: none
 	Force    bool   // ask Instance even if it is not UP
