@@ -9,7 +9,7 @@ FUZZTIME   ?= 30s
 SOAK       ?= 0s
 FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./ipc ./ipc/balance ./service/sidecar ./ipc/stream/turbine ./ipc/stream/internal/sse ./platform/edge/http1 ./platform/edge/route
 
-.PHONY: run build test soak interop bench bench-registry bench-calls fuzz check fmt console clean
+.PHONY: run build test soak interop bench bench-registry bench-calls bench-edge fuzz check fmt console clean
 
 ## run: build roadbed and start the whole platform with the demo
 run: build
@@ -49,6 +49,12 @@ bench-registry:
 ## bench-calls: what a call costs, beside Go's libraries and resilience4j, and against every bar; needs Java and Maven
 bench-calls:
 	cd bench && $(GO) run ./cmd/calls
+
+## bench-edge: the edge beside nginx, HAProxy, httputil.ReverseProxy, Caddy and Spring Cloud Gateway, and against every bar;
+## needs nginx, HAProxy, wrk, h2load, Java and Maven; with ONLY=beside some parts of it
+bench-edge:
+	./bench/edge/install.sh
+	cd bench && $(GO) run ./cmd/edge -only '$(ONLY)'
 
 ## fuzz: every parser, FUZZTIME each
 fuzz:

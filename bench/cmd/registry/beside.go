@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed/bench/fleet"
+	"github.com/roadbed/roadbed/bench/process"
 )
 
 const (
@@ -33,12 +34,12 @@ func (b *bench) beside() error {
 	if err != nil {
 		return err
 	}
-	defer ours.stop()
+	defer ours.Stop()
 	theirs, err := b.startEureka()
 	if err != nil {
 		return err
 	}
-	defer theirs.stop()
+	defer theirs.Stop()
 	pair := []*server{ours, theirs}
 
 	if err := b.memory(ours, theirs); err != nil {
@@ -104,7 +105,7 @@ func (b *bench) bare() error {
 	if err != nil {
 		return err
 	}
-	ports, err := freePorts(1)
+	ports, err := process.FreePorts(1)
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,7 @@ func (b *bench) bare() error {
 	if err != nil {
 		return err
 	}
-	defer s.stop()
+	defer s.Stop()
 	for _, k := range []struct {
 		what string
 		load fleet.Load
@@ -216,20 +217,20 @@ func (b *bench) turns(servers []*server, l fleet.Load, next func(*server) func([
 // load runs l against s and says what it cost s. Not one answer may be wrong.
 func (s *server) load(l fleet.Load) (*spent, error) {
 	l.Addr = s.Addr
-	before, err := s.used()
+	before, err := s.Used()
 	if err != nil {
 		return nil, err
 	}
 	r, err := l.Run()
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", s.name, err)
+		return nil, fmt.Errorf("%s: %w", s.Name, err)
 	}
-	after, err := s.used()
+	after, err := s.Used()
 	if err != nil {
 		return nil, err
 	}
 	if r.Wrong > 0 {
-		return nil, fmt.Errorf("%s: %d of %d answers were wrong; the first: %w", s.name, r.Wrong, r.Wrong+r.Answers, r.Why)
+		return nil, fmt.Errorf("%s: %d of %d answers were wrong; the first: %w", s.Name, r.Wrong, r.Wrong+r.Answers, r.Why)
 	}
 	return &spent{*r, after - before}, nil
 }
@@ -256,7 +257,7 @@ func warm(s *server) error {
 				rate = one.perCPU()
 			}
 		}
-		log.Printf("%s warms up: %.0f heartbeats by CPU second", s.name, rate)
+		log.Printf("%s warms up: %.0f heartbeats by CPU second", s.Name, rate)
 		if took := time.Since(start); took >= warmLeast && rate < 1.05*last || took > warmMost {
 			return nil
 		}
@@ -268,13 +269,13 @@ func warm(s *server) error {
 func (b *bench) memory(ours, theirs *server) error {
 	type level struct{ asIs, collected int64 }
 	look := func(s *server) (l level, err error) {
-		if l.asIs, err = s.resident(); err != nil || s == ours {
+		if l.asIs, err = s.Resident(); err != nil || s == ours {
 			return l, err
 		}
 		if err := s.collect(); err != nil {
 			return l, err
 		}
-		l.collected, err = s.resident()
+		l.collected, err = s.Resident()
 		return l, err
 	}
 	grow := map[*server]level{}
@@ -331,7 +332,7 @@ func (s *server) knows(n int) error {
 			return nil
 		}
 		if time.Since(start) > time.Minute {
-			return fmt.Errorf("%s lists %d instances, want %d", s.name, got, n)
+			return fmt.Errorf("%s lists %d instances, want %d", s.Name, got, n)
 		}
 	}
 }
@@ -345,12 +346,12 @@ func (s *server) count() (n int, err error) {
 	req.Header.Set("Accept", "application/json")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, fmt.Errorf("fetch everything of %s: %w", s.name, err)
+		return 0, fmt.Errorf("fetch everything of %s: %w", s.Name, err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
-		return 0, fmt.Errorf("fetch everything of %s: %w", s.name, err)
+		return 0, fmt.Errorf("fetch everything of %s: %w", s.Name, err)
 	}
 	var doc struct {
 		Applications *struct {
@@ -361,10 +362,10 @@ func (s *server) count() (n int, err error) {
 		} `json:"applications"`
 	}
 	if err := json.Unmarshal(body, &doc); err != nil {
-		return 0, fmt.Errorf("everything of %s: %w", s.name, err)
+		return 0, fmt.Errorf("everything of %s: %w", s.Name, err)
 	}
 	if doc.Applications == nil {
-		return 0, errors.New(s.name + " answered without applications")
+		return 0, errors.New(s.Name + " answered without applications")
 	}
 	for _, a := range doc.Applications.Application {
 		if fleet.IsApp(a.Name) { // and not the registry itself

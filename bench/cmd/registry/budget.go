@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed/bench/fleet"
+	"github.com/roadbed/roadbed/bench/process"
 	"github.com/roadbed/roadbed/config"
 )
 
@@ -37,8 +38,8 @@ func (b *bench) loaded() error {
 	if err != nil {
 		return err
 	}
-	defer s.stop()
-	empty, err := s.resident()
+	defer s.Stop()
+	empty, err := s.Resident()
 	if err != nil {
 		return err
 	}
@@ -85,7 +86,7 @@ func (b *bench) loaded() error {
 	}
 	b.most("to make them anew after one change, CPU time", (two.cpu-one.cpu)/times, 30*time.Millisecond)
 
-	resident, err := s.resident()
+	resident, err := s.Resident()
 	if err != nil {
 		return err
 	}
@@ -105,7 +106,7 @@ func (b *bench) copied(from *server) error {
 		return err
 	}
 	took := time.Since(start)
-	defer s.stop()
+	defer s.Stop()
 	b.most("from the start of a node until it serves 100,000 instances of its peer", took, 3*time.Second)
 	return s.knows(large)
 }
@@ -163,7 +164,7 @@ func (b *bench) deltas() error {
 	if err != nil {
 		return err
 	}
-	defer s.stop()
+	defer s.Stop()
 	if err := s.register(0, 20, "v1"); err != nil {
 		return err
 	}
@@ -178,7 +179,7 @@ func (b *bench) deltas() error {
 // pushed measures how long changes take to each of 10,000 subscribers of the registry: on the node that is told of them,
 // and on its peer.
 func (b *bench) pushed() error {
-	ports, err := freePorts(2)
+	ports, err := process.FreePorts(2)
 	if err != nil {
 		return err
 	}
@@ -189,7 +190,7 @@ func (b *bench) pushed() error {
 		if err != nil {
 			return err
 		}
-		defer s.stop()
+		defer s.Stop()
 		pair = append(pair, s)
 	}
 	const instances = 200
@@ -220,7 +221,7 @@ func (b *bench) configured() error {
 	if err != nil {
 		return err
 	}
-	defer s.stop()
+	defer s.Stop()
 	root := fleet.Target{Addr: s.Addr}
 	err = b.told(s, "a property's change until 10,000 watchers know it, p99", 0, 250*time.Millisecond,
 		func(buf []byte, i int) []byte {
@@ -259,7 +260,7 @@ func (b *bench) configured() error {
 // told opens 10,000 streams, makes changes, of which the first has that number, and adds rows about how long they took to
 // be told.
 func (b *bench) told(s *server, what string, first int, bar time.Duration, request func([]byte, int) []byte, change func(n int) error) error {
-	before, err := s.resident()
+	before, err := s.Resident()
 	if err != nil {
 		return err
 	}
@@ -268,11 +269,11 @@ func (b *bench) told(s *server, what string, first int, bar time.Duration, reque
 		return err
 	}
 	defer w.Close()
-	after, err := s.resident()
+	after, err := s.Resident()
 	if err != nil {
 		return err
 	}
-	cpu, err := s.used()
+	cpu, err := s.Used()
 	if err != nil {
 		return err
 	}
@@ -282,7 +283,7 @@ func (b *bench) told(s *server, what string, first int, bar time.Duration, reque
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
-	spent, err := s.used()
+	spent, err := s.Used()
 	if err != nil {
 		return err
 	}
@@ -303,12 +304,12 @@ func (b *bench) lives() error {
 	if err != nil {
 		return err
 	}
-	defer s.stop()
+	defer s.Stop()
 	f := &fleet.Fleet{Target: s.Target, Size: large, For: b.soak, Churn: 1, Conns: 64, Mirrors: 2, Settle: true, Told: func(word string) { log.Print("soak: ", word) }}
 	if r, err := f.Register(); err != nil || r.Wrong > 0 {
 		return fmt.Errorf("register: %w", errors.Join(err, r.Why))
 	}
-	before, err := s.used()
+	before, err := s.Used()
 	if err != nil {
 		return err
 	}
@@ -317,11 +318,11 @@ func (b *bench) lives() error {
 	if err != nil {
 		return err
 	}
-	after, err := s.used()
+	after, err := s.Used()
 	if err != nil {
 		return err
 	}
-	resident, err := s.resident()
+	resident, err := s.Resident()
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,75 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"log"
+	"time"
+)
+
+const (
+	warmJVM    = 20 * time.Second // until its compiler has seen all
+	warmOthers = 2 * time.Second
+)
+
+// bars are how large ours may be beside theirs.
+var (
+	cpuBars = map[string]float64{"nginx": 1.15, "ReverseProxy": 0.4, "Caddy": 0.15, "Spring Cloud Gateway": 0.15}
+	p99Bars = map[string]float64{"nginx": 1.5}
+)
+
+// beside loads ours and all others in turn, as fast as they answer.
+func (b *bench) beside() error {
+	origin, at, err := b.startOrigin()
+	if err != nil {
+		return err
+	}
+	defer origin.Stop()
+	ours, err := b.startRoadbed(at)
+	if err != nil {
+		return err
+	}
+	defer ours.Stop()
+	all := []*proxy{&ours.proxy}
+	for _, name := range columns[1:] {
+		p, err := b.startPeer(name, at)
+		if err != nil {
+			return err
+		}
+		defer p.Stop()
+		all = append(all, p)
+	}
+	for i, p := range all {
+		d := warmOthers
+		if columns[i] == "Spring Cloud Gateway" {
+			d = warmJVM
+		}
+		log.Printf("%s warms up for %v", columns[i], d)
+		if _, err := wrk(p.url, 64, d); err != nil {
+			return fmt.Errorf("%s: %w", p.Name, err)
+		}
+	}
+	for _, conns := range []int{64, 1000} {
+		seen := make([][]figures, len(all))
+		for range b.rounds {
+			for i, p := range all {
+				f, err := measure(p.Process, func() (report, error) { return wrk(p.url, conns, b.phase) })
+				if err != nil {
+					return err
+				}
+				seen[i] = append(seen[i], f)
+			}
+		}
+		micros, rate, p99 := map[string]float64{}, map[string]float64{}, map[string]float64{}
+		for i, name := range columns {
+			m := median(seen[i])
+			micros[name], rate[name], p99[name] = m.micros, m.rate, m.p99
+		}
+		on := fmt.Sprintf(", %d connections", conns)
+		b.table.compare("CPU time of a request, µs"+on, micros, cpuBars)
+		b.table.compare("p99, ms"+on, p99, p99Bars)
+		b.table.tell("requests a second"+on, rate)
+	}
+	return nil
+}

@@ -1,0 +1,89 @@
+//go:build linux
+
+package main
+
+import (
+	"strings"
+	"testing"
+	"time"
+)
+
+const wrkSays = `Running 5s test @ http://127.0.0.1:18101/shop/500
+  1 threads and 64 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     1.21ms    1.02ms  23.88ms   94.21%
+    Req/Sec    51.43k     3.26k   56.02k    82.00%
+  Latency Distribution
+     50%    1.08ms
+     75%    1.33ms
+     90%    1.66ms
+     99%    4.85ms
+  255926 requests in 5.01s, 289.22MB read
+Requests/sec:  51080.32
+Transfer/sec:     57.73MB
+`
+
+func TestWhatWrkPrintsIsRead(t *testing.T) {
+	r, err := parseWrk(wrkSays)
+	if err != nil || r != (report{answers: 255926, took: 5010 * time.Millisecond, p99: 4850 * time.Microsecond}) {
+		t.Errorf("got %+v, %v; want 255926 answers in 5.01s with p99 4.85ms", r, err)
+	}
+	r, err = parseWrk(strings.NewReplacer("4.85ms", "312.00us", "5.01s", "1.01m").Replace(wrkSays))
+	if err != nil || r.p99 != 312*time.Microsecond || r.took != 60600*time.Millisecond {
+		t.Errorf("other units: got %+v, %v; want p99 312us, took 1m0.6s", r, err)
+	}
+}
+
+func TestOneWrongAnswerFailsAComparison(t *testing.T) {
+	for _, wrong := range []string{"  Non-2xx or 3xx responses: 1\n", "  Socket errors: connect 0, read 0, write 0, timeout 3\n"} {
+		if _, err := parseWrk(wrkSays + wrong); err == nil || !strings.Contains(err.Error(), strings.TrimSpace(wrong)) {
+			t.Errorf("with %q: got %v, want an error that says so", wrong, err)
+		}
+	}
+	for _, out := range []string{"", "unable to connect to 127.0.0.1:1 Connection refused", strings.Replace(wrkSays, "255926", "0", 1)} {
+		if _, err := parseWrk(out); err == nil {
+			t.Errorf("%q was taken for a result", out)
+		}
+	}
+}
+
+func TestTheMedianOfEachFigureCounts(t *testing.T) {
+	got := median([]figures{{12, 50_000, 3}, {14, 70_000, 1}, {90, 10_000, 2}})
+	if got != (figures{14, 50_000, 2}) {
+		t.Errorf("got %+v, want each figure's own median: 14, 50000, 2", got)
+	}
+}
+
+func TestMissedBarsAreCountedAndShown(t *testing.T) {
+	var tab table
+	tab.compare("CPU time", map[string]float64{"roadbed": 12, "nginx": 10, "HAProxy": 10, "Caddy": 100}, map[string]float64{"nginx": 1.15, "Caddy": 0.15, "ReverseProxy": 0.4})
+	tab.tell("requests a second", map[string]float64{"roadbed": 51080, "nginx": 47000})
+	var out strings.Builder
+	if n := tab.print(&out); n != 1 {
+		t.Errorf("got %d bars missed, want nginx's alone:\n%s", n, out.String())
+	}
+	for _, want := range []string{
+		"| CPU time | 12.0 | 10.0; ours is 1.20 of it, MISSED (≤ 1.15) | 10.0; ours is 1.20 of it |  | 100; ours is 0.12 of it, reached (≤ 0.15) |  |\n",
+		"| requests a second | 51,080 | 47,000 |  |  |  |  |\n",
+	} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("got\n%s\nwant the line %s", out.String(), want)
+		}
+	}
+}
+
+func TestRoutesAreAsManyAsAsked(t *testing.T) {
+	routes := manyRoutes(600)
+	if len(routes) != 600 {
+		t.Fatalf("got %d routes, want 600", len(routes))
+	}
+	with := 0
+	for _, r := range routes {
+		if f, ok := r["filters"].([]map[string]any); ok && len(f) == 10 {
+			with++
+		}
+	}
+	if with != 1 {
+		t.Errorf("%d routes have ten filters, want the one of %s", with, path)
+	}
+}

@@ -1,0 +1,145 @@
+//go:build linux
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/netip"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roadbed/roadbed/bench/process"
+)
+
+// platform is ours: the edge in a process of its own, and another with what it takes routes and instances from.
+type platform struct {
+	proxy
+	rest *process.Process
+	base string // of the registry and of configuration
+	api  string // of the edge
+}
+
+func (p *platform) Stop() {
+	p.proxy.Stop()
+	p.rest.Stop()
+}
+
+// startRoadbed starts a platform that has the origin in its registry, and an edge with b.routes routes.
+func (b *bench) startRoadbed(origin netip.AddrPort, flags ...string) (*platform, error) {
+	dir, err := b.folder("roadbed")
+	if err != nil {
+		return nil, err
+	}
+	binary := filepath.Join(b.dir, "roadbed")
+	if err := process.Build(b.root, "./cmd/roadbed", binary); err != nil {
+		return nil, err
+	}
+	ports, err := process.FreePorts(5)
+	if err != nil {
+		return nil, err
+	}
+	engine, registry, restAPI, edgeAPI, edge := strconv.Itoa(ports[0]), strconv.Itoa(ports[1]), strconv.Itoa(ports[2]), strconv.Itoa(ports[3]), strconv.Itoa(ports[4])
+	p := &platform{base: "http://127.0.0.1:" + registry, api: "http://127.0.0.1:" + edgeAPI}
+	serve := func(name, ready string, args ...string) (*process.Process, error) {
+		cmd := exec.Command(binary, append([]string{"serve", "--data", filepath.Join(dir, "state"), "--engine-port", engine, "--eureka-port", registry}, args...)...)
+		cmd.Dir = dir // away from anybody's roadbed.yaml
+		return process.Start(name, filepath.Join(dir, name+".log"), ready, cmd)
+	}
+	if p.rest, err = serve("rest", p.base+"/eureka/apps/delta", "--roles", "engine,registry,properties", "--api-port", restAPI); err != nil {
+		return nil, err
+	}
+	if err := p.prepare(origin, b.routes); err != nil {
+		p.rest.Stop()
+		return nil, err
+	}
+	p.url = "http://127.0.0.1:" + edge + path
+	if p.Process, err = serve("roadbed", p.url, append([]string{"--roles", "edge", "--edge-port", edge, "--api-port", edgeAPI}, flags...)...); err != nil {
+		p.rest.Stop()
+		return nil, err
+	}
+	if err := passes(p.url); err != nil {
+		p.Stop()
+		return nil, err
+	}
+	return p, nil
+}
+
+// prepare registers the origin, for an hour, and sets the properties.
+func (p *platform) prepare(origin netip.AddrPort, routes int) error {
+	host := origin.Addr().String()
+	instance := map[string]any{
+		"instanceId": "shop-1", "app": "SHOP", "vipAddress": "shop", "hostName": host, "ipAddr": host, "status": "UP",
+		"port":           map[string]any{"$": int(origin.Port()), "@enabled": "true"},
+		"dataCenterInfo": map[string]any{"@class": "com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo", "name": "MyOwn"},
+		"leaseInfo":      map[string]any{"renewalIntervalInSecs": 30, "durationInSecs": 3600},
+	}
+	if err := post(p.base+"/eureka/apps/SHOP", map[string]any{"instance": instance}); err != nil {
+		return fmt.Errorf("register the origin: %w", err)
+	}
+	text, err := json.Marshal(manyRoutes(routes))
+	if err != nil {
+		return err
+	}
+	for key, value := range map[string]string{
+		"edge.routes": string(text),
+		// 200 by default, and what is more is refused; here 1,000 clients ask one server at once.
+		"hystrix.command.shop.execution.isolation.semaphore.maxConcurrentRequests": "4096",
+	} {
+		if err := p.set(key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// set sets a property.
+func (p *platform) set(key, value string) error {
+	if err := post(p.base+"/config/v1/properties", map[string]any{"key": key, "value": value}); err != nil {
+		return fmt.Errorf("set %s: %w", key, err)
+	}
+	return nil
+}
+
+// manyRoutes are as many, all to the same service and alike but for their paths; the one that is asked for has ten
+// filters.
+func manyRoutes(n int) []map[string]any {
+	routes := make([]map[string]any, n)
+	for i := range routes {
+		prefix := fmt.Sprintf("/shop/%d", i)
+		routes[i] = map[string]any{"id": strconv.Itoa(i), "match": map[string]any{"path": map[string]any{"prefix": prefix}}, "backends": []map[string]any{{"vip": "shop"}}}
+		if strings.HasPrefix(path, prefix+"/") {
+			filters := []map[string]any{{"stripPrefix": 1}}
+			for len(filters) < 10 {
+				filters = append(filters, map[string]any{"stripPrefix": 0})
+			}
+			routes[i]["filters"] = filters
+		}
+	}
+	return routes
+}
+
+var caller = &http.Client{Timeout: 30 * time.Second}
+
+// post sends JSON; anything but success is an error.
+func post(url string, body any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	resp, err := caller.Post(url, "application/json", bytes.NewReader(text))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if said, err := io.ReadAll(resp.Body); err != nil || resp.StatusCode/100 != 2 {
+		return fmt.Errorf("%s: %s %v: %.500s", url, resp.Status, err, said)
+	}
+	return nil
+}
