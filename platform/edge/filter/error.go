@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"time"
 )
 
 // Error is an error that knows its answer. Endpoints return it, and [Exchange.Fail] takes it; any other error is answered
@@ -13,6 +14,8 @@ type Error struct {
 	Category Category // a failure, or SuccessLocalNoRoute
 	Reason   string   // a sentence for who asked; nothing that only the house should know
 	Err      error    // what lies behind it, for the log; may be nil
+
+	RetryAfter time.Duration // when to try again, told in whole seconds; 0: not told
 }
 
 // Error returns the reason, and what lies behind it.

@@ -114,6 +114,9 @@ type Exchange struct {
 	Start    int64  // when its head was there, by [Now]
 	Deadline int64  // by [Now]; 0: none
 
+	From    netip.Addr // who asks: the client's address, or what a trusted proxy in front says of it; invalid: unknown
+	Trusted bool       // the other end of the connection may speak for others: X-Forwarded-* and X-Edge-* of its are kept
+
 	Priority    uint8 // 1, the most important, to 100; 0: not decided yet
 	Criticality roadbed.Criticality
 	Fault       *fault.Context // nil: none
