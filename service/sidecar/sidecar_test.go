@@ -1,6 +1,7 @@
 package sidecar
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -22,6 +23,8 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/discovery"
+	"github.com/roadbed/roadbed/ipc/stream/turbine"
 )
 
 // asNeighbour makes this test binary a neighbour that a sidecar starts: it exits with that status when it is asked for
@@ -357,6 +360,39 @@ func TestCallsByProxyByHostAndByTunnelAreTheSame(t *testing.T) {
 	states := fmt.Sprint(s.calls.Snapshot())
 	if !strings.Contains(states, "recommendations/users") {
 		t.Errorf("the command is not called after app and first segment: %s", states)
+	}
+}
+
+func TestTurbineOfTheSameMachineAddsUpWhatASidecarCalls(t *testing.T) {
+	recs := serve(t, greet)
+	startPlatform(t, nil, instanceOf("recommendations", recs.URL))
+	s := start(t, Config{To: addrOf(serve(t, greet))})
+	do(t, via(t, s), "GET", "http://recommendations/users/42", nil)
+
+	shop := s.svc.Instance()
+	shop.Status = roadbed.Up
+	registry := startPlatform(t, nil, shop)
+	log := slog.New(slog.DiscardHandler)
+	ctx, cancel := context.WithCancel(t.Context())
+	found := discovery.New(discovery.Config{Registry: []string{registry.URL}, Log: log})
+	var running sync.WaitGroup
+	running.Go(func() { found.Run(ctx) }) //nolint:errcheck // it ends with the test
+	sums := turbine.New(turbine.Config{Discovery: found, Log: log})
+	srv := httptest.NewServer(sums)
+	defer func() { sums.Close(); srv.Close(); cancel(); running.Wait() }()
+	await(t, "the list of instances", func() bool { return len(found.Apps()) > 0 })
+	resp, err := once.Get(srv.URL + "/turbine.stream?cluster=shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	for lines := bufio.NewScanner(resp.Body); ; {
+		if !lines.Scan() {
+			t.Fatalf("the sums end without the sidecar's command: %v", lines.Err())
+		}
+		if strings.Contains(lines.Text(), `"name":"recommendations/users"`) {
+			return
+		}
 	}
 }
 
