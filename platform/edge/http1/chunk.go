@@ -150,6 +150,9 @@ func forbiddenTrailer(name string) bool {
 	return false
 }
 
+// chunkHead is room for what appendChunkSize makes of what is in memory.
+const chunkHead = 8 + 2
+
 // appendChunkSize begins a chunk of n bytes. The data and CR LF follow.
 func appendChunkSize(b []byte, n int) []byte {
 	b = strconv.AppendUint(b, uint64(n), 16)

@@ -392,7 +392,7 @@ const browser = "GET /catalog/titles/8a1f?lang=fr&page=2 HTTP/1.1\r\n" +
 	"X-Request-Id: 6e9c1a0b77\r\n" +
 	"Cache-Control: no-cache\r\n\r\n"
 
-const answer = "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 26 Nov 2026 20:00:00 GMT\r\nContent-Type: application/json\r\n" +
+const answerHead = "HTTP/1.1 200 OK\r\nServer: origin\r\nDate: Thu, 26 Nov 2026 20:00:00 GMT\r\nContent-Type: application/json\r\n" +
 	"Content-Length: 1024\r\nCache-Control: no-cache\r\nETag: \"3f2a9c00\"\r\nVary: Accept-Encoding\r\n\r\n"
 
 func parseResponse(in string, upgrade bool) (*filter.Response, *head, int, *Refusal) {
@@ -465,7 +465,7 @@ func TestParsingAllocatesNothing(t *testing.T) {
 	var h head
 	x := new(filter.Exchange)
 	rules := testRules()
-	in, out := []byte(browser), []byte(answer)
+	in, out := []byte(browser), []byte(answerHead)
 	dots := []byte("GET /a/../b%2e HTTP/1.1\r\nHost: a\r\nConnection: x-a, keep-alive\r\nX-A: b\r\nTE: trailers\r\n\r\n")
 	if n := testing.AllocsPerRun(100, func() {
 		for _, b := range [][]byte{in, dots} {
@@ -504,7 +504,7 @@ func BenchmarkResponseHead(b *testing.B) {
 	var h head
 	p := new(filter.Response)
 	rules := testRules()
-	in := []byte(answer)
+	in := []byte(answerHead)
 	b.SetBytes(int64(len(in)))
 	b.ReportAllocs()
 	for b.Loop() {
@@ -625,7 +625,7 @@ func FuzzRequestHead(f *testing.F) {
 
 // FuzzResponseHead is FuzzRequestHead for responses.
 func FuzzResponseHead(f *testing.F) {
-	f.Add([]byte(answer))
+	f.Add([]byte(answerHead))
 	f.Add([]byte("HTTP/1.0 404\r\nConnection: keep-alive\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\nx_y: z\r\n\r\n"))

@@ -1,0 +1,71 @@
+//go:build linux && (amd64 || arm64)
+
+package http1
+
+import (
+	"crypto/tls"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+// rawConn returns the way to the descriptor of a plain TCP connection.
+func rawConn(c net.Conn) syscall.RawConn {
+	t, ok := c.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := t.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// rawConnUnder returns the way to the descriptor under a TLS connection, for looking at only.
+func rawConnUnder(c net.Conn) syscall.RawConn {
+	if t, ok := c.(*tls.Conn); ok {
+		return rawConn(t.NetConn())
+	}
+	return nil
+}
+
+// sysRecv reads from a descriptor that does not block. It does not tell the scheduler: the call is over before that would be.
+func sysRecv(fd int, p []byte, peek bool) (int, error) {
+	flags := uintptr(0)
+	if peek {
+		flags = syscall.MSG_PEEK
+	}
+	for {
+		n, _, e := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), flags|syscall.MSG_DONTWAIT, 0, 0)
+		switch {
+		case e == syscall.EINTR:
+		case e == syscall.EAGAIN:
+			return 0, errAgain
+		case e != 0:
+			return 0, os.NewSyscallError("recv", e)
+		case n == 0 && len(p) > 0:
+			return 0, io.EOF
+		default:
+			return int(n), nil
+		}
+	}
+}
+
+// sysSend writes to a descriptor that does not block.
+func sysSend(fd int, p []byte) (int, error) {
+	for {
+		n, _, e := syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), syscall.MSG_NOSIGNAL|syscall.MSG_DONTWAIT, 0, 0)
+		switch {
+		case e == syscall.EINTR:
+		case e == syscall.EAGAIN:
+			return 0, errAgain
+		case e != 0:
+			return 0, os.NewSyscallError("send", e)
+		default:
+			return int(n), nil
+		}
+	}
+}
