@@ -17,7 +17,7 @@ type Explanation struct {
 
 	Document string  `json:"document,omitempty" doc:"where the route is written"`
 	Line     int     `json:"line,omitempty"`
-	Surgical string  `json:"surgical,omitempty" doc:"id of the surgical rule that sends it elsewhere"`
+	Surgical string  `json:"surgical,omitempty" doc:"id of the surgical rule that sends it elsewhere; its rate is taken not to be used up"`
 	Host     string  `json:"host,omitempty" doc:"host that the backend is asked for, if it is not the client's"`
 	Shares   []Share `json:"shares,omitempty" doc:"how the requests of the route are divided"`
 	Endpoint string  `json:"endpoint,omitempty" doc:"what answers in place of a backend"`
@@ -48,34 +48,40 @@ type Other struct {
 // maxOthers is how many other routes are told of.
 const maxOthers = 20
 
-// Explain says what Match does with x, which it changes as Match does.
-func (t *Table) Explain(x *filter.Exchange) Explanation {
+// Explain says what Match, and then s, do with x, which it changes as they do. s may be nil.
+func (t *Table) Explain(x *filter.Exchange, s *Surgery) Explanation {
 	r, a := t.find(x)
-	app, instance, addr := x.App, x.Instance, x.Addr
-	if !t.Match(x) {
-		return Explanation{Why: t.NothingAt(x.Request.Path), Others: t.others(x, nil)}
-	}
-	e := Explanation{Route: x.Plan.Route, Path: x.Path, Others: t.others(x, r)}
-	if e.Path == "" {
-		e.Path = x.Request.Path
-	}
+	decided := x.App != "" || x.Addr != ""
+	e := Explanation{Others: t.others(x, r)}
+	matched := t.Match(x)
 	switch {
+	case !matched:
+		e.Why = t.NothingAt(x.Request.Path)
 	case r != nil:
+		e.Route = x.Plan.Route
 		r.explain(&e, x)
 	default:
-		e.Backends = []string{a.name}
+		e.Route, e.Backends = x.Plan.Route, []string{a.name}
 		e.Why = fmt.Sprintf("%s is in the registry and reachable under its name", a.name)
 		if x.Plan == a.slash {
 			e.Endpoint = "Redirect to " + x.Request.Path + "/"
 		}
 	}
-	if app != "" || instance != "" || addr != "" {
-		e.Why += "; a surgical rule says who is asked"
+	if s != nil {
+		s.explain(&e, x)
+	}
+	if decided || e.Surgical != "" {
 		e.Backends, e.Shares = nil, nil
-		for _, s := range []string{x.App, x.Group, instance, addr} {
-			if s != "" {
-				e.Backends = append(e.Backends, s)
+		for _, to := range []string{x.App, x.Group, x.Instance, x.Addr} {
+			if to != "" && !slices.Contains(e.Backends, to) {
+				e.Backends = append(e.Backends, to)
 			}
+		}
+	}
+	if x.Plan != nil {
+		e.Route, e.Path = x.Plan.Route, x.Path
+		if e.Path == "" {
+			e.Path = x.Request.Path
 		}
 	}
 	return e
@@ -161,21 +167,20 @@ func (r *route) reasons(x *filter.Exchange) []string {
 
 // hostFor returns the most specific of r's hosts that x's is; empty if it wants none or has none.
 func (r *route) hostFor(x *filter.Exchange) (best string) {
-	host := strings.ToLower(hostname(x.Request.Host))
+	host := hostname(x.Request.Host)
 	for _, h := range r.spec.Match.Hosts {
-		p := strings.ToLower(strings.TrimSuffix(h, "."))
-		suffix, wild := strings.CutPrefix(p, "*")
+		p := strings.TrimSuffix(h, ".")
 		switch {
-		case !wild && p == host:
+		case strings.EqualFold(p, host):
 			return h
-		case wild && len(host) > len(suffix) && strings.HasSuffix(host, suffix) && len(h) > len(best):
+		case p[0] == '*' && len(host) > len(p)-1 && strings.EqualFold(host[len(host)-len(p)+1:], p[1:]) && len(h) > len(best):
 			best = h
 		}
 	}
 	return best
 }
 
-// near reports whether host and path of x are those of r, and why not.
+// near reports whether host and path of x are those of r.
 func (r *route) near(x *filter.Exchange) bool {
 	p, path := &r.spec.Match.Path, x.Request.Path
 	if len(r.spec.Match.Hosts) > 0 && r.hostFor(x) == "" || !strings.HasPrefix(path, "/") {

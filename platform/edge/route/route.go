@@ -4,7 +4,8 @@
 //	doc, err := route.Parse("edge.routes", text)       // JSON or YAML
 //	table, err := route.NewTable(config, doc.Routes)   // never changes; swap a pointer to it
 //	ok := table.Match(exchange)                        // fills Plan, App, Path and Prefix
-//	why := table.Explain(exchange)                     // the same, for a person
+//	surgery.Apply(exchange)                            // sends single requests elsewhere
+//	why := table.Explain(exchange, surgery)            // the same, for a person
 //
 // A document is a list of routes, or {routes: [...]}:
 //
@@ -222,12 +223,7 @@ type Document struct {
 func Parse(name, text string) (*Document, error) {
 	trees, err := readTrees(text)
 	if err != nil {
-		m := &Mistake{Document: name, Line: 1, Reason: err.Error()}
-		var syn *syntaxError
-		if errors.As(err, &syn) {
-			m.Line = syn.line
-		}
-		return nil, m
+		return nil, unreadable(name, err)
 	}
 	d := &decoder{name: name}
 	doc := &Document{}
@@ -250,6 +246,16 @@ func Parse(name, text string) (*Document, error) {
 		return nil, errors.Join(d.mistakes...)
 	}
 	return doc, nil
+}
+
+// unreadable is the mistake of a text of which not even the form is right.
+func unreadable(name string, err error) *Mistake {
+	m := &Mistake{Document: name, Line: 1, Reason: err.Error()}
+	var syn *syntaxError
+	if errors.As(err, &syn) {
+		m.Line = syn.line
+	}
+	return m
 }
 
 // Format writes routes as a document that [Parse] takes; as JSON it is one of today's property edge.routes.

@@ -311,7 +311,7 @@ func TestTheTableChoosesAsALinearSearchWould(t *testing.T) {
 			}
 			y := *x
 			y.App, y.Plan = "", nil
-			e := table.Explain(&y)
+			e := table.Explain(&y, nil)
 			if e.Route != want {
 				t.Fatalf("explained as %q, want %q", e.Route, want)
 			}
@@ -634,11 +634,11 @@ func TestFiltersOfOtherPackagesAreMadeOncePerRouteAndKept(t *testing.T) {
 	if made != 1 || x.Plan.Inbound[0] != y.Plan.Inbound[0] {
 		t.Errorf("a route that says the same has its filters made anew: %d times", made)
 	}
-	e := second.Explain(asked("GET", "http://h/"))
+	e := second.Explain(asked("GET", "http://h/"), nil)
 	if got := fmt.Sprint(e.Inbound, e.Outbound, e.Line); got != `[rateLimit{"rate":1} program.hook] [program.hook] 3` {
 		t.Errorf("explained as %s", got)
 	}
-	if e := second.Explain(asked("GET", "http://h/x")); e.Route != "y" {
+	if e := second.Explain(asked("GET", "http://h/x"), nil); e.Route != "y" {
 		t.Errorf("the new route does not take its path: %+v", e)
 	}
 }
@@ -650,7 +650,7 @@ func TestExplainSaysWhyAndWhoLost(t *testing.T) {
 	 {"id":"tv","match":{"path":{"prefix":"/cart"},"headers":[{"name":"x-device","exact":"tv"}]},"backends":[{"vip":"cart"}]}]`)
 	x := asked("GET", "http://h/cart/1")
 	x.User = "ana"
-	e := table.Explain(x)
+	e := table.Explain(x, nil)
 	if e.Route != "cart" || e.Path != "/1" || !strings.Contains(e.Why, "path below /cart") || len(e.Shares) != 2 || e.Shares[0].Percent != 75 {
 		t.Errorf("got %+v", e)
 	}
@@ -661,16 +661,16 @@ func TestExplainSaysWhyAndWhoLost(t *testing.T) {
 	if !slices.Equal(e.Others, want) {
 		t.Errorf("others: got %+v, want %+v", e.Others, want)
 	}
-	if e := table.Explain(asked("GET", "http://h/hello/x")); e.Route != "hello" || e.Path != "/x" || !strings.Contains(e.Why, "in the registry") {
+	if e := table.Explain(asked("GET", "http://h/hello/x"), nil); e.Route != "hello" || e.Path != "/x" || !strings.Contains(e.Why, "in the registry") {
 		t.Errorf("got %+v", e)
 	}
 	none := tabled(t, Config{Apps: []string{"hello"}}, `[{"id":"cart","match":{"path":{"prefix":"/cart"}},"backends":[{"vip":"cart"}]}]`)
-	if e := none.Explain(asked("GET", "http://h/nope")); e.Route != "" || e.Why != "no route leads to /nope; there are /hello/ /cart" {
+	if e := none.Explain(asked("GET", "http://h/nope"), nil); e.Route != "" || e.Why != "no route leads to /nope; there are /hello/ /cart" {
 		t.Errorf("got %+v", e)
 	}
 }
 
-func TestWhatSurgeryDecidedStays(t *testing.T) {
+func TestAnAppThatIsThereAlreadyStays(t *testing.T) {
 	table := tabled(t, Config{}, `[{"id":"r","filters":[{"stripPrefix":1}],"backends":[{"vip":"a"}]}]`)
 	x := asked("GET", "http://h/x/y")
 	x.App, x.Instance = "debug", "debug-1"
@@ -822,7 +822,7 @@ func FuzzRoutes(f *testing.F) {
 			} else if x.Path != "" && x.Path[0] != '/' {
 				t.Fatalf("%q is asked for as %q", path, x.Path)
 			}
-			table.Explain(x)
+			table.Explain(x, nil)
 		}
 		again, err := Format(d.Routes)
 		if err != nil {

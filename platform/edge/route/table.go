@@ -228,7 +228,7 @@ func (t *Table) Apps() []string {
 }
 
 // Match finds the route of x by its Request and fills Plan, App, Addr, Path, Prefix and Host; it reports false and
-// leaves x alone if there is none. What surgical rules have put into App, Addr, Group or Instance stays.
+// leaves x alone if there is none. An App or Addr that x has already stays.
 //
 // hot path: 0 allocs, BenchmarkMatchPrefix
 func (t *Table) Match(x *filter.Exchange) bool {
@@ -262,7 +262,7 @@ func (r *route) take(x *filter.Exchange) {
 	}
 	r.path.apply(x)
 	if x.App != "" || x.Addr != "" {
-		return // a surgical rule has decided
+		return // somebody has decided
 	}
 	if i := r.pick(x); i >= 0 {
 		b := &r.backends[i]
