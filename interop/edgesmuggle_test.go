@@ -117,6 +117,67 @@ http {
 	return addr
 }
 
+// serveApache starts Apache httpd before net/http, which says what httpd made of a request.
+func serveApache(t *testing.T) string {
+	t.Helper()
+	need(t, "apache2", "apt-get install apache2-bin")
+	dir, addr := t.TempDir(), freeAddr(t, "127.0.0.1")
+	conf := filepath.Join(dir, "httpd.conf")
+	text := fmt.Sprintf(`
+ServerRoot %[1]s
+PidFile %[1]s/pid
+DefaultRuntimeDir %[1]s
+ErrorLog /dev/stderr
+Listen %[2]s
+ServerName %[2]s
+User nobody
+Group nogroup
+LoadModule mpm_event_module /usr/lib/apache2/modules/mod_mpm_event.so
+LoadModule authz_core_module /usr/lib/apache2/modules/mod_authz_core.so
+LoadModule proxy_module /usr/lib/apache2/modules/mod_proxy.so
+LoadModule proxy_http_module /usr/lib/apache2/modules/mod_proxy_http.so
+TraceEnable extended
+AllowEncodedSlashes NoDecode
+MaxKeepAliveRequests 0
+KeepAliveTimeout 60
+ProxyPreserveHost On
+ProxyAddHeaders Off
+ProxyPass / http://%[3]s/ nocanon
+`, dir, addr, serveEcho(t))
+	if err := os.WriteFile(conf, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, addr, "apache2", "-X", "-f", conf)
+	return addr
+}
+
+// serveTomcat starts Tomcat.
+func serveTomcat(t *testing.T) string {
+	t.Helper()
+	needJava(t)
+	addr := freeAddr(t, "127.0.0.1")
+	run(t, addr, "java/run", "edge", "Echo", strings.TrimPrefix(addr, "127.0.0.1:"))
+	return addr
+}
+
+// python returns how to run Python with the packages that the tests need.
+func python(t *testing.T, args ...string) []string {
+	t.Helper()
+	need(t, "python3", "apt-get install python3 python3-pip")
+	if _, err := os.Stat("python/built"); err != nil {
+		t.Fatal("Python's packages are missing; run ./interop/install.sh")
+	}
+	return append([]string{"PYTHONPATH=python:.", "python3"}, args...)
+}
+
+// serveGunicorn starts gunicorn.
+func serveGunicorn(t *testing.T) string {
+	t.Helper()
+	addr := freeAddr(t, "127.0.0.1")
+	run(t, addr, "env", python(t, "-B", "-m", "gunicorn", "--bind", addr, "--worker-class", "gthread", "--threads", "8", "--keep-alive", "60", "echo:app")...)
+	return addr
+}
+
 // serveNode starts Node.
 func serveNode(t *testing.T) string {
 	t.Helper()
@@ -172,7 +233,8 @@ func (w *wire) seen() (all seenBy, wrong map[string][]string) {
 			if resp == nil {
 				break
 			}
-			if echo != nil {
+			// That of a request which broke off is the server's own affair: gunicorn hands them to its application.
+			if echo != nil && !strings.HasPrefix(rest, echo.Method+" "+echo.Target+" ") {
 				wrong[whose(echo.Target)] = append(wrong[whose(echo.Target)], "the server understood what is no request as "+echo.String())
 			}
 		}
@@ -243,7 +305,7 @@ func commit(t *testing.T, addr string, c *smuggle.Case) (o smuggle.Outcome) {
 
 // TestNoRequestIsReadDifferentlyBehindTheEdge sends every case of the corpus through the edge to each server.
 func TestNoRequestIsReadDifferentlyBehindTheEdge(t *testing.T) {
-	servers := map[string]string{"nethttp": serveEcho(t), "nginx": serveNginx(t), "node": serveNode(t)}
+	servers := map[string]string{"nethttp": serveEcho(t), "nginx": serveNginx(t), "apache": serveApache(t), "node": serveNode(t), "gunicorn": serveGunicorn(t), "tomcat": serveTomcat(t)}
 	r := newRoad(t)
 	wires, at := make(map[string]*wire), make(map[string]string)
 	for name, addr := range servers {

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs what the interop tests drive: Node with npm, Python with pip, Chromium, nginx, and a JDK with Maven, by which it
-# builds the Java programs into java/*/target. Each that is there already stays.
+# Installs what the interop tests drive: Node with npm, Python with pip, Chromium, nginx, Apache httpd, and a JDK with Maven,
+# by which it builds the Java programs into java/*/target; what they need of Python's packages goes to python/. Each that is there already stays.
 set -eu
 cd "$(dirname "$0")"
 need() { # need COMMAND PACKAGE
@@ -22,6 +22,13 @@ need chromium chromium
 need javac default-jdk-headless
 need mvn maven
 need nginx nginx-light
+need apache2 apache2-bin
+
+if ! [ -f python/built ] || [ requirements-edge.txt -nt python/built ]; then
+	rm -rf python
+	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target python -r requirements-edge.txt
+	touch python/built
+fi
 
 built=java/target/built
 current() { # whether the Java programs are as their sources are, and the libraries that they were built with are there

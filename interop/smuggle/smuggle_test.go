@@ -65,6 +65,8 @@ func TestTheJudgeSeesWhatIsWrong(t *testing.T) {
 	c := Case{ID: "c0001", Fate: Passes, Reads: []Request{{"GET", "/c0001", host, ""}, {"GET", "/c0001/probe", host, ""}}}
 	a, probe := seen(Request{Method: "GET", Target: "/c0001"}), seen(Request{Method: "GET", Target: "/c0001/probe"})
 	hidden := seen(Request{Method: "GET", Target: "/c0001/smuggled"})
+	unanswered := probe
+	unanswered.Status, unanswered.Echo = 0, nil
 	other := a
 	other.Echo = &Request{"GET", "/c0001", host, "x"}
 	for _, v := range []struct {
@@ -80,6 +82,8 @@ func TestTheJudgeSeesWhatIsWrong(t *testing.T) {
 		{"in another order", Outcome{[]Seen{probe, a}, []int{200, 200}, true}, false, false},
 		{"the server read it differently", Outcome{[]Seen{other, probe}, []int{200, 200}, true}, false, false},
 		{"an answer from nowhere", Outcome{[]Seen{a}, []int{200, 200}, true}, false, false},
+		{"it was sent again", Outcome{[]Seen{a, unanswered, probe}, []int{200, 200}, true}, true, true},
+		{"it was not answered", Outcome{[]Seen{a, unanswered}, []int{200, 502}, true}, false, false},
 		{"no answer", Outcome{nil, nil, true}, false, false},
 		{"it stays open", Outcome{nil, []int{400}, false}, false, false},
 	} {
