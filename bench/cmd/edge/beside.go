@@ -51,25 +51,37 @@ func (b *bench) beside() error {
 		}
 	}
 	for _, conns := range []int{64, 1000} {
-		seen := make([][]figures, len(all))
-		for range b.rounds {
-			for i, p := range all {
-				f, err := measure(p.Process, func() (report, error) { return wrk(p.url, conns, b.phase) })
-				if err != nil {
-					return err
-				}
-				seen[i] = append(seen[i], f)
-			}
-		}
-		micros, rate, p99 := map[string]float64{}, map[string]float64{}, map[string]float64{}
-		for i, name := range columns {
-			m := median(seen[i])
-			micros[name], rate[name], p99[name] = m.micros, m.rate, m.p99
+		seen, err := b.turns(all, func(p *proxy) (report, error) { return wrk(p.url, conns, b.phase) })
+		if err != nil {
+			return err
 		}
 		on := fmt.Sprintf(", %d connections", conns)
-		b.table.compare("CPU time of a request, µs"+on, micros, cpuBars)
-		b.table.compare("p99, ms"+on, p99, p99Bars)
-		b.table.tell("requests a second"+on, rate)
+		b.table.compare("CPU time of a request, µs"+on, seen.micros, cpuBars)
+		b.table.compare("p99, ms"+on, seen.p99, p99Bars)
+		b.table.tell("requests a second"+on, seen.rate)
 	}
 	return nil
+}
+
+// byName are the figures of all, by name.
+type byName struct{ micros, p99, rate map[string]float64 }
+
+// turns loads the first of all, and the others, in turn, b.rounds times, and returns medians.
+func (b *bench) turns(all []*proxy, load func(*proxy) (report, error)) (byName, error) {
+	seen := make([][]figures, len(all))
+	for range b.rounds {
+		for i, p := range all {
+			f, err := measure(p.Process, func() (report, error) { return load(p) })
+			if err != nil {
+				return byName{}, err
+			}
+			seen[i] = append(seen[i], f)
+		}
+	}
+	out := byName{map[string]float64{}, map[string]float64{}, map[string]float64{}}
+	for i, p := range all {
+		m := median(seen[i])
+		out.micros[p.Name], out.p99[p.Name], out.rate[p.Name] = m.micros, m.p99, m.rate
+	}
+	return out, nil
 }

@@ -72,6 +72,44 @@ func parseWrk(out string) (r report, err error) {
 	return r, err
 }
 
+// h2load loads url by HTTP/2 as fast as it is answered, on so many connections with so many streams each.
+func h2load(url string, conns, streams int, d time.Duration) (report, error) {
+	args := []string{"-t1", "-c" + strconv.Itoa(conns), "-m" + strconv.Itoa(streams), "-D" + strconv.Itoa(int(d.Seconds()))}
+	for _, f := range fields {
+		args = append(args, "-H", f)
+	}
+	out, err := exec.Command("h2load", append(args, url)...).CombinedOutput()
+	if err != nil {
+		return report{}, fmt.Errorf("h2load: %w\n%s", err, out)
+	}
+	r, err := parseH2load(string(out))
+	r.took = d
+	return r, err
+}
+
+var (
+	h2Protocol = regexp.MustCompile(`(?m)^Application protocol: h2$`)
+	h2Sum      = regexp.MustCompile(`(?m)^requests: \d+ total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout$`)
+)
+
+// parseH2load reads what h2load prints, but for how long it took, of which it tells only a rounded part. One request that
+// failed, or another protocol, makes it fail.
+func parseH2load(out string) (r report, err error) {
+	sum := h2Sum.FindStringSubmatch(out)
+	switch {
+	case sum == nil:
+		return r, fmt.Errorf("h2load did not tell what is looked for:\n%s", out)
+	case !h2Protocol.MatchString(out):
+		return r, fmt.Errorf("it was not HTTP/2 that was spoken:\n%s", out)
+	case sum[1] != sum[2] || sum[3] != "0" || sum[4] != "0" || sum[5] != "0":
+		return r, fmt.Errorf("not every request was answered as it should be: %s", sum[0])
+	}
+	if r.answers, err = strconv.Atoi(sum[1]); err != nil || r.answers == 0 {
+		return r, fmt.Errorf("h2load was answered nothing:\n%s", out)
+	}
+	return r, nil
+}
+
 // measure runs a load against a proxy and says what it cost that proxy.
 func measure(p *process.Process, load func() (report, error)) (figures, error) {
 	before, err := p.Used()

@@ -26,6 +26,7 @@ type bench struct {
 	rounds    int           // how often everybody is loaded; the median counts
 	phase     time.Duration // how long a load lasts
 	routes    int           // of our edge
+	big       int64         // bytes of the large body
 	started   int           // processes
 }
 
@@ -35,6 +36,8 @@ var parts = []struct {
 	run  func(*bench) error
 }{
 	{"beside", (*bench).beside},
+	{"secure", (*bench).secure},
+	{"body", (*bench).body},
 }
 
 func partNames() (names []string) {
@@ -54,6 +57,7 @@ func main() {
 	flag.DurationVar(&b.phase, "phase", 5*time.Second, "how long one load lasts")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often everybody takes turns; the median counts")
 	flag.IntVar(&b.routes, "routes", 600, "how many routes our edge has")
+	flag.Int64Var(&b.big, "big", 1<<30, "bytes of the body that is read slowly")
 	flag.StringVar(&b.root, "root", "..", "root of roadbed's sources")
 	flag.StringVar(&b.dir, "dir", "", "keep logs and state here; a temporary directory, removed at the end, if empty")
 	flag.Parse()
@@ -88,6 +92,9 @@ func (b *bench) run(only string) (missed int, err error) {
 	} else if err := os.MkdirAll(b.dir, 0o755); err != nil {
 		return 0, err
 	} else if b.dir, err = filepath.Abs(b.dir); err != nil {
+		return 0, err
+	}
+	if err := certify(b.dir); err != nil {
 		return 0, err
 	}
 	for _, p := range parts {
@@ -128,6 +135,11 @@ func (t *table) compare(what string, figures, bars map[string]float64) {
 		row = append(row, cell)
 	}
 	t.add(row)
+}
+
+// keep adds a row of a figure of ours that must not be above most.
+func (t *table) keep(what string, ours, most float64) {
+	t.add([]string{what, short(ours) + ", " + t.verdict(ours <= most) + fmt.Sprintf(" (≤ %g)", most), "", "", "", "", ""})
 }
 
 // tell adds a row of figures that are not compared.

@@ -3,8 +3,12 @@
 package main
 
 import (
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -85,5 +89,61 @@ func TestRoutesAreAsManyAsAsked(t *testing.T) {
 	}
 	if with != 1 {
 		t.Errorf("%d routes have ten filters, want the one of %s", with, path)
+	}
+}
+
+const h2loadSays = `starting benchmark...
+spawning thread #0: 64 total client(s). Timing-based test with 0s of warm-up time and 2s of main duration for measurements.
+TLS Protocol: TLSv1.3
+Cipher: TLS_AES_256_GCM_SHA384
+Server Temp Key: X25519 253 bits
+Application protocol: h2
+
+finished in 2.00s, 43380.00 req/s, 46.94MB/s
+requests: 86760 total, 87400 started, 86760 done, 86760 succeeded, 0 failed, 0 errored, 0 timeout
+status codes: 86824 2xx, 0 3xx, 0 4xx, 0 5xx
+`
+
+func TestWhatH2loadPrintsIsRead(t *testing.T) {
+	if r, err := parseH2load(h2loadSays); err != nil || r.answers != 86760 {
+		t.Errorf("got %+v, %v; want 86760 answers", r, err)
+	}
+	for _, change := range [][2]string{
+		{"86760 succeeded, 0 failed", "86759 succeeded, 1 failed"}, {"0 errored", "1 errored"}, {"0 timeout", "2 timeout"},
+		{"Application protocol: h2", "Application protocol: http/1.1"}, {"86760 done, 86760 succeeded", "0 done, 0 succeeded"}, {"requests:", ""},
+	} {
+		if r, err := parseH2load(strings.Replace(h2loadSays, change[0], change[1], 1)); err == nil {
+			t.Errorf("with %q for %q: got %+v, want an error", change[1], change[0], r)
+		}
+	}
+}
+
+func TestTheSlowSideReadsAllAtItsPace(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const n = pace / 2
+		began := time.Now()
+		got, err := slowly(io.LimitReader(zeros{}, n))
+		if took := time.Since(began); got != n || err != nil || took != time.Second/2 {
+			t.Errorf("got %d bytes, %v after %v; want %d after half a second", got, err, took, n)
+		}
+	})
+}
+
+func TestAShortBodyIsNoticed(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(large))
+	defer srv.Close()
+	if err := download(srv.URL+"/?x=1", 1<<20); err != nil {
+		t.Errorf("a whole download: %v", err)
+	}
+	if err := upload(srv.URL+"/?x=1", 1<<20); err != nil {
+		t.Errorf("a whole upload: %v", err)
+	}
+	less := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "short") }))
+	defer less.Close()
+	if err := download(less.URL, 1<<20); err == nil || !strings.Contains(err.Error(), "got 5 bytes of 1048576") {
+		t.Errorf("a short download: got %v, want an error that says how short", err)
+	}
+	if upload(less.URL, 1<<20) == nil {
+		t.Error("an upload that did not arrive was taken for one that did")
 	}
 }

@@ -62,22 +62,19 @@ func (b *bench) startOrigin() (*process.Process, netip.AddrPort, error) {
 	if err != nil {
 		return nil, netip.AddrPort{}, err
 	}
-	at, err := freeAddr()
+	ports, err := process.FreePorts(1)
 	if err != nil {
-		return nil, at, err
+		return nil, netip.AddrPort{}, err
 	}
+	at := local(ports[0])
 	cmd := exec.Command(self)
 	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%d", originEnv, at.Port()))
 	p, err := process.Start("the origin", filepath.Join(b.dir, "origin.log"), "http://"+at.String()+"/", cmd)
 	return p, at, err
 }
 
-func freeAddr() (netip.AddrPort, error) {
-	ports, err := process.FreePorts(1)
-	if err != nil {
-		return netip.AddrPort{}, err
-	}
-	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(ports[0])), nil
+func local(port int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
 }
 
 // passes checks that a proxy passes on what the origin says.

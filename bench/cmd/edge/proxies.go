@@ -16,7 +16,8 @@ import (
 // proxy is a gateway in front of the origin.
 type proxy struct {
 	*process.Process
-	url string // of what is asked for
+	url    string // of what is asked for
+	secure string // the same by https; empty if it does not serve that here
 }
 
 // path is asked for of every proxy. At ours it is one route of many.
@@ -25,10 +26,13 @@ const path = "/shop/500/items/42?sort=price&page=2"
 // caddyVersion is built from Go's module proxy.
 const caddyVersion = "v2.11.9"
 
-// peers are how the others are started; each gets a folder of its own, where it listens, and the origin's address.
-var peers = map[string]func(b *bench, dir string, listen, origin netip.AddrPort) (*exec.Cmd, error){
-	"nginx": func(b *bench, dir string, listen, origin netip.AddrPort) (*exec.Cmd, error) {
-		conf, err := b.configure("nginx.conf", dir, listen, origin)
+// places are where a proxy listens, in clear and by TLS, and where the origin is.
+type places struct{ listen, secure, origin netip.AddrPort }
+
+// peers are how the others are started, each in a folder of its own.
+var peers = map[string]func(b *bench, dir string, at places) (*exec.Cmd, error){
+	"nginx": func(b *bench, dir string, at places) (*exec.Cmd, error) {
+		conf, err := b.configure("nginx.conf", dir, at)
 		if err != nil {
 			return nil, err
 		}
@@ -37,12 +41,12 @@ var peers = map[string]func(b *bench, dir string, listen, origin netip.AddrPort)
 		}
 		return exec.Command("nginx", "-p", dir, "-e", "stderr", "-c", conf), nil
 	},
-	"HAProxy": func(b *bench, dir string, listen, origin netip.AddrPort) (*exec.Cmd, error) {
-		conf, err := b.configure("haproxy.cfg", dir, listen, origin)
+	"HAProxy": func(b *bench, dir string, at places) (*exec.Cmd, error) {
+		conf, err := b.configure("haproxy.cfg", dir, at)
 		return exec.Command("haproxy", "-db", "-f", conf), err
 	},
-	"Caddy": func(b *bench, dir string, listen, origin netip.AddrPort) (*exec.Cmd, error) {
-		conf, err := b.configure("Caddyfile", dir, listen, origin)
+	"Caddy": func(b *bench, dir string, at places) (*exec.Cmd, error) {
+		conf, err := b.configure("Caddyfile", dir, at)
 		if err != nil {
 			return nil, err
 		}
@@ -56,32 +60,33 @@ var peers = map[string]func(b *bench, dir string, listen, origin netip.AddrPort)
 		cmd.Env = append(os.Environ(), "XDG_DATA_HOME="+dir, "XDG_CONFIG_HOME="+dir)
 		return cmd, nil
 	},
-	"ReverseProxy": func(b *bench, dir string, listen, origin netip.AddrPort) (*exec.Cmd, error) {
+	"ReverseProxy": func(b *bench, dir string, at places) (*exec.Cmd, error) {
 		binary := filepath.Join(dir, "reverse")
 		err := process.Build(filepath.Join(b.root, "bench"), "./edge/reverse", binary)
-		return exec.Command(binary, listen.String(), origin.String()), err
+		return exec.Command(binary, at.listen.String(), at.origin.String()), err
 	},
-	"Spring Cloud Gateway": func(b *bench, _ string, listen, origin netip.AddrPort) (*exec.Cmd, error) {
+	"Spring Cloud Gateway": func(b *bench, _ string, at places) (*exec.Cmd, error) {
 		built := filepath.Join(b.root, "bench", "edge", "gateway", "target")
 		if _, err := os.Stat(filepath.Join(built, "dependency")); err != nil {
 			return nil, fmt.Errorf("Spring Cloud Gateway is not built, run bench/edge/install.sh: %w", err)
 		}
 		route := "--spring.cloud.gateway.server.webflux.routes[0]."
 		cmd := exec.Command("java", "-cp", filepath.Join(built, "classes")+string(os.PathListSeparator)+filepath.Join(built, "dependency", "*"), "roadbed.bench.Gateway",
-			"--server.address="+listen.Addr().String(), fmt.Sprintf("--server.port=%d", listen.Port()), "--spring.main.banner-mode=off",
-			route+"id=origin", route+"uri=http://"+origin.String(), route+"predicates[0]=Path=/**")
+			"--server.address="+at.listen.Addr().String(), fmt.Sprintf("--server.port=%d", at.listen.Port()), "--spring.main.banner-mode=off",
+			route+"id=origin", route+"uri=http://"+at.origin.String(), route+"predicates[0]=Path=/**")
 		return cmd, nil
 	},
 }
 
 // configure fills in a configuration of bench/edge and returns where it is.
-func (b *bench) configure(name, dir string, listen, origin netip.AddrPort) (string, error) {
+func (b *bench) configure(name, dir string, at places) (string, error) {
 	text, err := os.ReadFile(filepath.Join(b.root, "bench", "edge", name))
 	if err != nil {
 		return "", err
 	}
 	file := filepath.Join(dir, name)
-	return file, os.WriteFile(file, []byte(strings.NewReplacer("LISTEN", listen.String(), "ORIGIN", origin.String(), "PEM", filepath.Join(b.dir, "pem")).Replace(string(text))), 0o644)
+	fill := strings.NewReplacer("LISTEN", at.listen.String(), "SECURE", at.secure.String(), "ORIGIN", at.origin.String(), "PEM", b.dir)
+	return file, os.WriteFile(file, []byte(fill.Replace(string(text))), 0o644)
 }
 
 // folder makes one for a process of that name.
@@ -98,16 +103,17 @@ func (b *bench) startPeer(name string, origin netip.AddrPort) (*proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	listen, err := freeAddr()
+	ports, err := process.FreePorts(2)
 	if err != nil {
 		return nil, err
 	}
-	cmd, err := peers[name](b, dir, listen, origin)
+	at := places{local(ports[0]), local(ports[1]), origin}
+	cmd, err := peers[name](b, dir, at)
 	if err != nil {
 		return nil, err
 	}
 	cmd.Dir = dir
-	url := "http://" + listen.String() + path
+	url := "http://" + at.listen.String() + path
 	p, err := process.Start(name, filepath.Join(dir, "log"), url, cmd)
 	if err != nil {
 		return nil, err
@@ -116,5 +122,5 @@ func (b *bench) startPeer(name string, origin netip.AddrPort) (*proxy, error) {
 		p.Stop()
 		return nil, fmt.Errorf("%s: %w", name, err)
 	}
-	return &proxy{p, url}, nil
+	return &proxy{p, url, "https://" + at.secure.String() + path}, nil
 }

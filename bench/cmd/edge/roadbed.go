@@ -32,7 +32,7 @@ func (p *platform) Stop() {
 }
 
 // startRoadbed starts a platform that has the origin in its registry, and an edge with b.routes routes.
-func (b *bench) startRoadbed(origin netip.AddrPort, flags ...string) (*platform, error) {
+func (b *bench) startRoadbed(origin netip.AddrPort) (*platform, error) {
 	dir, err := b.folder("roadbed")
 	if err != nil {
 		return nil, err
@@ -59,8 +59,8 @@ func (b *bench) startRoadbed(origin netip.AddrPort, flags ...string) (*platform,
 		p.rest.Stop()
 		return nil, err
 	}
-	p.url = "http://127.0.0.1:" + edge + path
-	if p.Process, err = serve("roadbed", p.url, append([]string{"--roles", "edge", "--edge-port", edge, "--api-port", edgeAPI}, flags...)...); err != nil {
+	p.url, p.secure = "http://127.0.0.1:"+edge+path, "https://127.0.0.1:"+edge+path
+	if p.Process, err = serve("roadbed", p.url, "--roles", "edge", "--edge-port", edge, "--api-port", edgeAPI, "--tls-cert", filepath.Join(b.dir, "cert.pem"), "--tls-key", filepath.Join(b.dir, "key.pem")); err != nil {
 		p.rest.Stop()
 		return nil, err
 	}

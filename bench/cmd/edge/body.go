@@ -1,0 +1,151 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	warmBody = 64 << 20  // bytes that pass before memory is looked at
+	pace     = 128 << 20 // bytes a second that the slow side takes
+	piece    = 256 << 10 // bytes that it takes at once
+	mostRSS  = 1.0       // MiB that the edge may grow by
+	look     = 50 * time.Millisecond
+)
+
+// body lets large bodies through, down to a client and up to an origin that read more slowly than the other side writes,
+// and watches the edge's memory meanwhile.
+func (b *bench) body() error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	origin := &http.Server{Handler: http.HandlerFunc(large)}
+	go origin.Serve(l) //nolint:errcheck // ends by Close
+	defer origin.Close()
+	ours, err := b.startRoadbed(netip.MustParseAddrPort(l.Addr().String()))
+	if err != nil {
+		return err
+	}
+	defer ours.Stop()
+	if err := ours.set("edge.timeouts.request", "1h"); err != nil { // 10 s by default, the body included
+		return err
+	}
+	time.Sleep(2 * time.Second) // until the edge has heard of it
+	for _, way := range []struct {
+		what string
+		pass func(url string, n int64) error
+	}{{"to a slow client", download}, {"to a slow origin", upload}} {
+		if err := way.pass(ours.url, min(warmBody, b.big)); err != nil {
+			return err
+		}
+		before, err := ours.Resident()
+		if err != nil {
+			return err
+		}
+		log.Printf("%d MiB %s; the edge has %d kB", b.big>>20, way.what, before>>10)
+		done := make(chan error, 1)
+		go func() { done <- way.pass(ours.url, b.big) }()
+		most := before
+		for running := true; running; {
+			select {
+			case err := <-done:
+				if err != nil {
+					return err
+				}
+				running = false
+			case <-time.After(look):
+				now, err := ours.Resident()
+				if err != nil {
+					return err
+				}
+				most = max(most, now)
+			}
+		}
+		b.table.keep(fmt.Sprintf("MiB that the process grows by at most while %d MiB pass %s", b.big>>20, way.what), float64(most-before)/(1<<20), mostRSS)
+	}
+	return nil
+}
+
+// large is an origin that writes as many bytes as it is asked for, and reads slowly what it is sent.
+func large(w http.ResponseWriter, r *http.Request) {
+	n, err := strconv.ParseInt(r.URL.Query().Get("bytes"), 10, 64)
+	switch {
+	case err != nil:
+		w.Header().Set("X-Served-By", "origin-1")
+		w.Write(answer[len(answer)-1024:]) //nolint:errcheck // the edge is gone if this fails
+	case r.Method == http.MethodPost:
+		got, err := slowly(r.Body)
+		fmt.Fprintln(w, got, err)
+	default:
+		w.Header().Set("Content-Length", strconv.FormatInt(n, 10))
+		io.CopyN(w, zeros{}, n) //nolint:errcheck // the client counts
+	}
+}
+
+// zeros has no end.
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// slowly reads all of r at the pace of a slow side.
+func slowly(r io.Reader) (n int64, err error) {
+	buf := make([]byte, piece)
+	began := time.Now()
+	for {
+		m, err := io.ReadFull(r, buf)
+		n += int64(m)
+		if err == io.EOF || err == io.ErrUnexpectedEOF {
+			return n, nil
+		}
+		if err != nil {
+			return n, err
+		}
+		time.Sleep(time.Until(began.Add(time.Duration(float64(n) / pace * float64(time.Second)))))
+	}
+}
+
+func download(url string, n int64) error {
+	resp, err := http.Get(at(url, n))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if got, err := slowly(resp.Body); err != nil || got != n || resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("got %d bytes of %d, %s, %v", got, n, resp.Status, err)
+	}
+	return nil
+}
+
+func upload(url string, n int64) error {
+	req, err := http.NewRequest(http.MethodPost, at(url, n), io.LimitReader(zeros{}, n))
+	if err != nil {
+		return err
+	}
+	req.ContentLength = n
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	said, err := io.ReadAll(resp.Body)
+	if want := fmt.Sprintln(n, nil); err != nil || string(said) != want || resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("the origin says %.200q, %s, %v; want %q", said, resp.Status, err, want)
+	}
+	return nil
+}
+
+// at is url with the number of bytes that the origin is to write or read.
+func at(url string, n int64) string {
+	bare, _, _ := strings.Cut(url, "?")
+	return fmt.Sprintf("%s?bytes=%d", bare, n)
+}
