@@ -61,6 +61,10 @@ type Response struct {
 	// Takeover is called with the client's connection once the head, a 101 or an extended CONNECT's 200, was written,
 	// and with what the client had sent beyond its request. When it returns, the connection is closed. nil: none.
 	Takeover func(c net.Conn, early []byte)
+
+	// Detached, set by Takeover, tells the engine to forget the connection when Takeover returns: somebody else closes it.
+	// Only engines that say so in [Exchange.MayDetach] can.
+	Detached bool
 }
 
 // Plan is what a route has decided once and for all requests that take it. It never changes.
@@ -121,6 +125,8 @@ type Exchange struct {
 	Criticality roadbed.Criticality
 	Fault       *fault.Context // nil: none
 	User        string         // who asks, as authentication or the member's header has it; empty: unknown
+
+	MayDetach bool // the engine can give the connection away for good; see Response.Detached
 
 	// Interim passes an informational answer, such as 103, on to the client; nil if that cannot be done.
 	Interim func(status int, h *Header)

@@ -41,7 +41,7 @@ type Handler struct {
 	// wants to know.
 	Finished func(*filter.Exchange)
 
-	// Client returns the connection of a request; nil: its addresses are read from the request.
+	// Client returns the connection of a request; if it is nil or returns nil, addresses are read from the request.
 	Client func(*http.Request) *filter.Client
 
 	Listener string       // the listener's name
@@ -115,7 +115,8 @@ func (h *Handler) read(x *exchange) {
 	x.Passport.AddAt(filter.InReqHeadersReceived, x.Start)
 	if h.Client != nil {
 		x.Client = h.Client(r)
-	} else {
+	}
+	if x.Client == nil {
 		x.own = filter.Client{Listener: h.Listener, TLS: r.TLS, Since: x.Start}
 		if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 			x.own.Remote = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())

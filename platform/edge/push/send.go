@@ -1,0 +1,308 @@
+package push
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	tokenHeader = "X-Zuul.push.secure.token" // what a client brought, a sender who names it must know
+	hopHeader   = "X-Edge-Push-Hop"          // the request comes from another edge, and goes no further
+
+	maxPayload = 1 << 20 // bytes
+)
+
+// Handler is the API for senders: /push and /push/broker. It belongs where only services reach it.
+//
+//	GET /push       is the client connected?                     200, 404
+//	POST /push      sends the body to the client                 200, 204 for an empty body
+//	POST /push/broker   {"ids": [...], "payload": "...", "ttl": 60}  202; who is not connected gets it when it is, within ttl seconds
+//
+// The client is named by the header of the property edge.push.identity.header. Other answers: 400, 401 without a client's
+// name, 403 with another token than the client's, 405, 413, 500 if the message could not be written, 503 if the client gets
+// too many.
+func (p *Push) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/push", p.handlePush)
+	mux.HandleFunc("/push/broker", p.handleBroker)
+	return mux
+}
+
+func say(w http.ResponseWriter, status int, format string, args ...any) {
+	http.Error(w, fmt.Sprintf(format, args...), status)
+}
+
+func (p *Push) handlePush(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet && r.Method != http.MethodPost {
+		w.Header().Set("Allow", "GET, POST")
+		say(w, http.StatusMethodNotAllowed, "ask by GET, send by POST")
+		return
+	}
+	header := p.set.Get().Header
+	id := r.Header.Get(header)
+	if id == "" || len(id) > maxIdentity {
+		say(w, http.StatusUnauthorized, "name the client in the header %s", header)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPayload))
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		say(w, http.StatusRequestEntityTooLarge, "a message is at most %d bytes", maxPayload)
+		return
+	case err != nil:
+		say(w, http.StatusBadRequest, "the message broke off: %v", err)
+		return
+	}
+	c := p.find(id)
+	if c == nil {
+		if r.Header.Get(hopHeader) == "" && p.askPeers(w, r, id, body) {
+			return
+		}
+		say(w, http.StatusNotFound, "%s is not connected", id)
+		return
+	}
+	if token := r.Header.Get(tokenHeader); token != "" && token != c.token {
+		say(w, http.StatusForbidden, "the token is not the client's")
+		return
+	}
+	switch {
+	case r.Method == http.MethodGet:
+		w.WriteHeader(http.StatusOK)
+	case len(body) == 0:
+		w.WriteHeader(http.StatusNoContent)
+	case !c.allow(time.Now()):
+		p.refused.Inc()
+		w.Header().Set("Retry-After", "1")
+		say(w, http.StatusServiceUnavailable, "%v; zuul.push.tokenBucket.rate says how many", errThrottled)
+	default:
+		if err := c.send(body); err != nil {
+			p.lost.Inc()
+			c.drop()
+			say(w, http.StatusInternalServerError, "the message could not be written: %v", err)
+			return
+		}
+		p.sent.Inc()
+		w.WriteHeader(http.StatusOK)
+	}
+}
+
+// askPeers hands the request to the other edges and passes on the answer of the one that knows the client. It reports
+// false if none does.
+func (p *Push) askPeers(w http.ResponseWriter, r *http.Request, id string, body []byte) bool {
+	peers := p.peers()
+	if len(peers) == 0 {
+		return false
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	answers := make(chan *http.Response, len(peers))
+	for _, base := range peers {
+		go func() { answers <- p.ask(ctx, r.Method, base+"/push", r.Header, id, body) }()
+	}
+	for range peers {
+		resp := <-answers
+		if resp == nil {
+			continue
+		}
+		if resp.StatusCode == http.StatusNotFound {
+			resp.Body.Close()
+			continue
+		}
+		if after := resp.Header.Get("Retry-After"); after != "" {
+			w.Header().Set("Retry-After", after)
+		}
+		w.WriteHeader(resp.StatusCode)
+		io.Copy(w, io.LimitReader(resp.Body, 4096)) //nolint:errcheck // the status says what matters
+		resp.Body.Close()
+		return true
+	}
+	return false
+}
+
+// ask sends one request to another edge; nil if it does not answer.
+func (p *Push) ask(ctx context.Context, method, url string, h http.Header, id string, body []byte) *http.Response {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		p.log.Warn("push: an edge's address cannot be asked", "url", url, "err", err)
+		return nil
+	}
+	req.Header.Set(p.set.Get().Header, id)
+	req.Header.Set(hopHeader, "1")
+	if t := h.Get(tokenHeader); t != "" {
+		req.Header.Set(tokenHeader, t)
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		p.log.Debug("push: an edge does not answer", "url", url, "err", err)
+		return nil
+	}
+	return resp
+}
+
+// order is the body of POST /push/broker.
+type order struct {
+	IDs     []string `json:"ids"`
+	Payload string   `json:"payload"`
+	TTL     int      `json:"ttl"` // seconds
+}
+
+const maxTTL = 24 * 3600
+
+func (p *Push) handleBroker(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", "POST")
+		say(w, http.StatusMethodNotAllowed, "send by POST")
+		return
+	}
+	var o order
+	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 2*maxPayload))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&o); err != nil {
+		say(w, http.StatusBadRequest, `the body is not {"ids": [...], "payload": "...", "ttl": 60}: %v`, err)
+		return
+	}
+	switch {
+	case len(o.IDs) == 0 || len(o.IDs) > 10_000:
+		say(w, http.StatusBadRequest, "name 1 to 10000 clients in ids; there are %d", len(o.IDs))
+		return
+	case o.Payload == "" || len(o.Payload) > maxPayload:
+		say(w, http.StatusBadRequest, "the payload has 1 to %d bytes; this has %d", maxPayload, len(o.Payload))
+		return
+	case o.TTL < 0 || o.TTL > maxTTL:
+		say(w, http.StatusBadRequest, "ttl is 0 to %d seconds; it is %d", maxTTL, o.TTL)
+		return
+	}
+	for _, id := range o.IDs {
+		if id == "" || len(id) > maxIdentity {
+			say(w, http.StatusBadRequest, "the id %.40q is no client's", id)
+			return
+		}
+	}
+	payload := []byte(o.Payload)
+	until := time.Now().Add(time.Duration(o.TTL) * time.Second)
+	var elsewhere []string
+	for _, id := range o.IDs {
+		if c := p.find(id); c != nil {
+			go p.deliver(c, payload)
+		} else {
+			elsewhere = append(elsewhere, id)
+		}
+	}
+	if len(elsewhere) > 0 {
+		if kept := p.queue.put(elsewhere, payload, until); kept < len(elsewhere) {
+			w.Header().Set("Retry-After", "10")
+			say(w, http.StatusServiceUnavailable, "too many messages wait already; %d of %d clients will not get this one", len(elsewhere)-kept, len(o.IDs))
+			return
+		}
+		if r.Header.Get(hopHeader) == "" {
+			p.tellPeers(elsewhere, o)
+		}
+	}
+	w.WriteHeader(http.StatusAccepted)
+}
+
+func (p *Push) deliver(c *conn, payload []byte) {
+	if !c.allow(time.Now()) {
+		p.refused.Inc()
+		return
+	}
+	if err := c.send(payload); err != nil {
+		p.lost.Inc()
+		c.drop()
+		return
+	}
+	p.sent.Inc()
+}
+
+// tellPeers hands an order to the other edges, where the clients may be.
+func (p *Push) tellPeers(ids []string, o order) {
+	o.IDs = ids
+	body, err := json.Marshal(o)
+	if err != nil {
+		return // it was read from JSON
+	}
+	for _, base := range p.peers() {
+		go func() {
+			if resp := p.ask(context.Background(), http.MethodPost, base+"/push/broker", nil, "", body); resp != nil {
+				resp.Body.Close()
+			}
+		}()
+	}
+}
+
+// queue is the messages that wait for their clients.
+type queue struct {
+	mu   sync.Mutex
+	by   map[string][]queued // guarded by mu
+	size int                 // bytes; guarded by mu
+}
+
+type queued struct {
+	payload []byte
+	until   time.Time
+}
+
+const (
+	maxQueued    = 64 << 20 // bytes of all messages that wait
+	maxPerClient = 64
+)
+
+// put keeps a message for each client, and returns for how many there was room.
+func (q *queue) put(ids []string, payload []byte, until time.Time) (kept int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, id := range ids {
+		if q.size+len(payload) > maxQueued || len(q.by[id]) >= maxPerClient {
+			continue
+		}
+		id = strings.Clone(id)
+		q.by[id] = append(q.by[id], queued{payload, until})
+		q.size += len(payload)
+		kept++
+	}
+	return kept
+}
+
+// take returns what waits for a client, and forgets it.
+func (q *queue) take(id string, now time.Time) (out []queued) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, m := range q.by[id] {
+		q.size -= len(m.payload)
+		if now.Before(m.until) {
+			out = append(out, m)
+		}
+	}
+	delete(q.by, id)
+	return out
+}
+
+// expire forgets what nobody came for in time.
+func (q *queue) expire(now time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for id, all := range q.by {
+		kept := all[:0]
+		for _, m := range all {
+			if now.Before(m.until) {
+				kept = append(kept, m)
+			} else {
+				q.size -= len(m.payload)
+			}
+		}
+		if len(kept) == 0 {
+			delete(q.by, id)
+		} else {
+			q.by[id] = kept
+		}
+	}
+}
