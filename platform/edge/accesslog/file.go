@@ -1,0 +1,56 @@
+package accesslog
+
+import (
+	"errors"
+	"os"
+)
+
+// rotateAt is how large the file may become, in bytes; then it becomes FILE.1.
+const rotateAt = 64 << 20
+
+// file is what lines are written to.
+type file struct {
+	name string
+	f    *os.File // nil: could not be opened again
+	size int64
+}
+
+func open(name string) (*file, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &file{name: name, f: f, size: st.Size()}, nil
+}
+
+// write appends lines, and turns the file over if that makes it too large.
+func (f *file) write(lines []byte) error {
+	if len(lines) == 0 {
+		return nil
+	}
+	if f.f == nil {
+		again, err := open(f.name)
+		if err != nil {
+			return err
+		}
+		*f = *again
+	}
+	n, err := f.f.Write(lines)
+	f.size += int64(n)
+	if err != nil || f.size < rotateAt {
+		return err
+	}
+	f.close()
+	return os.Rename(f.name, f.name+".1")
+}
+
+func (f *file) close() {
+	if f.f != nil {
+		f.f.Close() //nolint:errcheck // what was written is there
+		f.f = nil
+	}
+}
