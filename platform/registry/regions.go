@@ -286,7 +286,7 @@ func (s *state) unmirror(k key) {
 type blend struct {
 	parts []*snapshot // this region's, then those of the others
 	sn    *snapshot
-	zips  zips
+	past  past
 }
 
 // see returns what those see who read here and in the regions they name, in lower case and in order; nil if they name
@@ -327,14 +327,14 @@ func (rs *regions) see(local *snapshot, named []string) (sn *snapshot, ready boo
 		rs.blends[name] = b
 	}
 	if !slices.Equal(b.parts, parts) {
-		b.parts, b.sn = parts, together(parts, chosen, named == nil, &b.zips)
+		b.parts, b.sn = parts, together(parts, chosen, named == nil, &b.past)
 	}
 	return b.sn, true
 }
 
 // together puts snapshots together: the first is this region's, the others those of others. With lackingOnly it takes of
 // those just the applications that this region lacks.
-func together(parts []*snapshot, others []*region, lackingOnly bool, past *zips) *snapshot {
+func together(parts []*snapshot, others []*region, lackingOnly bool, past *past) *snapshot {
 	local := parts[0]
 	sn := &snapshot{self: local.self, warming: local.warming, made: local.made, changes: slices.Clone(local.changes), views: slices.Clone(local.views)}
 	for _, p := range parts {
@@ -378,6 +378,9 @@ func together(parts []*snapshot, others []*region, lackingOnly bool, past *zips)
 	sn.hash = hashCode(n)
 	slices.SortFunc(sn.views, func(a, b *view) int { return strings.Compare(a.name, b.name) })
 	sn.derive("", past, nil)
+	for _, p := range parts {
+		p.tookLong(sn.count)
+	}
 	return sn
 }
 

@@ -9,16 +9,18 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
 // snapshot is the whole registry at one moment. It is never altered; what is expensive in it is made on first use and
 // shared by all readers.
 type snapshot struct {
-	edition uint64 // of the state it was made of
-	version uint64 // of the newest change in it
-	made    int64  // ns since the state's epoch
-	cost    int64  // ns it took to make
+	edition uint64      // of the state it was made of
+	version uint64      // of the newest change in it
+	made    int64       // ns since the state's epoch
+	cost    int64       // ns it took to make
+	long    atomic.Bool // something was made of it that takes long because so many are registered
 	hash    string
 	warming bool
 	count   int
@@ -56,8 +58,9 @@ type member1 struct {
 }
 
 const (
-	// coalesce bounds how long readers may see the former snapshot while a large registry changes without pause, and so
-	// do eight times what it cost to make. If that is much, they see it for three times its cost.
+	// coalesce bounds how long readers may see the former snapshot while a large registry changes without pause: when a list
+	// of very many was made of it, or it was expensive itself. Then so do eight times what it cost, and if that is much, they
+	// see it for three times its cost.
 	coalesce = 10 * time.Millisecond
 	cheap    = int64(time.Millisecond) // a snapshot that costs less is made for every change
 
@@ -120,7 +123,7 @@ func (s *state) fresh(sn *snapshot) bool {
 	s.mu.RLock()
 	same, warmth := sn.edition == s.edition, sn.warming == s.warming
 	s.mu.RUnlock()
-	return warmth && (same || sn.cost > cheap && age < max(min(int64(coalesce), 8*sn.cost), 3*sn.cost))
+	return warmth && (same || sn.long.Load() && age < int64(coalesce) || sn.cost > cheap && age < max(min(int64(coalesce), 8*sn.cost), 3*sn.cost))
 }
 
 // snapshot makes a new one. Of what it lists, all is shared with the last one but applications that changed, or whose
@@ -134,9 +137,13 @@ func (s *state) snapshot(region string) *snapshot {
 		edition: s.edition, version: s.log.version, made: start, hash: hashCode(s.byStatus), warming: s.warming,
 		count: s.count, self: s.self, views: s.list(start, wall, region), changes: slices.Clone(s.log.changes),
 	}
+	if start-s.past.since > int64(pastKept) {
+		s.past.since = start
+		s.past.forgetDeltas()
+	}
 	s.mu.Unlock()
 
-	sn.derive(region, &s.zips, s.log.measure)
+	sn.derive(region, &s.past, s.log.measure)
 	sn.cost = s.now() - start
 	return sn
 }
@@ -174,20 +181,41 @@ func (s *state) list(start, wall int64, region string) []*view {
 
 func viewNamed(v *view, name string) int { return strings.Compare(v.name, name) }
 
-// derive prepares what is made of sn's views and changes. Compressed lists build on past; weigh, if not nil, is told how
-// many changes a delta holds and how many bytes it needs.
-func (sn *snapshot) derive(region string, past *zips, weigh func(changes, compressed int)) {
-	sn.full = document{version: 1, hash: sn.hash, views: sn.views, past: past}
+// past is what documents of former snapshots were made of, on which the next ones build.
+type past struct {
+	full  zips                     // of lists
+	delta zips                     // of deltas
+	told  atomic.Pointer[document] // the last delta
+	since int64                    // ns since the state's epoch when deltas were forgotten; guarded by the state's mu
+}
+
+// pastKept is how long deltas are built on one another. One that nobody asked for since would keep all that it told of.
+const pastKept = time.Minute
+
+func (p *past) forgetDeltas() {
+	for c := range p.delta {
+		p.delta[c].Store(nil)
+	}
+	p.told.Store(nil)
+}
+
+// derive prepares what is made of sn's views and changes. That builds on past; weigh, if not nil, is told how many changes
+// a delta holds and how many bytes it needs.
+func (sn *snapshot) derive(region string, past *past, weigh func(changes, compressed int)) {
+	sn.full = document{version: 1, hash: sn.hash, views: sn.views, past: &past.full, weighed: func(int) { sn.tookLong(sn.count) }}
 	sn.delta = sync.OnceValue(func() *document {
-		d := sn.makeDelta(region)
+		n := sn.changes.count()
+		sn.tookLong(n)
+		d := sn.makeDelta(region, past)
 		if weigh != nil {
-			d.weighed = func(compressed int) { weigh(sn.changes.count(), compressed) }
+			d.weighed = func(compressed int) { weigh(n, compressed) }
 		}
 		return d
 	})
 	sn.byVIP = sync.OnceValue(func() map[string][]*view { return sn.index(func(r *record) string { return r.vip }) })
 	sn.bySVIP = sync.OnceValue(func() map[string][]*view { return sn.index(func(r *record) string { return r.svip }) })
 	sn.byID = sync.OnceValue(func() map[string]member1 {
+		sn.tookLong(sn.count)
 		m := make(map[string]member1, sn.count)
 		for _, v := range sn.views {
 			for i, x := range v.recs {
@@ -198,6 +226,13 @@ func (sn *snapshot) derive(region string, past *zips, weigh func(changes, compre
 		}
 		return m
 	})
+}
+
+// tookLong takes note of that something is made that takes time for each of n instances.
+func (sn *snapshot) tookLong(n int) {
+	if n > longList {
+		sn.long.Store(true)
+	}
 }
 
 // hashCode is what clients compare with their own count: each status that occurs, with how often.
@@ -213,10 +248,11 @@ func hashCode(n [statuses]int) string {
 }
 
 // makeDelta groups the changes by application. In each, those that add come before those that delete: Java clients
-// that do not know an application yet would otherwise keep its deleted instances.
-func (sn *snapshot) makeDelta(region string) *document {
+// that do not know an application yet would otherwise keep its deleted instances. Applications of which the last delta
+// said the same are taken from there.
+func (sn *snapshot) makeDelta(region string, past *past) *document {
 	byApp := make(map[string]*view)
-	d := &document{version: max(sn.version, 1), hash: sn.hash}
+	d := &document{version: max(sn.version, 1), hash: sn.hash, past: &past.delta}
 	for c := range sn.changes.all() {
 		v := byApp[c.rec.app]
 		if v == nil {
@@ -232,11 +268,22 @@ func (sn *snapshot) makeDelta(region string) *document {
 			return cmp.Compare(a.rec.action/deleted, b.rec.action/deleted)
 		})
 	}
+	if last := past.told.Load(); last != nil {
+		known := last.views
+		for i, v := range d.views {
+			at, ok := slices.BinarySearchFunc(known, v.name, viewNamed)
+			if known = known[at:]; ok && slices.Equal(known[0].recs, v.recs) {
+				d.views[i] = known[0]
+			}
+		}
+	}
+	past.told.Store(d)
 	return d
 }
 
 // index groups instances by the names in a comma list that of returns.
 func (sn *snapshot) index(of func(*record) string) map[string][]*view {
+	sn.tookLong(sn.count)
 	m := make(map[string][]*view)
 	for _, v := range sn.views {
 		for _, x := range v.recs {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -54,6 +55,13 @@ func TestSnapshotShowsEverybodyAndIsNeverAltered(t *testing.T) {
 					if got, want := shows(taken[len(taken)-1]), then[len(then)-1]; !slices.Equal(got, want) {
 						rt.Fatalf("a snapshot: got %v, want %v", got, want)
 					}
+					sn := taken[len(taken)-1]
+					c := rapid.SampledFrom([]codec{jsonFull, xmlCompact}).Draw(rt, "codec")
+					sameAsPlain(rt, sn.delta(), c)
+					got, want := bytes.Join(sn.delta().parts(c), nil), bytes.Join(sn.makeDelta("", &past{}).parts(c), nil)
+					if !bytes.Equal(got, want) {
+						rt.Fatalf("a delta that builds on the last one: got %s, want %s as without that", got, want)
+					}
 				}
 				for name := range s.touched {
 					if _, listed := slices.BinarySearchFunc(s.listed, name, viewNamed); s.apps[name] == nil && !listed {
@@ -67,5 +75,45 @@ func TestSnapshotShowsEverybodyAndIsNeverAltered(t *testing.T) {
 				}
 			}
 		})
+	})
+}
+
+func TestDeltaTakesFromTheLastOneWhatIsTheSame(t *testing.T) {
+	s := newState("")
+	for _, app := range []string{"A", "B", "C"} {
+		s.register(reg(app, "1", up, 0), origin{})
+	}
+	first := s.current("").delta().views
+	s.setOverride(key{"B", "1"}, outOfService, 0, origin{})
+	s.register(reg("AB", "1", up, 0), origin{})
+	then := s.current("").delta().views
+	if len(then) != 4 || then[0] != first[0] || then[2] == first[1] || then[3] != first[2] {
+		t.Errorf("views of A, AB, B and C after B changed and AB came: got %v, before them %v; want those of A and C again", then, first)
+	}
+}
+
+func TestListsOfVeryManyAreMadeAnewEveryTenMilliseconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newState("")
+		for i := range longList + 1 {
+			s.register(reg(fmt.Sprint("A", i/100), fmt.Sprint(i), up, 0), origin{})
+		}
+		change := func() { s.setMeta(key{"A0", "0"}, []pair{{"at", fmt.Sprint(s.log.version)}}, origin{}) }
+		sn := s.current("")
+		change()
+		next := s.current("")
+		if next == sn {
+			t.Error("after a change, nobody having read a list: got the former snapshot, want a new one")
+		}
+		next.delta()
+		change()
+		time.Sleep(coalesce - time.Microsecond)
+		if s.current("") != next {
+			t.Error("before ten milliseconds are over: got a new snapshot, want that of which a list was made")
+		}
+		time.Sleep(time.Microsecond)
+		if s.current("") == next {
+			t.Error("after ten milliseconds: got the former snapshot, want a new one")
+		}
 	})
 }

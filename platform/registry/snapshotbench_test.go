@@ -34,3 +34,17 @@ func BenchmarkRegisterAgainAfterBurst(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkDeltaAfterBurst is a delta after one change of 100,000 instances that have all just registered.
+func BenchmarkDeltaAfterBurst(b *testing.B) {
+	r := filled(b, 100_000)
+	r.s.current("").delta().gzipped(jsonFull)
+	b.ReportAllocs()
+	for n := 0; b.Loop(); n++ {
+		r.s.setOverride(key{"APP7", "web-141.internal:shop:8080"}, []status{down, up}[n%2], 0, origin{})
+		d := r.s.snapshot("").delta()
+		if z := d.gzipped(jsonFull); len(z) == 0 || d.count() != 100_000 {
+			b.Fatalf("got %d bytes of %d changes", len(z), d.count())
+		}
+	}
+}

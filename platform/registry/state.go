@@ -44,7 +44,7 @@ type state struct {
 	names   interner
 
 	snap     atomic.Pointer[snapshot]
-	zips     zips       // of the last snapshots' full documents
+	past     past       // of the last snapshots
 	building sync.Mutex // held by the one who makes the next snapshot
 
 	renewals atomic.Uint64
