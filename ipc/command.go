@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 	"unsafe"
@@ -32,7 +33,9 @@ type Command struct {
 
 	shards    []shard
 	slowAfter atomic.Int64          // Settings.SlowCall; 0 is never
-	apart     atomic.Pointer[apart] // nil until a call's time inside differed from its whole time
+	apart     atomic.Pointer[apart] // nil until a call went wrong, or its time inside differed from its whole time
+	usualTime atomic.Int64          // see usual; until usualDue, which is 0 until somebody asks
+	usualDue  atomic.Int64
 	window    window
 	timers    [3][kinds]atomic.Pointer[meter.PercentileTimer] // by result and cause
 
@@ -161,10 +164,10 @@ func (c *Command) finish(p *permit, e event, end int64) {
 		s = c.shard()
 	}
 	s.n[e].Add(1)
-	if bin := latencyBin(took); p.apart {
-		c.timesApart().inside[bin].Add(1)
+	if e == success && !p.apart {
+		s.latency[latencyBin(took)].Add(1)
 	} else {
-		s.latency[bin].Add(1)
+		c.timesApart().add(e, took, p.apart)
 	}
 	slow := false
 	if limit := c.slowAfter.Load(); limit != 0 && took >= limit {
@@ -181,6 +184,58 @@ func (c *Command) finish(p *permit, e event, end int64) {
 		c.judge(set)
 	}
 }
+
+// add counts the time of a call that did not go well, or whose whole time is counted elsewhere.
+func (a *apart) add(e event, took int64, elsewhere bool) {
+	bin := latencyBin(took)
+	a.inside[bin].Add(1)
+	if !elsewhere {
+		a.total[bin].Add(1)
+	}
+	if e == success || e == badRequests {
+		a.well[bin].Add(1)
+	}
+}
+
+// usual returns how long half of the calls that went well took lately, in nanoseconds; 0 if too few are known.
+func (c *Command) usual() int64 {
+	now := c.clock.now()
+	if now < c.usualDue.Load() {
+		return c.usualTime.Load()
+	}
+	c.window.mu.Lock()
+	defer c.window.mu.Unlock()
+	if now >= c.usualDue.Load() { // nobody else was faster
+		half := int64(0)
+		if l := c.window.latency.well.lately(c.wentWell()).latency(); l.Calls >= usualLeast {
+			half = int64(l.Percentiles[slices.Index(Percentiles[:], 50)])
+		}
+		c.usualTime.Store(half)
+		c.usualDue.Store(now + int64(tickTime))
+	}
+	return c.usualTime.Load()
+}
+
+const usualLeast = 20 // calls without which nobody knows what is usual
+
+// wentWell returns how often each bin was hit since ever by calls that went well.
+func (c *Command) wentWell() *bins {
+	out := new(bins)
+	a := c.apart.Load()
+	for b := range out {
+		for i := range c.shards {
+			out[b] += c.shards[i].latency[b].Load()
+		}
+		if a != nil {
+			out[b] += a.well[b].Load()
+		}
+	}
+	return out
+}
+
+// hasty reports whether the caller left a call less time than the command has, and than it usually takes. That such a call
+// runs out of time says nothing about the callee, and must not have others refused.
+func (c *Command) hasty(p *permit) bool { return !p.own && p.deadline-p.start < c.usual() }
 
 // timesApart returns where times are counted of calls whose whole time differs from that inside run.
 func (c *Command) timesApart() *apart {
@@ -263,6 +318,9 @@ func (c *Command) tick(now int64, tick time.Duration) {
 		inside, total := c.latencies()
 		w.latency.inside.roll(inside, w.latency.buckets)
 		w.latency.total.roll(total, w.latency.buckets)
+		if c.usualDue.Load() != 0 {
+			w.latency.well.roll(c.wentWell(), w.latency.buckets)
+		}
 	}
 	if !isDue(&w.health.due, now, set.HealthInterval, tick) {
 		w.mu.Unlock()
@@ -570,7 +628,7 @@ func (c *Command) enter(ctx context.Context, s *scope, p *permit, set *settings,
 	if err != errPoolFull {
 		how.kind, how.event = Cancelled, cancelled
 		if errors.Is(err, context.DeadlineExceeded) || context.Cause(ctx) == errCallersLate {
-			how.kind, how.event = TimedOut, timeout
+			how.kind, how.event = TimedOut, c.counted(p, timeout)
 			err = fmt.Errorf("%w; it waited for a worker of pool %s", ErrTimeout, pl.name)
 		}
 		out = &Error{Command: c.name, Kind: how.kind, Cause: err}
@@ -614,7 +672,7 @@ func (c *Command) failed(ctx context.Context, p *permit, s *scope, err error, en
 	late := end >= p.deadline || s != nil && s.deadline != 0 && errors.Is(s.Err(), context.DeadlineExceeded) ||
 		gone && context.Cause(ctx) == errCallersLate
 	kind := classify(err, late, gone)
-	e := eventOf(kind, err)
+	e := c.counted(p, eventOf(kind, err))
 	p.apart = p.apart || hasFallback && kind != invalid && kind != Cancelled
 	if p.lease != nil {
 		p.lease.dropped = kind == Shed
@@ -652,6 +710,14 @@ func eventOf(k Kind, err error) event {
 		return badRequests
 	}
 	return failure
+}
+
+// counted returns the event under which a call counts that ended with e.
+func (c *Command) counted(p *permit, e event) event {
+	if e == timeout && c.hasty(p) {
+		return hasty
+	}
+	return e
 }
 
 // discard closes a result that came too late.

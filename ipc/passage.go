@@ -330,7 +330,7 @@ func (p *Passage) Failed(err error) error {
 	kind := classify(err, p.now >= p.permit.deadline, gone)
 	if !p.said {
 		p.said = true
-		how := ending{event: eventOf(kind, err), ran: true, start: p.permit.start}
+		how := ending{event: p.cmd.counted(&p.permit, eventOf(kind, err)), ran: true, start: p.permit.start}
 		p.cmd.finish(&p.permit, how.event, p.now)
 		if kind != Cancelled {
 			p.cmd.count(fallbackMissing)

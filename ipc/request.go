@@ -174,7 +174,7 @@ func (how *ending) events() []string {
 }
 
 var wireNames = [events]string{
-	success: "SUCCESS", failure: "FAILURE", timeout: "TIMEOUT", poolRejected: "THREAD_POOL_REJECTED", rejected: "SEMAPHORE_REJECTED",
+	success: "SUCCESS", failure: "FAILURE", timeout: "TIMEOUT", hasty: "TIMEOUT", poolRejected: "THREAD_POOL_REJECTED", rejected: "SEMAPHORE_REJECTED",
 	shortCircuited: "SHORT_CIRCUITED", badRequests: "BAD_REQUEST", cancelled: "CANCELLED", unanswered: "UNANSWERED",
 	fallbackSuccess: "FALLBACK_SUCCESS", fallbackFailure: "FALLBACK_FAILURE", fallbackRejected: "FALLBACK_REJECTION",
 	fallbackDisabled: "FALLBACK_DISABLED", fallbackMissing: "FALLBACK_MISSING", fromCache: "RESPONSE_FROM_CACHE", collapsed: "COLLAPSED",

@@ -2,6 +2,7 @@ package ipc
 
 import (
 	"context"
+	"errors"
 	"math"
 	"slices"
 	"sync"
@@ -55,6 +56,14 @@ func ended(reason error) *life {
 }
 
 type scopeKey struct{}
+
+// Hasty reports whether the call that ctx was made for by [Call] ran out of a time, after took, that its caller had set and
+// that is less than such a call usually takes. It says nothing about the callee, then. It is for adapters of other
+// protocols than HTTP.
+func Hasty(ctx context.Context, took time.Duration) bool {
+	s := scopeOf(ctx)
+	return s != nil && s.deadline == 0 && errors.Is(s.Context.Err(), context.DeadlineExceeded) && int64(took) < s.cmd.usual()
+}
 
 // scopeOf returns the innermost command call that ctx belongs to, nil if none.
 func scopeOf(ctx context.Context) *scope {

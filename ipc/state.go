@@ -15,7 +15,7 @@ type CommandState struct {
 	OpenedAt     *time.Time        `json:"openedAt,omitempty"`
 	ErrorPercent int               `json:"errorPercent"`
 	Requests     uint32            `json:"requests"` // that say something about health
-	Counts       map[string]uint32 `json:"counts"`   // by event, those above 0
+	Counts       map[string]uint32 `json:"counts"`   // by event, those above 0; hasty timeouts, which say nothing about health, apart from the others
 	InFlight     int64             `json:"inFlight"`
 	Abandoned    int64             `json:"abandoned,omitempty"` // of these, those whose caller has gone
 	Fallbacks    int64             `json:"fallbacksInFlight"`
@@ -70,7 +70,7 @@ type BudgetState struct {
 }
 
 var eventNames = [events]string{
-	success: "success", failure: "failure", timeout: "timeout", poolRejected: "poolRejected", rejected: "rejected",
+	success: "success", failure: "failure", timeout: "timeout", hasty: "hasty", poolRejected: "poolRejected", rejected: "rejected",
 	shortCircuited: "shortCircuited", badRequests: "badRequest", cancelled: "cancelled", unanswered: "unanswered",
 	fallbackSuccess: "fallbackSuccess", fallbackFailure: "fallbackFailure", fallbackRejected: "fallbackRejected",
 	fallbackDisabled: "fallbackDisabled", fallbackMissing: "fallbackMissing", fromCache: "fromCache", collapsed: "collapsed", slowCalls: "slow",

@@ -48,6 +48,7 @@ type Counts struct {
 	Success            uint32 // SUCCESS
 	Failure            uint32 // FAILURE
 	Timeout            uint32 // TIMEOUT
+	Hasty              uint32 // not Hystrix's: of Timeout, those whose caller left less time than the call usually takes; says nothing about health
 	PoolRejected       uint32 // THREAD_POOL_REJECTED
 	SemaphoreRejected  uint32 // SEMAPHORE_REJECTED
 	ShortCircuited     uint32 // SHORT_CIRCUITED
@@ -67,7 +68,7 @@ type Counts struct {
 
 func (t *tally) counts() Counts {
 	return Counts{
-		Success: t[success], Failure: t[failure], Timeout: t[timeout], PoolRejected: t[poolRejected], SemaphoreRejected: t[rejected],
+		Success: t[success], Failure: t[failure], Timeout: t[timeout] + t[hasty], Hasty: t[hasty], PoolRejected: t[poolRejected], SemaphoreRejected: t[rejected],
 		ShortCircuited: t[shortCircuited], BadRequest: t[badRequests], Cancelled: t[cancelled],
 		FallbackSuccess: t[fallbackSuccess], FallbackFailure: t[fallbackFailure], FallbackRejection: t[fallbackRejected],
 		FallbackDisabled: t[fallbackDisabled], FallbackMissing: t[fallbackMissing],

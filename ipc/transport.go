@@ -192,7 +192,7 @@ func (x *exchange) run() (*http.Response, error) {
 	now := x.engine.clock.now()
 	var refused *Error
 	if x.joined {
-		x.permit = permit{start: now, deadline: noDeadline}
+		x.permit = permit{start: now, deadline: noDeadline, own: s.deadline != 0}
 		if t, ok := ctx.Deadline(); ok {
 			x.permit.deadline = x.engine.clock.at(t)
 		}
@@ -430,8 +430,11 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 	v := balance.Answered
 	switch {
 	case err == nil:
-		if v = balance.OfStatus(resp.StatusCode); wasShed(resp) {
+		switch v = balance.OfStatus(resp.StatusCode); {
+		case wasShed(resp):
 			v = balance.Declined
+		case x.hastily(resp):
+			v = balance.Abandoned
 		}
 		reported(ep, first(resp.Header[balance.HeaderUtilization]), first(resp.Header[balance.HeaderLoad]), end)
 	case errors.Is(x.scope.Context.Err(), context.Canceled), context.Cause(ctx) == errOutrun:
@@ -440,6 +443,8 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 		if v = balance.Unreached; ctx.Err() != nil {
 			v = balance.Abandoned // the caller ran out of time while dialling
 		}
+	case x.scope.Err() != nil && x.cmd.hasty(&x.permit):
+		v = balance.Abandoned
 	default:
 		v = balance.Broken
 	}
@@ -578,6 +583,9 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 			kind = Injected
 		}
 	}
+	if x.hastily(resp) {
+		kind, e = TimedOut, hasty
+	}
 	if wasShed(resp) { // it costs the callee next to nothing, and says nothing against what is more important
 		kind, e, r = Shed, unanswered, resultFailure
 		if x.permit.lease != nil {
@@ -611,6 +619,11 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 	return resp
 }
 
+// hastily reports whether the callee had no time left for a call that was given less than such a call usually takes.
+func (x *exchange) hastily(resp *http.Response) bool {
+	return resp.StatusCode == http.StatusGatewayTimeout && x.cmd.hasty(&x.permit)
+}
+
 // fail ends a call that has no response, and returns what the caller is told.
 func (x *exchange) fail(err error) error {
 	end := x.engine.clock.now()
@@ -618,7 +631,7 @@ func (x *exchange) fail(err error) error {
 	late := errors.Is(x.scope.Err(), context.DeadlineExceeded) || end >= x.deadline
 	kind := classify(err, late, errors.Is(ctx.Err(), context.Canceled))
 	if !x.joined {
-		how := ending{event: eventOf(kind, err), ran: true, start: x.permit.start}
+		how := ending{event: x.cmd.counted(&x.permit, eventOf(kind, err)), ran: true, start: x.permit.start}
 		x.cmd.finish(&x.permit, how.event, end)
 		if kind != Cancelled {
 			x.cmd.count(fallbackMissing)

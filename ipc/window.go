@@ -14,6 +14,7 @@ const (
 	success event = iota
 	failure
 	timeout
+	hasty // a timeout that says nothing about health: its caller left less time than the call usually takes
 	poolRejected
 	rejected
 	shortCircuited
@@ -114,6 +115,7 @@ type window struct {
 		due           int64
 		buckets       int
 		inside, total times
+		well          times // kept only once somebody asked for the usual time
 	}
 }
 
@@ -293,8 +295,9 @@ func (b *bins) latency() (l Latency) {
 	return l
 }
 
-// apart holds the times of calls whose time inside run differs from the whole, as it does with a fallback or a queue.
-// Calls of other kinds need one counter less.
+// apart holds the times of calls that did not go well, and of those whose time inside run differs from the whole, as it
+// does with a fallback or a queue. Calls of other kinds need fewer counters.
 type apart struct {
 	inside, total [latencyBins]atomic.Uint32
+	well          [latencyBins]atomic.Uint32 // of those that went well, inside run
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/roadbed/roadbed/fault"
 	"github.com/roadbed/roadbed/ipc"
 	ipcgrpc "github.com/roadbed/roadbed/ipc/grpc"
+	"github.com/roadbed/roadbed/meter"
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	_ "google.golang.org/grpc/balancer/weightedroundrobin"
@@ -524,4 +526,40 @@ func TestARefusalInjectedLooksLikeOne(t *testing.T) {
 	if status.Code(err) != codes.ResourceExhausted || !errors.Is(err, ipc.ErrRejected) || !errors.Is(err, ipc.ErrInjected) || c.calls.Load() != 0 {
 		t.Errorf("got %v after %d calls, want RESOURCE_EXHAUSTED without one, as of a full bulkhead", err, c.calls.Load())
 	}
+}
+
+func TestACallerInAHurryOpensNoBreakerForOthers(t *testing.T) {
+	answered := make(chan struct{})
+	slow := &callee{unary: func(ctx context.Context, _ *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+		select {
+		case <-answered: // it takes what it usually takes
+		case <-time.After(30 * time.Millisecond):
+		case <-ctx.Done():
+		}
+		return &pb.SimpleResponse{}, nil
+	}}
+	e := engine(t, ipc.Options{App: "edge", Meter: meter.New(nil), Lists: ipc.Static{"playback": {slow.serve(t, "one", engine(t, ipc.Options{}))}}})
+	e.Command(method, ipc.Settings{InstantOpen: true})
+	client := dial(t, e, "vip:///playback")
+	many := func(left time.Duration, want codes.Code) {
+		t.Helper()
+		var all sync.WaitGroup
+		for range 40 {
+			all.Go(func() {
+				ctx, cancel := context.WithTimeout(t.Context(), left)
+				defer cancel()
+				if _, err := client.UnaryCall(ctx, &pb.SimpleRequest{}); status.Code(err) != want {
+					t.Errorf("a call with %s: got %v, want %s", left, err, want)
+				}
+			})
+		}
+		all.Wait()
+	}
+	many(10*time.Second, codes.OK)
+	many(5*time.Millisecond, codes.DeadlineExceeded)
+	if n := counts(e, method); n["hasty"] == 0 || n["hasty"]+n["unanswered"] != 40 { // unanswered: its time was up before it began
+		t.Errorf("counted %v, want 40 hasty and no other timeouts", n)
+	}
+	close(answered)
+	many(10*time.Second, codes.OK)
 }

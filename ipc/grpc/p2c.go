@@ -212,7 +212,11 @@ func (p *picker) Pick(info balancer.PickInfo) (balancer.PickResult, error) {
 		if first, ok := info.Ctx.Value(firstKey{}).(*atomic.Int64); ok && first.Load() != 0 {
 			took = p.b.at(time.Unix(0, first.Load())) - start
 		}
-		ep.Done(verdict(d, info.Ctx), now, took)
+		v := verdict(d, info.Ctx)
+		if v != balance.Answered && ipc.Hasty(info.Ctx, time.Duration(now-start)) {
+			v = balance.Abandoned
+		}
+		ep.Done(v, now, took)
 		if load, ok := loadOf(d.ServerLoad); ok {
 			ep.Report(load, now)
 		}
