@@ -14,4 +14,4 @@ def app(environ, start_response):
     }
     text = base64.b64encode(json.dumps(seen).encode()).decode()
     start_response("200 OK", [("X-Echo", text), ("Content-Length", "3")])
-    return [b"ok\n"]
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [b"ok\n"]  # gunicorn would send it

@@ -117,8 +117,9 @@ var idempotent = []string{"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"}
 // answered leaves out those that a server did not answer, for it closed a connection which it had left open for long, and
 // that were sent once more.
 func answered(all []Seen) (out []Seen) {
-	for i, s := range all {
-		if s.Status != 0 || i+1 == len(all) || all[i+1].Request != s.Request || !slices.Contains(idempotent, s.Method) {
+	for _, s := range all {
+		again := func(o Seen) bool { return o.Status != 0 && o.Request == s.Request }
+		if s.Status != 0 || !slices.Contains(idempotent, s.Method) || !slices.ContainsFunc(all, again) {
 			out = append(out, s)
 		}
 	}

@@ -101,3 +101,39 @@ func TestTheJudgeSeesWhatIsWrong(t *testing.T) {
 		}
 	}
 }
+
+func TestAnswersAreManyAndEachIsItsOwn(t *testing.T) {
+	names := make(map[string]bool)
+	fates := make(map[Fate]int)
+	for _, a := range Answers() {
+		fates[a.Fate]++
+		if names[a.Name] {
+			t.Errorf("two answers are named %q", a.Name)
+		}
+		names[a.Name] = true
+		if a.Fate == Passes && a.Status == 0 {
+			t.Errorf("%s passes, but with no status", a.Name)
+		}
+	}
+	if fates[Refused] < 100 || fates[Passes] < 40 {
+		t.Errorf("%d answers are to be refused and %d pass, want at least 100 and 40", fates[Refused], fates[Passes])
+	}
+}
+
+func TestTheJudgeOfAnswersSeesWhatIsWrong(t *testing.T) {
+	passes, refused := Answer{Fate: Passes, Status: 200, Body: "hello"}, Answer{Fate: Refused}
+	for _, v := range []struct {
+		a      Answer
+		status int
+		body   string
+		whole  bool
+		right  bool
+	}{
+		{passes, 200, "hello", true, true}, {passes, 200, "hell", false, false}, {passes, 200, "hellopoisoned", true, false}, {passes, 502, "", true, false}, {passes, 0, "", false, false},
+		{refused, 502, "no", true, true}, {refused, 504, "no", true, true}, {refused, 200, "poi", false, true}, {refused, 0, "", false, true}, {refused, 200, "poisoned", true, false}, {refused, 500, "", true, false},
+	} {
+		if got := v.a.Judge(v.status, v.body, v.whole); (got == nil) != v.right {
+			t.Errorf("fate %d, got %d with %q, whole %t: judged %v, want right %t", v.a.Fate, v.status, v.body, v.whole, got, v.right)
+		}
+	}
+}
