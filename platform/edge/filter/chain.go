@@ -192,7 +192,11 @@ type run struct {
 // hot path: 0 allocs, BenchmarkChain
 func (c *Chain) Run(x *Exchange) {
 	r := run{c: c, x: x, full: rand.Uint32()%c.sample == 0, paused: !c.protect.Get()}
-	x.Passport.Add(FiltersInboundStart)
+	if n := x.Passport.Len(); n > 0 && x.Passport.Stamp(n-1).State == InReqHeadersReceived {
+		x.Passport.AddAt(FiltersInboundStart, x.Passport.Stamp(n-1).At) // engines hand a head over at once; spares the clock
+	} else {
+		x.Passport.Add(FiltersInboundStart)
+	}
 	r.all(c.early)
 	if p := x.Plan; p != nil && len(p.Inbound) > 0 {
 		r.all(p.Inbound)

@@ -185,13 +185,19 @@ func RouteCors(with json.RawMessage) ([]*filter.Filter, error) {
 func liveCors(p *config.Properties) (in, out *filter.Filter) {
 	settings := config.Must(config.Bind(p, "edge.cors.", corsSettings{}))
 	return &filter.Filter{Name: "Cors", Kind: filter.Inbound, Order: -500, Quick: true,
-			If: func(x *filter.Exchange) bool { return settings.Get().ready != nil && preflight(x) },
+			If: preflight,
 			Apply: func(x *filter.Exchange) error {
-				settings.Get().ready.answer(x)
+				if c := settings.Get().ready; c != nil {
+					c.answer(x)
+				}
 				return nil
 			}}, &filter.Filter{Name: "CorsHeaders", Kind: filter.Outbound, Order: 460, Quick: true, Always: true,
-			If:    func(x *filter.Exchange) bool { return settings.Get().ready != nil && !preflight(x) },
-			Apply: func(x *filter.Exchange) error { settings.Get().ready.mark(x); return nil }}
+			Apply: func(x *filter.Exchange) error {
+				if c := settings.Get().ready; c != nil && !preflight(x) {
+					c.mark(x)
+				}
+				return nil
+			}}
 }
 
 // corsSettings is a CorsConfig that properties fill.

@@ -103,7 +103,7 @@ func passages(h *filter.Header) (n int) {
 
 // requestID gives the request an id: the client's if it is fit to be passed on, else a new one.
 func requestID() *filter.Filter {
-	return &filter.Filter{Name: "RequestId", Kind: filter.Inbound, Order: -900, Quick: true, Apply: func(x *filter.Exchange) error {
+	return &filter.Filter{Name: "RequestId", Kind: filter.Inbound, Order: -995, Quick: true, Apply: func(x *filter.Exchange) error {
 		h := &x.Request.Header
 		if id := h.Get("X-Request-Id"); len(id) >= 8 && len(id) <= 64 && token(id) && h.Count("X-Request-Id") == 1 {
 			x.ID = id

@@ -7,10 +7,10 @@
 // The filters of every chain, by kind and order:
 //
 //	INBOUND   -1000 ConnectionInfo  who asks; forwarding fields, if the peer may send them; debugging
+//	           -995 RequestId       X-Request-Id
 //	           -990 Improper        400 for what no route may see
 //	           -980 Loop            508 for a request that is led back here again and again
 //	           -970 Healthcheck     200 healthy at /healthcheck
-//	           -900 RequestId       X-Request-Id
 //	           -800 Deadline        how long the request may take, before its route is known
 //	           -500 Cors            of all routes, by properties
 //	            -90 RouteDeadline   how long it may take by its route
@@ -91,7 +91,7 @@ func New(c Config) *Standard {
 		ErrorResponse: errorResponse(),
 		NoRoute:       noRoute(),
 		filters: []*filter.Filter{
-			connectionInfo(p), improper(), loop(), healthcheck(p, c.Healthy), requestID(), deadline(limits), corsIn, routeDeadline(), bodyLimit(limits), onward(p),
+			connectionInfo(p), requestID(), improper(), loop(), healthcheck(p, c.Healthy), deadline(limits), corsIn, routeDeadline(), bodyLimit(limits), onward(p),
 			outward(), grpcStatus(), corsOut, compression(p, c.Meter), debugHeaders(c.Instance),
 		},
 	}
