@@ -205,6 +205,9 @@ func (r *route) takes(x *filter.Exchange) bool {
 			return false
 		}
 	}
+	if s := r.spec.Match.Scheme; s != "" && s != x.Request.Scheme {
+		return false
+	}
 	return r.when == nil || r.when(x)
 }
 
@@ -264,6 +267,9 @@ func (r *route) unlike(x *filter.Exchange) string {
 			return "it wants the cookie " + r.cookies[i].String()
 		}
 	}
+	if s := r.spec.Match.Scheme; s != "" && s != x.Request.Scheme {
+		return "it wants " + s
+	}
 	if r.when != nil && !r.when(x) {
 		return "its when is false: " + r.spec.Match.When
 	}
@@ -318,6 +324,7 @@ func moreSpecific(a, b *route) int {
 		-cmp.Compare(len(a.headers), len(b.headers)),
 		-cmp.Compare(len(a.query), len(b.query)),
 		-cmp.Compare(len(a.cookies), len(b.cookies)),
+		-cmp.Compare(min(1, len(a.spec.Match.Scheme)), min(1, len(b.spec.Match.Scheme))),
 		-cmp.Compare(min(1, len(a.spec.Match.When)), min(1, len(b.spec.Match.When))),
 		older(a, b),
 		strings.Compare(a.spec.ID, b.spec.ID),

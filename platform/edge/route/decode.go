@@ -15,6 +15,7 @@ type decoder struct {
 	name     string // of the document
 	route    string // that is being read
 	mistakes []error
+	objects  []*node // of the Kubernetes Gateway API
 }
 
 func (d *decoder) mistake(line int, format string, args ...any) {
@@ -31,6 +32,10 @@ func (d *decoder) document(n *node, doc *Document) {
 	if n.kind == null {
 		return
 	}
+	if isObject(n) {
+		d.objects = append(d.objects, n)
+		return
+	}
 	if n.kind != list {
 		d.mistake(n.line, "it is no list of routes; write [{id: ..., match: ..., backends: ...}]")
 		return
@@ -38,6 +43,10 @@ func (d *decoder) document(n *node, doc *Document) {
 	for _, item := range n.items {
 		if len(d.mistakes) >= maxMistakes {
 			return
+		}
+		if isObject(item) {
+			d.objects = append(d.objects, item)
+			continue
 		}
 		doc.Routes = append(doc.Routes, d.readRoute(item))
 	}
@@ -89,6 +98,7 @@ func (d *decoder) readMatch(n *node, m *Match) {
 		d.values("headers", &m.Headers),
 		d.values("query", &m.Query),
 		d.values("cookies", &m.Cookies),
+		d.text("scheme", &m.Scheme),
 		d.text("when", &m.When),
 	)
 }

@@ -156,6 +156,9 @@ func (r *route) reasons(x *filter.Exchange) []string {
 			why = append(why, l.what+l.list[i].String())
 		}
 	}
+	if m.Scheme != "" {
+		why = append(why, m.Scheme)
+	}
 	if r.when != nil {
 		why = append(why, "when "+m.When)
 	}
@@ -246,6 +249,8 @@ func compare(a, b *route, x *filter.Exchange) (int, string) {
 		return n, "it wants less of the query"
 	case len(a.cookies) != len(b.cookies):
 		return n, "it wants fewer cookies"
+	case (a.spec.Match.Scheme == "") != (b.spec.Match.Scheme == ""):
+		return n, "it takes both http and https"
 	case (a.when == nil) != (b.when == nil):
 		return n, "it has no when"
 	case older(a, b) != 0:

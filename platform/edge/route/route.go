@@ -24,7 +24,7 @@
 //
 // Of all that match, as in the Kubernetes Gateway API: the most specific host, exact before wildcard and longer before
 // shorter; an exact path, then a regular expression (the longer text first), then the longest prefix; methods; more
-// headers; more of the query; more cookies; a when; the older one by created; the id in byte order. Beside the routes of
+// headers; more of the query; more cookies; a scheme; a when; the older one by created; the id in byte order. Beside the routes of
 // documents, every app is there under /app/, as a prefix of one segment without a host would be.
 //
 // # What it promises
@@ -78,6 +78,7 @@ type Match struct {
 	Headers []Value  `json:"headers,omitempty"`
 	Query   []Value  `json:"query,omitempty"`
 	Cookies []Value  `json:"cookies,omitempty"`
+	Scheme  string   `json:"scheme,omitempty" doc:"http or https, as the client speaks; any if left out"`
 	When    string   `json:"when,omitempty" doc:"an expression over the request"`
 }
 
@@ -215,35 +216,67 @@ func (m *Mistake) Error() string {
 
 // Document is what a text says.
 type Document struct {
-	Routes []Route
+	Routes  []Route
+	Objects []Object // of the Kubernetes Gateway API, and what has become of them
+	Notes   []Note   // what of these could not be carried into routes
 }
+
+// Note is something that a document of another system's says, and a route cannot.
+type Note struct {
+	File string `json:"file"`
+	Line int    `json:"line,omitempty"`
+	What string `json:"what" doc:"the directive, as written"`
+	Why  string `json:"why" doc:"why it is not in the routes"`
+	Do   string `json:"do,omitempty" doc:"what to do in its place"`
+}
+
+// Text is one document as written, and where: a property or a file.
+type Text struct{ Name, Text string }
 
 // Parse reads a document, which is JSON or YAML. name is told in errors, and says where routes came from. An error is
 // one [Mistake] or several joined; the document then says nothing.
-func Parse(name, text string) (*Document, error) {
-	trees, err := readTrees(text)
-	if err != nil {
-		return nil, unreadable(name, err)
-	}
-	d := &decoder{name: name}
+func Parse(name, text string) (*Document, error) { return ParseAll([]Text{{name, text}}) }
+
+// ParseAll is Parse for several documents that hold together: ids are unique in all of them, and objects of the Gateway
+// API find each other.
+func ParseAll(texts []Text) (*Document, error) {
 	doc := &Document{}
-	for _, t := range trees {
-		d.document(t, doc)
+	g := &gateways{doc: doc, classes: map[string][]listener{}}
+	var mistakes []error
+	var readers []*decoder
+	for _, t := range texts {
+		trees, err := readTrees(t.Text)
+		if err != nil {
+			mistakes = append(mistakes, unreadable(t.Name, err))
+			continue
+		}
+		d := &decoder{name: t.Name}
+		for _, t := range trees {
+			d.document(t, doc)
+		}
+		for _, n := range d.objects {
+			g.add(d, n)
+		}
+		readers = append(readers, d)
+	}
+	g.finish()
+	for _, d := range readers {
+		mistakes = append(mistakes, d.mistakes...)
 	}
 	if len(doc.Routes) > MaxRoutes {
-		d.mistake(0, "it has %d routes; at most %d are allowed", len(doc.Routes), MaxRoutes)
+		mistakes = append(mistakes, &Mistake{Document: texts[0].Name, Reason: fmt.Sprintf("there are %d routes; at most %d are allowed", len(doc.Routes), MaxRoutes)})
 	}
-	first := make(map[string]int, len(doc.Routes))
+	first := make(map[string]*Route, len(doc.Routes))
 	for i := range doc.Routes {
 		r := &doc.Routes[i]
-		if line, twice := first[r.ID]; twice && r.ID != "" {
-			d.route = ""
-			d.mistake(r.line, "two routes have the id %q, the other one on line %d", r.ID, line)
+		if o := first[r.ID]; o != nil && r.ID != "" {
+			mistakes = append(mistakes, &Mistake{r.document, r.line, "", fmt.Sprintf("two routes have the id %q, the other one in %s on line %d", r.ID, o.document, o.line)})
+			continue
 		}
-		first[r.ID] = r.line
+		first[r.ID] = r
 	}
-	if len(d.mistakes) > 0 {
-		return nil, errors.Join(d.mistakes...)
+	if len(mistakes) > 0 {
+		return nil, errors.Join(mistakes[:min(len(mistakes), maxMistakes)]...)
 	}
 	return doc, nil
 }
@@ -282,6 +315,8 @@ func (r *Route) check() error {
 		return errors.New("give the path exact, prefix or regex, not both")
 	case p.Exact != "" && p.Exact[0] != '/', p.Prefix != "" && p.Prefix[0] != '/':
 		return errors.New("a path starts with /")
+	case r.Match.Scheme != "" && r.Match.Scheme != "http" && r.Match.Scheme != "https":
+		return fmt.Errorf("scheme %q: use http or https", r.Match.Scheme)
 	case strings.ContainsAny(p.Exact+p.Prefix, "?#"):
 		return errors.New("a path ends where ? or # begins; match a query with query")
 	case strings.Count(p.Prefix, "/") > maxSegments:

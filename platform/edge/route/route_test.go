@@ -195,7 +195,7 @@ func naive(routes []Route, apps []string, x *filter.Exchange) string {
 		for _, v := range r.Match.Cookies {
 			ok = ok && holds(v, named(x.Request.Header.Get("Cookie"), ";", v.Name))
 		}
-		if !ok || r.Match.When == "false" {
+		if !ok || r.Match.When == "false" || r.Match.Scheme != "" && r.Match.Scheme != x.Request.Scheme {
 			continue
 		}
 		created := 0
@@ -214,7 +214,7 @@ func naive(routes []Route, apps []string, x *filter.Exchange) string {
 				continue
 			}
 			all = append(all, candidate{append(slices.Clone(rank), min(1, len(r.Match.Methods)), len(r.Match.Headers), len(r.Match.Query),
-				len(r.Match.Cookies), min(1, len(r.Match.When)), created), r.ID})
+				len(r.Match.Cookies), min(1, len(r.Match.Scheme)), min(1, len(r.Match.When)), created), r.ID})
 		}
 	}
 	segment, _, _ := strings.Cut(x.Request.Path[1:], "/")
@@ -275,6 +275,7 @@ func TestTheTableChoosesAsALinearSearchWould(t *testing.T) {
 			}
 			m.Methods = rapid.SliceOfN(rapid.SampledFrom([]string{"GET", "POST"}), 0, 1).Draw(t, "methods")
 			m.Headers, m.Query, m.Cookies = draw(t, "h", "i"), draw(t, "q", "p"), draw(t, "c", "d")
+			m.Scheme = rapid.SampledFrom([]string{"", "", "http", "https"}).Draw(t, "scheme")
 			m.When = rapid.SampledFrom([]string{"", "", "true", "false"}).Draw(t, "when")
 			if rapid.Bool().Draw(t, "dated") {
 				r.Created = time.Unix(int64(rapid.IntRange(1, 3).Draw(t, "created")), 0)
@@ -797,6 +798,7 @@ func FuzzRoutes(f *testing.F) {
 	} {
 		f.Add(seed, "/app/x", "a.x.y:80", "q=%31&r")
 	}
+	f.Add(gatewayYAML, "/cart/1", "shop.example.com", "q=a")
 	plug := func(json.RawMessage) ([]*filter.Filter, error) { return nil, nil }
 	config := Config{
 		Apps: []string{"app"}, Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){"cors": plug, "rateLimit": plug, "auth": plug},

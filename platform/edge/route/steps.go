@@ -210,10 +210,10 @@ func (r *route) filters(c *Config) error {
 			err = r.rewrite(f.Rewrite)
 		case f.RequestHeaders != nil:
 			h := f.RequestHeaders
-			made = []*filter.Filter{{Name: "RouteRequestHeaders", Kind: filter.Inbound, Apply: h.on(func(x *filter.Exchange) *filter.Header { return &x.Request.Header })}}
+			made = []*filter.Filter{{Name: "RouteRequestHeaders", Kind: filter.Inbound, Quick: true, Apply: h.on(func(x *filter.Exchange) *filter.Header { return &x.Request.Header })}}
 		case f.ResponseHeaders != nil:
 			h := f.ResponseHeaders
-			made = []*filter.Filter{{Name: "RouteResponseHeaders", Kind: filter.Outbound, Always: true, Apply: h.on(func(x *filter.Exchange) *filter.Header { return &x.Response.Header })}}
+			made = []*filter.Filter{{Name: "RouteResponseHeaders", Kind: filter.Outbound, Quick: true, Always: true, Apply: h.on(func(x *filter.Exchange) *filter.Header { return &x.Response.Header })}}
 		case f.Redirect != nil:
 			p.Endpoint = r.redirectTo(f.Redirect)
 		case f.Answer != nil:
