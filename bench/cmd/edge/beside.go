@@ -31,6 +31,9 @@ func (b *bench) beside() error {
 		return err
 	}
 	defer ours.Stop()
+	if err := ours.crowd(); err != nil {
+		return err
+	}
 	all := []*proxy{&ours.proxy}
 	for _, name := range columns[1:] {
 		p, err := b.startPeer(name, at)

@@ -27,6 +27,7 @@ type bench struct {
 	phase     time.Duration // how long a load lasts
 	routes    int           // of our edge
 	big       int64         // bytes of the large body
+	clients   int           // that hold connections for push
 	started   int           // processes
 }
 
@@ -38,6 +39,8 @@ var parts = []struct {
 	{"beside", (*bench).beside},
 	{"secure", (*bench).secure},
 	{"body", (*bench).body},
+	{"pushed", (*bench).pushed},
+	{"shed", (*bench).shed},
 }
 
 func partNames() (names []string) {
@@ -52,12 +55,19 @@ func main() {
 	if port := os.Getenv(originEnv); port != "" {
 		log.Fatal(serveOrigin(port))
 	}
+	if what := os.Getenv(clientsEnv); what != "" {
+		if err := serveClients(what); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	b := &bench{}
 	only := flag.String("only", "", "comma-separated parts to run, of: "+strings.Join(partNames(), ", "))
 	flag.DurationVar(&b.phase, "phase", 5*time.Second, "how long one load lasts")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often everybody takes turns; the median counts")
 	flag.IntVar(&b.routes, "routes", 600, "how many routes our edge has")
 	flag.Int64Var(&b.big, "big", 1<<30, "bytes of the body that is read slowly")
+	flag.IntVar(&b.clients, "clients", 100_000, "how many clients hold a WebSocket for push")
 	flag.StringVar(&b.root, "root", "..", "root of roadbed's sources")
 	flag.StringVar(&b.dir, "dir", "", "keep logs and state here; a temporary directory, removed at the end, if empty")
 	flag.Parse()
@@ -102,7 +112,7 @@ func (b *bench) run(only string) (missed int, err error) {
 			continue
 		}
 		if err := p.run(b); err != nil {
-			return 0, fmt.Errorf("%s: %w", p.name, err)
+			b.table.fail(p.name, err)
 		}
 	}
 	return b.table.print(os.Stdout), nil
@@ -142,6 +152,11 @@ func (t *table) keep(what string, ours, most float64) {
 	t.add([]string{what, short(ours) + ", " + t.verdict(ours <= most) + fmt.Sprintf(" (≤ %g)", most), "", "", "", "", ""})
 }
 
+// reach adds a row of a figure of ours that must not be below least.
+func (t *table) reach(what string, ours, least float64) {
+	t.add([]string{what, short(ours) + ", " + t.verdict(ours >= least) + fmt.Sprintf(" (≥ %g)", least), "", "", "", "", ""})
+}
+
 // tell adds a row of figures that are not compared.
 func (t *table) tell(what string, figures map[string]float64) {
 	row := []string{what}
@@ -153,6 +168,14 @@ func (t *table) tell(what string, figures map[string]float64) {
 		row = append(row, cell)
 	}
 	t.add(row)
+}
+
+// fail adds a row for a part that could not be measured, which is a bar missed; the parts after it go on.
+func (t *table) fail(part string, err error) {
+	t.miss++
+	why, _, _ := strings.Cut(err.Error(), "\n")
+	t.rows = append(t.rows, []string{part, "MISSED: " + why, "", "", "", "", ""})
+	log.Printf("%s: %v", part, err)
 }
 
 func (t *table) verdict(ok bool) string {

@@ -3,10 +3,17 @@
 package main
 
 import (
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
+	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -145,5 +152,87 @@ func TestAShortBodyIsNoticed(t *testing.T) {
 	}
 	if upload(less.URL, 1<<20) == nil {
 		t.Error("an upload that did not arrive was taken for one that did")
+	}
+}
+
+func TestAPartThatCannotBeMeasuredIsABarMissed(t *testing.T) {
+	var tab table
+	tab.keep("MiB", 0.5, 1)
+	tab.reach("%", 99.95, 99.9)
+	tab.fail("pushed", errors.New("the edge says 404\nand more"))
+	tab.keep("MiB", 1.5, 1)
+	tab.reach("%", 99.8, 99.9)
+	var out strings.Builder
+	if n := tab.print(&out); n != 3 {
+		t.Errorf("got %d bars missed, want 3:\n%s", n, out.String())
+	}
+	if want := "| pushed | MISSED: the edge says 404 |"; !strings.Contains(out.String(), want) {
+		t.Errorf("got\n%s\nwant a line with %s", out.String(), want)
+	}
+}
+
+func TestWhoIsAnsweredUnderOverloadIsCounted(t *testing.T) {
+	g := gale{
+		{at: 0, importance: 1, status: 200, took: time.Hour}, // before it counts
+		{at: time.Second, importance: 1, status: 200, took: 2 * time.Millisecond},
+		{at: time.Second, importance: 30, status: 503, took: time.Minute},
+		{at: time.Second, importance: 31, status: 200, took: 3 * time.Millisecond},
+		{at: time.Second, importance: 100},
+	}
+	vital, all := g.count(time.Second)
+	if vital != (tally{2, 1}) || all != (tally{4, 2}) {
+		t.Errorf("got %+v of CRITICAL, %+v of all; want 1 of 2, 2 of 4", vital, all)
+	}
+	if p := g.p99(time.Second); p != 2*time.Millisecond && p != 3*time.Millisecond {
+		t.Errorf("got p99 %v, want that of successes after the first second", p)
+	}
+}
+
+func TestAStormIsOfEveryImportance(t *testing.T) {
+	var seen [101]atomic.Int32
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		n, err := strconv.Atoi(r.Header.Get("X-Edge-Priority"))
+		if err != nil || n < 1 || n > 100 {
+			t.Errorf("importance %q, want 1 to 100", r.Header.Get("X-Edge-Priority"))
+			return
+		}
+		seen[n].Add(1)
+	}))
+	defer srv.Close()
+	_, all := storm(srv.URL, 2000, 100*time.Millisecond).count(0)
+	if all != (tally{200, 200}) {
+		t.Errorf("got %+v, want 200 requests, all answered", all)
+	}
+	for n := 1; n <= 100; n++ {
+		if got := seen[n].Load(); got != 2 {
+			t.Errorf("importance %d came %d times, want twice", n, got)
+		}
+	}
+}
+
+func TestHeldClientsAreWebSocketsWithNames(t *testing.T) {
+	var names sync.Map
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		host, _, _ := net.SplitHostPort(r.RemoteAddr)
+		if r.URL.Path != "/ws" || r.Header.Get("Upgrade") != "websocket" || !strings.HasPrefix(host, "127.1.") {
+			http.Error(w, "no", http.StatusTeapot)
+			return
+		}
+		names.Store(r.Header.Get("X-Who"), host)
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	}))
+	defer srv.Close()
+	at := netip.MustParseAddrPort(srv.Listener.Addr().String())
+	for _, i := range []int{0, clientsByIP} {
+		fd, err := holdClient(at, i)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(fd)
+	}
+	a, _ := names.Load("client-000000")
+	z, ok := names.Load(name(clientsByIP))
+	if !ok || a == z || a != "127.1.0.1" {
+		t.Errorf("clients 0 and %d came from %v and %v, want two addresses", clientsByIP, a, z)
 	}
 }

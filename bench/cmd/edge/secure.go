@@ -29,6 +29,9 @@ func (b *bench) secure() error {
 		return err
 	}
 	defer ours.Stop()
+	if err := ours.crowd(); err != nil {
+		return err
+	}
 	theirs, err := b.startPeer("nginx", at)
 	if err != nil {
 		return err
