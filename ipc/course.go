@@ -20,9 +20,9 @@ type course struct {
 	attempts int
 	sent     int16 // of those, such as may have reached somebody
 	retries  int16 // that are left
+	most     int16 // attempts in all; 0: maxAttempts
 	nested   bool  // the request served is itself a retry
 	charged  bool  // the next attempt is
-	pinned   bool  // nobody else may be asked
 	first    try   // what is remembered of the attempts
 	more     []try
 }
@@ -123,8 +123,8 @@ func (c *course) onward(set *settings, wait time.Duration, charged bool, deadlin
 	switch {
 	case c.attempts == maxAttempts:
 		return tooMany, nil
-	case c.pinned:
-		return nobodyElse, nil
+	case c.most > 0 && c.attempts >= int(c.most):
+		return noneLeft, nil
 	}
 	e := c.cluster.engine
 	now := e.clock.now()

@@ -3,6 +3,7 @@ package ipc
 import (
 	"context"
 	"errors"
+	"net/http"
 	"time"
 
 	"github.com/roadbed/roadbed"
@@ -61,6 +62,10 @@ type Trip struct {
 	App     string        // in lower case
 	Timeout time.Duration // of the whole call, at most 24 h; 0: as the app's command has it; negative: none
 	Retries int           // at most 9; 0: as the app has it; negative: none
+	Most    int           // attempts in all, those that reach nobody included; 0: 10
+
+	// Room is how many calls may be in flight even if the app's settings allow fewer; negative is any number.
+	Room int
 
 	Instance string // the id of the only instance to ask; empty: any
 	Force    bool   // ask that Instance even if it is not UP
@@ -109,7 +114,11 @@ func (p *Passage) Begin(ctx context.Context, e *Engine, c Trip) error {
 		timeout = min(c.Timeout, maxTimeout)
 	}
 	cmd := p.cmd
-	if refused := cmd.admit(ctx, &p.permit, p.set, timeout, p.now, int64(p.set.MaxConcurrent)); refused != nil {
+	room := int64(max(p.set.MaxConcurrent, c.Room))
+	if c.Room < 0 {
+		room = unlimited
+	}
+	if refused := cmd.admit(ctx, &p.permit, p.set, timeout, p.now, room); refused != nil {
 		cmd.count(fallbackMissing)
 		var how ending
 		cmd.refused(&how, refused, true)
@@ -121,6 +130,7 @@ func (p *Passage) Begin(ctx context.Context, e *Engine, c Trip) error {
 	}
 	p.open = true
 	p.all = p.course.begin(p.set, c.Retries)
+	p.most = int16(min(max(c.Most, 0), maxAttempts))
 	ep, err := p.choose()
 	if err != nil {
 		return p.Failed(&Error{Command: cl.name, Kind: NoEndpoint, Cause: err})
@@ -142,7 +152,7 @@ func (p *Passage) choose() (*balance.Endpoint, error) {
 	}
 	<-p.cluster.ready
 	p.now = p.engine.clock.now()
-	p.pinned = true
+	p.most = 1
 	if p.call.Addr != "" {
 		return lb.At(p.call.Addr), nil
 	}
@@ -165,11 +175,49 @@ func (p *Passage) try() *try {
 }
 
 // Client returns what the app's properties say of connections to it.
-func (p *Passage) Client() balance.Client {
-	if w := p.cluster.wire.Load(); w != nil {
+func (p *Passage) Client() balance.Client { return p.cluster.connections() }
+
+// Carrier returns what carries an HTTP request to the present attempt's endpoint by way of net/http, as the HTTP client has
+// it, if the maker of the passage does not: over HTTP/2, in clear or over TLS, if http2 is set or the endpoint speaks nothing
+// else.
+func (p *Passage) Carrier(http2 bool) http.RoundTripper {
+	e := p.engine
+	if e.http2 != nil && (http2 || p.Endpoint().HTTP2) {
+		return e.http2
+	}
+	if w := p.cluster.wire.Load(); w != nil && w.base != nil {
+		return w.base
+	}
+	return e.base
+}
+
+// IsUnsent reports whether an error of such a carrier came before anything was sent, or from a callee that did not look at
+// the request.
+func IsUnsent(err error) bool { return isUnsent(err) }
+
+// Endpoints returns the instances of the app that are listed, as its balancer knows them; none before anybody has called it.
+func (e *Engine) Endpoints(app string) []*balance.Endpoint {
+	if cl := (*e.clusters.Load())[app]; cl != nil {
+		return cl.lb.Endpoints()
+	}
+	return nil
+}
+
+// Connections returns what the app's properties say of connections to it; nothing before anybody has called it.
+func (e *Engine) Connections(app string) balance.Client {
+	if cl := (*e.clusters.Load())[app]; cl != nil {
+		return cl.connections()
+	}
+	return usualClient
+}
+
+var usualClient = balance.Defaults().Client
+
+func (cl *cluster) connections() balance.Client {
+	if w := cl.wire.Load(); w != nil {
 		return w.Client
 	}
-	return balance.Defaults().Client
+	return usualClient
 }
 
 // AttemptTimeout returns how long each attempt may take by the command's settings; 0 is as long as the call.
@@ -404,7 +452,7 @@ func (p *Passage) record(end int64, kind Kind, status int, err error) record {
 // wanted says that the request's maker wants one even if the app's command does not hedge. It is for requests that may be
 // sent twice.
 func (p *Passage) Hedge(wanted bool) (after time.Duration, ok bool) {
-	if !wanted && !p.set.Hedge || p.nested || p.pinned || p.attempts > 1 {
+	if !wanted && !p.set.Hedge || p.nested || p.most == 1 || p.attempts > 1 {
 		return 0, false
 	}
 	p.hedging = p.cluster.hedging()

@@ -1,0 +1,110 @@
+package origin
+
+import (
+	"maps"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/meter"
+)
+
+// origin is an app as this edge calls it.
+type origin struct {
+	proxy    *Proxy
+	app      string // as routes name it
+	name     string // in lower case
+	set      atomic.Pointer[settings]
+	unfollow func()
+	inFlight atomic.Int64
+	rejected *meter.Counter
+	count    counters
+	adaptive bool // the limit is; only follow's callback uses it
+
+	servers atomic.Pointer[map[string]*server] // by address; copied on write
+	mu      sync.Mutex                         // guards changes of servers
+}
+
+func newOrigin(p *Proxy, app string) *origin {
+	o := &origin{proxy: p, app: app, name: strings.ToLower(app)}
+	o.servers.Store(&map[string]*server{})
+	o.count = newCounters(p.meter, o.name)
+	o.rejected = p.meter.Counter("zuul.origin.rejected.requests", "id", o.name)
+	p.meter.GaugeFunc("zuul.origin.concurrent.requests", func() float64 { return float64(o.inFlight.Load()) }, "id", o.name)
+	p.meter.GaugeFunc("connectionpool_inPool", func() float64 { idle, _ := o.connections(); return float64(idle) }, "id", o.name)
+	p.meter.GaugeFunc("connectionpool_inUse", func() float64 { _, busy := o.connections(); return float64(busy) }, "id", o.name)
+	o.unfollow = follow(p.props, o.name, func(s *settings) {
+		o.set.Store(s)
+		if s.gradient != o.adaptive {
+			limit := ipc.LimitOff
+			if o.adaptive = s.gradient; o.adaptive {
+				limit = ipc.LimitGradient2
+			}
+			p.calls.Command(o.name, ipc.Settings{Limit: limit})
+		}
+	})
+	return o
+}
+
+// connections returns how many connections of the origin are idle and in use.
+func (o *origin) connections() (idle, busy int) {
+	for _, s := range *o.servers.Load() {
+		s.mu.Lock()
+		n := len(s.idle)
+		s.mu.Unlock()
+		idle += n
+		busy += max(0, int(s.open.Load())-n)
+	}
+	return idle, busy
+}
+
+// enter takes a place for one more request, if the app's own limit lets it.
+func (o *origin) enter(set *settings) bool {
+	if n := o.inFlight.Add(1); set.concurrent > 0 && n > int64(set.concurrent) {
+		o.inFlight.Add(-1)
+		o.rejected.Inc()
+		return false
+	}
+	return true
+}
+
+func (o *origin) leave() { o.inFlight.Add(-1) }
+
+// sweep closes the connections that were idle for too long, and those of instances that are listed no more.
+func (o *origin) sweep(now int64) {
+	if len(*o.servers.Load()) == 0 {
+		return
+	}
+	listed := map[string]bool{}
+	idle := defaultIdle
+	for _, ep := range o.proxy.calls.Endpoints(o.name) {
+		listed[ep.Addr] = true
+	}
+	if c := o.proxy.calls.Connections(o.name); c.IdleTimeout > 0 {
+		idle = c.IdleTimeout
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all := maps.Clone(*o.servers.Load())
+	before := len(all)
+	for addr, s := range all {
+		if s.sweep(now, idle, listed[addr]) && !listed[addr] {
+			delete(all, addr)
+		}
+	}
+	if len(all) != before {
+		o.servers.Store(&all)
+	}
+}
+
+// close closes what is idle.
+func (o *origin) close() {
+	o.unfollow()
+	for _, s := range *o.servers.Load() {
+		s.mu.Lock()
+		s.gone = true
+		s.mu.Unlock()
+		s.drain()
+	}
+}

@@ -1,0 +1,503 @@
+package origin
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/ipc/balance"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/http1"
+)
+
+// call is one request that is answered by an app. It is used again.
+type call struct {
+	proxy   *Proxy
+	x       *filter.Exchange
+	origin  *origin
+	set     *settings
+	general *general
+	passage ipc.Passage
+	upload  upload
+	cursor  cursor
+	answer  answer
+	said    said
+	web     web // gRPC-Web, that is translated
+	conn    *conn
+	out     http1.Outgoing
+	watch   func() bool // stops what closes the connection once the client has gone; nil: nothing
+	done    func(*http1.Upstream, bool)
+	early   func(int, *filter.Header)
+
+	waterline int
+	release   func(*filter.Exchange)
+
+	listed  bool // the method is one of those that the route retries
+	twice   bool // sending the request twice does no harm
+	grpc    bool
+	told    bool // the header has what an attempt tells
+	entered bool // it counts as in flight
+	open    bool // the passage was begun
+	reused  bool // the present attempt has a connection that served another before
+	unsent  bool // not a byte of it was written
+	retries int
+	key     string  // the Sec-WebSocket-Key of our own; "" if the client has one
+	copy    *copied // for the mirror; nil: none
+}
+
+// begin finds out what the request may cost.
+func (c *call) begin() (trip ipc.Trip, err error) {
+	x, q := c.x, &c.x.Request
+	c.set, c.general = c.origin.set.Load(), c.proxy.general.Get()
+	trip = ipc.Trip{App: c.origin.name, Timeout: -1, Instance: x.Instance, Force: x.Force, Addr: x.Addr, ID: x.ID, Method: q.Method, Path: q.Path}
+	if x.Deadline != 0 {
+		if trip.Timeout = time.Duration(x.Deadline - filter.Now()); trip.Timeout <= 0 {
+			return trip, c.proxy.failed(late, x.App, ipc.ErrDeadlineSpent)
+		}
+	}
+	if trip.Room = c.set.concurrent; trip.Room < 0 {
+		trip.Room = -1
+	}
+	methods := retriedMethods
+	if plan := x.Plan; plan != nil {
+		trip.Retries = plan.Retries
+		if plan.RetryMethods != nil {
+			methods = plan.RetryMethods
+		}
+	}
+	if c.general.zuul() {
+		if trip.Retries == 0 {
+			trip.Retries = -1
+			if c.set.nextServer > 0 {
+				trip.Retries = c.set.nextServer
+			}
+		}
+		trip.Most = 1 + max(trip.Retries, 0)
+	}
+	if q.Header.Has(attemptBudget) {
+		if n, err := strconv.Atoi(q.Header.Get(attemptBudget)); err == nil && n > 0 && (trip.Most == 0 || n < trip.Most) {
+			trip.Most = n
+		}
+	}
+	c.listed = slices.Contains(methods, q.Method)
+	switch q.Method {
+	case http.MethodGet, http.MethodHead, http.MethodOptions, http.MethodTrace, http.MethodPut, http.MethodDelete:
+		c.twice = true
+	default:
+		c.twice = q.Header.Has("Idempotency-Key")
+	}
+	if q.Body != nil {
+		c.upload.begin(q.Body, c.general.RetryBuffer)
+	}
+	c.begun()
+	return trip, nil
+}
+
+var retriedMethods = []string{http.MethodGet, http.MethodHead, http.MethodOptions}
+
+// begun makes the request's header that of a request to an origin.
+func (c *call) begun() {
+	h := &c.x.Request.Header
+	kind := h.Get("Content-Type")
+	c.web = noWeb
+	if c.grpc = isGRPC(kind); !c.grpc {
+		c.web = webOf(kind)
+		c.grpc = c.web != noWeb
+	}
+	onward(h, c.proxy.protected.Get())
+	if c.web != noWeb {
+		c.web.translate(h)
+	}
+}
+
+// run has the request answered.
+func (c *call) run() error {
+	x, p := c.x, c.proxy
+	trip, err := c.begin()
+	if err != nil {
+		return err
+	}
+	if !c.origin.enter(c.set) {
+		x.Origin = filter.FailureConcurrency
+		return p.failed(concurrency, x.App, nil)
+	}
+	c.entered = true
+	if err := c.passage.Begin(x.Context(), p.calls, trip); err != nil {
+		k := kindOfCall(err)
+		if k == concurrency {
+			c.origin.rejected.Inc()
+		}
+		return c.fail(k, err)
+	}
+	c.open = true
+	c.retries = c.passage.RetriesLeft()
+	p.mirrors.begin(c)
+	for {
+		left, err := c.passage.Start()
+		if err != nil {
+			return c.fail(late, c.passage.Failed(err))
+		}
+		start := filter.Now()
+		k, err := c.attempt(left)
+		o := c.outcome(k, err)
+		c.note(k, err, filter.Now()-start)
+		wait, again := c.passage.Outcome(o)
+		if !again {
+			return c.last(k, err, &o)
+		}
+		c.discard()
+		x.Passport.Add(filter.OriginRetryStart)
+		if wait > 0 {
+			timer := time.NewTimer(wait)
+			select {
+			case <-timer.C:
+			case <-x.Context().Done():
+				timer.Stop()
+				return c.fail(cancelled, c.passage.Failed(context.Canceled))
+			}
+		}
+	}
+}
+
+// attempt asks the passage's endpoint.
+func (c *call) attempt(left time.Duration) (kind, error) {
+	x := c.x
+	c.reused, c.unsent = false, false
+	c.said = said{}
+	var bent fault.Shape
+	if x.Fault != nil {
+		a, err := c.passage.Inject(x.Context(), x.Fault)
+		switch {
+		case err != nil && x.Context().Err() != nil:
+			return cancelled, err
+		case err != nil:
+			return kindOfFault(a), err
+		case a.Status != 0:
+			text := a.Err.Error() + "\n"
+			x.Response.Status = a.Status
+			x.Response.Header.Add("Content-Type", "text/plain; charset=utf-8")
+			x.Response.Body, x.Response.ContentLength = filter.Text(text), int64(len(text))
+			c.said.why = "injected"
+			return answered(a.Status), nil
+		}
+		bent = a.Body
+	}
+	c.tell()
+	k, err := c.carry(left)
+	if err == nil && x.Response.Status == http.StatusSwitchingProtocols {
+		return fine, nil
+	}
+	if err == nil && x.Response.Status != 0 {
+		c.said = hear(&x.Response.Header, c.general.Utilization, c.proxy.protected.Get())
+		if !bent.IsZero() && x.Response.Body != nil {
+			x.Response.Body = bent.Reader(x.Context(), x.Response.Body, x.Response.ContentLength)
+		}
+		k = answered(x.Response.Status)
+	}
+	return k, err
+}
+
+// kindOfFault says what an injected failure looks like.
+func kindOfFault(a fault.Action) kind {
+	switch {
+	case a.Reset:
+		return reset
+	case a.Reject:
+		return concurrency
+	}
+	return readTimeout
+}
+
+// carry sends the request to the passage's endpoint and fills x.Response with the answer's head.
+func (c *call) carry(left time.Duration) (kind, error) {
+	ep := c.passage.Endpoint()
+	protocol := c.set.protocol
+	if plan := c.x.Plan; plan != nil && plan.Protocol != "" {
+		protocol = plan.Protocol
+	}
+	if two := c.grpc || protocol != "" || ep.HTTP2; two || ep.Secure {
+		return c.overHTTP(ep, c.limit(left), two)
+	}
+	return c.plainly(ep, c.limit(left))
+}
+
+// limit returns how long an attempt may take until its answer begins: the least of what was set and what is left, which
+// is negative if that is no bound.
+func (c *call) limit(left time.Duration) time.Duration {
+	limit := time.Duration(c.proxy.maxRead.Get()) * time.Millisecond
+	if limit <= 0 {
+		limit = 24 * time.Hour
+	}
+	own := c.passage.Client().ReadTimeout
+	for _, d := range [...]time.Duration{own, c.passage.AttemptTimeout(), c.planned()} {
+		if d > 0 {
+			limit = min(limit, d)
+		}
+	}
+	if left >= 0 {
+		limit = min(limit, left)
+	}
+	return limit
+}
+
+// planned returns the route's timeout of an attempt; 0: none.
+func (c *call) planned() time.Duration {
+	if plan := c.x.Plan; plan != nil {
+		return plan.AttemptTimeout
+	}
+	return 0
+}
+
+// connectTimeout returns how long connecting may take.
+func (c *call) connectTimeout() time.Duration {
+	if d := c.passage.Client().ConnectTimeout; d > 0 {
+		return d
+	}
+	return defaultConnect
+}
+
+// outcome tells ipc how an attempt ended, and whether the route's rules want another.
+func (c *call) outcome(k kind, err error) ipc.Outcome {
+	x := c.x
+	o := ipc.Outcome{
+		Status: x.Response.Status, Err: err, Ended: balance.Abandoned, RetryAfter: c.said.retryAfter, NoRetry: c.said.noRetry, Why: c.said.why,
+		Utilization: c.said.utilization, Load: c.said.load,
+	}
+	if k == fine && o.Status < 400 {
+		return o
+	}
+	zuul := c.general.zuul()
+	o.Whole = c.whole()
+	switch k {
+	case fine, errorStatus:
+		switch wanted, said := c.wanted(o.Status); {
+		case wanted:
+			o.Wish, o.Repeatable = ipc.RetryThis, c.listed
+		case said || zuul:
+			o.Wish = ipc.RetryNotThis
+		default:
+			o.Repeatable = c.twice
+		}
+	case unavailable:
+		if wanted, said := c.wanted(o.Status); said && !wanted {
+			o.Wish = ipc.RetryNotThis
+		}
+		o.Repeatable = true
+	case connectError:
+		o.Ended = balance.Unreached
+	case readTimeout:
+		o.Ended, o.Repeatable = balance.Broken, c.listed
+		o.Err = &timedOut{err}
+	case nonsense:
+		o.Ended, o.Repeatable = balance.Broken, c.listed
+	case reset, closeNotify:
+		o.Ended, o.Repeatable = balance.Broken, c.twice || zuul && k == reset || c.unsent || c.mayRepeatUnsafely()
+	}
+	if !o.Whole && k != fine {
+		c.proxy.noRetry.Inc()
+	}
+	return o
+}
+
+// wanted reports whether a status is one that the route, or the property, retries; said tells that the route has a word in
+// it at all.
+func (c *call) wanted(status int) (wanted, said bool) {
+	if plan := c.x.Plan; plan != nil && plan.RetryStatuses != nil {
+		return slices.Contains(plan.RetryStatuses, status), true
+	}
+	list := c.proxy.retried.Get()
+	if len(list) == 1 && list[0] == "default" {
+		return status == http.StatusInternalServerError && c.general.zuul(), false
+	}
+	for _, s := range list {
+		if n, err := strconv.Atoi(s); err == nil && n == status && status != http.StatusServiceUnavailable {
+			return true, false
+		}
+	}
+	return false, false
+}
+
+// timedOut is an attempt that had no answer in time.
+type timedOut struct{ err error }
+
+func (t *timedOut) Error() string { return t.err.Error() }
+func (t *timedOut) Unwrap() error { return t.err }
+
+// Is makes it a timeout for who asks.
+func (t *timedOut) Is(target error) bool { return target == context.DeadlineExceeded }
+
+// note adds an attempt to the exchange's.
+func (c *call) note(k kind, err error, took int64) {
+	x, ep := c.x, c.passage.Endpoint()
+	a := filter.Attempt{
+		Number: len(x.Attempts) + 1, Status: x.Response.Status, Duration: time.Duration(took), Error: failures[k].name, Cause: err,
+		App: c.origin.name, Instance: ep.ID, Zone: ep.Zone, MaxRetries: c.retries,
+	}
+	if a.Status == 0 {
+		a.ReadTimeout, a.ConnectTimeout = c.limit(-1), c.connectTimeout()
+	}
+	if i := strings.LastIndexByte(ep.Addr, ':'); i >= 0 {
+		a.Host = ep.Addr[:i]
+		for _, d := range ep.Addr[i+1:] {
+			a.Port = a.Port*10 + int(d-'0')
+		}
+	}
+	if n := len(ep.Zone); n > 0 {
+		a.Region = ep.Zone[:n-1]
+	}
+	x.Attempts = append(x.Attempts, a)
+	x.Origin = failures[k].category
+	if k == fine {
+		x.Origin = categoryOf(a.Status)
+	}
+}
+
+// whole reports whether the request can be sent once more.
+func (c *call) whole() bool { return c.upload.body == nil || c.upload.whole() }
+
+// broke returns why the client's body broke off; nil if it did not.
+func (c *call) broke() error {
+	if c.upload.body == nil {
+		return nil
+	}
+	return c.upload.broke()
+}
+
+// last makes an attempt's outcome the request's.
+func (c *call) last(k kind, err error, o *ipc.Outcome) error {
+	x := c.x
+	if o.Status == 0 {
+		if k == cancelled {
+			c.passage.Failed(context.Canceled)
+			if broke := c.broke(); broke != nil {
+				if e, ok := errors.AsType[*filter.Error](broke); ok {
+					return e
+				}
+			}
+			return c.fail(cancelled, err)
+		}
+		return c.fail(k, c.passage.Failed(o.Err))
+	}
+	if c.upload.body != nil {
+		c.upload.settle()
+	}
+	if x.Response.Body != nil {
+		c.answer.inner = x.Response.Body
+		x.Response.Body = &c.answer
+		c.answer.c = c
+	} else if x.Response.Takeover == nil {
+		c.over()
+	}
+	if kind := x.Response.Header.Get("Content-Type"); len(kind) >= len(eventStream) && strings.EqualFold(kind[:len(eventStream)], eventStream) {
+		x.Response.Flush = true
+	}
+	if c.web != noWeb {
+		c.web.answer(c)
+	}
+	x.SetCategory(categoryOf(o.Status), "")
+	return nil
+}
+
+const eventStream = "text/event-stream"
+
+// fail returns what is answered for a request that failed.
+func (c *call) fail(k kind, err error) error {
+	c.x.Origin = failures[k].category
+	c.discard()
+	return c.proxy.failed(k, c.x.App, err)
+}
+
+// discard gives up the answer there is.
+func (c *call) discard() {
+	r := &c.x.Response
+	if r.Body != nil {
+		r.Body.Close() //nolint:errcheck // nobody wants it any more
+	}
+	r.Header.Reset()
+	*r = filter.Response{Header: r.Header}
+}
+
+// over tells that the app has done its part: its answer is at its end.
+func (c *call) over() {
+	if c.open {
+		c.passage.End()
+	}
+	if c.entered {
+		c.entered = false
+		c.origin.leave()
+	}
+}
+
+// end ends the request. The exchange calls it.
+func (c *call) end() {
+	c.over()
+	c.proxy.mirrors.end(c)
+	if c.upload.body != nil {
+		c.upload.end()
+	}
+	c.x, c.origin, c.answer, c.said = nil, nil, answer{}, said{}
+	c.told, c.open, c.grpc, c.web, c.key = false, false, false, noWeb, ""
+	c.out = http1.Outgoing{}
+	c.proxy.free.Put(c)
+}
+
+// answer is the body of an answer on its way to the client.
+type answer struct {
+	c     *call
+	inner io.ReadCloser
+	done  bool
+}
+
+// Read reads on.
+func (a *answer) Read(p []byte) (int, error) {
+	if x := a.c.x; x != nil && x.Deadline != 0 && !a.done && filter.Now() > x.Deadline && x.Response.ContentLength != 0 {
+		a.done = true
+		a.inner.Close() //nolint:errcheck // it is given up
+		a.c.ended(errTooLong)
+		return 0, errTooLong
+	}
+	n, err := a.inner.Read(p)
+	if err != nil && !a.done {
+		a.done = true
+		a.c.ended(err)
+	}
+	return n, err
+}
+
+// Buffered returns what can be had without waiting.
+func (a *answer) Buffered() []byte {
+	if b, ok := a.inner.(interface{ Buffered() []byte }); ok {
+		return b.Buffered()
+	}
+	return nil
+}
+
+// Close gives the rest up.
+func (a *answer) Close() error {
+	err := a.inner.Close()
+	if !a.done {
+		a.done = true
+		a.c.over()
+	}
+	return err
+}
+
+// ended notes the end of an answer's body, or that it broke off.
+func (c *call) ended(err error) {
+	x := c.x
+	if err == io.EOF {
+		x.Passport.Add(filter.InRespLastContentReceived)
+	} else if x.Context().Err() == nil {
+		c.passage.Broke(err)
+		x.SetCategory(filter.FailureOriginReset, "the answer of "+x.App+" broke off")
+		x.Origin = filter.FailureOriginReset
+	}
+	c.over()
+}

@@ -1,0 +1,271 @@
+package origin
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha1"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/ipc/balance"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+// What follows carries requests by net/http: to origins that speak HTTP/2 or TLS.
+
+var (
+	errNoAnswerYet = errors.New("it did not begin to answer in time")
+	errTooLong     = errors.New("the request has taken longer than it may")
+	errDone        = errors.New("the answer is over")
+)
+
+// overHTTP asks ep by net/http.
+func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (kind, error) {
+	x := c.x
+	ctx, cancel := context.WithCancelCause(x.Context())
+	timer := time.AfterFunc(limit, func() { cancel(errNoAnswerYet) })
+	if x.Interim != nil && (x.Request.Proto >= 20 || c.general.EarlyHints) {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim})
+	}
+	req := c.request(ctx, ep)
+	x.Passport.Add(filter.OutReqHeadersSending)
+	resp, err := c.passage.Carrier(http2).RoundTrip(req)
+	if err != nil {
+		timer.Stop()
+		k, why := c.kindOf(ctx, err)
+		cancel(errDone)
+		return k, why
+	}
+	x.Passport.Add(filter.InRespHeadersReceived)
+	if x.Deadline == 0 {
+		timer.Stop()
+	} else {
+		timer.Stop()
+		timer = time.AfterFunc(time.Duration(x.Deadline-filter.Now()), func() { cancel(errTooLong) })
+	}
+	return c.answered(resp, &httpBody{c: c, resp: resp, inner: resp.Body, stop: func() { timer.Stop(); cancel(errDone) }})
+}
+
+// kindOf says what an error of net/http means.
+func (c *call) kindOf(ctx context.Context, err error) (kind, error) {
+	switch {
+	case c.broke() != nil:
+		return cancelled, c.broke()
+	case c.x.Context().Err() != nil:
+		return cancelled, err
+	case ipc.IsUnsent(err):
+		return connectError, err
+	case context.Cause(ctx) == errNoAnswerYet:
+		return readTimeout, errNoAnswerYet
+	case strings.Contains(err.Error(), "server response headers exceeded"):
+		return headTooLarge, err
+	case strings.Contains(err.Error(), "malformed HTTP"):
+		return nonsense, err
+	}
+	if isTLS(err) {
+		return connectError, err
+	}
+	return reset, err
+}
+
+// isTLS reports whether err is of a TLS handshake, which came before the request.
+func isTLS(err error) bool {
+	text := err.Error()
+	return strings.HasPrefix(text, "tls: ") || strings.HasPrefix(text, "remote error: tls: ") || strings.Contains(text, "TLS handshake timeout") || strings.HasPrefix(text, "x509: ")
+}
+
+// request makes the request that ep gets.
+func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request {
+	q := &c.x.Request
+	u := &url.URL{Scheme: "http", Host: ep.Addr, RawPath: c.path(), RawQuery: q.RawQuery, ForceQuery: strings.HasSuffix(q.Target, "?")}
+	if ep.Secure {
+		u.Scheme = "https"
+	}
+	var err error
+	if u.Path, err = url.PathUnescape(u.RawPath); err != nil {
+		u.Path = u.RawPath // cannot be: it was looked at when the request was read
+	}
+	h := make(http.Header, q.Header.Len()+2)
+	for _, f := range q.Header.Fields() {
+		k := http.CanonicalHeaderKey(f.Name)
+		h[k] = append(h[k], strings.Clone(f.Value))
+	}
+	if _, ok := h["User-Agent"]; !ok {
+		h["User-Agent"] = nil // else net/http would name itself
+	}
+	req := &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(q.Host), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	if wish := c.wish(); wish != "" {
+		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{wish}
+		if strings.EqualFold(wish, "websocket") && h["Sec-Websocket-Key"] == nil {
+			c.key = webSocketKey()
+			h["Sec-Websocket-Key"] = []string{c.key}
+		}
+	}
+	if q.Body != nil {
+		c.upload.next(&c.cursor)
+		req.ContentLength = q.ContentLength
+		req.Body = io.NopCloser(c.sent(&cursor{u: &c.upload, turn: c.cursor.turn}))
+		if c.web != noWeb {
+			req.ContentLength = -1
+		}
+		if names := q.Header.Get("Trailer"); names != "" || c.grpc {
+			req.Trailer = http.Header{}
+		}
+	}
+	return req.WithContext(ctx)
+}
+
+// sent returns the body as it is sent.
+func (c *call) sent(body io.Reader) io.Reader { return c.web.decode(body) }
+
+// path returns the path that the origin is asked for, escaped.
+func (c *call) path() string {
+	if c.x.Path != "" {
+		return c.x.Path
+	}
+	return c.x.Request.Path
+}
+
+// wish returns the protocol that the request asks to change to, if that may be; "" if none.
+func (c *call) wish() string {
+	q := &c.x.Request
+	if q.Upgrade == "" || c.x.Plan != nil && !c.x.Plan.Upgrades {
+		return ""
+	}
+	if !slices.ContainsFunc(c.general.Upgrades, func(s string) bool { return strings.EqualFold(s, q.Upgrade) }) || strings.EqualFold(q.Upgrade, "h2c") {
+		return ""
+	}
+	return q.Upgrade
+}
+
+// webSocketKey returns a new Sec-WebSocket-Key. spec: RFC 6455 §4.1
+func webSocketKey() string {
+	var b [16]byte
+	rand.Read(b[:]) // never fails
+	return base64.StdEncoding.EncodeToString(b[:])
+}
+
+// webSocketAccept returns what answers a key. spec: RFC 6455 §4.2.2
+func webSocketAccept(key string) string {
+	sum := sha1.Sum([]byte(key + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"))
+	return base64.StdEncoding.EncodeToString(sum[:])
+}
+
+// interim passes an informational answer on.
+func (c *call) interim(status int, header textproto.MIMEHeader) error {
+	if status == http.StatusContinue || status == http.StatusSwitchingProtocols {
+		return nil
+	}
+	var h filter.Header
+	for k, vs := range header {
+		for _, v := range vs {
+			h.Add(k, v)
+		}
+	}
+	h.DelFunc(func(f *filter.Field) bool { return connectionOnly(f.Name) || betweenServices(f.Name) })
+	c.x.Interim(status, &h)
+	return nil
+}
+
+// answered makes an answer of net/http the exchange's.
+func (c *call) answered(resp *http.Response, body *httpBody) (kind, error) {
+	r := &c.x.Response
+	r.Status, r.ContentLength = resp.StatusCode, resp.ContentLength
+	for _, k := range sortedKeys(resp.Header) {
+		for _, v := range resp.Header[k] {
+			r.Header.Add(k, v)
+		}
+	}
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		return c.switched(resp, body)
+	}
+	if len(resp.Trailer) > 0 || resp.ProtoMajor == 2 && resp.Body != http.NoBody {
+		r.Trailer = &body.trailer
+	}
+	if resp.Body == http.NoBody {
+		body.Close()
+		if c.x.Request.Method == http.MethodHead && r.ContentLength >= 0 {
+			r.Body = filter.Text("") // whose length is that of the body a GET would have
+		}
+		return fine, nil
+	}
+	r.Body, r.Flush = body, c.grpc
+	return fine, nil
+}
+
+func sortedKeys(h http.Header) []string {
+	names := make([]string, 0, len(h))
+	for k := range h {
+		names = append(names, k)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// httpBody is the body of an answer of net/http, and its trailers.
+type httpBody struct {
+	c       *call
+	resp    *http.Response
+	inner   io.ReadCloser
+	stop    func() // ends the request's context
+	trailer filter.Header
+	over    bool
+}
+
+// Read reads on.
+func (b *httpBody) Read(p []byte) (int, error) {
+	n, err := b.inner.Read(p)
+	if err != nil && !b.over {
+		b.over = true
+		if err == io.EOF {
+			for _, k := range sortedKeys(b.resp.Trailer) {
+				for _, v := range b.resp.Trailer[k] {
+					if !connectionOnly(k) && !betweenServices(k) {
+						b.trailer.Add(k, v)
+					}
+				}
+			}
+		}
+		b.stop()
+	}
+	return n, err
+}
+
+// Close gives the rest up.
+func (b *httpBody) Close() error {
+	err := b.inner.Close()
+	b.stop()
+	return err
+}
+
+// switched hands the connection over once the origin has agreed to change the protocol.
+func (c *call) switched(resp *http.Response, body *httpBody) (kind, error) {
+	x := c.x
+	back, ok := resp.Body.(io.ReadWriteCloser)
+	err := c.badSwitch()
+	if err == nil && !ok {
+		err = errors.New("it switched protocols on a connection that cannot be written to")
+	}
+	if err != nil {
+		body.Close()
+		x.Response.Status = 0
+		x.Response.Header.Reset()
+		return nonsense, err
+	}
+	ctx, idle := x.Context(), c.general.UpgradeIdle
+	x.Response.Takeover = func(front net.Conn, early []byte) {
+		defer body.Close()
+		tunnel(ctx, front, back, early, idle)
+	}
+	return fine, nil
+}

@@ -1,0 +1,111 @@
+package origin
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/meter"
+)
+
+// mirrors sends copies of requests to other apps, whose answers nobody reads. They are sent once the request itself is over,
+// when its body is at hand, so that they neither slow it down nor share its connection.
+type mirrors struct {
+	proxy   *Proxy
+	ctx     context.Context
+	cancel  context.CancelFunc
+	room    chan struct{} // a place for each copy under way
+	wg      sync.WaitGroup
+	sent    *meter.Counter
+	dropped *meter.Counter
+}
+
+const (
+	maxMirrors    = 64 // copies under way at once
+	mirrorTimeout = 10 * time.Second
+)
+
+func (m *mirrors) init(p *Proxy) {
+	m.proxy = p
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.room = make(chan struct{}, maxMirrors)
+	m.sent, m.dropped = p.meter.Counter("edge.mirror", "result", "sent"), p.meter.Counter("edge.mirror", "result", "dropped")
+}
+
+func (m *mirrors) close() {
+	m.cancel()
+	m.wg.Wait()
+}
+
+// copied is a request that is to be sent once more.
+type copied struct {
+	app     string
+	request *http.Request // without its body
+	length  int64
+}
+
+// begin prepares a copy if the route wants one of this request.
+func (m *mirrors) begin(c *call) {
+	plan := c.x.Plan
+	if plan == nil || plan.Mirror == "" || c.wish() != "" || plan.MirrorPercent < 100 && rand.Float64()*100 >= plan.MirrorPercent {
+		return
+	}
+	q := &c.x.Request
+	path := strings.Clone(c.path())
+	u := &url.URL{Scheme: "http", Host: strings.ToLower(plan.Mirror), RawPath: path, RawQuery: strings.Clone(q.RawQuery)}
+	u.Path, _ = url.PathUnescape(path)
+	h := http.Header{}
+	for _, f := range q.Header.Fields() {
+		k := http.CanonicalHeaderKey(f.Name)
+		h[k] = append(h[k], strings.Clone(f.Value))
+	}
+	c.copy = &copied{u.Host, &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(q.Host)}, q.ContentLength}
+}
+
+// end sends the copy of a request that is over, unless too many are under way or its body is not at hand.
+func (m *mirrors) end(c *call) {
+	k := c.copy
+	if k == nil {
+		return
+	}
+	c.copy = nil
+	body, ok := c.upload.complete(k.length)
+	if !ok || m.ctx.Err() != nil {
+		m.dropped.Inc()
+		return
+	}
+	select {
+	case m.room <- struct{}{}:
+	default:
+		m.dropped.Inc()
+		return
+	}
+	if body = slices.Clone(body); len(body) > 0 {
+		k.request.Body, k.request.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
+	m.wg.Go(func() {
+		defer func() { <-m.room }()
+		m.send(k)
+	})
+}
+
+func (m *mirrors) send(k *copied) {
+	ctx, cancel := context.WithTimeout(ipc.WithOverride(m.ctx, ipc.Override{Retries: -1, Timeout: mirrorTimeout}), mirrorTimeout)
+	defer cancel()
+	m.sent.Inc()
+	resp, err := m.proxy.calls.Transport().RoundTrip(k.request.WithContext(ctx))
+	if err != nil {
+		m.proxy.log.Debug("a mirrored request failed", "app", k.app, "err", err)
+		return
+	}
+	io.Copy(io.Discard, resp.Body) //nolint:errcheck // nobody wants the answer
+	resp.Body.Close()
+}

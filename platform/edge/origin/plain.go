@@ -1,0 +1,221 @@
+package origin
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/roadbed/roadbed/ipc/balance"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/http1"
+)
+
+// What follows carries requests over HTTP/1.1 in clear, on connections that are kept.
+
+const (
+	bodyIdle   = 90 * time.Second
+	endlessFor = 24 * time.Hour // between the bytes of an answer that may last as long as both ends want
+)
+
+// plainly asks ep over a connection that is kept, or a new one.
+//
+// hot path: 0 allocs, BenchmarkApply
+func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) {
+	x := c.x
+	now := filter.Now()
+	s, deadline := c.origin.server(ep.Addr), now+int64(limit)
+	perHost, waterline := c.set.limits(c.general.zuul())
+	c.waterline = waterline
+	c.outgoing(deadline)
+	x.Passport.AddAt(filter.OriginConnAcquireStart, now)
+	for fresh := false; ; {
+		k, err := c.connect(s, perHost, fresh)
+		if err != nil {
+			x.Passport.Add(filter.OriginConnAcquireFailed)
+			return k, err
+		}
+		now = filter.Now()
+		x.Passport.AddAt(filter.OriginConnAcquireEnd, now)
+		x.Passport.AddAt(filter.OutReqHeadersSending, now)
+		err = c.exchange(now)
+		if err == nil {
+			x.Passport.Add(filter.InRespHeadersReceived)
+			return fine, nil
+		}
+		s.lost()
+		var e *http1.Error
+		if !errors.As(err, &e) {
+			return other, err
+		}
+		if x.Context().Err() != nil {
+			return cancelled, err
+		}
+		if e.Kind == http1.Stale {
+			if s.origin.count.staleTaken.Inc(); s.drain() > 0 || !fresh {
+				x.Passport.Add(filter.OriginChClose)
+			}
+			if !fresh && (!e.Sent || c.twice || c.mayRepeatUnsafely()) && c.whole() && filter.Now() < deadline {
+				fresh = true // those that are kept are no better than the one that was used last
+				continue
+			}
+		}
+		return c.kindOfPlain(e), err
+	}
+}
+
+// connect makes c.conn a connection to s.
+func (c *call) connect(s *server, perHost int, fresh bool) (kind, error) {
+	o := c.origin
+	o.count.request.Inc()
+	if !fresh {
+		if c.conn = s.take(); c.conn != nil {
+			o.count.reuse.Inc()
+			c.reused = true
+			return fine, nil
+		}
+	}
+	c.reused = false
+	x := c.x
+	x.Passport.Add(filter.OriginChConnecting)
+	var err error
+	if c.conn, err = s.dial(x.Context(), c.set, perHost, c.connectTimeout()); err != nil {
+		switch {
+		case errors.Is(err, errTooManyConns):
+			return maxConns, err
+		case x.Context().Err() != nil:
+			return cancelled, err
+		}
+		return connectError, err
+	}
+	x.Passport.Add(filter.OriginChConnected)
+	return fine, nil
+}
+
+// outgoing fills c.out with the request.
+func (c *call) outgoing(deadline int64) {
+	x, q := c.x, &c.x.Request
+	c.out = http1.Outgoing{
+		Method: q.Method, Host: q.Host, Target: c.target(), Header: &q.Header, Deadline: deadline, Done: c.done,
+		Upgrade: c.wish() != "",
+	}
+	if q.Body != nil {
+		c.out.ContentLength, c.out.Body, c.out.Trailer = q.ContentLength, &c.cursor, &q.Trailer
+	}
+	if c.out.Upgrade && strings.EqualFold(q.Upgrade, "websocket") && !q.Header.Has("Sec-WebSocket-Key") {
+		c.key = webSocketKey()
+		q.Header.Set("Sec-WebSocket-Key", c.key)
+	}
+	if x.Interim != nil && (q.Proto >= 20 || c.general.EarlyHints) {
+		c.out.Interim = c.early
+	}
+}
+
+// target returns the request's target.
+func (c *call) target() string {
+	q, path := &c.x.Request, c.path()
+	if len(q.Target) >= len(path) && q.Target[:len(path)] == path {
+		if rest := q.Target[len(path):]; rest == "" && q.RawQuery == "" || rest != "" && rest[0] == '?' && rest[1:] == q.RawQuery {
+			return q.Target
+		}
+	}
+	if q.RawQuery == "" {
+		return path
+	}
+	var mem [512]byte
+	return c.x.Keep(append(append(append(mem[:0], path...), '?'), q.RawQuery...))
+}
+
+// exchange sends the request over c.conn and fills the response.
+func (c *call) exchange(now int64) error {
+	x, u := c.x, c.conn.Upstream
+	u.UpgradeIdle = c.general.UpgradeIdle
+	if u.Idle = endlessFor; x.Deadline != 0 {
+		u.Idle = max(min(bodyIdle, time.Duration(x.Deadline-now)), time.Millisecond)
+	}
+	c.conn.served++
+	body := x.Request.Body
+	if body != nil {
+		c.upload.next(&c.cursor)
+		x.Request.Body = &c.cursor // which is closed if it must not be read on
+	}
+	var err error
+	if ctx := x.Context(); ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() { u.Close() })
+		err = u.Do(x, &c.out)
+		if stop(); err == nil && x.Response.Body != nil {
+			c.watch = context.AfterFunc(ctx, func() { u.Close() })
+		}
+	} else {
+		err = u.Do(x, &c.out)
+	}
+	x.Request.Body = body
+	if err == nil && x.Response.Status == 101 {
+		if why := c.badSwitch(); why != nil {
+			c.discard()
+			return &http1.Error{Phase: http1.Waiting, Kind: http1.Malformed, Sent: true, Answered: true, Err: why}
+		}
+	}
+	return err
+}
+
+// finished takes back a connection whose answer is over.
+func (c *call) finished(_ *http1.Upstream, reusable bool) {
+	conn := c.conn
+	if c.conn = nil; conn == nil {
+		return
+	}
+	if c.watch != nil {
+		if !c.watch() {
+			reusable = false // it was closed just now
+		}
+		c.watch = nil
+	}
+	if !reusable {
+		conn.server.lost()
+		return
+	}
+	c.origin.count.release.Inc()
+	conn.server.give(conn, c.set, c.waterline)
+}
+
+// kindOfPlain says what an error of an exchange means.
+func (c *call) kindOfPlain(e *http1.Error) kind {
+	c.unsent = !e.Sent
+	switch e.Kind {
+	case http1.Timeout:
+		return readTimeout
+	case http1.Malformed:
+		return nonsense
+	case http1.HeadTooLarge:
+		return headTooLarge
+	case http1.Cancelled:
+		return cancelled
+	}
+	return reset
+}
+
+// mayRepeatUnsafely reports whether the route lets a request that may not be sent twice be sent again after its connection,
+// which was kept from another request, closed before any answer.
+func (c *call) mayRepeatUnsafely() bool {
+	return c.reused && (c.x.Plan != nil && c.x.Plan.RetryUnsafe || c.general.zuul())
+}
+
+// badSwitch says what is wrong with an answer that changes the protocol; nil if nothing is.
+func (c *call) badSwitch() error {
+	h := &c.x.Response.Header
+	wish, got := c.wish(), h.Get("Upgrade")
+	switch {
+	case wish == "" || !strings.EqualFold(wish, got):
+		return errors.New("it switched to the protocol \"" + got + "\" when \"" + wish + "\" was asked for")
+	case c.key != "" && h.Get("Sec-WebSocket-Accept") != webSocketAccept(c.key):
+		return errors.New("its Sec-WebSocket-Accept does not answer the key that was sent")
+	}
+	return nil
+}
+
+// earlyAnswer passes an informational answer on.
+func (c *call) earlyAnswer(status int, h *filter.Header) {
+	h.DelFunc(func(f *filter.Field) bool { return connectionOnly(f.Name) || betweenServices(f.Name) })
+	c.x.Interim(status, h)
+}

@@ -1,0 +1,180 @@
+package origin
+
+import (
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/roadbed/roadbed/config"
+)
+
+// general are the properties of all origins.
+type general struct {
+	Profile     string        `config:"profile"` // "zuul": as Zuul has it
+	RetryBuffer int           `config:"retry.buffer"`
+	EarlyHints  bool          `config:"http.earlyhints"`
+	UpgradeIdle time.Duration `config:"upgrade.idle"`
+	Upgrades    []string      `config:"upgrade.allowed"`
+	Utilization string        `config:"origin.utilization.header"`
+}
+
+// Validate refuses what cannot be meant.
+func (g *general) Validate() error {
+	if g.Profile != "" && g.Profile != "zuul" {
+		return fmt.Errorf("edge.profile is %q; it is empty or zuul", g.Profile)
+	}
+	if err := config.Between("edge.retry.buffer", g.RetryBuffer, 0, 16<<20); err != nil {
+		return err
+	}
+	return config.Between("edge.upgrade.idle", g.UpgradeIdle, time.Second, 24*time.Hour)
+}
+
+func (g *general) zuul() bool { return g.Profile == "zuul" }
+
+var usual = general{RetryBuffer: 64 << 10, UpgradeIdle: 5 * time.Minute, Upgrades: []string{"websocket"}}
+
+// settings are one origin's. They never change; new ones take their place.
+type settings struct {
+	perHost     int // connections to one server; 0: none said; -1: any number
+	waterline   int // idle connections kept per server; 0: none said
+	maxRequests int // over one connection
+	keepAlive   bool
+	delay       bool // Nagle's algorithm is on
+	receive     int  // buffer sizes; 0: the system's
+	send        int
+	concurrent  int    // requests in flight; 0: as ipc has it; -1: any number
+	protocol    string // "", h2, h2c
+	gradient    bool
+	nextServer  int // MaxAutoRetriesNextServer
+}
+
+const (
+	defaultMaxRequests = 1000
+	defaultPerHost     = 200 // as many as may be in flight by default
+	zuulPerHost        = 50
+	zuulWaterline      = 4 // per processor
+	defaultWaterline   = 32
+	defaultConnect     = 500 * time.Millisecond
+	defaultIdle        = time.Minute
+)
+
+// limits returns how many connections a server may have, and how many idle ones are kept.
+func (s *settings) limits(zuul bool) (perHost, waterline int) {
+	perHost, waterline = s.perHost, s.waterline
+	if perHost == 0 {
+		if perHost = defaultPerHost; zuul {
+			perHost = zuulPerHost
+		}
+	}
+	if waterline == 0 {
+		if waterline = defaultWaterline; zuul {
+			waterline = zuulWaterline
+		}
+	}
+	return perHost, waterline * runtime.GOMAXPROCS(0)
+}
+
+// follow keeps apply told of an app's settings, until stop is called.
+func follow(p *config.Properties, app string, apply func(*settings)) (stop func()) {
+	prefixes := [...]string{app + ".ribbon.", "ribbon.", "zuul.origin." + app + ".", "edge.origin." + app + "."}
+	var mu sync.Mutex
+	parts := make([]map[string]string, len(prefixes))
+	ready := false
+	last := &settings{maxRequests: defaultMaxRequests}
+	resolve := func() {
+		all := map[string]string{}
+		for _, part := range parts {
+			maps.Copy(all, part)
+		}
+		last = read(app, all, last, p.Refuse)
+		apply(last)
+	}
+	stops := make([]func(), len(prefixes))
+	for i, prefix := range prefixes {
+		stops[i] = p.Prefix(prefix, func(props map[string]string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if parts[i] = props; ready {
+				resolve()
+			}
+		})
+	}
+	mu.Lock()
+	ready = true
+	resolve()
+	mu.Unlock()
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
+// read makes settings of properties. One that makes no sense leaves what was in force before.
+func read(app string, props map[string]string, before *settings, refuse func(key, text string, err error)) *settings {
+	s := &settings{maxRequests: defaultMaxRequests}
+	take := func(keys []string, set func(text string) error, keep func()) {
+		for _, k := range keys {
+			if text, ok := props[k]; ok {
+				if err := set(strings.TrimSpace(text)); err != nil {
+					refuse(k, text, err)
+					keep()
+				}
+				return
+			}
+		}
+	}
+	ribbon := func(name string) []string { return []string{app + ".ribbon." + name, "ribbon." + name} }
+	number := func(keys []string, least, most int, at func(*settings) *int) {
+		take(keys, func(text string) error {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < least || n > most {
+				return fmt.Errorf("use a whole number from %d to %d", least, most)
+			}
+			*at(s) = n
+			return nil
+		}, func() { *at(s) = *at(before) })
+	}
+	truth := func(keys []string, at func(*settings) *bool, is bool) {
+		take(keys, func(text string) error {
+			on, err := config.ParseBool(text)
+			*at(s) = on == is
+			return err
+		}, func() { *at(s) = *at(before) })
+	}
+	number(ribbon("MaxConnectionsPerHost"), -1, 1e6, func(s *settings) *int { return &s.perHost })
+	number(ribbon("PerServerWaterline"), 0, 1e6, func(s *settings) *int { return &s.waterline })
+	number(ribbon("MaxRequestsPerConnection"), 1, 1e9, func(s *settings) *int { return &s.maxRequests })
+	number(ribbon("MaxAutoRetriesNextServer"), 0, 9, func(s *settings) *int { return &s.nextServer })
+	number(ribbon("ReceiveBufferSize"), 1, 1<<30, func(s *settings) *int { return &s.receive })
+	number(ribbon("SendBufferSize"), 1, 1<<30, func(s *settings) *int { return &s.send })
+	truth(ribbon("TcpKeepAlive"), func(s *settings) *bool { return &s.keepAlive }, true)
+	truth(ribbon("TcpNoDelay"), func(s *settings) *bool { return &s.delay }, false)
+	number([]string{"zuul.origin." + app + ".concurrency.max.requests"}, 1, 1e6, func(s *settings) *int { return &s.concurrent })
+	off := false
+	take([]string{"zuul.origin." + app + ".concurrency.protect.enabled"}, func(text string) error {
+		on, err := config.ParseBool(text)
+		off = !on
+		return err
+	}, func() { off = before.concurrent < 0 })
+	if off {
+		s.concurrent = -1
+	}
+	word := func(key string, words []string, set func(string), keep func()) {
+		take([]string{"edge.origin." + app + "." + key}, func(text string) error {
+			if !slices.Contains(words, text) {
+				return fmt.Errorf("use one of %s", strings.Join(words, ", "))
+			}
+			set(text)
+			return nil
+		}, keep)
+	}
+	word("protocol", []string{"http1", "h2", "h2c"}, func(w string) { s.protocol = strings.TrimPrefix(w, "http1") }, func() { s.protocol = before.protocol })
+	word("concurrency.mode", []string{"fixed", "gradient"}, func(w string) { s.gradient = w == "gradient" }, func() { s.gradient = before.gradient })
+	return s
+}
