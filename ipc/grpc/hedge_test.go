@@ -144,6 +144,36 @@ func TestAMethodThatIsIdempotentIsTriedAgainUnlessTheCalleeWantsNone(t *testing.
 	}
 }
 
+func TestAServiceConfigThatRetriesDoesSoAloneAndWithinItsThrottle(t *testing.T) {
+	const retries = `"loadBalancingConfig":[{"ipc_p2c":{}}],"methodConfig":[{"name":[{"service":"grpc.testing.TestService"}],
+		"retryPolicy":{"maxAttempts":3,"initialBackoff":"0.001s","maxBackoff":"0.001s","backoffMultiplier":1,"retryableStatusCodes":["UNAVAILABLE"]}}]`
+	for _, tc := range []struct {
+		name, config string
+		want         int64 // attempts of ten calls
+	}{
+		{"no throttle", "{" + retries + "}", 30},
+		{"throttle", `{"retryThrottling":{"maxTokens":4,"tokenRatio":0.1},` + retries + "}", 11}, // the second failure leaves half of the tokens
+	} {
+		bad := &callee{unary: func(context.Context, *pb.SimpleRequest) (*pb.SimpleResponse, error) {
+			return nil, status.Error(codes.Unavailable, "down")
+		}}
+		e := engine(t, ipc.Options{App: "edge", Lists: ipc.Static{"playback": {bad.serve(t, "one", engine(t, ipc.Options{})), bad.serve(t, "two", engine(t, ipc.Options{}))}}})
+		e.Command(method, ipc.Settings{Idempotent: true, BreakerOff: true, Hedge: true, HedgePercent: 100, HedgeDelay: time.Nanosecond})
+		client := dial(t, e, "vip:///playback", grpc.WithDefaultServiceConfig(tc.config))
+		if _, err := client.EmptyCall(t.Context(), &pb.Empty{}); status.Code(err) != codes.Unimplemented { // the config comes with the first call
+			t.Errorf("%s: got %v, want UNIMPLEMENTED", tc.name, err)
+		}
+		for range 10 {
+			if _, err := client.UnaryCall(t.Context(), &pb.SimpleRequest{}); status.Code(err) != codes.Unavailable {
+				t.Errorf("%s: got %v, want the callee's UNAVAILABLE", tc.name, err)
+			}
+		}
+		if got := bad.calls.Load(); got != tc.want {
+			t.Errorf("%s: %d attempts of ten calls, want %d", tc.name, got, tc.want)
+		}
+	}
+}
+
 func TestServersReportTheirLoadWithEachCall(t *testing.T) {
 	c := &callee{}
 	e := engine(t, ipc.Options{Lists: ipc.Static{"playback": {c.serve(t, "a", engine(t, ipc.Options{}))}}})

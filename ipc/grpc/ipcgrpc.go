@@ -43,8 +43,11 @@
 //   - A request whose time was up when it arrived does not reach the handler.
 //
 // # What it does not
-//   - It does not retry: grpc-go does that itself for what provably did not reach the callee, and by a retryPolicy in the
-//     service config for the rest.
+//   - What provably did not reach the callee grpc-go itself sends again. The rest is tried again if the method's settings
+//     say Idempotent, within the budget of all retries; or, where a service config has a retryPolicy for the method, by
+//     grpc-go alone, within the retryThrottling of that config.
+//   - An overloaded server refuses a request when its message has been read. gRPC's tap could do it before, but cannot send
+//     the pushback without which callers would try again.
 //   - Of the actions on bodies (partial, corrupt, slow) none applies; delay, error, reset and hang do.
 package ipcgrpc
 
@@ -107,13 +110,17 @@ func (c client) unary(ctx context.Context, method string, req, reply any, cc *gr
 			}
 			var trailer metadata.MD
 			err := judge(ctx, invoke(c.outgoing(ctx, cmd, attempt), method, req, reply, cc, append(opts[:len(opts):len(opts)], grpc.Trailer(&trailer))...))
-			if err != nil && pushedBack(trailer) {
+			switch {
+			case err == nil:
+			case pushedBack(trailer):
 				ipc.RefuseRetries(ctx)
+				return ipc.Final(err)
+			case retriesItself(cc, method):
 				return ipc.Final(err)
 			}
 			return err
 		}
-		if h, ok := cmd.Hedging(); ok {
+		if h, ok := cmd.Hedging(); ok && !retriesItself(cc, method) {
 			return struct{}{}, hedge(run, h, attempts, reply, opts, send)
 		}
 		return struct{}{}, send(run, attempts, reply, opts)
@@ -126,6 +133,12 @@ func (c client) outgoing(ctx context.Context, cmd *ipc.Command, attempt int) con
 	pairs := make([]string, 0, 2*len(ipc.Carried))
 	c.engine.Carry(ctx, cmd, attempt, func(name, value string) { pairs = append(pairs, lower[name], value) })
 	return metadata.AppendToOutgoingContext(ctx, pairs...)
+}
+
+// retriesItself reports whether a service config has grpc-go retry the method. Then nobody else does, so that attempts do
+// not multiply and its retryThrottling holds for all of them. It is known once the first call of cc is under way.
+func retriesItself(cc *grpc.ClientConn, method string) bool {
+	return cc.GetMethodConfig(method).RetryPolicy != nil
 }
 
 // pushedBack reports whether the callee wants no retries.
