@@ -122,29 +122,42 @@ func TestNoAnswerReachesAnotherRequest(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for a := range next {
-				first, second := &client{addr: r.edgeAddr(), host: "odd.test"}, &client{addr: r.edgeAddr(), host: "odd.test"}
-				status, body, whole := first.ask(a.Method, "/"+a.ID+"/odd")
-				if err := a.Judge(status, body, whole); err != nil && a.Fate != smuggle.Refused {
-					t.Errorf("%s %s: %v\nsent: %.300q, later %q", a.ID, a.Name, err, a.Raw, a.Later)
-				}
-				if a.Later != "" {
-					time.Sleep(2 * laterBy)
-				}
-				for i, c := range []*client{first, second, first, second} {
-					target := fmt.Sprintf("/%s/sound/%d", a.ID, i)
-					if status, body, whole := c.ask(http.MethodGet, target); status != 200 || body != target || !whole {
-						t.Errorf("%s %s: request %d after it got %d with %.200q, want 200 with %s\nsent: %.300q, later %q", a.ID, a.Name, i+1, status, body, target, a.Raw, a.Later)
-					}
-				}
-				first.close()
-				second.close()
+				try(t, r.edgeAddr(), a)
 			}
 		})
 	}
 	for i := range all {
-		next <- &all[i]
+		if all[i].Later == "" {
+			next <- &all[i]
+		}
 	}
 	close(next)
 	wg.Wait()
+	// What comes later is found on a connection that is idle by then. Whoever used it at once would have asked for it.
+	for i := range all {
+		if all[i].Later != "" {
+			try(t, r.edgeAddr(), &all[i])
+		}
+	}
 	t.Logf("%d answers in %v", len(all), time.Since(began).Round(time.Millisecond))
+}
+
+// try asks for an answer, and for something sound after it: on the same connection and another, twice each.
+func try(t *testing.T, edge string, a *smuggle.Answer) {
+	first, second := &client{addr: edge, host: "odd.test"}, &client{addr: edge, host: "odd.test"}
+	defer first.close()
+	defer second.close()
+	status, body, whole := first.ask(a.Method, "/"+a.ID+"/odd")
+	if err := a.Judge(status, body, whole); err != nil && a.Fate != smuggle.Refused {
+		t.Errorf("%s %s: %v\nsent: %.300q, later %q", a.ID, a.Name, err, a.Raw, a.Later)
+	}
+	if a.Later != "" {
+		time.Sleep(5 * laterBy)
+	}
+	for i, c := range []*client{first, second, first, second} {
+		target := fmt.Sprintf("/%s/sound/%d", a.ID, i)
+		if status, body, whole := c.ask(http.MethodGet, target); status != 200 || body != target || !whole {
+			t.Errorf("%s %s: request %d after it got %d with %.200q, want 200 with %s\nsent: %.300q, later %q", a.ID, a.Name, i+1, status, body, target, a.Raw, a.Later)
+		}
+	}
 }
