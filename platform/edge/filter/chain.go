@@ -44,12 +44,13 @@ type ChainConfig struct {
 //	zuul.NAME.KIND.concurrency.limit            -1        of requests in it at once; 0 is any number, -1 as the filter or the default has it
 //	zuul.filter.concurrency.limit.default       4000
 //	zuul.filter.concurrency.protect.enabled     true      whether these limits hold
-//	zuul.filters.excessive.execTime             500ms     an inbound or outbound filter's run of that length is counted, and noted on the exchange
+//	zuul.filters.excessive.execTime             500ms     an inbound or outbound filter's run of that length is in zuul.request.timing.filterExcessive, and noted on the exchange
 //	zuul.HttpRequestMessage.body.max.size       15360000  bytes of a request's body that is held for a filter; else 413
 //	zuul.HttpResponseMessage.body.max.size      25600000  the same for a response's; else 502
 //
-// Each filter has a counter zuul.filters.NAME with the tags kind and status (SUCCESS, SKIPPED, DISABLED, FAILED) and a
-// share in the timer zuul.filters.duration. Failures are all counted. The rest is counted at one request in 64, as 64.
+// Each filter has a counter zuul.filter-NAME with the tags filtertype (in, end, out) and status (SUCCESS, SKIPPED, DISABLED,
+// FAILED), as with Zuul, and a share in the timer edge.filter.duration. Failures are all counted. The rest is counted at one
+// request in 64, as 64.
 type Chain struct {
 	early, late []*Filter // inbound ones with an Order below 0, and the others
 	after       []*Filter // outbound ones
@@ -167,10 +168,10 @@ func (c *Chain) bind(f *Filter) *bound {
 	b := &bound{
 		disabled: c.props.Bool(name+".disable", false),
 		limit:    c.props.Int(name+".concurrency.limit", -1),
-		took:     c.meter.Timer("zuul.filters.duration", "filter", f.Name, "kind", f.Kind.String()),
+		took:     c.meter.Timer("edge.filter.duration", "id", f.Name, "filtertype", f.Kind.Key()),
 	}
 	for s, name := range statusNames {
-		b.counts[s] = c.meter.Counter("zuul.filters."+f.Name, "kind", f.Kind.String(), "status", name)
+		b.counts[s] = c.meter.Counter("zuul.filter-"+f.Name, "status", name, "filtertype", f.Kind.Key())
 	}
 	if f.bound.CompareAndSwap(nil, b) {
 		return b
@@ -462,5 +463,5 @@ func (c *Chain) complain(f *Filter, b *bound, what string, kv ...any) {
 // excessive notes that a filter took too long. Zuul has the same property of the event.
 func (r *run) excessive(f *Filter, took time.Duration) {
 	r.x.Set("filter_execution_time_exceeded", f.Name)
-	r.c.meter.Timer("zuul.filters.excessive", "filter", f.Name, "kind", f.Kind.String()).Record(took)
+	r.c.meter.Timer("zuul.request.timing.filterExcessive", "id", f.Name).Record(took)
 }

@@ -256,8 +256,8 @@ func TestAFailedInboundFilterDoesNotFailTheRequest(t *testing.T) {
 	if x.Response.Status != 200 || len(x.Failed) != 2 || x.Failed[0].Filter != "Broken" || !strings.Contains(x.Failed[1].Err.Error(), "Mad panicked: mad") {
 		t.Errorf("got %d with %v, want 200 with the failures of Broken and Mad", x.Response.Status, x.Failed)
 	}
-	if n := m.Counter("zuul.filters.Mad", "kind", "INBOUND", "status", "FAILED").Count(); n != 1 {
-		t.Errorf("zuul.filters.Mad: got %d failed, want 1", n)
+	if n := m.Counter("zuul.filter-Mad", "filtertype", "in", "status", "FAILED").Count(); n != 1 {
+		t.Errorf("zuul.filter-Mad: got %d failed, want 1", n)
 	}
 }
 
@@ -359,7 +359,7 @@ func TestAFilterThatTakesTooLongIsNoted(t *testing.T) {
 		c := newChain(t, ChainConfig{Meter: m, Filters: []*Filter{{Name: "Slow", Apply: func(*Exchange) error { time.Sleep(500 * time.Millisecond); return nil }}}})
 		x := &Exchange{Plan: &Plan{}}
 		c.Run(x)
-		if got := x.Value("filter_execution_time_exceeded"); got != "Slow" || m.Timer("zuul.filters.excessive", "filter", "Slow", "kind", "INBOUND").Count() != 1 {
+		if got := x.Value("filter_execution_time_exceeded"); got != "Slow" || m.Timer("zuul.request.timing.filterExcessive", "id", "Slow").Count() != 1 {
 			t.Errorf("after 500 ms: got %v, want Slow to be noted and counted once", got)
 		}
 	})
@@ -553,7 +553,7 @@ func TestAFilterThatFailsOnAChunkBreaksTheBodyOff(t *testing.T) {
 		x := &Exchange{Plan: &Plan{}}
 		c.Run(x)
 		b, err := io.ReadAll(x.Response.Body)
-		if err == nil || len(b) > 0 || m.Counter("zuul.filters.Mask", "kind", "OUTBOUND", "status", "FAILED").Count() != 1 {
+		if err == nil || len(b) > 0 || m.Counter("zuul.filter-Mask", "filtertype", "out", "status", "FAILED").Count() != 1 {
 			t.Errorf("%s: got %q, %v; want nothing and an error, counted once", what, b, err)
 		}
 	}
