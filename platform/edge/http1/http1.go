@@ -23,3 +23,280 @@
 // what it names, Keep-Alive, Proxy-Connection, Upgrade, Expect and TE (but for trailers) are taken in by the engine, are told
 // in fields of the exchange, and are written by the engine alone.
 package http1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+// Config is what a server is made of. Serve is required.
+type Config struct {
+	// Serve fills x.Response. It runs on the connection's goroutine; while it does, nobody else writes to the client. A panic
+	// in it is logged and answered with 500.
+	Serve func(x *filter.Exchange)
+
+	// Finished is called once the response was written, or could not be, also for requests that were refused before Serve;
+	// nil: nobody is told. If the protocol was changed, that is before the connection is taken over.
+	Finished func(x *filter.Exchange)
+
+	// HTTP2 is given connections that begin with the preface of HTTP/2, and what was read of them; nil: they are refused.
+	HTTP2 func(c net.Conn, client *filter.Client, early []byte)
+
+	Listener string // the listener's name
+	Meter    *meter.Registry
+	Log      *slog.Logger // nil: slog.Default()
+
+	Settings
+}
+
+// Settings may change while a server runs. Zero values are the defaults; of times, a negative one is none.
+type Settings struct {
+	Rules Rules
+
+	FirstByte time.Duration // of a new connection; default 65 s
+	Idle      time.Duration // between requests; default 65 s
+	Head      time.Duration // from the first byte of a head to its last; default 10 s
+	BodyIdle  time.Duration // between bytes of a request's body; default 5 s
+
+	Connections int           // at once; default 20000
+	PerAddress  int           // connections of one client's address at once; default 1000
+	Requests    int           // of one connection, which then closes; default 4000
+	Expiry      time.Duration // of a connection, which closes after the request then under way; default 20 min
+	Jitter      time.Duration // by which Expiry is shortened at random; default 20 s
+
+	RejectPipelining bool // close the connection of a client that does not wait for answers; else they are served in order
+	EarlyHints       bool // pass 103 on to clients
+}
+
+func (s Settings) withDefaults() *Settings {
+	s.Rules.Limits = s.Rules.Limits.withDefaults()
+	for _, d := range []struct {
+		of *time.Duration
+		to time.Duration
+	}{
+		{&s.FirstByte, 65 * time.Second}, {&s.Idle, 65 * time.Second}, {&s.Head, 10 * time.Second}, {&s.BodyIdle, 5 * time.Second},
+		{&s.Expiry, 20 * time.Minute}, {&s.Jitter, 20 * time.Second},
+	} {
+		if *d.of == 0 {
+			*d.of = d.to
+		}
+		*d.of = max(*d.of, 0)
+	}
+	for _, d := range []struct {
+		of *int
+		to int
+	}{{&s.Connections, 20000}, {&s.PerAddress, 1000}, {&s.Requests, 4000}} {
+		if *d.of <= 0 {
+			*d.of = d.to
+		}
+	}
+	return &s
+}
+
+// Server serves the connections of clients. Its methods may be called from many goroutines.
+type Server struct {
+	c        Config
+	settings atomic.Pointer[Settings]
+	draining atomic.Bool
+	date     atomic.Pointer[date]
+
+	mu        sync.Mutex
+	listeners map[net.Listener]bool // guarded by mu
+	conns     map[*conn]bool        // guarded by mu
+	from      map[netip.Addr]int    // connections of each address; guarded by mu
+	running   sync.WaitGroup
+
+	connected, closed, failed, idled, throttled *meter.Counter
+}
+
+// NewServer returns a server; [Server.Serve] and [Server.ServeConn] start it.
+func NewServer(c Config) *Server {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	count := func(name string) *meter.Counter {
+		return c.Meter.Counter("server.connections."+name, "listener", c.Listener)
+	}
+	s := &Server{
+		c: c, listeners: map[net.Listener]bool{}, conns: map[*conn]bool{}, from: map[netip.Addr]int{},
+		connected: count("connect"), closed: count("close"), failed: count("errors"), idled: count("idle.timeout"), throttled: count("throttled"),
+	}
+	s.Change(c.Settings)
+	return s
+}
+
+// Change has the settings be these for requests and connections to come.
+func (s *Server) Change(to Settings) { s.settings.Store(to.withDefaults()) }
+
+// Open returns how many connections there are.
+func (s *Server) Open() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.conns)
+}
+
+// Serve serves the connections of l, each on a goroutine of its own, until Drain is called or l fails.
+func (s *Server) Serve(l net.Listener) error {
+	s.mu.Lock()
+	if s.draining.Load() {
+		s.mu.Unlock()
+		return l.Close()
+	}
+	s.listeners[l] = true
+	s.mu.Unlock()
+	for pause := time.Duration(0); ; {
+		c, err := l.Accept()
+		if err == nil {
+			pause = 0
+			go s.ServeConn(c, nil, nil)
+			continue
+		}
+		var passing interface{ Temporary() bool }
+		switch {
+		case s.draining.Load():
+			return nil
+		case errors.As(err, &passing) && passing.Temporary(): // such as no file descriptors
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			s.c.Log.Warn("edge: a connection cannot be accepted; it is tried again", "listener", s.c.Listener, "err", err)
+			time.Sleep(pause)
+		default:
+			return fmt.Errorf("accept connections at %s: %w", l.Addr(), err)
+		}
+	}
+}
+
+// ServeConn serves one connection and closes it. client is who that is, nil for the other end of c; early is what was read of
+// it already. It returns when the connection is at its end.
+func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
+	if client == nil {
+		client = &filter.Client{Listener: s.c.Listener, Remote: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr()), Since: filter.Now()}
+		client.Peer = client.Remote
+	}
+	c := &conn{s: s, client: client}
+	c.init(nc)
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	if !s.admit(c) {
+		nc.Close() //nolint:errcheck // it was never served
+		return
+	}
+	defer s.leave(c)
+	c.run(early)
+}
+
+// admit takes a connection in, unless there are too many.
+func (s *Server) admit(c *conn) bool {
+	set, who := s.settings.Load(), c.client.Remote.Addr()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.draining.Load() {
+		return false
+	}
+	if len(s.conns) >= set.Connections || who.IsValid() && s.from[who] >= set.PerAddress {
+		s.throttled.Inc()
+		return false
+	}
+	s.conns[c] = true
+	if who.IsValid() {
+		s.from[who]++
+	}
+	s.running.Add(1)
+	s.connected.Inc()
+	if set.Expiry > 0 {
+		c.expires = filter.Now() + int64(set.Expiry) - rand.Int64N(max(int64(min(set.Jitter, set.Expiry)), 1))
+	}
+	return true
+}
+
+func (s *Server) leave(c *conn) {
+	if c.abort {
+		reset(c.sock.c)
+	}
+	c.sock.c.Close() //nolint:errcheck // it is at its end
+	s.mu.Lock()
+	delete(s.conns, c)
+	if who := c.client.Remote.Addr(); who.IsValid() {
+		if s.from[who]--; s.from[who] == 0 {
+			delete(s.from, who)
+		}
+	}
+	s.mu.Unlock()
+	s.closed.Inc()
+	s.running.Done()
+}
+
+// Drain ends the server: it accepts no more, closes idle connections, has the others end with the answer under way, and waits
+// for them. When ctx ends it closes what is left, connections that were taken over too, and returns ctx's error; what is still
+// in Serve then has its context cancelled, and a second to return.
+func (s *Server) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.draining.Store(true)
+	for l := range s.listeners {
+		l.Close() //nolint:errcheck // nobody is accepted any more either way
+	}
+	for c := range s.conns {
+		if c.state.CompareAndSwap(idle, ending) {
+			go c.sock.c.Close() // it has no request under way
+		}
+	}
+	s.mu.Unlock()
+	all := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(all)
+	}()
+	select {
+	case <-all:
+		return nil
+	case <-ctx.Done():
+	}
+	s.mu.Lock()
+	for c := range s.conns {
+		c.cancel()
+		go c.sock.c.Close() // which waits for who is in a callback of the connection
+	}
+	s.mu.Unlock()
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-all:
+	case <-t.C:
+	}
+	return ctx.Err()
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		p := t.AddrPort()
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	}
+	return netip.AddrPort{}
+}
+
+// date is the Date field of a second.
+type date struct {
+	until int64 // by filter.Now
+	field []byte
+}
+
+// appendDate appends the Date field.
+func (s *Server) appendDate(b []byte, now int64) []byte {
+	d := s.date.Load()
+	if d == nil || now >= d.until {
+		t := filter.At(now)
+		whole := t.Truncate(time.Second)
+		d = &date{now + int64(time.Second-t.Sub(whole)), []byte("Date: " + whole.UTC().Format("Mon, 02 Jan 2006 15:04:05 GMT") + "\r\n")}
+		s.date.Store(d)
+	}
+	return append(b, d.field...)
+}

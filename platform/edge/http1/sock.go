@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -28,8 +29,9 @@ type sock struct {
 
 	// The deadline of reads is set late: an earlier one that is still running may ring, is found to be early, and is set
 	// anew. A connection that is never late costs no timer.
-	want, armed int64 // by filter.Now; 0: none
-	writeBy     int64 // the deadline of writes that is set, which is only moved when it comes near
+	want, armed int64       // by filter.Now; 0: none
+	cut         atomic.Bool // reading is over, whatever was waited for
+	writeBy     int64       // the deadline of writes that is set, which is only moved when it comes near
 }
 
 func (k *sock) init(c net.Conn) {
@@ -110,7 +112,7 @@ func (k *sock) set(want int64) {
 
 // early reports whether a deadline has rung that is not the one wanted, which is then set.
 func (k *sock) early(err error) bool {
-	if !errors.Is(err, os.ErrDeadlineExceeded) || k.want != 0 && filter.Now() >= k.want {
+	if !errors.Is(err, os.ErrDeadlineExceeded) || k.want != 0 && filter.Now() >= k.want || k.cut.Load() {
 		return false
 	}
 	k.set(k.want)
@@ -126,6 +128,9 @@ func (k *sock) read(p []byte, wait time.Duration) (int, error) {
 	}
 	k.arm(now, want)
 	for {
+		if k.cut.Load() { // looked at after the deadline was set: stop sets it the other way round
+			return 0, net.ErrClosed
+		}
 		n, err := k.c.Read(p)
 		if n > 0 {
 			return n, nil
@@ -147,6 +152,24 @@ const (
 
 var errSlow = errors.New("http1: the other side takes less than 240 bytes a second")
 
+// write writes all of p, and gives up if the other side hardly takes any.
+func (k *sock) write(p []byte) error {
+	for k.fd >= 0 {
+		n, err := sysSend(k.fd, p)
+		p = p[n:]
+		if len(p) == 0 {
+			return nil
+		}
+		if errors.Is(err, errAgain) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return k.writeSlow(p, 0)
+}
+
 // writeSlow writes p by the net.Conn, which waits, until the time by at most unless that is 0.
 func (k *sock) writeSlow(p []byte, by int64) error {
 	for len(p) > 0 {
@@ -154,7 +177,7 @@ func (k *sock) writeSlow(p []byte, by int64) error {
 		if k.raw == nil {
 			least += int64(len(p)) * int64(time.Second) / minRate // a TLS connection that timed out is no more
 		}
-		if by != 0 || k.writeBy < now+least {
+		if by != 0 || k.writeBy == 0 || k.writeBy < now+least {
 			if k.writeBy = by; by == 0 {
 				k.writeBy = now + least + least/2
 			}
@@ -175,10 +198,28 @@ func (k *sock) writeSlow(p []byte, by int64) error {
 	return nil
 }
 
+// stop ends a read that waits in another goroutine, and all that follow.
+func (k *sock) stop() {
+	k.cut.Store(true)
+	k.c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // as above
+}
+
 // closeWrite tells the other side that nothing follows.
 func (k *sock) closeWrite() error {
 	if c, ok := k.c.(interface{ CloseWrite() error }); ok {
 		return c.CloseWrite()
 	}
 	return io.ErrClosedPipe
+}
+
+// reset cuts a connection so that the other side cannot take it for an ordinary end: by an RST, and for TLS without the alert
+// that says that all was said.
+func reset(c net.Conn) {
+	if t, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = t.NetConn()
+	}
+	if t, ok := c.(*net.TCPConn); ok {
+		t.SetLinger(0) //nolint:errcheck // then it is an ordinary end, which most clients find too early
+	}
+	c.Close() //nolint:errcheck // nothing can be done about it
 }

@@ -35,7 +35,7 @@ type stream struct {
 	trailer *filter.Header
 	ready   []byte // of the body, in buf: what can be had without waiting
 	err     error  // io.EOF: the body's end was seen
-	count   int64  // bytes of the body that were read
+	count   int64  // bytes of the body that came
 
 	idle   time.Duration // between bytes of the body, at most
 	rate   bool          // whether the sender must keep up minRate
@@ -117,6 +117,7 @@ func (t *stream) begin(mode uint8, length int64, rules *Rules, trailer *filter.H
 	if mode != byChunks {
 		t.base = t.start
 	}
+	t.count = int64(len(t.ready))
 }
 
 // whole reports whether all of the body is ready.
@@ -131,7 +132,6 @@ func (t *stream) Read(p []byte) (int, error) {
 		if len(t.ready) > 0 {
 			n := copy(p, t.ready)
 			t.ready = t.ready[n:]
-			t.count += int64(n)
 			return n, nil
 		}
 		if t.err != nil {
@@ -144,8 +144,8 @@ func (t *stream) Read(p []byte) (int, error) {
 		if err != nil {
 			t.err = err
 		}
+		t.count += int64(n + len(t.ready))
 		if n > 0 {
-			t.count += int64(n)
 			return n, nil
 		}
 	}

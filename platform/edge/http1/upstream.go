@@ -499,20 +499,14 @@ func (u *Upstream) sendBody(o *Outgoing) error {
 		if o.ContentLength < 0 {
 			from += chunkHead
 		}
-		n, err := o.Body.Read(b[from : len(b)-2])
+		n, err := o.Body.Read(b[from : len(b)-len("\r\n0\r\n\r\n")])
 		if o.ContentLength >= 0 && sent+int64(n) > o.ContentLength {
 			return errBodyLong
 		}
 		sent += int64(n)
 		p := b[:from+n]
 		if o.ContentLength < 0 {
-			p = b[:at]
-			if n > 0 {
-				size := appendChunkSize(b[at:at], n)
-				p = append(b[:at+len(size)], b[from:from+n]...)
-				p = append(p, '\r', '\n')
-			}
-			if err == io.EOF {
+			if p = frame(b[:], at, from, n); err == io.EOF {
 				p = appendLastChunk(p, o.Trailer)
 			}
 		}

@@ -37,6 +37,7 @@ func pair(t testing.TB) (client, server net.Conn) {
 // hidden is a net.Conn of which nobody can tell that it is TCP: as under TLS, or on another system than Linux.
 type hidden struct{ net.Conn }
 
+func (h hidden) NetConn() net.Conn { return h.Conn }
 func (h hidden) CloseWrite() error { return h.Conn.(*net.TCPConn).CloseWrite() }
 
 // ends are the kinds of connection that everything must work over.
