@@ -23,6 +23,7 @@ const (
 //	open      --first attempt after the sleep-->     half open   (one trial, or TrialPermits)
 //	half open --each trial succeeds-->               closed      (window emptied)
 //	half open --a trial ends any other way-->        open        (sleeps anew)
+//	half open --a trial's caller was in a hurry-->   open        (without sleep)
 type breaker struct {
 	word     atomic.Uint64
 	openedAt atomic.Int64  // on the engine's clock; -1 while closed. Written before the word says open.
@@ -40,8 +41,8 @@ const (
 	maxSleep = time.Minute // of escalating sleep
 )
 
-// attempt asks whether a call may run. trial is not 0 if the call is a trial; then exactly one of succeeded and
-// nonSuccess must follow.
+// attempt asks whether a call may run. trial is not 0 if the call is a trial; then exactly one of succeeded,
+// nonSuccess and unclear must follow.
 // hot path: 0 allocs, BenchmarkAllowed, BenchmarkRefused
 func (b *breaker) attempt(s *settings, clk *clock) (trial uint64, ok bool) {
 	w := b.word.Load()
@@ -119,6 +120,17 @@ func (b *breaker) nonSuccess(trial uint64, s *settings, clk *clock) bool {
 			b.failed.Add(1)
 			b.opened(trial, clk.now(), s)
 			return true
+		}
+	}
+}
+
+// unclear ends a trial that says nothing: the next call is a trial at once. It does nothing unless the trial is one of
+// those that run.
+func (b *breaker) unclear(trial uint64) {
+	for {
+		w := b.word.Load()
+		if !isTrial(w, trial) || b.word.CompareAndSwap(w, trial<<numberShift|openDue) {
+			return
 		}
 	}
 }

@@ -177,11 +177,17 @@ func (c *Command) finish(p *permit, e event, end int64) {
 	if e == success && !slow && p.trial == 0 {
 		return
 	}
-	if p.trial != 0 {
+	switch {
+	case p.trial != 0 && e == hasty:
+		c.breaker.unclear(p.trial)
+		p.trial = 0
+	case p.trial != 0:
 		c.endTrial(p.trial, e == success && !slow)
 		p.trial = 0
-	} else if set := c.set.Load(); set.InstantOpen && (e == failure || e == timeout || slow) {
-		c.judge(set)
+	default:
+		if set := c.set.Load(); set.InstantOpen && (e == failure || e == timeout || slow) {
+			c.judge(set)
+		}
 	}
 }
 

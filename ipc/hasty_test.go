@@ -86,6 +86,40 @@ func TestACallerInAHurryOpensNoBreakerForOthers(t *testing.T) {
 	}
 }
 
+func TestATrialInAHurryLeavesTheNextCallToTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e := newTestEngine(t, Options{})
+		c := e.Command("x", Settings{})
+		call := func(ctx context.Context, d time.Duration) error {
+			_, err := Call(ctx, c, takes(d))
+			return err
+		}
+		for range 30 {
+			call(t.Context(), 100*time.Millisecond)
+		}
+		time.Sleep(11 * time.Second)
+		for range 60 {
+			Call(t.Context(), c, func(context.Context) (int, error) { return 0, errBroken })
+		}
+		time.Sleep(time.Second)
+		if err := call(t.Context(), 100*time.Millisecond); !errors.Is(err, ErrOpen) {
+			t.Fatalf("after 60 failures: got %v, want the breaker open", err)
+		}
+		time.Sleep(5 * time.Second)
+		for range 3 {
+			if err := call(within(t, 10*time.Millisecond), 100*time.Millisecond); !errors.Is(err, context.DeadlineExceeded) || errors.Is(err, ErrOpen) {
+				t.Errorf("a trial with 10 ms: got %v, want that it ran out of time", err)
+			}
+		}
+		if err := call(t.Context(), 100*time.Millisecond); err != nil {
+			t.Errorf("the next trial: got %v, want that it may try, and succeeds", err)
+		}
+		if s := e.Snapshot()[0]; s.Breaker != "CLOSED" {
+			t.Errorf("the breaker is %s, want it closed", s.Breaker)
+		}
+	})
+}
+
 func TestACallerInAHurryEjectsNoInstance(t *testing.T) {
 	for name, hurried := range map[string]func(*http.Request) (*http.Response, error){
 		"no answer":        after(100*time.Millisecond, answer(200)),
