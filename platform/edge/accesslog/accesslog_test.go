@@ -97,13 +97,13 @@ func TestALineTellsWhatBecameOfARequest(t *testing.T) {
 		}
 
 		usual(&x)
-		x.Plan, x.App, x.Priority, x.Err, x.User = nil, "", 0, errors.New(`"x" broke`), "ada"
+		x.Plan, x.App, x.Priority, x.Err, x.User, x.Trace = nil, "", 0, errors.New(`"x" broke`), "ada", "4bf92f3577b34da6a3ce929d0e0e4736"
 		x.Attempts = []filter.Attempt{{Number: 1, Status: 503, Error: "ORIGIN_SERVICE_UNAVAILABLE"}, {Number: 2, Status: 200}}
 		x.Client = &filter.Client{TLS: &tls.ConnectionState{Version: tls.VersionTLS13}}
 		x.Request.Proto = 20
 		l.Finished(&x)
 		got = line(t, l)
-		if tries, _ := got["tries"].([]any); got["tls"] != "1.3" || got["proto"] != "2.0" || got["attempts"] != 2. || len(tries) != 2 || got["error"] != `"x" broke` || got["user"] != "ada" || got["route"] != nil {
+		if tries, _ := got["tries"].([]any); got["tls"] != "1.3" || got["proto"] != "2.0" || got["attempts"] != 2. || len(tries) != 2 || got["error"] != `"x" broke` || got["user"] != "ada" || got["trace"] != "4bf92f3577b34da6a3ce929d0e0e4736" || got["route"] != nil {
 			t.Errorf("got %v", got)
 		}
 	})

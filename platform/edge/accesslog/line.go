@@ -18,6 +18,7 @@ func (l *Log) append(b []byte, x *filter.Exchange, category filter.Category, too
 	b = l.appendTime(b, filter.At(x.Start))
 	b = append(b, `","id":`...)
 	b = filter.AppendJSON(b, x.ID)
+	b = text(b, `,"trace":`, x.Trace)
 	b = append(b, `,"client":"`...)
 	switch {
 	case x.From.IsValid():

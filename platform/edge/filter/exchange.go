@@ -115,6 +115,7 @@ type Exchange struct {
 	Response Response
 
 	ID       string // of the request; travels as X-Request-Id
+	Trace    string // id of the trace it is part of, 32 hexadecimal digits; empty: none
 	Start    int64  // when its head was there, by [Now]
 	Deadline int64  // by [Now]; 0: none
 

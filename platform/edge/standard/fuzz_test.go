@@ -60,3 +60,26 @@ func FuzzAcceptEncoding(f *testing.F) {
 		}
 	})
 }
+
+// Whatever stands in the fields of traces: what the origin gets is one traceparent that can be read, or none.
+func FuzzTrace(f *testing.F) {
+	f.Add("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "", "")
+	f.Add("01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-later", "", "")
+	f.Add("", "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-1-05e3ac9a4f6e3b90", "")
+	f.Add("", "d-", "a3ce929d0e0e4736")
+	f.Add("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "0", "0000000000000000")
+	e := newEdge(f)
+	f.Fuzz(func(t *testing.T, parent, b3, id string) {
+		x := get("Traceparent", parent, "B3", b3, "X-B3-TraceId", id, "X-B3-SpanId", "00f067aa0ba902b7")
+		if e.run(x); !x.Request.Header.Has("Traceparent") {
+			if x.Trace != "" {
+				t.Fatalf("trace %q without traceparent", x.Trace)
+			}
+			return
+		}
+		got := x.Request.Header.Get("Traceparent")
+		if id, ok := traceID(got); (!ok || id != x.Trace) && got != "" || x.Request.Header.Count("Traceparent") != 1 {
+			t.Errorf("%q, %q, %q: the origin gets %q, trace %q", parent, b3, id, got, x.Trace)
+		}
+	})
+}

@@ -8,6 +8,7 @@
 //
 //	INBOUND   -1000 ConnectionInfo  who asks; forwarding fields, if the peer may send them; debugging
 //	           -995 RequestId       X-Request-Id
+//	           -992 Trace           traceparent, B3
 //	           -990 Improper        400 for what no route may see
 //	           -980 Loop            508 for a request that is led back here again and again
 //	           -970 Healthcheck     200 healthy at /healthcheck
@@ -73,6 +74,8 @@ type Standard struct {
 //	zuul.proxy.headers.host.blacklist   (none)         hosts for which nobody may send them
 //	edge.headers.originatingUrl         false          X-Originating-URL to the origin
 //	edge.debug.token                    (none)         X-Edge-Debug with this value makes answers tell X-Zuul-*; trusted peers need none
+//	edge.trace.create                   false          whether a request without a trace gets a new one
+//	edge.trace.recorded                 0.01           share of the new ones that services are to record
 //	edge.timeouts.request               10s            how long a request may take, 1ms to 1h
 //	edge.body.maxBytes                  0              how large a request's body may be; 0 is any size
 //	edge.healthcheck.path               /healthcheck   where the edge tells whether it is healthy; empty: nowhere
@@ -91,7 +94,7 @@ func New(c Config) *Standard {
 		ErrorResponse: errorResponse(),
 		NoRoute:       noRoute(),
 		filters: []*filter.Filter{
-			connectionInfo(p), requestID(), improper(), loop(), healthcheck(p, c.Healthy), deadline(limits), corsIn, routeDeadline(), bodyLimit(limits), onward(p),
+			connectionInfo(p), requestID(), trace(p), improper(), loop(), healthcheck(p, c.Healthy), deadline(limits), corsIn, routeDeadline(), bodyLimit(limits), onward(p),
 			outward(), grpcStatus(), corsOut, compression(p, c.Meter), debugHeaders(c.Instance),
 		},
 	}
