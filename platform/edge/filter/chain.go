@@ -126,12 +126,6 @@ func NewChain(c ChainConfig) (*Chain, error) {
 	return ch, nil
 }
 
-// Filters returns the inbound and outbound filters in the order they run in, without those of routes.
-func (c *Chain) Filters() []*Filter { return slices.Concat(c.early, c.late, c.after) }
-
-// Disabled reports whether f's property leaves it out now.
-func (c *Chain) Disabled(f *Filter) bool { return c.of(f).disabled.Get() }
-
 // bound is what goes with a filter while it runs. It is made once for each Filter, by the first chain that meets it.
 type bound struct {
 	disabled *config.Value[bool]

@@ -559,6 +559,33 @@ func TestAFilterThatFailsOnAChunkBreaksTheBodyOff(t *testing.T) {
 	}
 }
 
+func TestAChainTellsHowItsFiltersDo(t *testing.T) {
+	c := newChain(t, ChainConfig{
+		Meter: meter.New(nil), Properties: config.New(config.Options{Override: map[string]string{"zuul.Off.out.disable": "true", "zuul.A.in.concurrency.limit": "7"}}),
+		Filters: []*Filter{
+			{Name: "Off", Kind: Outbound}, {Name: "B", Order: 1, Guard: true, Quick: true}, {Name: "A", Apply: func(*Exchange) error { return errors.New("broken") }},
+			{Name: "Never", Order: -5, If: func(*Exchange) bool { return false }},
+		},
+	})
+	for range 3 {
+		c.Run(&Exchange{Plan: &Plan{}})
+	}
+	got := c.Standings()
+	for i := range got {
+		got[i].Mean = 0
+	}
+	want := []Standing{
+		{Name: "Never", Kind: "INBOUND", Order: -5, Skipped: 3, Limit: 4000},
+		{Name: "A", Kind: "INBOUND", Failed: 3, Limit: 7},
+		{Name: "B", Kind: "INBOUND", Order: 1, Guard: true, Runs: 3},
+		{Name: "ProxyEndpoint", Kind: "ENDPOINT", Runs: 3},
+		{Name: "Off", Kind: "OUTBOUND", Disabled: true, Limit: 4000},
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
 // tenFilters is seven inbound filters and three outbound ones that do little.
 func tenFilters() (filters []*Filter) {
 	for i := range 7 {
