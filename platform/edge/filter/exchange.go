@@ -129,6 +129,9 @@ type Exchange struct {
 
 	MayDetach bool // the engine can give the connection away for good; see Response.Detached
 
+	// Waiter wakes up who waits for an origin when the client goes away; nil if the engine tells that by Context alone.
+	Waiter *Waiter
+
 	// Interim passes an informational answer, such as 103, on to the client; nil if that cannot be done.
 	Interim func(status int, h *Header)
 

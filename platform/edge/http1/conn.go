@@ -1,7 +1,6 @@
 package http1
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -15,12 +14,9 @@ import (
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
-// What a connection is about to Drain.
-const (
-	active int32 = iota
-	idle         // waits for a request
-	ending       // Drain closes it
-)
+// What a connection does, for those that look after all: with each request it serves it goes from an even number, at which it
+// waits for one, to an odd number, and on to the next even one. ending is that one of them has closed it.
+const ending = -1
 
 // Why a connection leaves the callback in which it waits.
 const (
@@ -36,18 +32,19 @@ type conn struct {
 	s       *Server
 	client  *filter.Client
 	w       *work // of the request under way; nil: none
-	state   atomic.Int32
+	state   atomic.Int64
+	seen    int64 // the state when the watch came by last; the watch's own
+	looked  int64 // the state in which it was looked at; the watch's own
+	waiter  filter.Waiter
 	todo    int
 	served  int
 	expires int64 // by filter.Now; 0: never
 	headBy  int64 // when the head under way must be there; 0: none is
-	ctx     context.Context
 	err     error // why reading ended
 	took    func(net.Conn, []byte)
 	asked   bool // the connection was read from since it is waited for in the callback: whatever comes now will wake it up
 	linger  bool // the client may be sending still
 	abort   bool // the client must not take the end for an ordinary one
-	cancel  context.CancelFunc
 	hints   func(int, *filter.Header)
 }
 
@@ -98,11 +95,9 @@ func (c *conn) run(early []byte) {
 			c.s.c.Log.Error("edge: a connection is cut because serving it panicked", "listener", c.s.c.Listener, "client", c.client.Remote, "panic", v, "stack", string(debug.Stack()))
 		}
 	}()
-	defer c.cancel()
 	defer c.giveBack()
 	step := c.step
 	set := c.s.settings.Load()
-	c.state.Store(idle)
 	c.until(filter.Now(), set.FirstByte)
 	if len(early) > 0 {
 		c.take()
@@ -155,11 +150,9 @@ func (c *conn) until(now int64, wait time.Duration) {
 	c.arm(now, now+int64(wait))
 }
 
-// The client's own words on what it sends are a refusal's: it is told, and it ends the connection.
-var (
-	pipelining = &Refusal{"pipelining", 400, filter.FailurePipelineReject, "a request came before the one in front of it was answered", "wait for each answer: this listener does not serve pipelined requests (edge.http1.pipelining)"}
-	errGone    = errors.New("http1: the client went away")
-)
+var pipelining = &Refusal{"pipelining", 400, filter.FailurePipelineReject, "a request came before the one in front of it was answered", "wait for each answer: this listener does not serve pipelined requests (edge.http1.pipelining)"}
+
+var errGone = errors.New("http1: the client went away")
 
 // step reads requests and serves those whose bodies are at hand; it returns false to be called again when bytes come.
 //
@@ -175,7 +168,7 @@ func (c *conn) step() bool {
 				if n == 0 {
 					break
 				}
-				if c.state.Swap(active) == ending {
+				if c.state.Swap(int64(2*c.served+1)) == ending {
 					return c.leave()
 				}
 				w.start += n
@@ -265,10 +258,9 @@ func (c *conn) again() {
 
 // rest is waiting for the next request. It returns true if there will be none.
 func (c *conn) rest() bool {
-	if c.state.Load() != idle {
-		c.state.Store(idle)
-	}
-	if c.s.draining.Load() && c.state.CompareAndSwap(idle, ending) {
+	now := int64(2 * c.served)
+	c.state.Store(now)
+	if c.s.draining.Load() && c.state.CompareAndSwap(now, ending) {
 		return c.leave()
 	}
 	return false
@@ -299,7 +291,7 @@ func (c *conn) begin() *Refusal {
 	c.client.Requests++
 	c.headBy = 0
 	x.Client, x.Start = c.client, now
-	x.SetContext(c.ctx)
+	x.Waiter = &c.waiter
 	x.Passport.AddAt(filter.InReqHeadersReceived, now)
 	q.Scheme = "http"
 	if c.client.TLS != nil {
@@ -339,7 +331,7 @@ func (c *conn) pipelined(set *Settings) *Refusal {
 // refuse answers what breaks a rule and ends the connection. It is always true.
 func (c *conn) refuse(r *Refusal) bool {
 	w, x := c.w, &c.w.x
-	if c.state.Swap(active) == ending {
+	if c.state.Swap(int64(2*c.served+1)) == ending {
 		return c.leave()
 	}
 	if r == otherVersion && c.served == 0 && c.s.c.HTTP2 != nil && string(w.head.method) == "PRI" {
@@ -482,6 +474,7 @@ func (c *conn) takeOver() {
 	c.set(0)
 	c.linger = false
 	c.leave()
+	c.s.unwatch(c)
 	c.took(c.sock.c, early)
 }
 

@@ -109,11 +109,14 @@ type Server struct {
 	c        Config
 	settings atomic.Pointer[Settings]
 	draining atomic.Bool
+	every    time.Duration // between rounds of the watch
 	date     atomic.Pointer[date]
 
 	mu        sync.Mutex
 	listeners map[net.Listener]bool // guarded by mu
-	conns     map[*conn]bool        // guarded by mu
+	conns     map[*conn]bool        // that speak HTTP; guarded by mu
+	taken     map[*conn]bool        // that were taken over; guarded by mu
+	watching  bool                  // the watch goes round; guarded by mu
 	from      map[netip.Addr]int    // connections of each address; guarded by mu
 	running   sync.WaitGroup
 
@@ -129,7 +132,7 @@ func NewServer(c Config) *Server {
 		return c.Meter.Counter("server.connections."+name, "listener", c.Listener)
 	}
 	s := &Server{
-		c: c, listeners: map[net.Listener]bool{}, conns: map[*conn]bool{}, from: map[netip.Addr]int{},
+		c: c, every: watchEvery, listeners: map[net.Listener]bool{}, conns: map[*conn]bool{}, taken: map[*conn]bool{}, from: map[netip.Addr]int{},
 		connected: count("connect"), closed: count("close"), failed: count("errors"), idled: count("idle.timeout"), throttled: count("throttled"),
 	}
 	s.Change(c.Settings)
@@ -143,7 +146,7 @@ func (s *Server) Change(to Settings) { s.settings.Store(to.withDefaults()) }
 func (s *Server) Open() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conns)
+	return len(s.conns) + len(s.taken)
 }
 
 // Serve serves the connections of l, each on a goroutine of its own, until Drain is called or l fails.
@@ -185,7 +188,6 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 	}
 	c := &conn{s: s, client: client}
 	c.init(nc)
-	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if !s.admit(c) {
 		nc.Close() //nolint:errcheck // it was never served
 		return
@@ -202,11 +204,15 @@ func (s *Server) admit(c *conn) bool {
 	if s.draining.Load() {
 		return false
 	}
-	if len(s.conns) >= set.Connections || who.IsValid() && s.from[who] >= set.PerAddress {
+	if len(s.conns)+len(s.taken) >= set.Connections || who.IsValid() && s.from[who] >= set.PerAddress {
 		s.throttled.Inc()
 		return false
 	}
 	s.conns[c] = true
+	if !s.watching {
+		s.watching = true
+		go s.watch()
+	}
 	if who.IsValid() {
 		s.from[who]++
 	}
@@ -225,6 +231,7 @@ func (s *Server) leave(c *conn) {
 	c.sock.c.Close() //nolint:errcheck // it is at its end
 	s.mu.Lock()
 	delete(s.conns, c)
+	delete(s.taken, c)
 	if who := c.client.Remote.Addr(); who.IsValid() {
 		if s.from[who]--; s.from[who] == 0 {
 			delete(s.from, who)
@@ -237,7 +244,7 @@ func (s *Server) leave(c *conn) {
 
 // Drain ends the server: it accepts no more, closes idle connections, has the others end with the answer under way, and waits
 // for them. When ctx ends it closes what is left, connections that were taken over too, and returns ctx's error; what is still
-// in Serve then has its context cancelled, and a second to return.
+// in Serve then is told that its client has gone, and has a second to return.
 func (s *Server) Drain(ctx context.Context) error {
 	s.mu.Lock()
 	s.draining.Store(true)
@@ -245,7 +252,7 @@ func (s *Server) Drain(ctx context.Context) error {
 		l.Close() //nolint:errcheck // nobody is accepted any more either way
 	}
 	for c := range s.conns {
-		if c.state.CompareAndSwap(idle, ending) {
+		if v := c.state.Load(); v&1 == 0 && c.state.CompareAndSwap(v, ending) {
 			go c.sock.c.Close() // it has no request under way
 		}
 	}
@@ -262,8 +269,11 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	for c := range s.conns {
-		c.cancel()
 		go c.sock.c.Close() // which waits for who is in a callback of the connection
+		go c.waiter.Gone()
+	}
+	for c := range s.taken {
+		go c.sock.c.Close()
 	}
 	s.mu.Unlock()
 	t := time.NewTimer(time.Second)

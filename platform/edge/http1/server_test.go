@@ -31,6 +31,7 @@ func answering(t *testing.T, config Config, fn func(*filter.Exchange), test func
 				config.Log = slog.New(slog.DiscardHandler)
 			}
 			s := NewServer(config)
+			s.every = time.Millisecond
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			if err != nil {
 				t.Fatal(err)
@@ -569,6 +570,7 @@ func inBubble(t *testing.T, config Config, fn func(*filter.Exchange), test func(
 		test(t, s, near)
 		near.Close()
 		<-done
+		time.Sleep(2 * watchEvery) // which ends by itself
 	})
 }
 
@@ -706,6 +708,62 @@ func TestDrainCutsOffWhatIsLeftWhenItsTimeIsOver(t *testing.T) {
 		start := time.Now()
 		if err := s.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 30*time.Second || s.Open() != 0 {
 			t.Errorf("got %v after %v, %d open", err, time.Since(start), s.Open())
+		}
+	})
+}
+
+func TestAClientThatGoesAwayEndsWhatIsAskedForIt(t *testing.T) {
+	ended := make(chan string, 10)
+	answering(t, Config{Finished: func(x *filter.Exchange) {
+		c, _ := x.Category()
+		ended <- c.String()
+	}}, func(x *filter.Exchange) {
+		near, far := pair(t)
+		asked, body := make(chan struct{}), x.Request.Path == "/body"
+		go func() {
+			http.ReadRequest(bufio.NewReader(far))
+			close(asked)
+			if body {
+				io.WriteString(far, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nbegin")
+			}
+			io.Copy(io.Discard, far) // and it never answers, or never ends
+		}()
+		var e *Error
+		err := NewUpstream(near).Do(x, &Outgoing{Method: "GET", Host: "a", Target: "/", Header: &x.Request.Header})
+		<-asked
+		if errors.As(err, &e) && e.Kind == Cancelled {
+			x.SetCategory(filter.FailureClientCancelled, "")
+			x.Answer(400, "")
+		}
+	}, func(t *testing.T, s *Server, dial func() net.Conn) {
+		for _, path := range []string{"/head", "/body"} {
+			c := dial()
+			if _, ok := c.(*net.TCPConn); ok && strings.HasSuffix(t.Name(), "any") {
+				return // nobody can look under it
+			}
+			fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: h\r\n\r\n", path)
+			if path == "/body" {
+				io.ReadFull(c, make([]byte, 12))
+			}
+			c.Close()
+			if got := <-ended; got != "FAILURE_CLIENT_CANCELLED" {
+				t.Errorf("%s: got %s", path, got)
+			}
+		}
+	})
+}
+
+func TestAnIdleClientThatClosesItsSideIsNoticed(t *testing.T) {
+	answering(t, Config{}, echo, func(t *testing.T, s *Server, dial func() net.Conn) {
+		c := dial()
+		br := bufio.NewReader(c)
+		say(t, c, br, "GET", getA)
+		say(t, c, br, "GET", getA)
+		io.WriteString(c, getA)
+		c.(*net.TCPConn).CloseWrite() // the end may come with the request
+		hear(t, br, "GET")
+		if _, err := br.ReadByte(); err != io.EOF {
+			t.Errorf("got %v, want the end", err)
 		}
 	})
 }

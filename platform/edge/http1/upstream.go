@@ -107,13 +107,15 @@ type Upstream struct {
 	sent    bool
 	err     error
 	stepFn  func() bool
-	long    bool          // the body goes by a goroutine of its own
-	sender  bool          // which was started, and was not waited for yet
-	sending chan struct{} // has room for one: it has ended
-	sendErr error         // what the request's body said, if it broke off; set before sending
-	last    atomic.Bool   // it has read the whole body
-	givenUp atomic.Bool   // nobody wants its work any more
-	body    io.Closer     // what it reads from
+	stop    func()         // closes the connection; called from another goroutine if the client goes away
+	waiter  *filter.Waiter // which knows that; nil: nobody does
+	long    bool           // the body goes by a goroutine of its own
+	sender  bool           // which was started, and was not waited for yet
+	sending chan struct{}  // has room for one: it has ended
+	sendErr error          // what the request's body said, if it broke off; set before sending
+	last    atomic.Bool    // it has read the whole body
+	givenUp atomic.Bool    // nobody wants its work any more
+	body    io.Closer      // what it reads from
 }
 
 type step uint8
@@ -130,6 +132,7 @@ func NewUpstream(c net.Conn) *Upstream {
 	u := &Upstream{sending: make(chan struct{}, 1)}
 	u.s.init(c)
 	u.stepFn = u.step
+	u.stop = func() { u.Close() } //nolint:errcheck // as in Close
 	return u
 }
 
@@ -223,6 +226,10 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 	u.s.arm(filter.Now(), o.Deadline)
 	x.Response.Header.Reset()
 	a.head.reset(upstreamRules)
+	if u.waiter = x.Waiter; u.waiter != nil && !u.waiter.Wait(&u.stop) {
+		u.waiter = nil
+		return u.fail(x, &Error{Sending, Cancelled, false, false, errGone})
+	}
 	err := u.exchange(x, o, upgrade != "")
 	if err == nil {
 		err = u.receive(x, o)
@@ -238,6 +245,9 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 func (u *Upstream) fail(x *filter.Exchange, e *Error) error {
 	u.close()
 	u.join()
+	if !u.unwatch() {
+		e.Kind, e.Err = Cancelled, errGone
+	}
 	if u.sendErr != nil {
 		e.Kind, e.Err = Cancelled, u.sendErr
 	}
@@ -248,6 +258,13 @@ func (u *Upstream) fail(x *filter.Exchange, e *Error) error {
 	return e
 }
 
+// unwatch ends that the client is watched. It reports whether the connection was not closed on its account.
+func (u *Upstream) unwatch() bool {
+	w := u.waiter
+	u.waiter = nil
+	return w == nil || w.Done(&u.stop)
+}
+
 // receive begins the body of the answer whose head was read.
 func (u *Upstream) receive(x *filter.Exchange, o *Outgoing) *Error {
 	a, p := u.a, &x.Response
@@ -256,6 +273,9 @@ func (u *Upstream) receive(x *filter.Exchange, o *Outgoing) *Error {
 	switch {
 	case p.Status == 101:
 		a.begin(noBody, 0, upstreamRules, nil)
+		if !u.unwatch() {
+			return &Error{Body, Cancelled, true, true, errGone}
+		}
 		p.Takeover = a.tunnel
 		return nil
 	case a.head.bodiless(o.Method):
@@ -544,6 +564,9 @@ func (a *answer) Read(p []byte) (int, error) {
 	case errors.Is(a.err, os.ErrDeadlineExceeded):
 		e.Kind = Timeout
 	}
+	if u.waiter != nil && u.waiter.IsGone() {
+		e.Kind, e.Err = Cancelled, errGone
+	}
 	a.finish(false)
 	if u.sendErr != nil {
 		e.Kind, e.Err = Cancelled, u.sendErr
@@ -572,7 +595,7 @@ func (a *answer) finish(ok bool) {
 	if !ok {
 		u.close()
 	}
-	if !u.join() {
+	if !u.join() || !u.unwatch() {
 		ok = false
 		u.close()
 	}
