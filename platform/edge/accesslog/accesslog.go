@@ -43,6 +43,7 @@ import (
 	"fmt"
 	"hash/maphash"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
@@ -130,9 +131,10 @@ func (l *Log) Finished(x *filter.Exchange) {
 	var mem [lineAtFirst]byte
 	line := l.append(mem[:0], x, category, took, slow)
 
+	from := asker(x)
 	var addr [16]byte
-	if x.From.IsValid() {
-		addr = x.From.As16()
+	if from.IsValid() {
+		addr = from.As16()
 	}
 	path := clip(x.Request.Path, 256)
 	client, place := maphash.Bytes(seed, addr[:]), maphash.String(seed, path)
@@ -146,12 +148,14 @@ func (l *Log) Finished(x *filter.Exchange) {
 	}
 	if e := l.clients.count(client, now, size, failed); e != nil {
 		e.name = e.name[:0]
-		if x.From.IsValid() {
-			e.name = x.From.AppendTo(e.name)
+		if from.IsValid() {
+			e.name = from.AppendTo(e.name)
 		}
 	}
-	if e := l.paths.count(place, now, size, failed); e != nil {
-		e.name = append(e.name[:0], path...)
+	if path != "" { // else the request could not be read
+		if e := l.paths.count(place, now, size, failed); e != nil {
+			e.name = append(e.name[:0], path...)
+		}
 	}
 	if l.file == "" {
 		return
@@ -171,6 +175,14 @@ func (l *Log) Finished(x *filter.Exchange) {
 }
 
 var seed = maphash.MakeSeed()
+
+// asker returns the address of who asked: also of a request that no filter has seen, for its engine refused it.
+func asker(x *filter.Exchange) netip.Addr {
+	if !x.From.IsValid() && x.Client != nil {
+		return x.Client.Remote.Addr().Unmap()
+	}
+	return x.From
+}
 
 // isSlow reports whether the request's way is worth telling. Answers without an end are not slow.
 func (l *Log) isSlow(x *filter.Exchange, now int64) bool {

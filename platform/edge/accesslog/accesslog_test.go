@@ -109,6 +109,18 @@ func TestALineTellsWhatBecameOfARequest(t *testing.T) {
 	})
 }
 
+func TestARequestThatItsEngineRefusedIsTold(t *testing.T) {
+	l := newLog(t, "")
+	x := filter.Exchange{Client: client, Start: filter.Now()}
+	x.Response.Status = 400
+	x.SetCategory(filter.FailureBadRequest, "bare LF")
+	l.Finished(&x)
+	clients, paths := l.Top(5)
+	if got := line(t, l); got["client"] != "192.0.2.1" || got["status"] != 400. || len(clients) != 1 || clients[0].Name != "192.0.2.1" || len(paths) != 0 {
+		t.Errorf("got %v, talkers %v and %v", got, clients, paths)
+	}
+}
+
 func TestSecretsAreNeverTold(t *testing.T) {
 	for _, tt := range []struct{ mask, query, want string }{
 		{"", "item=7&token=hunter2", ""},

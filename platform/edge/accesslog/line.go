@@ -20,11 +20,8 @@ func (l *Log) append(b []byte, x *filter.Exchange, category filter.Category, too
 	b = filter.AppendJSON(b, x.ID)
 	b = text(b, `,"trace":`, x.Trace)
 	b = append(b, `,"client":"`...)
-	switch {
-	case x.From.IsValid():
-		b = x.From.AppendTo(b)
-	case x.Client != nil && x.Client.Remote.IsValid():
-		b = x.Client.Remote.Addr().AppendTo(b)
+	if from := asker(x); from.IsValid() {
+		b = from.AppendTo(b)
 	}
 	b = append(b, `","method":`...)
 	b = filter.AppendJSON(b, clip(q.Method, 32))
