@@ -177,15 +177,20 @@ func (p *Passage) try() *try {
 // Client returns what the app's properties say of connections to it.
 func (p *Passage) Client() balance.Client { return p.cluster.connections() }
 
-// Carrier returns what carries an HTTP request to the present attempt's endpoint by way of net/http, as the HTTP client has
-// it, if the maker of the passage does not: over HTTP/2, in clear or over TLS, if http2 is set or the endpoint speaks nothing
-// else.
-func (p *Passage) Carrier(http2 bool) http.RoundTripper {
-	e := p.engine
-	if e.http2 != nil && (http2 || p.Endpoint().HTTP2) {
+// Way is how net/http reaches an app.
+type Way struct{ cluster *cluster }
+
+// Way returns how net/http reaches the app.
+func (p *Passage) Way() Way { return Way{p.cluster} }
+
+// Carrier returns what carries an HTTP request to ep by way of net/http, as the HTTP client has it, if the maker of the
+// passage does not: over HTTP/2, in clear or over TLS, if http2 is set or ep speaks nothing else.
+func (w Way) Carrier(ep *balance.Endpoint, http2 bool) http.RoundTripper {
+	e := w.cluster.engine
+	if e.http2 != nil && (http2 || ep.HTTP2) {
 		return e.http2
 	}
-	if w := p.cluster.wire.Load(); w != nil && w.base != nil {
+	if w := w.cluster.wire.Load(); w != nil && w.base != nil {
 		return w.base
 	}
 	return e.base

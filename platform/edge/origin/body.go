@@ -53,12 +53,15 @@ func (u *upload) broke() error {
 func (u *upload) complete(length int64) ([]byte, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if u.body == nil {
+		return nil, true
+	}
 	if u.over == nil && len(u.kept) == 0 {
 		if b, ok := u.body.(interface{ Buffered() []byte }); ok && int64(len(b.Buffered())) == length {
 			return b.Buffered(), true
 		}
 	}
-	return u.kept, u.over == io.EOF && !u.lost
+	return u.kept, !u.lost && (u.over == io.EOF || int64(len(u.kept)) == length)
 }
 
 // end keeps everybody from reading.

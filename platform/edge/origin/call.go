@@ -28,7 +28,7 @@ type call struct {
 	upload  upload
 	cursor  cursor
 	answer  answer
-	said    said
+	said    saying
 	web     web // gRPC-Web, that is translated
 	conn    *conn
 	out     http1.Outgoing
@@ -36,8 +36,10 @@ type call struct {
 	done    func(*http1.Upstream, bool)
 	early   func(int, *filter.Header)
 
-	waterline int
-	release   func(*filter.Exchange)
+	way           ipc.Way
+	connectWithin time.Duration
+	waterline     int
+	release       func(*filter.Exchange)
 
 	listed  bool // the method is one of those that the route retries
 	twice   bool // sending the request twice does no harm
@@ -138,6 +140,10 @@ func (c *call) run() error {
 	}
 	c.open = true
 	c.retries = c.passage.RetriesLeft()
+	c.way = c.passage.Way()
+	if c.connectWithin = c.passage.Client().ConnectTimeout; c.connectWithin <= 0 {
+		c.connectWithin = defaultConnect
+	}
 	p.mirrors.begin(c)
 	for {
 		left, err := c.passage.Start()
@@ -170,7 +176,7 @@ func (c *call) run() error {
 func (c *call) attempt(left time.Duration) (kind, error) {
 	x := c.x
 	c.reused, c.unsent = false, false
-	c.said = said{}
+	c.said = saying{}
 	var bent fault.Shape
 	if x.Fault != nil {
 		a, err := c.passage.Inject(x.Context(), x.Fault)
@@ -189,9 +195,16 @@ func (c *call) attempt(left time.Duration) (kind, error) {
 		}
 		bent = a.Body
 	}
-	c.tell()
-	k, err := c.carry(left)
+	var k kind
+	var err error
+	if after, ok := c.hedges(); ok {
+		k, err = c.race(after, c.limit(left))
+	} else {
+		c.tell()
+		k, err = c.carry(c.passage.Endpoint(), c.limit(left))
+	}
 	if err == nil && x.Response.Status == http.StatusSwitchingProtocols {
+		x.Response.Header.Set("Connection", "Upgrade")
 		return fine, nil
 	}
 	if err == nil && x.Response.Status != 0 {
@@ -215,17 +228,16 @@ func kindOfFault(a fault.Action) kind {
 	return readTimeout
 }
 
-// carry sends the request to the passage's endpoint and fills x.Response with the answer's head.
-func (c *call) carry(left time.Duration) (kind, error) {
-	ep := c.passage.Endpoint()
+// carry sends the request to ep and fills x.Response with the answer's head, for which it waits no longer than limit.
+func (c *call) carry(ep *balance.Endpoint, limit time.Duration) (kind, error) {
 	protocol := c.set.protocol
 	if plan := c.x.Plan; plan != nil && plan.Protocol != "" {
 		protocol = plan.Protocol
 	}
 	if two := c.grpc || protocol != "" || ep.HTTP2; two || ep.Secure {
-		return c.overHTTP(ep, c.limit(left), two)
+		return c.overHTTP(ep, limit, two)
 	}
-	return c.plainly(ep, c.limit(left))
+	return c.plainly(ep, limit)
 }
 
 // limit returns how long an attempt may take until its answer begins: the least of what was set and what is left, which
@@ -253,14 +265,6 @@ func (c *call) planned() time.Duration {
 		return plan.AttemptTimeout
 	}
 	return 0
-}
-
-// connectTimeout returns how long connecting may take.
-func (c *call) connectTimeout() time.Duration {
-	if d := c.passage.Client().ConnectTimeout; d > 0 {
-		return d
-	}
-	return defaultConnect
 }
 
 // outcome tells ipc how an attempt ended, and whether the route's rules want another.
@@ -335,13 +339,22 @@ func (t *timedOut) Is(target error) bool { return target == context.DeadlineExce
 
 // note adds an attempt to the exchange's.
 func (c *call) note(k kind, err error, took int64) {
-	x, ep := c.x, c.passage.Endpoint()
+	c.noteAt(c.passage.Endpoint(), k, err, took)
+	c.x.Origin = failures[k].category
+	if k == fine {
+		c.x.Origin = categoryOf(c.x.Response.Status)
+	}
+}
+
+// noteAt adds an attempt at ep.
+func (c *call) noteAt(ep *balance.Endpoint, k kind, err error, took int64) {
+	x := c.x
 	a := filter.Attempt{
 		Number: len(x.Attempts) + 1, Status: x.Response.Status, Duration: time.Duration(took), Error: failures[k].name, Cause: err,
 		App: c.origin.name, Instance: ep.ID, Zone: ep.Zone, MaxRetries: c.retries,
 	}
 	if a.Status == 0 {
-		a.ReadTimeout, a.ConnectTimeout = c.limit(-1), c.connectTimeout()
+		a.ReadTimeout, a.ConnectTimeout = c.limit(-1), c.connectWithin
 	}
 	if i := strings.LastIndexByte(ep.Addr, ':'); i >= 0 {
 		a.Host = ep.Addr[:i]
@@ -353,10 +366,6 @@ func (c *call) note(k kind, err error, took int64) {
 		a.Region = ep.Zone[:n-1]
 	}
 	x.Attempts = append(x.Attempts, a)
-	x.Origin = failures[k].category
-	if k == fine {
-		x.Origin = categoryOf(a.Status)
-	}
 }
 
 // whole reports whether the request can be sent once more.
@@ -442,7 +451,7 @@ func (c *call) end() {
 	if c.upload.body != nil {
 		c.upload.end()
 	}
-	c.x, c.origin, c.answer, c.said = nil, nil, answer{}, said{}
+	c.x, c.origin, c.answer, c.said = nil, nil, answer{}, saying{}
 	c.told, c.open, c.grpc, c.web, c.key = false, false, false, noWeb, ""
 	c.out = http1.Outgoing{}
 	c.proxy.free.Put(c)

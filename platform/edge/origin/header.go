@@ -164,8 +164,8 @@ func (c *call) grpcTimeout(ms int64) string {
 	return c.x.Keep(append(strconv.AppendInt(mem[:0], ms/1000, 10), 'S'))
 }
 
-// said is what an answer's header says to the edge.
-type said struct {
+// saying is what an answer's header says to the edge.
+type saying struct {
 	retryAfter, why, utilization, load string
 	noRetry                            bool
 }
@@ -173,7 +173,7 @@ type said struct {
 // hear takes out of an answer's header what concerns one connection or is said to the edge alone.
 //
 // hot path: 0 allocs, BenchmarkApply
-func hear(h *filter.Header, utilization string, protected []string) (s said) {
+func hear(h *filter.Header, utilization string, protected []string) (s saying) {
 	s.retryAfter = h.Get("Retry-After")
 	s.why = h.Get("X-Ipc-Error")
 	s.noRetry = h.Get(ipc.HeaderNoRetry) == "1"

@@ -39,7 +39,7 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 	}
 	req := c.request(ctx, ep)
 	x.Passport.Add(filter.OutReqHeadersSending)
-	resp, err := c.passage.Carrier(http2).RoundTrip(req)
+	resp, err := c.way.Carrier(ep, http2).RoundTrip(req)
 	if err != nil {
 		timer.Stop()
 		k, why := c.kindOf(ctx, err)
@@ -106,7 +106,7 @@ func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request 
 	req := &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(q.Host), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	if wish := c.wish(); wish != "" {
 		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{wish}
-		if strings.EqualFold(wish, "websocket") && h["Sec-Websocket-Key"] == nil {
+		if q.Proto >= 20 && strings.EqualFold(wish, "websocket") && h["Sec-Websocket-Key"] == nil {
 			c.key = webSocketKey()
 			h["Sec-Websocket-Key"] = []string{c.key}
 		}

@@ -3,6 +3,7 @@ package origin
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -264,4 +265,15 @@ func (s *scripted) kill() {
 
 func said200(body string) string {
 	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+}
+
+// tlsClient speaks HTTP/1.1 over TLS to the rig's front.
+func tlsClient(t testing.TB, r *rig, c net.Conn) *tls.Conn {
+	cfg := r.one.Transport.(*http.Transport).TLSClientConfig.Clone()
+	cfg.ServerName, cfg.NextProtos = "example.com", []string{"http/1.1"}
+	tc := tls.Client(c, cfg)
+	if err := tc.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	return tc
 }

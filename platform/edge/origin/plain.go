@@ -44,6 +44,7 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 			return fine, nil
 		}
 		s.lost()
+		c.discard() // what was read of an answer
 		var e *http1.Error
 		if !errors.As(err, &e) {
 			return other, err
@@ -79,7 +80,7 @@ func (c *call) connect(s *server, perHost int, fresh bool) (kind, error) {
 	x := c.x
 	x.Passport.Add(filter.OriginChConnecting)
 	var err error
-	if c.conn, err = s.dial(x.Context(), c.set, perHost, c.connectTimeout()); err != nil {
+	if c.conn, err = s.dial(x.Context(), c.set, perHost, c.connectWithin); err != nil {
 		switch {
 		case errors.Is(err, errTooManyConns):
 			return maxConns, err
@@ -102,7 +103,7 @@ func (c *call) outgoing(deadline int64) {
 	if q.Body != nil {
 		c.out.ContentLength, c.out.Body, c.out.Trailer = q.ContentLength, &c.cursor, &q.Trailer
 	}
-	if c.out.Upgrade && strings.EqualFold(q.Upgrade, "websocket") && !q.Header.Has("Sec-WebSocket-Key") {
+	if c.out.Upgrade && q.Proto >= 20 && strings.EqualFold(q.Upgrade, "websocket") && !q.Header.Has("Sec-WebSocket-Key") {
 		c.key = webSocketKey()
 		q.Header.Set("Sec-WebSocket-Key", c.key)
 	}
@@ -143,7 +144,7 @@ func (c *call) exchange(now int64) error {
 	if ctx := x.Context(); ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, func() { u.Close() })
 		err = u.Do(x, &c.out)
-		if stop(); err == nil && x.Response.Body != nil {
+		if stop(); err == nil && c.conn != nil { // its body is not over
 			c.watch = context.AfterFunc(ctx, func() { u.Close() })
 		}
 	} else {
