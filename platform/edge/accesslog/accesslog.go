@@ -111,8 +111,10 @@ func New(c Config) *Log {
 		mask:      p.List("edge.log.maskquery", []string{"*"}),
 		slowHead:  p.Duration("zuul.passport.log.request.time.threshold", time.Second),
 		slowBody:  p.Duration("zuul.passport.log.response.time.threshold", time.Second),
-		lines:     make([]byte, 0, bufferSize), spare: make([]byte, 0, bufferSize),
-		latest: ring{max: keptLatest}, slow: ring{max: keptSlow},
+		latest:    ring{max: keptLatest}, slow: ring{max: keptSlow},
+	}
+	if l.file != "" {
+		l.lines, l.spare = make([]byte, 0, bufferSize), make([]byte, 0, bufferSize)
 	}
 	l.timers.known.Store(&map[series]*meter.PercentileTimer{})
 	return l
