@@ -257,6 +257,12 @@ func (r *route) rewrite(w *Rewrite) (err error) {
 	if w.Host != "" {
 		r.host = w.Host
 	}
+	if w.Host != "" && w.Path == "" && w.Prefix == nil && w.Regex == "" {
+		return nil
+	}
+	if r.path.whole != "" || r.path.replace || r.path.regex != nil {
+		return fmt.Errorf("rewrite: the path is rewritten twice; write one rewrite that does both")
+	}
 	switch {
 	case w.Path != "":
 		r.path.whole = w.Path
