@@ -44,6 +44,7 @@ type conn struct {
 	took    func(net.Conn, []byte)
 	asked   bool // the connection was read from since it is waited for in the callback: whatever comes now will wake it up
 	linger  bool // the client may be sending still
+	given   bool // somebody else closes the connection
 	abort   bool // the client must not take the end for an ordinary one
 	hints   func(int, *filter.Header)
 }
@@ -55,6 +56,8 @@ type work struct {
 	head head
 	out  []byte
 	body requestBody
+
+	apart bool // no string of x lies in buf
 }
 
 var works = sync.Pool{New: func() any { return &work{out: make([]byte, 0, 4<<10)} }}
@@ -83,7 +86,7 @@ func (c *conn) giveBack() {
 	if cap(w.out) > 64<<10 {
 		w.out = make([]byte, 0, 4<<10)
 	}
-	w.stream.s, w.ready, w.trailer, w.body.c = nil, nil, nil, nil
+	w.stream.s, w.ready, w.trailer, w.body.c, w.apart = nil, nil, nil, nil, false
 	works.Put(w)
 }
 
@@ -172,6 +175,9 @@ func (c *conn) step() bool {
 					return c.leave()
 				}
 				w.start += n
+				if w.x.Request.Upgrade != "" {
+					w.putApart(n)
+				}
 				if r := c.begin(); r != nil {
 					return c.refuse(r)
 				}
@@ -291,7 +297,7 @@ func (c *conn) begin() *Refusal {
 	c.client.Requests++
 	c.headBy = 0
 	x.Client, x.Start = c.client, now
-	x.Waiter = &c.waiter
+	x.Waiter, x.MayDetach = &c.waiter, true
 	x.Passport.AddAt(filter.InReqHeadersReceived, now)
 	q.Scheme = "http"
 	if c.client.TLS != nil {
@@ -394,23 +400,14 @@ func (c *conn) finish(a *reply) {
 		x.Read = w.count
 	}
 	x.Passport.AddAt(filter.OutRespLastContentSent, now)
-	took := x.Response.Takeover
-	if a.failed != nil || x.Response.Status != 101 && x.Request.Proto == 11 && x.Request.Upgrade != "" {
-		took = nil
+	if took := x.Response.Takeover; took != nil && a.failed == nil && (x.Response.Status == 101 || x.Request.Upgrade == "") {
+		c.took, c.todo = took, taking
+		return
 	}
-	if took != nil {
-		x.Response.Takeover = nil // it is ours now
-	}
-	if c.s.c.Finished != nil {
-		c.s.c.Finished(x)
-	}
-	x.End()
+	c.over()
 	unread := body && !w.whole()
 	set := c.s.settings.Load()
 	switch {
-	case took != nil:
-		c.took, c.todo = took, taking
-		return
 	case a.failed != nil:
 		c.leave()
 	case a.close || c.cut.Load():
@@ -425,6 +422,15 @@ func (c *conn) finish(a *reply) {
 	}
 	x.Reset()
 	w.head.reset(&set.Rules)
+}
+
+// over tells that the request is over.
+func (c *conn) over() {
+	x := &c.w.x
+	if c.s.c.Finished != nil {
+		c.s.c.Finished(x)
+	}
+	x.End()
 }
 
 // An unread body is read up to here so that the connection can be used on, or the client hears the answer.
@@ -466,16 +472,39 @@ func (c *conn) drain() {
 
 // takeOver leaves the connection to who speaks the protocol that was changed to.
 func (c *conn) takeOver() {
-	var early []byte
-	if w := c.w; w.start < w.end {
-		early = append(early, w.buf[w.start:w.end]...)
-	}
-	c.giveBack()
-	c.set(0)
 	c.linger = false
 	c.leave()
+	var early []byte
+	w := c.w
+	if w.start < w.end {
+		early = append(early, w.buf[w.start:w.end]...)
+	}
+	c.sock.c.SetDeadline(time.Time{}) //nolint:errcheck // a connection that is closed says so when it is read
 	c.s.unwatch(c)
+	if w.x.Client == nil { // no request of ours
+		c.giveBack()
+		c.took(c.sock.c, early)
+		return
+	}
+	defer c.over()
+	if w.apart { // what may last long needs no buffers
+		w.buf = nil
+	}
+	w.out = nil
 	c.took(c.sock.c, early)
+	c.given = w.x.Response.Detached
+}
+
+// putApart has the strings of a request that asks for another protocol lie in memory of their own: the buffer need not be
+// held as long as that is spoken.
+func (w *work) putApart(n int) {
+	own := make([]byte, n)
+	copy(own, w.buf[w.start-n:w.start])
+	w.x.Request.Header.Reset()
+	w.x.Request.Upgrade = ""
+	w.head.reset(w.head.rules)
+	w.head.request(own, &w.x)
+	w.apart = true
 }
 
 // interim passes on an informational answer.
@@ -509,6 +538,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 		return 0, errGone
 	}
 	n, err := t.Read(p)
+	if b.c.cut.Load() {
+		return n, net.ErrClosed // which was wanted, and is not the client's doing
+	}
 	if t.err == io.EOF {
 		if len(t.ready) == 0 {
 			b.ended.Store(true)

@@ -47,7 +47,7 @@ type Config struct {
 	Serve func(x *filter.Exchange)
 
 	// Finished is called once the response was written, or could not be, also for requests that were refused before Serve;
-	// nil: nobody is told. If the protocol was changed, that is before the connection is taken over.
+	// nil: nobody is told. If the connection was taken over, that is when whoever did so has returned.
 	Finished func(x *filter.Exchange)
 
 	// HTTP2 is given connections that begin with the preface of HTTP/2, and what was read of them; nil: they are refused.
@@ -228,7 +228,9 @@ func (s *Server) leave(c *conn) {
 	if c.abort {
 		reset(c.sock.c)
 	}
-	c.sock.c.Close() //nolint:errcheck // it is at its end
+	if !c.given {
+		c.sock.c.Close() //nolint:errcheck // it is at its end
+	}
 	s.mu.Lock()
 	delete(s.conns, c)
 	delete(s.taken, c)

@@ -768,73 +768,6 @@ func TestAnIdleClientThatClosesItsSideIsNoticed(t *testing.T) {
 	})
 }
 
-// passing is a server that passes requests on to an origin, as the edge does.
-func passing(t testing.TB, config Config, origin string) (addr string) {
-	t.Helper()
-	back, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		for {
-			c, err := back.Accept()
-			if err != nil {
-				return
-			}
-			steady(t, c, origin)
-		}
-	}()
-	var mu sync.Mutex
-	var pool []*Upstream
-	done := func(u *Upstream, ok bool) {
-		if ok {
-			mu.Lock()
-			pool = append(pool, u)
-			mu.Unlock()
-		}
-	}
-	outs := sync.Pool{New: func() any { return &Outgoing{Done: done} }}
-	config.Serve = func(x *filter.Exchange) {
-		var u *Upstream
-		mu.Lock()
-		if n := len(pool); n > 0 {
-			u, pool = pool[n-1], pool[:n-1]
-		}
-		mu.Unlock()
-		if u == nil {
-			c, err := net.Dial("tcp", back.Addr().String())
-			if err != nil {
-				x.Answer(502, err.Error())
-				return
-			}
-			u = NewUpstream(c)
-		}
-		q, o := &x.Request, outs.Get().(*Outgoing)
-		o.Method, o.Host, o.Target, o.Header, o.Deadline = q.Method, q.Host, q.Target, &q.Header, x.Start+int64(10*time.Second)
-		o.ContentLength, o.Body = q.ContentLength, q.Body
-		if err := u.Do(x, o); err != nil {
-			x.Answer(502, err.Error())
-		}
-		outs.Put(o)
-	}
-	s := NewServer(config)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	go s.Serve(l)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-		defer cancel()
-		s.Drain(ctx)
-		back.Close()
-		for _, u := range pool {
-			u.Close()
-		}
-	})
-	return l.Addr().String()
-}
-
 // asker returns what sends one request by c and reads the answer, of a length that never changes, without allocating.
 func asker(t testing.TB, c net.Conn, request string) func() {
 	in, out := make([]byte, 64<<10), []byte(request)
@@ -859,7 +792,7 @@ func asker(t testing.TB, c net.Conn, request string) func() {
 }
 
 func TestARequestAllocatesNothing(t *testing.T) {
-	addr := passing(t, Config{}, answerHead+strings.Repeat("x", 1024))
+	addr := passing(t, Config{}, steadily(t, answerHead+strings.Repeat("x", 1024)))
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -871,7 +804,7 @@ func TestARequestAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkServer(b *testing.B) {
-	addr := passing(b, Config{Settings: Settings{Requests: 1 << 30}}, answerHead+strings.Repeat("x", 1024))
+	addr := passing(b, Config{Settings: Settings{Requests: 1 << 30}}, steadily(b, answerHead+strings.Repeat("x", 1024)))
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		b.Fatal(err)

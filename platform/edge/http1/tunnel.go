@@ -27,7 +27,8 @@ func (a *answer) tunnel(c net.Conn, early []byte) {
 	t.active.Store(filter.Now())
 	var client sock
 	client.init(c)
-	late := a.buf[a.start:a.end]
+	late := append([]byte(nil), a.buf[a.start:a.end]...)
+	a.start, a.end, a.buf, a.out = 0, 0, nil, nil // nothing lies there any more
 	var wg sync.WaitGroup
 	wg.Go(func() { t.pump(&u.s, &client, early) })
 	t.pump(&client, &u.s, late)

@@ -276,6 +276,14 @@ func (u *Upstream) receive(x *filter.Exchange, o *Outgoing) *Error {
 		if !u.unwatch() {
 			return &Error{Body, Cancelled, true, true, errGone}
 		}
+		// The head lies in memory of its own from here on: the buffer need not be held as long as the tunnel.
+		own := append([]byte(nil), a.buf[:a.start]...)
+		for at := 0; at < len(own); {
+			p.Header.Reset()
+			a.head.reset(upstreamRules)
+			n, _ := a.head.response(own[at:], p, true)
+			at += n
+		}
 		p.Takeover = a.tunnel
 		return nil
 	case a.head.bodiless(o.Method):
