@@ -16,8 +16,7 @@ import (
 )
 
 // lead has the edge send everything for the host NAME.test to an app of that name with one instance, for each of
-// origins, which are addresses by name. Calls are not tried again and no circuit breaks, so that what is sent once
-// arrives once.
+// origins, which are addresses by name, so that what is sent once arrives once.
 func (r *road) lead(origins map[string]string) {
 	r.t.Helper()
 	type match struct {
@@ -34,12 +33,7 @@ func (r *road) lead(origins map[string]string) {
 	var routes []route
 	for name, addr := range origins {
 		routes = append(routes, route{name, match{[]string{name + ".test"}}, []backend{{name}}})
-		r.register(name, addr)
-		r.set("int", "ipc.command."+name+".retries", "0")
-		r.set("bool", "hystrix.command."+name+".circuitBreaker.enabled", "false")
-		for _, rule := range []string{"consecutive5xx", "consecutiveGatewayFailure", "consecutiveLocalOriginFailure"} {
-			r.set("int", "ipc.command."+name+".outlier."+rule, "0")
-		}
+		r.once(name, addr)
 	}
 	text, err := json.Marshal(routes)
 	if err != nil {
@@ -60,6 +54,17 @@ func (r *road) lead(origins map[string]string) {
 			resp.Body.Close()
 			return []string{fmt.Sprint(resp.StatusCode)}
 		}, "200")
+	}
+}
+
+// once registers an app with one instance, whose calls are not tried again and open no circuit.
+func (r *road) once(name, addr string) {
+	r.t.Helper()
+	r.register(name, addr)
+	r.set("int", "ipc.command."+name+".retries", "0")
+	r.set("bool", "hystrix.command."+name+".circuitBreaker.enabled", "false")
+	for _, rule := range []string{"consecutive5xx", "consecutiveGatewayFailure", "consecutiveLocalOriginFailure"} {
+		r.set("int", "ipc.command."+name+".outlier."+rule, "0")
 	}
 }
 

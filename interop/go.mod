@@ -4,6 +4,7 @@ go 1.26.0
 
 require (
 	github.com/hudl/fargo v1.4.0
+	github.com/mccutchen/go-httpbin/v2 v2.26.0
 	github.com/op/go-logging v0.0.0-20160315200505-970db520ece7
 	github.com/roadbed/roadbed v0.0.0
 	google.golang.org/grpc v1.85.0
