@@ -67,6 +67,7 @@ type Trip struct {
 	// Room is how many calls may be in flight even if the app's settings allow fewer; negative is any number.
 	Room int
 
+	Group    string // the server group to ask; empty: any
 	Instance string // the id of the only instance to ask; empty: any
 	Force    bool   // ask that Instance even if it is not UP
 	Addr     string // "host:port" to ask in place of any instance; empty: none
@@ -142,7 +143,7 @@ func (p *Passage) Begin(ctx context.Context, e *Engine, c Trip) error {
 // choose returns whom to ask first.
 func (p *Passage) choose() (*balance.Endpoint, error) {
 	lb := p.cluster.lb
-	if p.call.Addr == "" && p.call.Instance == "" {
+	if p.call.Addr == "" && p.call.Instance == "" && p.call.Group == "" {
 		if ep := lb.Pick(p.now); ep != nil {
 			return ep, nil
 		}
@@ -152,6 +153,12 @@ func (p *Passage) choose() (*balance.Endpoint, error) {
 	}
 	<-p.cluster.ready
 	p.now = p.engine.clock.now()
+	if p.call.Addr == "" && p.call.Instance == "" {
+		if ep := lb.InGroup(p.now, p.call.Group, nil); ep != nil {
+			return ep, nil
+		}
+		return nil, &noEndpoint{"no instance of its server group " + p.call.Group + " is UP"}
+	}
 	p.most = 1
 	if p.call.Addr != "" {
 		return lb.At(p.call.Addr), nil
@@ -234,6 +241,9 @@ func (p *Passage) RetriesLeft() int { return int(max(p.retries, 0)) }
 // Made returns how many attempts were begun.
 func (p *Passage) Made() int { return p.attempts }
 
+// Tripped reports whether the app's circuit breaker is not closed.
+func (p *Passage) Tripped() bool { return p.cmd.breaker.word.Load()&stateMask != closed }
+
 // RepeatsAll reports whether the app's settings let every request be sent twice, whatever its method.
 func (p *Passage) RepeatsAll() bool { return p.all }
 
@@ -306,9 +316,18 @@ func (p *Passage) Outcome(o Outcome) (wait time.Duration, again bool) {
 		status: o.Status, retryAfter: o.RetryAfter, noRetry: o.NoRetry, whole: o.Whole, wish: o.Wish,
 		gone: o.Status == 0 && (o.Ended == balance.Abandoned || t.end >= p.permit.deadline), unsent: o.Status == 0 && o.Ended == balance.Unreached,
 	}
+	var mate *balance.Endpoint
+	if p.call.Group != "" && p.most != 1 {
+		if mate = p.cluster.lb.InGroup(p.now, p.call.Group, p.tried[:p.attempts]); mate == nil {
+			p.most = int16(p.attempts)
+		}
+	}
 	next, wait := p.decide(p.set, t, &u, o.Repeatable || p.all, p.two, p.permit.deadline)
 	p.two = false
 	if next != nil {
+		if mate != nil {
+			next = mate
+		}
 		p.rest()
 		p.course.again(0, wait, next)
 		p.at = len(p.more)
@@ -457,7 +476,7 @@ func (p *Passage) record(end int64, kind Kind, status int, err error) record {
 // wanted says that the request's maker wants one even if the app's command does not hedge. It is for requests that may be
 // sent twice.
 func (p *Passage) Hedge(wanted bool) (after time.Duration, ok bool) {
-	if !wanted && !p.set.Hedge || p.nested || p.most == 1 || p.attempts > 1 {
+	if !wanted && !p.set.Hedge || p.nested || p.most == 1 || p.call.Group != "" || p.attempts > 1 {
 		return 0, false
 	}
 	p.hedging = p.cluster.hedging()

@@ -28,8 +28,9 @@ type Endpoint struct {
 	ID     string // of the instance
 	Addr   string // "host:port"
 	Zone   string
-	Secure bool // speaks TLS
-	HTTP2  bool // speaks HTTP/2 in clear, by what its registration says: protocol=h2c
+	Group  string // its server group; empty if it has none
+	Secure bool   // speaks TLS
+	HTTP2  bool   // speaks HTTP/2 in clear, by what its registration says: protocol=h2c
 
 	lb      *Balancer
 	weight  float64      // of 1; guarded by lb.mu

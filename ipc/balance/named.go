@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/roadbed/roadbed"
@@ -22,6 +23,46 @@ func (b *Balancer) Named(id string, force bool) (ep *Endpoint, why string) {
 		return ep, ""
 	}
 	return nil, "instance " + id + " is not listed"
+}
+
+// InGroup chooses an endpoint of that server group that was not tried: of two fit ones at random the cheaper, and if none is
+// fit, one that is UP. It returns nil if there is none.
+func (b *Balancer) InGroup(now int64, group string, tried []*Endpoint) *Endpoint {
+	p := b.current(now)
+	d := throw()
+	var fit [2]*candidate // chosen evenly of all
+	n := 0
+	for i := range p.fit {
+		c := &p.fit[i]
+		if c.Group != group || slices.Contains(tried, c.Endpoint) {
+			continue
+		}
+		switch n++; {
+		case n <= len(fit):
+			fit[n-1] = c
+		default:
+			if at := d.below(uint32(d.next()), n); at < len(fit) {
+				fit[at] = c
+			}
+		}
+	}
+	switch {
+	case n == 1:
+		return fit[0].Endpoint
+	case n > 1:
+		one, _, _ := fit[0].cost(now, p.median)
+		two, _, _ := fit[1].cost(now, p.median)
+		if two < one {
+			return fit[1].Endpoint
+		}
+		return fit[0].Endpoint
+	}
+	for _, ep := range p.all {
+		if ep.Group == group && !slices.Contains(tried, ep) && ep.up() {
+			return ep
+		}
+	}
+	return nil
 }
 
 // At returns the endpoint at addr, "host:port". If none of that address is listed it is a new one, whose statistics nobody

@@ -36,6 +36,7 @@ type call struct {
 	done    func(*http1.Upstream, bool)
 	early   func(int, *filter.Header)
 
+	here          context.Context // of two attempts at once
 	way           ipc.Way
 	connectWithin time.Duration
 	waterline     int
@@ -58,7 +59,7 @@ type call struct {
 func (c *call) begin() (trip ipc.Trip, err error) {
 	x, q := c.x, &c.x.Request
 	c.set, c.general = c.origin.set.Load(), c.proxy.general.Get()
-	trip = ipc.Trip{App: c.origin.name, Timeout: -1, Instance: x.Instance, Force: x.Force, Addr: x.Addr, ID: x.ID, Method: q.Method, Path: q.Path}
+	trip = ipc.Trip{App: c.origin.name, Timeout: -1, Group: x.Group, Instance: x.Instance, Force: x.Force, Addr: x.Addr, ID: x.ID, Method: q.Method, Path: q.Path}
 	if x.Deadline != 0 {
 		if trip.Timeout = time.Duration(x.Deadline - filter.Now()); trip.Timeout <= 0 {
 			return trip, c.proxy.failed(late, x.App, ipc.ErrDeadlineSpent)
@@ -160,16 +161,51 @@ func (c *call) run() error {
 		}
 		c.discard()
 		x.Passport.Add(filter.OriginRetryStart)
-		if wait > 0 {
-			timer := time.NewTimer(wait)
-			select {
-			case <-timer.C:
-			case <-x.Context().Done():
-				timer.Stop()
-				return c.fail(cancelled, c.passage.Failed(context.Canceled))
-			}
+		if !c.pause(wait) {
+			return c.fail(cancelled, c.passage.Failed(context.Canceled))
 		}
 	}
+}
+
+// pause waits before another attempt. It reports false if the client has gone away.
+func (c *call) pause(wait time.Duration) bool {
+	if wait <= 0 {
+		return true
+	}
+	ctx, leave := c.present()
+	defer leave()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+var errGone = errors.New("the client went away")
+
+// present returns a context that ends when the client goes away, until leave is called.
+func (c *call) present() (ctx context.Context, leave func()) {
+	x := c.x
+	if x.Waiter == nil {
+		return x.Context(), func() {}
+	}
+	ctx, cancel := context.WithCancelCause(x.Context())
+	stop := func() { cancel(errGone) }
+	if !x.Waiter.Wait(&stop) {
+		cancel(errGone)
+	}
+	return ctx, func() {
+		x.Waiter.Done(&stop)
+		cancel(nil)
+	}
+}
+
+// left reports whether the client has gone away.
+func (c *call) left() bool {
+	return c.x.Waiter != nil && c.x.Waiter.IsGone() || c.x.Context().Err() != nil
 }
 
 // attempt asks the passage's endpoint.
@@ -181,7 +217,7 @@ func (c *call) attempt(left time.Duration) (kind, error) {
 	if x.Fault != nil {
 		a, err := c.passage.Inject(x.Context(), x.Fault)
 		switch {
-		case err != nil && x.Context().Err() != nil:
+		case err != nil && c.left():
 			return cancelled, err
 		case err != nil:
 			return kindOfFault(a), err
@@ -351,7 +387,7 @@ func (c *call) noteAt(ep *balance.Endpoint, k kind, err error, took int64) {
 	x := c.x
 	a := filter.Attempt{
 		Number: len(x.Attempts) + 1, Status: x.Response.Status, Duration: time.Duration(took), Error: failures[k].name, Cause: err,
-		App: c.origin.name, Instance: ep.ID, Zone: ep.Zone, MaxRetries: c.retries,
+		App: c.origin.name, ServerGroup: ep.Group, Instance: ep.ID, Zone: ep.Zone, MaxRetries: c.retries,
 	}
 	if a.Status == 0 {
 		a.ReadTimeout, a.ConnectTimeout = c.limit(-1), c.connectWithin
@@ -453,7 +489,7 @@ func (c *call) end() {
 	}
 	c.x, c.origin, c.answer, c.said = nil, nil, answer{}, saying{}
 	c.told, c.open, c.grpc, c.web, c.key = false, false, false, noWeb, ""
-	c.out = http1.Outgoing{}
+	c.out, c.here = http1.Outgoing{}, nil
 	c.proxy.free.Put(c)
 }
 
@@ -501,12 +537,24 @@ func (a *answer) Close() error {
 // ended notes the end of an answer's body, or that it broke off.
 func (c *call) ended(err error) {
 	x := c.x
-	if err == io.EOF {
+	switch {
+	case err == io.EOF:
 		x.Passport.Add(filter.InRespLastContentReceived)
-	} else if x.Context().Err() == nil {
+	case c.left(), isCancelled(err):
+		x.SetCategory(filter.FailureClientCancelled, "the client went away before it had the whole answer")
+	case err == errTooLong, x.Deadline != 0 && filter.Now() >= x.Deadline:
+		x.Origin = filter.FailureOriginReadTimeout
+		x.SetCategory(x.Origin, "the answer of "+x.App+" took longer than the request may")
+	default:
 		c.passage.Broke(err)
-		x.SetCategory(filter.FailureOriginReset, "the answer of "+x.App+" broke off")
 		x.Origin = filter.FailureOriginReset
+		x.SetCategory(x.Origin, "the answer of "+x.App+" broke off")
 	}
 	c.over()
+}
+
+// isCancelled reports whether an answer's body ended because of the client.
+func isCancelled(err error) bool {
+	e, ok := errors.AsType[*http1.Error](err)
+	return ok && e.Kind == http1.Cancelled
 }

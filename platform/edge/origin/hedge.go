@@ -49,8 +49,8 @@ func (c *call) enter(ep *balance.Endpoint, limit time.Duration, number string, b
 		q.Header.Add(f.Name, f.Value)
 	}
 	q.Header.Set(ipc.HeaderAttempt, number)
-	r.x.Deadline, r.x.Plan, r.x.Path, r.x.App, r.x.ID = x.Deadline, x.Plan, x.Path, x.App, x.ID
-	ctx, cancel := context.WithCancelCause(x.Context())
+	r.x.Deadline, r.x.Plan, r.x.Path, r.x.Host, r.x.App, r.x.ID = x.Deadline, x.Plan, x.Path, x.Host, x.App, x.ID
+	ctx, cancel := context.WithCancelCause(c.here)
 	r.cancel = cancel
 	r.x.SetContext(ctx)
 	r.call.x = &r.x
@@ -85,6 +85,10 @@ func (r *racer) usable() bool {
 // race makes the request's first attempt, and one more at another instance if it takes longer than after.
 func (c *call) race(after, limit time.Duration) (kind, error) {
 	c.tell()
+	here, leave := c.present()
+	c.here = here
+	x := c.x
+	x.OnEnd(func(*filter.Exchange) { leave() })
 	back := make(chan *racer, 2)
 	all := [2]*racer{c.enter(c.passage.Endpoint(), limit, "1", back)}
 	running := 1

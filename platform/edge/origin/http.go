@@ -32,7 +32,8 @@ var (
 // overHTTP asks ep by net/http.
 func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (kind, error) {
 	x := c.x
-	ctx, cancel := context.WithCancelCause(x.Context())
+	here, leave := c.present()
+	ctx, cancel := context.WithCancelCause(here)
 	timer := time.AfterFunc(limit, func() { cancel(errNoAnswerYet) })
 	if x.Interim != nil && (x.Request.Proto >= 20 || c.general.EarlyHints) {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim})
@@ -43,6 +44,7 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 	if err != nil {
 		timer.Stop()
 		k, why := c.kindOf(ctx, err)
+		leave()
 		cancel(errDone)
 		return k, why
 	}
@@ -53,7 +55,7 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 		timer.Stop()
 		timer = time.AfterFunc(time.Duration(x.Deadline-filter.Now()), func() { cancel(errTooLong) })
 	}
-	return c.answered(resp, &httpBody{c: c, resp: resp, inner: resp.Body, stop: func() { timer.Stop(); cancel(errDone) }})
+	return c.answered(resp, &httpBody{c: c, resp: resp, inner: resp.Body, stop: func() { timer.Stop(); leave(); cancel(errDone) }})
 }
 
 // kindOf says what an error of net/http means.
@@ -61,7 +63,7 @@ func (c *call) kindOf(ctx context.Context, err error) (kind, error) {
 	switch {
 	case c.broke() != nil:
 		return cancelled, c.broke()
-	case c.x.Context().Err() != nil:
+	case c.left():
 		return cancelled, err
 	case ipc.IsUnsent(err):
 		return connectError, err
@@ -103,7 +105,7 @@ func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request 
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nil // else net/http would name itself
 	}
-	req := &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(q.Host), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
+	req := &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(c.host()), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	if wish := c.wish(); wish != "" {
 		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{wish}
 		if q.Proto >= 20 && strings.EqualFold(wish, "websocket") && h["Sec-Websocket-Key"] == nil {

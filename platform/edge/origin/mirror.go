@@ -67,7 +67,7 @@ func (m *mirrors) begin(c *call) {
 		k := http.CanonicalHeaderKey(f.Name)
 		h[k] = append(h[k], strings.Clone(f.Value))
 	}
-	c.copy = &copied{u.Host, &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(q.Host)}, q.ContentLength}
+	c.copy = &copied{u.Host, &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(c.host())}, q.ContentLength}
 }
 
 // end sends the copy of a request that is over, unless too many are under way or its body is not at hand.

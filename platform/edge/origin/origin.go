@@ -72,6 +72,7 @@ type Config struct {
 //	CLIENT.ribbon.PerServerWaterline                 32     idle connections that are kept to one instance, for each processor; 4 with edge.profile=zuul
 //	CLIENT.ribbon.MaxRequestsPerConnection           1000
 //	CLIENT.ribbon.ConnIdleEvictTimeMilliSeconds      60000
+//	CLIENT.ribbon.CloseOnCircuitBreaker              true   connections are not kept while the app's breaker is not closed
 //	CLIENT.ribbon.MaxAutoRetriesNextServer                  as ipc has it; 0 with edge.profile=zuul
 //	CLIENT.ribbon.TcpKeepAlive, .TcpNoDelay          false, true
 //	CLIENT.ribbon.ReceiveBufferSize, .SendBufferSize        bytes; as the system has it

@@ -49,7 +49,7 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 		if !errors.As(err, &e) {
 			return other, err
 		}
-		if x.Context().Err() != nil {
+		if c.left() {
 			return cancelled, err
 		}
 		if e.Kind == http1.Stale {
@@ -80,11 +80,14 @@ func (c *call) connect(s *server, perHost int, fresh bool) (kind, error) {
 	x := c.x
 	x.Passport.Add(filter.OriginChConnecting)
 	var err error
-	if c.conn, err = s.dial(x.Context(), c.set, perHost, c.connectWithin); err != nil {
+	ctx, leave := c.present()
+	c.conn, err = s.dial(ctx, c.set, perHost, c.connectWithin)
+	leave()
+	if err != nil {
 		switch {
 		case errors.Is(err, errTooManyConns):
 			return maxConns, err
-		case x.Context().Err() != nil:
+		case c.left():
 			return cancelled, err
 		}
 		return connectError, err
@@ -97,7 +100,7 @@ func (c *call) connect(s *server, perHost int, fresh bool) (kind, error) {
 func (c *call) outgoing(deadline int64) {
 	x, q := c.x, &c.x.Request
 	c.out = http1.Outgoing{
-		Method: q.Method, Host: q.Host, Target: c.target(), Header: &q.Header, Deadline: deadline, Done: c.done,
+		Method: q.Method, Host: c.host(), Target: c.target(), Header: &q.Header, Deadline: deadline, Done: c.done,
 		Upgrade: c.wish() != "",
 	}
 	if q.Body != nil {
@@ -110,6 +113,14 @@ func (c *call) outgoing(deadline int64) {
 	if x.Interim != nil && (q.Proto >= 20 || c.general.EarlyHints) {
 		c.out.Interim = c.early
 	}
+}
+
+// host returns the host that the origin is asked for.
+func (c *call) host() string {
+	if c.x.Host != "" {
+		return c.x.Host
+	}
+	return c.x.Request.Host
 }
 
 // target returns the request's target.
@@ -177,6 +188,11 @@ func (c *call) finished(_ *http1.Upstream, reusable bool) {
 		return
 	}
 	c.origin.count.release.Inc()
+	if c.open && c.set.closeOnBreaker && c.passage.Tripped() {
+		c.origin.count.tripped.Inc()
+		conn.server.end(conn)
+		return
+	}
 	conn.server.give(conn, c.set, c.waterline)
 }
 

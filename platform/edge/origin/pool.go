@@ -38,7 +38,7 @@ type server struct {
 // counters are the meters of an origin's connections, named as Zuul's.
 type counters struct {
 	request, reuse, release, closed, staleInPool, staleTaken, tooMany *meter.Counter
-	create, created, failed, worn, surplus, expired, errors           *meter.Counter
+	create, created, failed, worn, surplus, expired, tripped          *meter.Counter
 	creating                                                          *meter.Timer
 }
 
@@ -48,7 +48,7 @@ func newCounters(m *meter.Registry, app string) (c counters) {
 		request: of("request"), reuse: of("reuse"), release: of("release"), closed: of("close"),
 		staleInPool: of("fromPoolIsClosed"), staleTaken: of("alreadyClosed"), tooMany: of("maxConnsPerHostExceeded"),
 		create: of("create"), created: of("create_success"), failed: of("create_fail"),
-		worn: of("closeExpiredConnLifetime"), surplus: of("closeAbovePoolHighWaterMark"), expired: of("idle"), errors: of("error"),
+		worn: of("closeExpiredConnLifetime"), surplus: of("closeAbovePoolHighWaterMark"), expired: of("idle"), tripped: of("closeCircuitBreaker"),
 		creating: m.Timer("connectionpool_createTiming", "id", app),
 	}
 }

@@ -51,6 +51,8 @@ type settings struct {
 	protocol    string // "", h2, h2c
 	gradient    bool
 	nextServer  int // MaxAutoRetriesNextServer
+
+	closeOnBreaker bool
 }
 
 const (
@@ -85,7 +87,7 @@ func follow(p *config.Properties, app string, apply func(*settings)) (stop func(
 	var mu sync.Mutex
 	parts := make([]map[string]string, len(prefixes))
 	ready := false
-	last := &settings{maxRequests: defaultMaxRequests}
+	last := &settings{maxRequests: defaultMaxRequests, closeOnBreaker: true}
 	resolve := func() {
 		all := map[string]string{}
 		for _, part := range parts {
@@ -153,6 +155,8 @@ func read(app string, props map[string]string, before *settings, refuse func(key
 	number(ribbon("MaxAutoRetriesNextServer"), 0, 9, func(s *settings) *int { return &s.nextServer })
 	number(ribbon("ReceiveBufferSize"), 1, 1<<30, func(s *settings) *int { return &s.receive })
 	number(ribbon("SendBufferSize"), 1, 1<<30, func(s *settings) *int { return &s.send })
+	s.closeOnBreaker = true
+	truth(ribbon("CloseOnCircuitBreaker"), func(s *settings) *bool { return &s.closeOnBreaker }, true)
 	truth(ribbon("TcpKeepAlive"), func(s *settings) *bool { return &s.keepAlive }, true)
 	truth(ribbon("TcpNoDelay"), func(s *settings) *bool { return &s.delay }, false)
 	number([]string{"zuul.origin." + app + ".concurrency.max.requests"}, 1, 1e6, func(s *settings) *int { return &s.concurrent })

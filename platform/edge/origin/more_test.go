@@ -1,0 +1,304 @@
+package origin
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"reflect"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+// exchange returns an exchange as an engine hands it over.
+func exchange(method, path string) *filter.Exchange {
+	x := &filter.Exchange{Client: &filter.Client{}, App: "app", Plan: &filter.Plan{Upgrades: true}, ID: "request-1"}
+	x.Request.Method, x.Request.Path, x.Request.Target, x.Request.Host, x.Request.Proto = method, path, path, "shop.example", 11
+	return x
+}
+
+func TestAnExtendedCONNECTBecomesAnUpgrade(t *testing.T) {
+	for _, c := range []struct {
+		accept func(key string) string
+		status int
+	}{
+		{webSocketAccept, 101},
+		{func(string) string { return "bm9uc2Vuc2U=" }, 0},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				conn, err := l.Accept()
+				if err != nil {
+					return
+				}
+				req, err := http.ReadRequest(bufio.NewReader(conn))
+				if err == nil {
+					if len(req.Header.Get("Sec-WebSocket-Key")) != 24 || req.Header.Get("Connection") != "Upgrade" {
+						t.Errorf("the origin got %v", req.Header)
+					}
+					fmt.Fprintf(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Accept: %s\r\n\r\n", c.accept(req.Header.Get("Sec-WebSocket-Key")))
+				}
+				conn.Close()
+			}
+		})
+		r := newRig(t, map[string]string{"ipc.command.app.retries": "-1"}, l.Addr().String())
+		x := exchange("GET", "/chat")
+		x.Request.Proto, x.Request.Upgrade = 20, "websocket"
+		x.Request.Header.Add("Sec-WebSocket-Version", "13")
+		err = r.Apply(x)
+		if x.Response.Status != c.status || (err == nil) != (c.status == 101) || (x.Response.Takeover != nil) != (c.status == 101) {
+			t.Errorf("got %d %v, want %d", x.Response.Status, err, c.status)
+		}
+		x.End()
+		l.Close()
+		wg.Wait()
+	}
+}
+
+func TestAnOriginIsToldWhatItsCallersTell(t *testing.T) {
+	heads := make(chan http.Header, 10)
+	addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+		heads <- q.Header.Clone()
+		if len(heads) == 1 {
+			w.WriteHeader(503)
+		}
+		w.Header().Set("X-Host", q.Host)
+	})
+	other := serving(t, func(w http.ResponseWriter, q *http.Request) { heads <- q.Header.Clone() })
+	r := newRig(t, nil, addr, other)
+	x := exchange("GET", "/")
+	x.Criticality, x.Priority, x.Deadline = roadbed.Degraded, 42, filter.Now()+int64(5*time.Second)
+	for _, f := range []string{"X-Fit: stranger", "X-Ipc-Criticality: BULK", "x-ipc-caller: me", "Keep-Alive: 5", "TE: gzip, trailers", "Proxy-Authorization: a", "Cookie: a=b", "Connection: cookie, x-mine", "X-Mine: 1", "Expect: 100-continue"} {
+		k, v, _ := strings.Cut(f, ": ")
+		x.Request.Header.Add(k, v)
+	}
+	x.Request.Host, x.Host = "shop.example", "inner.example"
+	if err := r.Apply(x); err != nil {
+		t.Fatal(err)
+	}
+	h := <-heads
+	for k, want := range map[string]string{
+		"X-Ipc-Attempt": "1", "X-Ipc-Caller": "edge", "X-Ipc-Criticality": "DEGRADED", "X-Ipc-Priority": "42", "X-Request-Id": "request-1", "Cookie": "a=b", "Te": "trailers",
+		"X-Fit": "", "Keep-Alive": "", "Proxy-Authorization": "", "X-Mine": "", "Expect": "",
+	} {
+		if got := strings.Join(h[k], ","); got != want {
+			t.Errorf("%s: got %q, want %q", k, got, want)
+		}
+	}
+	if ms := h.Get(ipc.HeaderTimeout); len(ms) != 4 || ms < "4800" || ms > "4950" {
+		t.Errorf("%s: got %q, want a little less than 5000", ipc.HeaderTimeout, ms)
+	}
+	if len(x.Attempts) == 2 {
+		if h := <-heads; h.Get("X-Ipc-Attempt") != "2" || h.Get("X-Envoy-Attempt-Count") != "2" {
+			t.Errorf("the second attempt is told %v", h)
+		}
+	}
+	x.End()
+	if _, ok := r.calls.Why("app", 1); !ok || len(r.calls.WhyRequest("request-1")) != 1 {
+		t.Error("/ipc/why does not know the request")
+	}
+}
+
+func TestUtilizationThatAnOriginReportsCounts(t *testing.T) {
+	o := scripts(t, act{raw: "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Load: 75, target=50\r\n\r\n"})
+	r := newRig(t, map[string]string{"edge.origin.utilization.header": "X-Load"}, o.addr())
+	_, _, h := r.ask("GET", "/", "")
+	w, _ := r.calls.Why("app", 1)
+	if got := w.State.App.Endpoints[0].Load; got != 1.5 || h.Get("X-Load") != "" {
+		t.Errorf("its load is taken to be %v, want 1.5; the client got %v", got, h)
+	}
+}
+
+func TestAServerGroupIsTheOnlyOneAsked(t *testing.T) {
+	one, two := scripts(t, act{raw: status(503)}), scripts(t, act{raw: status(503)})
+	i1, i2, i3 := instance("app", one.addr()), instance("app", two.addr()), instance("app", nobody(t))
+	i1.Group, i3.Group, i2.Group = "app-v001", "app-v001", "app-v000"
+	r := newRigOf(t, nil, byApp{"app": {i1, i2, i3}})
+	r.alter = func(x *filter.Exchange) { x.Group = "app-v001" }
+	for range 5 {
+		r.ask("GET", "/", "")
+		for _, a := range r.last().attempts {
+			if a.ServerGroup != "app-v001" {
+				t.Errorf("asked %+v", a)
+			}
+		}
+	}
+	if n := len(two.requests()); n != 0 {
+		t.Errorf("the other group got %d requests", n)
+	}
+	r.alter = func(x *filter.Exchange) { x.Group = "app-v009" }
+	if code, _, _ := r.ask("GET", "/", ""); code != 502 || r.last().category != filter.FailureNoServers {
+		t.Errorf("a group that is not there: got %d %v", code, r.last().category)
+	}
+}
+
+func TestEarlyHintsReachClientsThatExpectThem(t *testing.T) {
+	o := scripts(t, act{raw: "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n" + said200("ok")})
+	for props, want := range map[string]string{"false": "HTTP/2.0 103", "true": "HTTP/2.0 103 HTTP/1.1 103"} {
+		r := newRig(t, map[string]string{"edge.http.earlyhints": props}, o.addr())
+		got := ""
+		for _, client := range []*http.Client{r.front.Client(), r.one} {
+			early := ""
+			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
+				early = fmt.Sprintf("%s %d", early, code)
+				if h.Get("Link") != "</a.css>" {
+					t.Errorf("%d came with %v", code, h)
+				}
+				return nil
+			}})
+			req, _ := http.NewRequestWithContext(ctx, "GET", r.front.URL, nil)
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b, _ := io.ReadAll(resp.Body); string(b) != "ok" {
+				t.Errorf("got %q", b)
+			}
+			resp.Body.Close()
+			if early != "" {
+				got += " " + resp.Proto + early
+			}
+		}
+		if got = strings.TrimSpace(got); got != want {
+			t.Errorf("earlyhints=%s: clients got %q, want %q", props, got, want)
+		}
+	}
+}
+
+func TestAnAnswerEndsWithTheRequestsTime(t *testing.T) {
+	for _, two := range []bool{false, true} {
+		addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+			for q.Context().Err() == nil {
+				if _, err := io.WriteString(w, "drop "); err != nil || http.NewResponseController(w).Flush() != nil {
+					return
+				}
+				select {
+				case <-time.After(5 * time.Millisecond):
+				case <-q.Context().Done():
+				}
+			}
+		})
+		r := newRig(t, nil, addr)
+		r.plan = &filter.Plan{}
+		if two {
+			r.plan.Protocol = "h2c"
+		}
+		r.alter = func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(100*time.Millisecond) }
+		start := time.Now()
+		code, text, _ := r.ask("GET", "/", "")
+		last := r.last()
+		if took := time.Since(start); code != 200 || !strings.HasPrefix(text, "drop drop ") || !strings.Contains(text, "; ") || took > 2*time.Second || last.category != filter.FailureOriginReadTimeout {
+			t.Errorf("h2c %v: got %d %q %v after %s, want an answer that breaks off after 100ms", two, code, text, last.category, took)
+		}
+		if w, _ := r.calls.Why("app", 1); w.Calls[0].Broke != "" {
+			t.Errorf("the instance is blamed: %s", w.Calls[0].Broke)
+		}
+	}
+}
+
+func TestAnAnswerThatBreaksOffIsNoWholeOne(t *testing.T) {
+	o := scripts(t, act{raw: "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhello", close: true})
+	r := newRig(t, nil, o.addr())
+	code, text, _ := r.ask("GET", "/", "")
+	if last := r.last(); code == 200 && !strings.HasPrefix(text, "hello; ") || last.category != filter.FailureOriginReset {
+		t.Errorf("got %d %q %v, want an answer that breaks off", code, text, last.category)
+	}
+	if w, _ := r.calls.Why("app", 1); w.Calls[0].Broke == "" {
+		t.Errorf("what is told of it: %+v", w.Calls[0])
+	}
+}
+
+func TestAClientThatIsGoneAsksNobody(t *testing.T) {
+	o := scripts(t, act{raw: status(503)})
+	r := newRig(t, nil, o.addr())
+	x := exchange("GET", "/")
+	x.Waiter = new(filter.Waiter)
+	x.Waiter.Gone()
+	err := r.Apply(x)
+	if _, category, _ := filter.Verdict(err); category != filter.FailureClientCancelled || len(o.requests()) != 0 {
+		t.Errorf("got %v, %d requests arrived", err, len(o.requests()))
+	}
+	x.End()
+
+	x = exchange("GET", "/")
+	x.Waiter = new(filter.Waiter)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	x.SetContext(ctx)
+	done := make(chan error)
+	hanging := scripts(t, act{hang: true})
+	x.Addr = hanging.addr()
+	go func() { done <- r.Apply(x) }()
+	for len(hanging.requests()) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	x.Waiter.Gone()
+	if _, category, _ := filter.Verdict(<-done); category != filter.FailureClientCancelled {
+		t.Errorf("whose client goes away meanwhile: got %v", category)
+	}
+	x.End()
+}
+
+func TestASettingThatMakesNoSenseLeavesTheLastOne(t *testing.T) {
+	var refused []string
+	refuse := func(key, _ string, _ error) { refused = append(refused, key) }
+	good := read("app", map[string]string{
+		"app.ribbon.MaxConnectionsPerHost": "-1", "ribbon.PerServerWaterline": "7", "ribbon.MaxRequestsPerConnection": "5", "app.ribbon.TcpNoDelay": "false", "ribbon.TcpKeepAlive": "true",
+		"zuul.origin.app.concurrency.max.requests": "9", "edge.origin.app.protocol": "h2c", "edge.origin.app.concurrency.mode": "gradient", "ribbon.MaxAutoRetriesNextServer": "3", "ribbon.CloseOnCircuitBreaker": "false",
+	}, &settings{}, refuse)
+	want := &settings{perHost: -1, waterline: 7, maxRequests: 5, keepAlive: true, delay: true, concurrent: 9, protocol: "h2c", gradient: true, nextServer: 3}
+	if !reflect.DeepEqual(good, want) || refused != nil {
+		t.Errorf("got  %+v\nwant %+v, refused %v", good, want, refused)
+	}
+	bad := map[string]string{}
+	for _, k := range []string{
+		"app.ribbon.MaxConnectionsPerHost", "ribbon.PerServerWaterline", "ribbon.MaxRequestsPerConnection", "app.ribbon.TcpNoDelay", "ribbon.TcpKeepAlive", "zuul.origin.app.concurrency.max.requests",
+		"edge.origin.app.protocol", "edge.origin.app.concurrency.mode", "ribbon.MaxAutoRetriesNextServer", "ribbon.CloseOnCircuitBreaker",
+	} {
+		bad[k] = "nonsense"
+	}
+	if got := read("app", bad, good, refuse); !reflect.DeepEqual(got, good) || len(refused) != len(bad) {
+		t.Errorf("got  %+v\nwant %+v, refused %v", got, good, refused)
+	}
+}
+
+func TestOriginsAreTold(t *testing.T) {
+	o := scripts(t, act{raw: said200("ok")})
+	r := newRig(t, map[string]string{"edge.profile": "zuul"}, o.addr())
+	r.ask("GET", "/", "")
+	got := r.Origins()
+	if len(got) != 1 || got[0].App != "app" || got[0].PerServer != 50 || len(got[0].Servers) != 1 || got[0].Servers[0] != (ServerState{o.addr(), 1, 0}) {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestWithoutPropertiesNothingIsNeeded(t *testing.T) {
+	e := ipc.New(ipc.Options{Log: silent})
+	defer e.Close()
+	p := New(Config{Calls: e})
+	defer p.Close()
+	x := exchange("GET", "/")
+	if _, category, _ := filter.Verdict(p.Apply(x)); category != filter.FailureNoServers {
+		t.Errorf("got %v", category)
+	}
+	x.End()
+	x.App = ""
+	if err := p.Apply(x); err == nil {
+		t.Error("a request without an app is answered")
+	}
+}
