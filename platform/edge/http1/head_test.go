@@ -546,6 +546,7 @@ var stricter = map[string]string{
 	"content-length":        "net/http takes several equal ones, and 19 digits",
 	"transfer-encoding-1.0": "net/http ignores the field",
 	"transfer-encoding":     "net/http takes it with other fields around",
+	"chunk-size":            "net/http trims white space around it",
 	"expect":                "net/http leaves it to its handler",
 	"upgrade-body":          "net/http leaves it to its handler",
 	"field-name-space":      "net/http takes it in ReadRequest and refuses it in its server",
