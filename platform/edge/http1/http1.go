@@ -110,6 +110,9 @@ type Server struct {
 	settings atomic.Pointer[Settings]
 	draining atomic.Bool
 	every    time.Duration // between rounds of the watch
+	quit     chan struct{} // closed when the watch is to end
+	quitOnce sync.Once
+	watcher  sync.WaitGroup
 	date     atomic.Pointer[date]
 
 	mu        sync.Mutex
@@ -132,7 +135,7 @@ func NewServer(c Config) *Server {
 		return c.Meter.Counter("server.connections."+name, "listener", c.Listener)
 	}
 	s := &Server{
-		c: c, every: watchEvery, listeners: map[net.Listener]bool{}, conns: map[*conn]bool{}, taken: map[*conn]bool{}, from: map[netip.Addr]int{},
+		c: c, every: watchEvery, quit: make(chan struct{}), listeners: map[net.Listener]bool{}, conns: map[*conn]bool{}, taken: map[*conn]bool{}, from: map[netip.Addr]int{},
 		connected: count("connect"), closed: count("close"), failed: count("errors"), idled: count("idle.timeout"), throttled: count("throttled"),
 	}
 	s.Change(c.Settings)
@@ -211,7 +214,7 @@ func (s *Server) admit(c *conn) bool {
 	s.conns[c] = true
 	if !s.watching {
 		s.watching = true
-		go s.watch()
+		s.watcher.Go(s.watch)
 	}
 	if who.IsValid() {
 		s.from[who]++
@@ -259,6 +262,8 @@ func (s *Server) Drain(ctx context.Context) error {
 		}
 	}
 	s.mu.Unlock()
+	defer s.watcher.Wait()
+	defer s.quitOnce.Do(func() { close(s.quit) })
 	all := make(chan struct{})
 	go func() {
 		s.running.Wait()

@@ -11,13 +11,17 @@ const watchEvery = 500 * time.Millisecond
 // watch looks at connections that have not moved since it came by last, for the end of the client's side, which nothing else
 // shows: one whose request is being served is not read, and one that waits was perhaps told of it together with the last
 // request. A client that is gone, or has closed its side, as most of those do, ends what is asked of origins for it. It ends
-// when there are no connections.
+// when there are no connections, and with the server.
 func (s *Server) watch() {
 	t := time.NewTicker(s.every)
 	defer t.Stop()
 	var still []*conn
 	for {
-		<-t.C
+		select {
+		case <-t.C:
+		case <-s.quit:
+			return
+		}
 		s.mu.Lock()
 		if len(s.conns) == 0 {
 			s.watching = false
