@@ -22,14 +22,17 @@ type Imported struct {
 // or Gateway API documents. Each file is taken for what its name and text look like, unless from says nginx, zuul or
 // gateway. Whatever could not be carried is in the notes. An error is a file that cannot be read at all.
 func Import(files []Text, from string) (*Imported, error) {
-	i := &importer{out: &Imported{Routes: []Route{}}, ids: make(map[string]bool)}
+	i := &importer{out: &Imported{Routes: []Route{}}, ids: make(map[string]bool), upstreams: make(map[string]directive)}
 	var documents []Text
+	var configurations []*nginxFile
 	for _, f := range files {
 		switch cmp.Or(from, looksLike(f)) {
 		case "nginx":
-			if err := i.nginx(f); err != nil {
+			n, err := i.nginx(f)
+			if err != nil {
 				return nil, err
 			}
+			configurations = append(configurations, n)
 		case "zuul":
 			if err := i.zuul(f); err != nil {
 				return nil, err
@@ -39,6 +42,9 @@ func Import(files []Text, from string) (*Imported, error) {
 		default:
 			return nil, fmt.Errorf("%q is nothing that can be imported; use nginx, zuul or gateway", from)
 		}
+	}
+	for _, n := range configurations { // once the upstreams of all are known
+		n.finish()
 	}
 	if len(documents) > 0 {
 		doc, err := ParseAll(documents)
@@ -90,8 +96,9 @@ func looksLike(f Text) string {
 
 // importer collects what several files become.
 type importer struct {
-	out *Imported
-	ids map[string]bool
+	out       *Imported
+	ids       map[string]bool
+	upstreams map[string]directive // of all nginx configurations
 }
 
 func (i *importer) note(file string, line int, what, why, do string) {

@@ -192,6 +192,16 @@ func TestNginxLocationsInsideOthersAreImportedToo(t *testing.T) {
 	}
 }
 
+func TestUpstreamsOfOneNginxFileServeAnother(t *testing.T) {
+	out, err := Import([]Text{{"a.conf", "server { location / { proxy_pass http://x; } }"}, {"b.conf", "upstream x { server 10.0.0.1:1; }"}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out.Routes) != 1 || out.Routes[0].Backends[0] != (Backend{VIP: "x", Addr: "10.0.0.1:1", Weight: 1}) {
+		t.Errorf("got %+v", out.Routes)
+	}
+}
+
 func TestABrokenNginxConfigurationIsRefusedWithItsLine(t *testing.T) {
 	for text, want := range map[string]string{
 		"server {\n listen 80;\n":    "x.conf:3: it ends inside a block",

@@ -18,7 +18,7 @@ type directive struct {
 	args  []string
 	line  int
 	block []directive // of one with braces
-	open  bool        // it has braces
+	file  string      // of an upstream
 }
 
 // String is the directive as written, without its block.
@@ -83,7 +83,6 @@ func (r *nginxReader) block(depth int) (list []directive, err error) {
 			list = append(list, d)
 			d = directive{}
 		default:
-			d.open = true
 			if strings.HasSuffix(d.name, "_by_lua_block") {
 				err = r.skipCode()
 			} else {
@@ -238,11 +237,10 @@ func (r *nginxReader) skipCode() error {
 // nginxFile is one file on its way into routes.
 type nginxFile struct {
 	*importer
-	name      string
-	upstreams map[string]directive
-	servers   []nginxServer
-	schemed   bool // some servers are for http alone, some for https alone
-	routes    int
+	name    string
+	servers []nginxServer
+	schemed bool // some servers are for http alone, some for https alone
+	routes  int
 }
 
 // nginxServer is a server block with what it inherits.
@@ -251,14 +249,19 @@ type nginxServer struct {
 	outer []directive
 }
 
-// nginx imports a configuration.
-func (i *importer) nginx(file Text) error {
+// nginx reads a configuration, whose routes come when it is finished.
+func (i *importer) nginx(file Text) (*nginxFile, error) {
 	list, err := readNginx(file.Name, file.Text)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	f := &nginxFile{importer: i, name: file.Name, upstreams: make(map[string]directive)}
+	f := &nginxFile{importer: i, name: file.Name}
 	f.main(list, nil)
+	return f, nil
+}
+
+// finish makes routes of the servers.
+func (f *nginxFile) finish() {
 	plain, secure := false, false
 	for _, s := range f.servers {
 		scheme := f.scheme(&s)
@@ -272,7 +275,6 @@ func (i *importer) nginx(file Text) error {
 		f.note(f.name, 0, "proxy_read_timeout", "nginx waits 60 s for an answer unless told; the edge ends a request after 10 s unless its route says otherwise",
 			"set the property edge.timeouts.request to 60s if that is needed")
 	}
-	return nil
 }
 
 // main reads what stands outside of servers.
@@ -284,7 +286,7 @@ func (f *nginxFile) main(list, outer []directive) {
 		case "server":
 			f.servers = append(f.servers, nginxServer{d, outer})
 		case "upstream":
-			if len(d.args) == 1 {
+			if d.file = f.name; len(d.args) == 1 {
 				f.upstreams[d.args[0]] = d
 			}
 		case "proxy_set_header", "add_header", "client_max_body_size", "proxy_read_timeout", "proxy_next_upstream", "proxy_next_upstream_tries", "proxy_hide_header":
@@ -862,6 +864,7 @@ func (f *nginxFile) checked(d *directive, r *Route) {
 func (f *nginxFile) upstream(u *directive, port string) (list []Backend) {
 	name := f.free(u.args[0])
 	sticky := ""
+	f = &nginxFile{importer: f.importer, name: u.file} // notes are about the file it stands in
 	for _, d := range u.block {
 		switch d.name {
 		case "server":

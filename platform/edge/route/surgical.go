@@ -243,7 +243,9 @@ func newRule(c *Config, spec Rule) (*rule, error) {
 func (s *Surgery) Rules() []Rule {
 	rules := make([]Rule, 0, len(s.rules))
 	for _, r := range s.rules {
-		rules = append(rules, r.spec)
+		if !r.over() {
+			rules = append(rules, r.spec)
+		}
 	}
 	return rules
 }
@@ -261,6 +263,9 @@ func (s *Surgery) Apply(x *filter.Exchange) {
 	}
 }
 
+// over reports whether the time of r is.
+func (r *rule) over() bool { return r.ends != 0 && filter.Now() >= r.ends }
+
 // send makes r decide who is asked.
 func (r *rule) send(x *filter.Exchange) {
 	to := &r.spec.To
@@ -276,7 +281,7 @@ func (r *rule) send(x *filter.Exchange) {
 // why says why r leaves x alone; empty if it does not.
 func (r *rule) why(x *filter.Exchange) string {
 	switch {
-	case r.ends != 0 && filter.Now() >= r.ends:
+	case r.over():
 		return "its time is over"
 	case x.Plan != nil && x.Plan.Endpoint != nil:
 		return "the route answers the request itself"

@@ -1,0 +1,321 @@
+package route
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+// The properties that hold routes and surgical rules. Documents that are too long for one property are split among
+// several: edge.routes.shop, edge.routes.api.
+const (
+	RoutesProperty   = "edge.routes"
+	SurgicalProperty = "edge.surgical."
+)
+
+// Control is the API over routes and surgical rules. All but Set are required.
+type Control struct {
+	Table      func() *Table
+	Surgery    func() *Surgery
+	Config     func() Config   // to check new documents with
+	Properties func() Settings // as they are now, whether in force or not
+	Refused    func() string   // why the newest documents are not in force; empty if they are
+
+	// Set writes a property, and deletes it if value is nil. nil: properties are written elsewhere.
+	Set func(ctx context.Context, key string, value *string) error
+}
+
+// Settings are the properties of [RoutesProperty] and below, and of [SurgicalProperty], by their full names.
+type Settings map[string]string
+
+// Texts returns the documents of routes, in the order of their names.
+func (s Settings) Texts() (texts []Text) {
+	for _, k := range slices.Sorted(maps.Keys(s)) {
+		if k == RoutesProperty || strings.HasPrefix(k, RoutesProperty+".") {
+			texts = append(texts, Text{k, s[k]})
+		}
+	}
+	return texts
+}
+
+// Surgical returns the texts of surgical rules by their ids.
+func (s Settings) Surgical() map[string]string {
+	rules := make(map[string]string)
+	for k, v := range s {
+		if id, ok := strings.CutPrefix(k, SurgicalProperty); ok && id != "" {
+			rules[id] = v
+		}
+	}
+	return rules
+}
+
+// View is the answer of GET /api/v1/edge/routes.
+type View struct {
+	Routes    []Route        `json:"routes" doc:"in the order they are tried where that does not depend on the host; disabled ones last"`
+	Apps      []string       `json:"apps" doc:"apps reachable under their own name"`
+	Refused   string         `json:"refused,omitempty" doc:"why the newest documents are not in force"`
+	Documents []DocumentView `json:"documents" doc:"properties that hold routes"`
+	Objects   []Object       `json:"objects,omitempty" doc:"of the Gateway API, and their conditions"`
+}
+
+// DocumentView is one property that holds routes.
+type DocumentView struct {
+	Name   string `json:"name"`
+	Bytes  int    `json:"bytes"`
+	Routes int    `json:"routes" doc:"in force from it"`
+}
+
+// Change is the answer of PUT /api/v1/edge/routes: what is different with the new document.
+type Change struct {
+	Document string   `json:"document" doc:"the property"`
+	DryRun   bool     `json:"dryRun,omitempty" doc:"it was only checked"`
+	Routes   int      `json:"routes" doc:"in all documents together"`
+	Added    []string `json:"added,omitempty"`
+	Changed  []string `json:"changed,omitempty"`
+	Removed  []string `json:"removed,omitempty"`
+	Objects  []Object `json:"objects,omitempty" doc:"of the Gateway API, and their conditions"`
+	Notes    []Note   `json:"notes,omitempty" doc:"what of these could not be carried into routes"`
+}
+
+// SurgicalView is one surgical rule, in force or not.
+type SurgicalView struct {
+	Rule
+	State string `json:"state" doc:"in force, over or refused"`
+	Why   string `json:"why,omitempty" doc:"why it is refused"`
+}
+
+// Mount puts the API on s.
+func (c *Control) Mount(s *api.Surface) {
+	huma.Get(s.API, "/api/v1/edge/routes", func(context.Context, *struct{}) (*struct{ Body View }, error) {
+		return &struct{ Body View }{c.view()}, nil
+	})
+	type putIn struct {
+		DryRun  bool   `query:"dryRun" doc:"only check it"`
+		Name    string `query:"name" doc:"of a document beside the first, such as shop"`
+		RawBody []byte
+	}
+	huma.Register(s.API, huma.Operation{
+		OperationID: "put-edge-routes", Method: http.MethodPut, Path: "/api/v1/edge/routes", MaxBodyBytes: maxBytes,
+		Summary: "Replace a document of routes", Description: "The body is the document, JSON or YAML, or {\"text\": document}. It is checked with all others; one mistake, and nothing changes.",
+	}, func(ctx context.Context, in *putIn) (*struct{ Body Change }, error) {
+		out, err := c.put(ctx, in.Name, textOf(in.RawBody), in.DryRun)
+		if err != nil {
+			return nil, err
+		}
+		return &struct{ Body Change }{*out}, nil
+	})
+	type explainIn struct {
+		URL    string   `query:"url" required:"true" doc:"URL as a client would ask for it" example:"http://localhost:7000/hello/"`
+		Method string   `query:"method" default:"GET"`
+		Header []string `query:"header,explode" doc:"a field, as Name: value; may be repeated"`
+		User   string   `query:"user" doc:"who asks"`
+	}
+	huma.Get(s.API, "/api/v1/edge/explain", func(_ context.Context, in *explainIn) (*struct{ Body Explanation }, error) {
+		x, err := Asked(in.Method, in.URL, in.Header)
+		if err != nil {
+			return nil, api.Problem(http.StatusBadRequest, "%v", err)
+		}
+		x.User = in.User
+		return &struct{ Body Explanation }{c.Table().Explain(x, c.Surgery())}, nil
+	})
+	huma.Get(s.API, "/api/v1/edge/surgical", func(context.Context, *struct{}) (*struct{ Body []SurgicalView }, error) {
+		return &struct{ Body []SurgicalView }{c.surgical()}, nil
+	})
+	type ruleIn struct {
+		ID      string `path:"id"`
+		DryRun  bool   `query:"dryRun" doc:"only check it"`
+		RawBody []byte
+	}
+	huma.Register(s.API, huma.Operation{
+		OperationID: "put-edge-surgical", Method: http.MethodPut, Path: "/api/v1/edge/surgical/{id}",
+		Summary: "Create or replace a surgical rule", Description: "The body is the rule, JSON or YAML, or {\"text\": rule}.",
+	}, func(ctx context.Context, in *ruleIn) (*struct{ Body Rule }, error) {
+		if !token(in.ID) {
+			return nil, api.Problem(http.StatusUnprocessableEntity, "a surgical rule's id has letters, digits and -._ alone; got %q", in.ID)
+		}
+		text := textOf(in.RawBody)
+		s, wrong := NewSurgery(c.Config(), map[string]string{in.ID: text}, nil)
+		if err := wrong[in.ID]; err != nil {
+			return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
+		}
+		if len(s.rules) == 0 {
+			return nil, api.Problem(http.StatusUnprocessableEntity, "the time of rule %s is over; give it an until that is yet to come", in.ID)
+		}
+		if !in.DryRun {
+			if err := c.set(ctx, SurgicalProperty+in.ID, &text); err != nil {
+				return nil, err
+			}
+		}
+		return &struct{ Body Rule }{s.rules[0].spec}, nil
+	})
+	type idIn struct {
+		ID string `path:"id"`
+	}
+	huma.Delete(s.API, "/api/v1/edge/surgical/{id}", func(ctx context.Context, in *idIn) (*struct{}, error) {
+		if _, has := c.Properties().Surgical()[in.ID]; !has {
+			return nil, api.Problem(http.StatusNotFound, "there is no surgical rule %s", in.ID)
+		}
+		return nil, c.set(ctx, SurgicalProperty+in.ID, nil)
+	})
+}
+
+// textOf returns the document in a body: the body itself, or the text of {"text": ...}.
+func textOf(body []byte) string {
+	var wrapped struct {
+		Text *string `json:"text"`
+	}
+	if bytes.HasPrefix(bytes.TrimLeft(body, " \t\r\n"), []byte("{")) && json.Unmarshal(body, &wrapped) == nil && wrapped.Text != nil {
+		return *wrapped.Text
+	}
+	return string(body)
+}
+
+func (c *Control) set(ctx context.Context, key string, value *string) error {
+	if c.Set == nil {
+		return api.Problem(http.StatusNotImplemented, "this process checks routes and does not keep them; set the property %s where properties are kept", key)
+	}
+	return c.Set(ctx, key, value)
+}
+
+func (c *Control) view() View {
+	t := c.Table()
+	v := View{Routes: t.Routes(), Apps: t.Apps(), Refused: c.Refused(), Documents: []DocumentView{}}
+	texts := c.Properties().Texts()
+	for _, d := range texts {
+		n := 0
+		for i := range v.Routes {
+			if v.Routes[i].document == d.Name {
+				n++
+			}
+		}
+		v.Documents = append(v.Documents, DocumentView{d.Name, len(d.Text), n})
+	}
+	if doc, err := ParseAll(texts); err == nil {
+		v.Objects = doc.Objects
+	}
+	return v
+}
+
+// put checks a document with all others, and writes its property unless it is a dry run.
+func (c *Control) put(ctx context.Context, name, text string, dryRun bool) (*Change, error) {
+	key := RoutesProperty
+	if name != "" {
+		if !token(name) {
+			return nil, api.Problem(http.StatusUnprocessableEntity, "a document's name has letters, digits and -._ alone; got %q", name)
+		}
+		key += "." + name
+	}
+	now := maps.Clone(c.Properties())
+	if now == nil {
+		now = Settings{}
+	}
+	now[key] = text
+	doc, err := ParseAll(now.Texts())
+	if err != nil {
+		return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
+	}
+	config := c.Config()
+	config.Former = nil // a check takes nothing over
+	if _, err := NewTable(config, doc.Routes); err != nil {
+		return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
+	}
+	out := diff(c.Table().Routes(), doc.Routes)
+	out.Document, out.DryRun, out.Objects, out.Notes = key, dryRun, doc.Objects, doc.Notes
+	if dryRun {
+		return out, nil
+	}
+	if err := c.set(ctx, key, &text); err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+// diff says what is different between two lists of routes.
+func diff(before, after []Route) *Change {
+	c := &Change{Routes: len(after)}
+	old := make(map[string]*Route, len(before))
+	for i := range before {
+		old[before[i].ID] = &before[i]
+	}
+	for i := range after {
+		r := &after[i]
+		switch was := old[r.ID]; {
+		case was == nil:
+			c.Added = append(c.Added, r.ID)
+		case !same(*was, *r):
+			c.Changed = append(c.Changed, r.ID)
+		}
+		delete(old, r.ID)
+	}
+	c.Removed = slices.Sorted(maps.Keys(old))
+	slices.Sort(c.Added)
+	slices.Sort(c.Changed)
+	return c
+}
+
+func (c *Control) surgical() []SurgicalView {
+	list := []SurgicalView{}
+	inForce := c.Surgery().Rules()
+	texts := c.Properties().Surgical()
+	for _, id := range slices.Sorted(maps.Keys(texts)) {
+		v := SurgicalView{State: "over"}
+		rule, err := ParseRule(id, texts[id])
+		if v.Rule = rule; v.Rule.ID == "" {
+			v.Rule.ID = id
+		}
+		if err == nil && slices.ContainsFunc(inForce, func(r Rule) bool { return r.ID == id }) {
+			v.State = "in force"
+		}
+		if err == nil && v.State != "in force" {
+			_, wrong := NewSurgery(c.Config(), map[string]string{id: texts[id]}, nil)
+			err = wrong[id]
+		}
+		if err != nil {
+			v.State, v.Why = "refused", err.Error()
+		}
+		list = append(list, v)
+	}
+	return list
+}
+
+// Asked returns an exchange with the request that a client would make, for [Table.Explain]. Fields are "Name: value".
+func Asked(method, target string, fields []string) (*filter.Exchange, error) {
+	u, err := url.Parse(target)
+	if err != nil {
+		return nil, fmt.Errorf("%q cannot be asked for: %w", target, err)
+	}
+	if u.Scheme != "" && u.Host == "" || u.Opaque != "" {
+		return nil, fmt.Errorf("%q has no host; write http://HOST/PATH, or a path", target)
+	}
+	if u.Host == "" && !strings.HasPrefix(u.Path, "/") {
+		return nil, fmt.Errorf("%q is no path; write http://HOST/PATH, or /PATH", target)
+	}
+	u = (&url.URL{}).ResolveReference(u) // without dot segments
+	x := &filter.Exchange{}
+	q := &x.Request
+	q.Method, q.Scheme, q.Host, q.Path, q.RawQuery, q.Proto = method, u.Scheme, u.Host, u.EscapedPath(), u.RawQuery, 11
+	if q.Scheme == "" {
+		q.Scheme = "http"
+	}
+	if q.Path == "" {
+		q.Path = "/"
+	}
+	for _, f := range fields {
+		name, value, ok := strings.Cut(f, ":")
+		if value = strings.Trim(value, " \t"); !ok || !fieldName(name) || !fieldValue(value) {
+			return nil, fmt.Errorf("header %q: write Name: value", f)
+		}
+		q.Header.Add(name, value)
+	}
+	return x, nil
+}
