@@ -26,13 +26,14 @@ type loadReader struct {
 	cpu     float64        // moving average
 	sample  []metrics.Sample
 	before  []uint64 // how many goroutines had waited, by time
+	longest uint64   // one in so many goroutines waits for delay, or longer
 }
 
 // reading is one measurement.
 type reading struct {
 	cpu    float64       // of the processor time that may be used, 0 to 1, on a mean of the last second
 	lately float64       // the same, since the last reading
-	delay  time.Duration // that a tenth of all goroutines waited for a processor, or longer
+	delay  time.Duration // that a tenth of all goroutines, or another share, waited for a processor, or longer
 }
 
 const (
@@ -45,8 +46,27 @@ const (
 func newLoadReader() *loadReader {
 	return &loadReader{
 		files: os.DirFS("/"), spent: ownCPU, cpus: func() float64 { return float64(runtime.GOMAXPROCS(0)) },
-		sample: []metrics.Sample{{Name: delayMetric}},
+		sample: []metrics.Sample{{Name: delayMetric}}, longest: 10,
 	}
+}
+
+// Gauge measures how busy this process is, for servers whose requests do not come by [Engine.Handler]. It is for one
+// goroutine, which reads it every 100 ms or so.
+type Gauge struct{ r *loadReader }
+
+// NewGauge returns a gauge. Its first reading tells nothing.
+func NewGauge() *Gauge {
+	r := newLoadReader()
+	r.longest = 100
+	return &Gauge{r}
+}
+
+// Read returns the share of the processor time that the process may use which it used, on a mean of the last second and
+// since the last reading, and the time that one in a hundred goroutines waited for a processor, or longer. A container's
+// quota counts as what the process may use.
+func (g *Gauge) Read(now time.Time) (cpu, lately float64, delay time.Duration) {
+	r := g.r.read(now)
+	return r.cpu, r.lately, r.delay
 }
 
 // ownCPU returns the processor time that the process has spent.
@@ -85,8 +105,8 @@ func share(spent, of time.Duration, cpus float64) float64 {
 	return min(1, max(0, float64(spent)/(float64(of)*cpus)))
 }
 
-// waited returns the time that a tenth of the goroutines which got a processor since the last reading had waited for
-// it, or longer.
+// waited returns the time that one in r.longest of the goroutines which got a processor since the last reading had waited
+// for it, or longer.
 func (r *loadReader) waited() time.Duration {
 	metrics.Read(r.sample)
 	if r.sample[0].Value.Kind() != metrics.KindFloat64Histogram {
@@ -106,7 +126,7 @@ func (r *loadReader) waited() time.Duration {
 	if total >= fewWaits {
 		seen := uint64(0)
 		for i, n := range r.before {
-			if seen += n; seen*10 >= total*9 {
+			if seen += n; seen*r.longest >= total*(r.longest-1) {
 				wait = h.Buckets[i] // the bucket's lower end
 				break
 			}
