@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -148,6 +149,9 @@ func (h *Handler) read(x *exchange) {
 			q.Header.Add(k, v)
 		}
 	}
+	if len(r.Trailer) > 0 { // net/http has taken the field that announces them
+		q.Header.Add("Trailer", strings.Join(slices.Sorted(maps.Keys(r.Trailer)), ", "))
+	}
 	if p := r.Header[":protocol"]; len(p) > 0 {
 		q.Upgrade = p[0]
 		q.Method = http.MethodGet // as the HTTP/1.1 request that means the same; spec: RFC 8441 §5
@@ -220,7 +224,7 @@ func (h *Handler) answer(x *exchange) (whole bool) {
 		out.Add(f.Name, f.Value)
 	}
 	if p.ContentLength >= 0 && p.Status >= 200 && p.Status != http.StatusNoContent && p.Status != http.StatusNotModified && out.Get("Content-Length") == "" {
-		if p.Body != nil || x.Request.Method != http.MethodHead {
+		if p.Body != nil || p.ContentLength > 0 || x.Request.Method != http.MethodHead {
 			out.Set("Content-Length", strconv.FormatInt(p.ContentLength, 10))
 		}
 	}

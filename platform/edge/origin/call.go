@@ -19,22 +19,23 @@ import (
 
 // call is one request that is answered by an app. It is used again.
 type call struct {
-	proxy   *Proxy
-	x       *filter.Exchange
-	origin  *origin
-	set     *settings
-	general *general
-	passage ipc.Passage
-	upload  upload
-	cursor  cursor
-	answer  answer
-	said    saying
-	web     web // gRPC-Web, that is translated
-	conn    *conn
-	out     http1.Outgoing
-	watch   func() bool // stops what closes the connection once the client has gone; nil: nothing
-	done    func(*http1.Upstream, bool)
-	early   func(int, *filter.Header)
+	proxy     *Proxy
+	x         *filter.Exchange
+	origin    *origin
+	set       *settings
+	general   *general
+	passage   ipc.Passage
+	upload    upload
+	cursor    cursor
+	answer    answer
+	said      saying
+	web       web    // gRPC-Web, that is translated
+	announced string // the trailers that are to follow the request's body
+	conn      *conn
+	out       http1.Outgoing
+	watch     func() bool // stops what closes the connection once the client has gone; nil: nothing
+	done      func(*http1.Upstream, bool)
+	early     func(int, *filter.Header)
 
 	here          context.Context // of two attempts at once
 	way           ipc.Way
@@ -114,6 +115,7 @@ func (c *call) begun() {
 		c.web = webOf(kind)
 		c.grpc = c.web != noWeb
 	}
+	c.announced = h.Get("Trailer")
 	onward(h, c.proxy.protected.Get())
 	if c.web != noWeb {
 		c.web.translate(h)

@@ -120,11 +120,37 @@ func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request 
 		if c.web != noWeb {
 			req.ContentLength = -1
 		}
-		if names := q.Header.Get("Trailer"); names != "" || c.grpc {
+		if c.announced != "" {
 			req.Trailer = http.Header{}
+			for name := range strings.SplitSeq(c.announced, ",") {
+				if name = strings.TrimSpace(name); name != "" && !connectionOnly(name) {
+					req.Trailer[http.CanonicalHeaderKey(name)] = nil
+				}
+			}
+			req.Body = io.NopCloser(&trailed{req.Body, req.Trailer, &q.Trailer})
 		}
 	}
 	return req.WithContext(ctx)
+}
+
+// trailed is a request's body, at whose end its trailers are there.
+type trailed struct {
+	io.Reader
+	to   http.Header // has the names that were announced
+	from *filter.Header
+}
+
+// Read reads on.
+func (t *trailed) Read(p []byte) (int, error) {
+	n, err := t.Reader.Read(p)
+	if err == io.EOF {
+		for k := range t.to {
+			for v := range t.from.Values(k) {
+				t.to[k] = append(t.to[k], strings.Clone(v))
+			}
+		}
+	}
+	return n, err
 }
 
 // sent returns the body as it is sent.

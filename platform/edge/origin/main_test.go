@@ -3,7 +3,6 @@ package origin
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
@@ -21,6 +20,7 @@ import (
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/meter"
 	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/http1"
 	"github.com/roadbed/roadbed/platform/edge/nethttp"
 	"go.uber.org/goleak"
 )
@@ -36,7 +36,10 @@ type rig struct {
 	calls *ipc.Engine
 	front *httptest.Server
 	one   *http.Client // that speaks HTTP/1.1
-	meter *meter.Registry
+	fast  bool         // ask by HTTP/1.1
+
+	oneURL string
+	meter  *meter.Registry
 
 	mu    sync.Mutex
 	plan  *filter.Plan             // of every request
@@ -99,12 +102,23 @@ func newRigOf(t testing.TB, props map[string]string, lists ipc.Lists) *rig {
 	r.front.StartTLS()
 	t.Cleanup(r.front.Close)
 	t.Cleanup(r.front.Client().CloseIdleConnections)
-	plain := r.front.Client().Transport.(*http.Transport).Clone()
-	plain.Protocols = new(http.Protocols)
-	plain.Protocols.SetHTTP1(true)
-	plain.TLSClientConfig.NextProtos = nil
-	r.one = &http.Client{Transport: plain}
-	t.Cleanup(r.one.CloseIdleConnections)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	engine := http1.NewServer(http1.Config{Serve: chain.Run, Finished: r.note, Log: silent, Settings: http1.Settings{EarlyHints: true}})
+	over := make(chan error, 1)
+	go func() { over <- engine.Serve(l) }()
+	r.one, r.oneURL = &http.Client{Transport: &http.Transport{}}, "http://"+l.Addr().String()
+	t.Cleanup(func() {
+		r.one.CloseIdleConnections()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		if err := engine.Drain(ctx); err != nil {
+			t.Errorf("the engine did not end: %v", err)
+		}
+		<-over
+	})
 	return r
 }
 
@@ -143,7 +157,8 @@ func (r *rig) ask(method, path, body string, header ...string) (status int, text
 	if body != "" {
 		b = strings.NewReader(body)
 	}
-	req, err := http.NewRequestWithContext(context.Background(), method, r.front.URL+path, b)
+	client, url := r.client()
+	req, err := http.NewRequestWithContext(context.Background(), method, url+path, b)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -153,10 +168,6 @@ func (r *rig) ask(method, path, body string, header ...string) (status int, text
 		} else {
 			req.Header.Add(header[i], header[i+1])
 		}
-	}
-	client := r.front.Client()
-	if req.Header.Get("Connection") != "" {
-		client = r.one
 	}
 	resp, err := client.Do(req)
 	if err != nil {
@@ -267,13 +278,16 @@ func said200(body string) string {
 	return fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
 }
 
-// tlsClient speaks HTTP/1.1 over TLS to the rig's front.
-func tlsClient(t testing.TB, r *rig, c net.Conn) *tls.Conn {
-	cfg := r.one.Transport.(*http.Transport).TLSClientConfig.Clone()
-	cfg.ServerName, cfg.NextProtos = "example.com", []string{"http/1.1"}
-	tc := tls.Client(c, cfg)
-	if err := tc.Handshake(); err != nil {
-		t.Fatal(err)
+// client returns what asks, and where.
+func (r *rig) client() (*http.Client, string) {
+	if r.fast {
+		return r.one, r.oneURL
 	}
-	return tc
+	return r.front.Client(), r.front.URL
+}
+
+// engines runs a test with each of the edge's engines before the proxy: net/http with HTTP/2, and the edge's own.
+func engines(t *testing.T, test func(t *testing.T, fast bool)) {
+	t.Run("net/http", func(t *testing.T) { test(t, false) })
+	t.Run("http1", func(t *testing.T) { test(t, true) })
 }

@@ -152,7 +152,9 @@ func TestEarlyHintsReachClientsThatExpectThem(t *testing.T) {
 	for props, want := range map[string]string{"false": "HTTP/2.0 103", "true": "HTTP/2.0 103 HTTP/1.1 103"} {
 		r := newRig(t, map[string]string{"edge.http.earlyhints": props}, o.addr())
 		got := ""
-		for _, client := range []*http.Client{r.front.Client(), r.one} {
+		for _, fast := range []bool{false, true} {
+			r.fast = fast
+			client, url := r.client()
 			early := ""
 			ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{Got1xxResponse: func(code int, h textproto.MIMEHeader) error {
 				early = fmt.Sprintf("%s %d", early, code)
@@ -161,7 +163,7 @@ func TestEarlyHintsReachClientsThatExpectThem(t *testing.T) {
 				}
 				return nil
 			}})
-			req, _ := http.NewRequestWithContext(ctx, "GET", r.front.URL, nil)
+			req, _ := http.NewRequestWithContext(ctx, "GET", url, nil)
 			resp, err := client.Do(req)
 			if err != nil {
 				t.Fatal(err)
@@ -301,4 +303,66 @@ func TestWithoutPropertiesNothingIsNeeded(t *testing.T) {
 	if err := p.Apply(x); err == nil {
 		t.Error("a request without an app is answered")
 	}
+}
+
+func TestAnswersKeepTheirFraming(t *testing.T) {
+	addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+		switch q.URL.Path {
+		case "/204":
+			w.WriteHeader(204)
+		case "/304":
+			w.Header().Set("ETag", `"a"`)
+			w.WriteHeader(304)
+		case "/trailers":
+			w.Header().Set("Trailer", "X-Sum")
+			b, _ := io.ReadAll(q.Body)
+			w.Write(b)
+			w.Header().Set("X-Sum", q.Trailer.Get("X-Sum"))
+		default:
+			w.Header().Set("Content-Length", "5")
+			io.WriteString(w, "hello")
+		}
+	})
+	engines(t, func(t *testing.T, fast bool) {
+		for _, protocol := range []string{"", "h2c"} {
+			r := newRig(t, nil, addr)
+			r.fast, r.plan = fast, &filter.Plan{Protocol: protocol}
+			client, url := r.client()
+			for _, c := range []struct {
+				method, path string
+				status       int
+				length       int64
+				body         string
+			}{{"GET", "/", 200, 5, "hello"}, {"HEAD", "/", 200, 5, ""}, {"GET", "/204", 204, 0, ""}, {"GET", "/304", 304, 0, ""}, {"OPTIONS", "/", 200, 5, "hello"}, {"DELETE", "/", 200, 5, "hello"}} {
+				req, err := http.NewRequest(c.method, url+c.path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp, err := client.Do(req)
+				if err != nil {
+					t.Fatal(err)
+				}
+				b, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if resp.StatusCode != c.status || string(b) != c.body || err != nil || resp.ContentLength > 0 && resp.ContentLength != c.length || c.length > 0 && resp.ContentLength != c.length {
+					t.Errorf("%q %s %s: got %d, length %d, %q %v; want %d, %d, %q", protocol, c.method, c.path, resp.StatusCode, resp.ContentLength, b, err, c.status, c.length, c.body)
+				}
+			}
+			req, err := http.NewRequest("POST", url+"/trailers", struct{ io.Reader }{strings.NewReader(strings.Repeat("x", 100<<10))})
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Trailer = http.Header{"X-Sum": {"7"}}
+			req.Header.Set("Expect", "100-continue")
+			resp, err := client.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if len(b) != 100<<10 || err != nil || resp.Trailer.Get("X-Sum") != "7" {
+				t.Errorf("%q: a body with trailers: got %d bytes, %v, trailers %v", protocol, len(b), err, resp.Trailer)
+			}
+		}
+	})
 }

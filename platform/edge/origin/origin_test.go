@@ -27,6 +27,7 @@ func status(code int) string {
 func TestARequestIsAnsweredByItsApp(t *testing.T) {
 	o := scripts(t, act{raw: "HTTP/1.1 201 Created\r\nContent-Length: 5\r\nX-Own: 1\r\nKeep-Alive: timeout=5\r\nX-Netflix.server.utilization: 50\r\nX-Ipc-No-Retry: 1\r\n\r\nhello"})
 	r := newRig(t, nil, o.addr())
+	r.fast = true
 	code, body, h := r.ask("PUT", "/a%2Fb?c=d", "abc", "Host", "shop.example", "X-Mine", "2", "Connection", "x-mine")
 	if code != 201 || body != "hello" || h.Get("X-Own") != "1" {
 		t.Errorf("got %d %q %v", code, body, h)
@@ -87,6 +88,7 @@ func TestFailuresAreAnsweredAndTriedAgainByTheTable(t *testing.T) {
 			t.Parallel()
 			a, b := scripts(t, c.act), scripts(t, c.act)
 			r := newRig(t, c.props, a.addr(), b.addr())
+			r.fast = len(c.name)%2 == 0
 			body := ""
 			if c.method != "GET" {
 				body = "abc"

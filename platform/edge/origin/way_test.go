@@ -34,67 +34,74 @@ func serving(t testing.TB, h http.HandlerFunc) (addr string) {
 }
 
 func TestAnInstanceThatDiesFailsNoGET(t *testing.T) {
-	var all []*scripted
-	var addrs []string
-	for range 3 {
-		o := scripts(t, act{raw: said200("ok")})
-		all, addrs = append(all, o), append(addrs, o.addr())
-	}
-	r := newRig(t, map[string]string{"app.ribbon.MaxAutoRetriesNextServer": "1"}, addrs...)
-	var asked, failed atomic.Int64
-	var wg sync.WaitGroup
-	half := make(chan struct{})
-	var once sync.Once
-	for range 8 {
-		wg.Go(func() {
-			for range 200 {
-				resp, err := r.front.Client().Get(r.front.URL)
-				if err != nil || resp.StatusCode != 200 {
-					failed.Add(1)
-					t.Errorf("a GET failed: %v %v", resp, err)
-					return
+	engines(t, func(t *testing.T, fast bool) {
+		var all []*scripted
+		var addrs []string
+		for range 3 {
+			o := scripts(t, act{raw: said200("ok")})
+			all, addrs = append(all, o), append(addrs, o.addr())
+		}
+		r := newRig(t, map[string]string{"app.ribbon.MaxAutoRetriesNextServer": "1"}, addrs...)
+		r.fast = fast
+		client, url := r.client()
+		var asked, failed atomic.Int64
+		var wg sync.WaitGroup
+		half := make(chan struct{})
+		var once sync.Once
+		for range 8 {
+			wg.Go(func() {
+				for range 200 {
+					resp, err := client.Get(url)
+					if err != nil || resp.StatusCode != 200 {
+						failed.Add(1)
+						t.Errorf("a GET failed: %v %v", resp, err)
+						return
+					}
+					io.Copy(io.Discard, resp.Body)
+					resp.Body.Close()
+					if asked.Add(1) == 800 {
+						once.Do(func() { close(half) })
+					}
 				}
-				io.Copy(io.Discard, resp.Body)
-				resp.Body.Close()
-				if asked.Add(1) == 800 {
-					once.Do(func() { close(half) })
-				}
-			}
-		})
-	}
-	<-half
-	all[0].kill()
-	wg.Wait()
-	if failed.Load() != 0 || asked.Load() != 1600 {
-		t.Errorf("%d of %d GETs failed", failed.Load(), asked.Load())
-	}
+			})
+		}
+		<-half
+		all[0].kill()
+		wg.Wait()
+		if failed.Load() != 0 || asked.Load() != 1600 {
+			t.Errorf("%d of %d GETs failed", failed.Load(), asked.Load())
+		}
+	})
 }
 
 func TestAPOSTIsSentOnceUnlessItCannotHaveArrived(t *testing.T) {
-	for _, c := range []struct {
-		name    string
-		acts    []act // of the only origin
-		unsafe  bool
-		status  int
-		arrived int
-	}{
-		{"its connection broke", []act{{raw: said200("ok")}, {rst: true}, {raw: said200("late")}}, false, 504, 2},
-		{"its connection broke, and the route says retry.unsafe", []act{{raw: said200("ok")}, {rst: true}, {raw: said200("late")}}, true, 200, 3},
-		{"a new connection broke, and the route says retry.unsafe", []act{{raw: said200("ok"), close: true}, {rst: true}, {raw: said200("late")}}, true, 504, 2},
-		{"the connection that was kept had been closed", []act{{raw: said200("ok"), close: true}, {raw: said200("late")}}, false, 200, 2},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			o := scripts(t, c.acts...)
-			r := newRig(t, nil, o.addr())
-			r.plan = &filter.Plan{RetryUnsafe: c.unsafe}
-			r.ask("GET", "/", "")
-			waitClosed(t, r, c.acts[0].close)
-			code, body, _ := r.ask("POST", "/", "abc")
-			if got := len(o.requests()); code != c.status || got != c.arrived {
-				t.Errorf("got %d %q, %d requests arrived; want %d, %d: %v", code, body, got, c.status, c.arrived, r.last().err)
-			}
-		})
-	}
+	engines(t, func(t *testing.T, fast bool) {
+		for _, c := range []struct {
+			name    string
+			acts    []act // of the only origin
+			unsafe  bool
+			status  int
+			arrived int
+		}{
+			{"its connection broke", []act{{raw: said200("ok")}, {rst: true}, {raw: said200("late")}}, false, 504, 2},
+			{"its connection broke, and the route says retry.unsafe", []act{{raw: said200("ok")}, {rst: true}, {raw: said200("late")}}, true, 200, 3},
+			{"a new connection broke, and the route says retry.unsafe", []act{{raw: said200("ok"), close: true}, {rst: true}, {raw: said200("late")}}, true, 504, 2},
+			{"the connection that was kept had been closed", []act{{raw: said200("ok"), close: true}, {raw: said200("late")}}, false, 200, 2},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				o := scripts(t, c.acts...)
+				r := newRig(t, nil, o.addr())
+				r.fast = fast
+				r.plan = &filter.Plan{RetryUnsafe: c.unsafe}
+				r.ask("GET", "/", "")
+				waitClosed(t, r, c.acts[0].close)
+				code, body, _ := r.ask("POST", "/", "abc")
+				if got := len(o.requests()); code != c.status || got != c.arrived {
+					t.Errorf("got %d %q, %d requests arrived; want %d, %d: %v", code, body, got, c.status, c.arrived, r.last().err)
+				}
+			})
+		}
+	})
 }
 
 // waitClosed waits until the one idle connection is known to be closed by its origin.
@@ -115,76 +122,87 @@ func waitClosed(t *testing.T, r *rig, wanted bool) {
 }
 
 func TestABodyIsSentAgainAsLongAsItWasKept(t *testing.T) {
-	for _, c := range []struct {
-		size, attempts int
-	}{{1000, 2}, {64 << 10, 2}, {64<<10 + 1, 1}} {
-		refuse, accept := scripts(t, act{raw: status(503)}), scripts(t, act{raw: status(503)})
-		r := newRig(t, map[string]string{"app.ribbon.MaxAutoRetriesNextServer": "1"}, refuse.addr(), accept.addr())
-		body := strings.Repeat("x", c.size)
-		code, _, _ := r.ask("POST", "/", body)
-		if last := r.last(); code != 503 || len(last.attempts) != c.attempts {
-			t.Errorf("%d bytes: got %d after %d attempts, want %d: %v", c.size, code, len(last.attempts), c.attempts, last.err)
-		}
-		for _, got := range append(refuse.requests(), accept.requests()...) {
-			if !strings.Contains(got, body+" <nil>") {
-				t.Errorf("%d bytes: an origin got %d", c.size, len(got))
+	engines(t, func(t *testing.T, fast bool) {
+		for _, c := range []struct {
+			size, attempts int
+		}{{1000, 2}, {64 << 10, 2}, {64<<10 + 1, 1}} {
+			refuse, accept := scripts(t, act{raw: status(503)}), scripts(t, act{raw: status(503)})
+			r := newRig(t, map[string]string{"app.ribbon.MaxAutoRetriesNextServer": "1"}, refuse.addr(), accept.addr())
+			r.fast = fast
+			body := strings.Repeat("x", c.size)
+			code, _, _ := r.ask("POST", "/", body)
+			if last := r.last(); code != 503 || len(last.attempts) != c.attempts {
+				t.Errorf("%d bytes: got %d after %d attempts, want %d: %v", c.size, code, len(last.attempts), c.attempts, last.err)
+			}
+			for _, got := range append(refuse.requests(), accept.requests()...) {
+				if !strings.Contains(got, body+" <nil>") {
+					t.Errorf("%d bytes: an origin got %d", c.size, len(got))
+				}
 			}
 		}
-	}
+	})
 }
 
 func TestAnEarlyAnswerReachesTheClient(t *testing.T) {
-	addr := serving(t, func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Connection", "close")
-		http.Error(w, "too much", http.StatusRequestEntityTooLarge)
+	engines(t, func(t *testing.T, fast bool) {
+		addr := serving(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Connection", "close")
+			http.Error(w, "too much", http.StatusRequestEntityTooLarge)
+		})
+		r := newRig(t, nil, addr)
+		r.fast = fast
+		client, url := r.client()
+		pr, pw := io.Pipe()
+		defer pw.Close()
+		go pw.Write(make([]byte, 100<<10)) // and never the end
+		req, err := http.NewRequest("POST", url, pr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if b, err := io.ReadAll(resp.Body); resp.StatusCode != 413 || string(b) != "too much\n" || err != nil {
+			t.Errorf("got %d %q %v, want the origin's 413", resp.StatusCode, b, err)
+		}
 	})
-	r := newRig(t, nil, addr)
-	pr, pw := io.Pipe()
-	defer pw.Close()
-	go pw.Write(make([]byte, 100<<10)) // and never the end
-	req, err := http.NewRequest("POST", r.front.URL, pr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := r.front.Client().Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if b, err := io.ReadAll(resp.Body); resp.StatusCode != 413 || string(b) != "too much\n" || err != nil {
-		t.Errorf("got %d %q %v, want the origin's 413", resp.StatusCode, b, err)
-	}
 }
 
 func TestAClientThatLeavesFreesItsOrigin(t *testing.T) {
-	left := make(chan struct{})
-	arrived := make(chan struct{})
-	addr := serving(t, func(w http.ResponseWriter, r *http.Request) {
-		close(arrived)
-		<-r.Context().Done()
-		close(left)
+	engines(t, func(t *testing.T, fast bool) {
+		left := make(chan struct{})
+		arrived := make(chan struct{})
+		addr := serving(t, func(w http.ResponseWriter, r *http.Request) {
+			close(arrived)
+			<-r.Context().Done()
+			close(left)
+		})
+		r := newRig(t, nil, addr)
+		r.fast = fast
+		client, url := r.client()
+		ctx, cancel := context.WithCancel(t.Context())
+		req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			<-arrived
+			cancel()
+		}()
+		if _, err := client.Do(req); !errors.Is(err, context.Canceled) {
+			t.Fatalf("got %v", err)
+		}
+		<-left
+		last := r.last()
+		if last.category != filter.FailureClientCancelled || len(last.attempts) != 1 {
+			t.Errorf("got %v after %d attempts, want FAILURE_CLIENT_CANCELLED after 1", last.category, len(last.attempts))
+		}
+		if w, _ := r.calls.Why("app", 1); len(w.Calls) != 1 || w.Calls[0].Kind != "cancelled" || w.State.App.Endpoints[0].Error != 0 {
+			t.Errorf("what is told of it: %+v", w.Calls)
+		}
 	})
-	r := newRig(t, nil, addr)
-	ctx, cancel := context.WithCancel(t.Context())
-	req, err := http.NewRequestWithContext(ctx, "GET", r.front.URL, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	go func() {
-		<-arrived
-		cancel()
-	}()
-	if _, err := r.front.Client().Do(req); !errors.Is(err, context.Canceled) {
-		t.Fatalf("got %v", err)
-	}
-	<-left
-	last := r.last()
-	if last.category != filter.FailureClientCancelled || len(last.attempts) != 1 {
-		t.Errorf("got %v after %d attempts, want FAILURE_CLIENT_CANCELLED after 1", last.category, len(last.attempts))
-	}
-	if w, _ := r.calls.Why("app", 1); len(w.Calls) != 1 || w.Calls[0].Kind != "cancelled" || w.State.App.Endpoints[0].Error != 0 {
-		t.Errorf("what is told of it: %+v", w.Calls)
-	}
 }
 
 func TestEventsArriveAsTheyCome(t *testing.T) {
@@ -197,9 +215,11 @@ func TestEventsArriveAsTheyCome(t *testing.T) {
 		}
 	})
 	r := newRig(t, nil, addr)
-	for _, client := range []*http.Client{r.one, r.front.Client()} {
+	for _, fast := range []bool{false, true} {
+		r.fast = fast
+		client, url := r.client()
 		go func() { next <- "data: 1\n\n" }()
-		resp, err := client.Get(r.front.URL)
+		resp, err := client.Get(url)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -249,12 +269,12 @@ func TestAProtocolIsChangedAndBytesPassBothWays(t *testing.T) {
 	t.Cleanup(func() { l.Close() })
 	r := newRig(t, nil, l.Addr().String())
 	upgrade := func(token string) (status int, rest string) {
-		conn, err := net.Dial("tcp", r.front.Listener.Addr().String())
+		conn, err := net.Dial("tcp", strings.TrimPrefix(r.oneURL, "http://"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		tc := tlsClient(t, r, conn)
+		tc := conn.(*net.TCPConn)
 		fmt.Fprintf(tc, "GET /chat HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: %s\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n", token)
 		rd := bufio.NewReader(tc)
 		resp, err := http.ReadResponse(rd, nil)
@@ -316,39 +336,43 @@ func TestAttemptsAreLimitedByATrustedPeersBudget(t *testing.T) {
 }
 
 func TestOfTheRequestsInFlightOnlySoManyAreLetIn(t *testing.T) {
-	for _, c := range []struct {
-		props    map[string]string
-		category filter.Category
-	}{
-		{map[string]string{"zuul.origin.app.concurrency.max.requests": "1"}, filter.FailureConcurrency},
-		{map[string]string{"app.ribbon.MaxConnectionsPerHost": "1"}, filter.FailureMaxConnections},
-		{map[string]string{"hystrix.command.app.execution.isolation.semaphore.maxConcurrentRequests": "1"}, filter.FailureConcurrency},
-		{map[string]string{"zuul.origin.app.concurrency.max.requests": "1", "zuul.origin.app.concurrency.protect.enabled": "false"}, filter.Success},
-	} {
-		arrived, hold := make(chan struct{}, 2), make(chan struct{})
-		addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
-			if q.URL.Path == "/hold" {
-				arrived <- struct{}{}
-				<-hold
+	engines(t, func(t *testing.T, fast bool) {
+		for _, c := range []struct {
+			props    map[string]string
+			category filter.Category
+		}{
+			{map[string]string{"zuul.origin.app.concurrency.max.requests": "1"}, filter.FailureConcurrency},
+			{map[string]string{"app.ribbon.MaxConnectionsPerHost": "1"}, filter.FailureMaxConnections},
+			{map[string]string{"hystrix.command.app.execution.isolation.semaphore.maxConcurrentRequests": "1"}, filter.FailureConcurrency},
+			{map[string]string{"zuul.origin.app.concurrency.max.requests": "1", "zuul.origin.app.concurrency.protect.enabled": "false"}, filter.Success},
+		} {
+			arrived, hold := make(chan struct{}, 2), make(chan struct{})
+			addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+				if q.URL.Path == "/hold" {
+					arrived <- struct{}{}
+					<-hold
+				}
+			})
+			r := newRig(t, c.props, addr)
+			r.fast = fast
+			client, url := r.client()
+			var wg sync.WaitGroup
+			wg.Go(func() {
+				if resp, err := client.Get(url + "/hold"); err != nil || resp.StatusCode != 200 {
+					t.Errorf("the one that was let in: %v %v", resp, err)
+				} else {
+					resp.Body.Close()
+				}
+			})
+			<-arrived
+			code, _, _ := r.ask("GET", "/", "")
+			if last := r.last(); last.category != c.category || c.category != filter.Success && code != 503 {
+				t.Errorf("%v: got %d %v, want %v", c.props, code, last.category, c.category)
 			}
-		})
-		r := newRig(t, c.props, addr)
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			if resp, err := r.front.Client().Get(r.front.URL + "/hold"); err != nil || resp.StatusCode != 200 {
-				t.Errorf("the one that was let in: %v %v", resp, err)
-			} else {
-				resp.Body.Close()
-			}
-		})
-		<-arrived
-		code, _, _ := r.ask("GET", "/", "")
-		if last := r.last(); last.category != c.category || c.category != filter.Success && code != 503 {
-			t.Errorf("%v: got %d %v, want %v", c.props, code, last.category, c.category)
+			close(hold)
+			wg.Wait()
 		}
-		close(hold)
-		wg.Wait()
-	}
+	})
 }
 
 func TestConnectionsAreKeptWithinTheirLimits(t *testing.T) {
