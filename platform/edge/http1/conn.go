@@ -38,9 +38,11 @@ type conn struct {
 	waiter  filter.Waiter
 	todo    int
 	served  int
-	expires int64 // by filter.Now; 0: never
-	headBy  int64 // when the head under way must be there; 0: none is
-	err     error // why reading ended
+	expires int64  // by filter.Now; 0: never
+	headBy  int64  // when the head under way must be there; 0: none is
+	small   []byte // what is waited with where readiness cannot be told
+	part    []byte // of the head under way, while more of it is waited for; nil: nothing
+	err     error  // why reading ended
 	took    func(net.Conn, []byte)
 	asked   bool // the connection was read from since it is waited for in the callback: whatever comes now will wake it up
 	linger  bool // the client may be sending still
@@ -191,6 +193,9 @@ func (c *conn) step() bool {
 			}
 			if w.start < w.end {
 				c.incomplete()
+				if c.fd < 0 {
+					c.putAside() // reading is waiting there
+				}
 			} else {
 				// What was read last was less than there was room for: nothing is left, and asking costs a system call. After
 				// the first request it is asked nevertheless, because a client that had closed its side would not be noticed.
@@ -207,16 +212,22 @@ func (c *conn) step() bool {
 	}
 }
 
+// smallSize holds most heads.
+const smallSize = 1 << 10
+
 // receive reads what there is. ok: step is to return done.
 func (c *conn) receive() (done, ok bool) {
 	if c.w == nil {
+		if c.part == nil && c.rest() {
+			return true, true
+		}
+		var came []byte
 		if c.fd < 0 {
-			// Nobody can tell when bytes come here but by reading them. One is enough to wake up for.
-			var one [1]byte
-			if c.rest() {
-				return true, true
+			// Nobody can tell when bytes come here but by reading them.
+			if c.small == nil {
+				c.small = make([]byte, smallSize)
 			}
-			n, err := c.sock.c.Read(one[:])
+			n, err := c.sock.c.Read(c.small)
 			if n == 0 {
 				if c.early(err) {
 					return false, false
@@ -224,11 +235,18 @@ func (c *conn) receive() (done, ok bool) {
 				c.err = err
 				return c.leave(), true
 			}
-			c.take()
-			c.w.end = copy(c.w.buf, one[:])
-			return false, false
+			came = c.small[:n]
 		}
 		c.take()
+		for len(c.w.buf) < len(c.part)+len(came) {
+			c.w.buf = make([]byte, 2*len(c.w.buf))
+		}
+		c.w.end = copy(c.w.buf, c.part)
+		c.w.end += copy(c.w.buf[c.w.end:], came)
+		c.part = nil
+		if len(came) > 0 {
+			return false, false
+		}
 	}
 	w := c.w
 	if w.start < w.end && len(w.buf)-w.end < minSpace {
@@ -241,16 +259,23 @@ func (c *conn) receive() (done, ok bool) {
 	case n > 0:
 		return false, false
 	case errors.Is(err, errAgain):
-		if w.start == w.end {
-			c.giveBack()
-			return c.rest(), true
-		}
-		return false, true
+		c.putAside()
+		return c.part == nil && c.rest(), true
 	case c.early(err):
 		return false, false
 	}
 	c.err = err
 	return c.leave(), true
+}
+
+// putAside gives the memory back. The beginning of a head that is there is kept in no more than it needs: many slow clients
+// shall not cost more than many idle ones.
+func (c *conn) putAside() {
+	if w := c.w; w.start < w.end {
+		c.part = append([]byte(nil), w.buf[w.start:w.end]...)
+		w.x.Request.Header.Reset()
+	}
+	c.giveBack()
 }
 
 // again has the head that is not whole read from its beginning, at the beginning of the buffer or in a larger one.

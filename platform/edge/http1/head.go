@@ -477,6 +477,9 @@ func (h *head) own(name, value []byte) bool {
 		h.options(value)
 		return true
 	case 14:
+		if is(name, "http2-settings") { // goes with an Upgrade to h2c, which is not heeded
+			return true
+		}
 		if !is(name, "content-length") {
 			return false
 		}

@@ -208,6 +208,7 @@ func TestWhatIsUnusualAndRightIsRead(t *testing.T) {
 		{"TE without trailers is left out", get("TE: deflate\r\n"), `GET "a.example" "/" "" 11 0 []`},
 		{"a name with an underscore is dropped", get("content_length: 3\r\nX: y\r\n"), `GET "a.example" "/" "" 11 0 [{X y}]`},
 		{"an upgrade to h2c with a body is not heeded, which Java's client sends", post("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\nContent-Length: 3\r\n"), `POST "a.example" "/" "" 11 3 []`},
+		{"HTTP2-Settings is left out though Connection does not name it", get("Upgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n"), `GET "a.example" "/" "" 11 0 []`},
 		{"Upgrade without Connection is not heeded", get("Upgrade: websocket\r\n"), `GET "a.example" "/" "" 11 0 []`},
 		{"Expect with HTTP/1.0 is not heeded", "POST / HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 3\r\n\r\n", `POST "" "/" "" 10 3 []`},
 		{"200 fields", "GET / HTTP/1.1\r\nHost: a\r\n" + strings.Repeat("Te: a\r\n", 199) + "\r\n", `GET "a" "/" "" 11 0 []`},

@@ -625,6 +625,24 @@ func TestSlowClientsAreCutOff(t *testing.T) {
 	}
 }
 
+// Many slow clients shall not cost more than many idle ones.
+func TestAHeadThatIsWaitedForHoldsNoBuffer(t *testing.T) {
+	inBubble(t, Config{}, echo, func(t *testing.T, s *Server, c net.Conn) {
+		for i, b := range []byte(getA[:len(getA)-1]) {
+			c.Write([]byte{b})
+			synctest.Wait()
+			for c := range s.conns {
+				if c.w != nil || string(c.part) != getA[:i+1] || cap(c.part) > 2*len(c.part)+64 {
+					t.Fatalf("after %d bytes: holds a buffer %v, and %q in %d bytes", i+1, c.w != nil, c.part, cap(c.part))
+				}
+			}
+		}
+		if got := say(t, c, bufio.NewReader(c), "GET", "\n"); got != `200 9 GET /a ""` {
+			t.Errorf("got %s", got)
+		}
+	})
+}
+
 func TestAClientThatTakesNoAnswerIsCutOff(t *testing.T) {
 	inBubble(t, Config{}, func(x *filter.Exchange) { x.Answer(200, strings.Repeat("x", 1000)) }, func(t *testing.T, s *Server, c net.Conn) {
 		start := time.Now()

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -91,6 +92,19 @@ func (k *sock) pending() bool {
 		return true
 	}
 	return !errors.Is(err, errAgain)
+}
+
+// held reports whether a TLS connection has taken in bytes that were not read, which may have come together with those that
+// were, or has ended. It does not read from the socket: for that its time is over.
+func (k *sock) held() bool {
+	if _, ok := k.c.(*tls.Conn); !ok {
+		return false
+	}
+	k.c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // a connection that is closed says so when it is read
+	var p [1]byte
+	n, err := k.c.Read(p[:])
+	k.set(k.want)
+	return n > 0 || !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 // arm sets the deadline of reads; 0 is none.

@@ -141,7 +141,7 @@ func (u *Upstream) Conn() net.Conn { return u.s.c }
 
 // Stale reports whether an idle connection is no good: it was closed by the origin, or bytes came while it was idle. Do looks
 // itself, just before it writes.
-func (u *Upstream) Stale() bool { return u.closed || u.s.pending() }
+func (u *Upstream) Stale() bool { return u.closed || u.s.pending() || u.s.held() }
 
 // Close closes the connection; an exchange under way fails. It may be called from any goroutine.
 func (u *Upstream) Close() error { return u.s.c.Close() }
@@ -390,7 +390,7 @@ func (u *Upstream) step() bool {
 			if u.served > 0 || u.s.fd >= 0 {
 				// What lies here now is no answer to what is about to be asked.
 				if u.s.fd < 0 {
-					if u.s.pending() {
+					if u.s.pending() || u.s.held() {
 						u.err = errUnasked
 						return true
 					}
