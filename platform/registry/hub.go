@@ -22,6 +22,7 @@ type hub struct {
 	upTo     atomic.Uint64         // version up to which everybody concerned was roused
 	last     atomic.Pointer[round] // the newest
 	events   events
+	roused   []*watcher // by a round, while their work is done; then room for those of the next
 
 	mu      sync.Mutex
 	streams map[string]*watcher // by name
@@ -269,7 +270,9 @@ func (h *hub) changed() {
 
 func (h *hub) rounds() {
 	for {
-		work(h.round())
+		h.roused = h.round(h.roused[:0])
+		work(h.roused)
+		clear(h.roused) // who leaves is let go of
 		if h.work.CompareAndSwap(rounding, idle) {
 			return
 		}
@@ -277,8 +280,9 @@ func (h *hub) rounds() {
 	}
 }
 
-// round rouses everybody whom something concerns that happened since the last round, and lists them.
-func (h *hub) round() (roused []*watcher) {
+// round rouses everybody whom something concerns that happened since the last round, and appends them to roused, which is
+// empty.
+func (h *hub) round(roused []*watcher) []*watcher {
 	everyone := h.everyone.Swap(false)
 	from := h.upTo.Load()
 	h.s.mu.RLock()
