@@ -71,6 +71,7 @@ type gateways struct {
 	objects  []*Object
 	classes  map[string][]listener // of Gateways, by namespace/name
 	grants   []grant
+	labels   map[string]*node // of namespaces that are in the documents
 }
 
 // listener is one of a Gateway's.
@@ -78,6 +79,7 @@ type listener struct {
 	name, hostname, protocol, namespace string
 	port                                int
 	from                                string // Same, All or Selector: whose routes it takes
+	selector                            *node
 	kinds                               []string
 }
 
@@ -135,7 +137,14 @@ func (g *gateways) object(n *node) {
 		g.mistake(n.line, "%s: metadata.name %q or namespace %q is no name", o.Kind, o.Name, o.Namespace)
 		return
 	}
-	if group, _, _ := strings.Cut(n.get("apiVersion").text, "/"); group != gatewayGroup {
+	group, _, _ := strings.Cut(n.get("apiVersion").text, "/")
+	if o.Kind == "Namespace" && group == "v1" { // it is named by selectors of listeners
+		if m := n.get("metadata"); m.get("labels") != nil {
+			g.labels[o.Name] = m.get("labels")
+		}
+		return
+	}
+	if group != gatewayGroup {
 		g.note(n.line, o.Kind+" "+o.Name, "it is no object of "+gatewayGroup, "services register themselves, or are started with `roadbed run`")
 		return
 	}
@@ -176,7 +185,7 @@ func (g *gateways) gateway(o *Object) {
 			field{"allowedRoutes", func(v *node) {
 				g.fields(v, "allowedRoutes",
 					field{"namespaces", func(v *node) {
-						g.fields(v, "namespaces", g.text("from", &l.from), field{"selector", skip})
+						g.fields(v, "namespaces", g.text("from", &l.from), field{"selector", func(v *node) { l.selector = v }})
 					}},
 					field{"kinds", func(v *node) {
 						g.each(v, "kinds", func(v *node) {
@@ -190,8 +199,8 @@ func (g *gateways) gateway(o *Object) {
 		case l.protocol != "HTTP" && l.protocol != "HTTPS":
 			o.set("Accepted", false, "ListenersNotValid", "listener %s: the edge has no %s listeners", l.name, l.protocol)
 			return
-		case l.from == "Selector":
-			o.set("Accepted", false, "ListenersNotValid", "listener %s: the edge knows no labels of namespaces; say from: Same or All", l.name)
+		case !slices.Contains([]string{"Same", "All", "Selector"}, l.from):
+			g.mistake(n.line, "listener %s: allowedRoutes.namespaces.from %q: use Same, All or Selector", l.name, l.from)
 			return
 		}
 		if l.hostname != "" {
@@ -213,13 +222,15 @@ func (g *gateways) grant(o *Object) {
 			var f grant
 			var group string
 			g.fields(n, "from", g.text("group", &group), g.text("kind", &f.kind), g.text("namespace", &f.from))
-			froms = append(froms, f)
+			if group == gatewayGroup {
+				froms = append(froms, f)
+			}
 		}},
 		{"to", func(n *node) {
 			t := grant{to: o.Namespace}
 			var group string
 			g.fields(n, "to", g.text("group", &group), g.text("kind", &t.kind), g.text("name", &t.name))
-			if t.kind == "Service" {
+			if t.kind == "Service" && (group == "" || group == "core") {
 				tos = append(tos, t)
 			}
 		}},
@@ -296,7 +307,7 @@ func (g *gateways) attach(o *Object, parents []*node, hosts []string) (both []st
 				continue
 			}
 			found = true
-			if l.from != "All" && l.namespace != o.Namespace || len(l.kinds) > 0 && !slices.Contains(l.kinds, o.Kind) {
+			if !g.admits(&l, o.Namespace) || len(l.kinds) > 0 && !slices.Contains(l.kinds, o.Kind) {
 				continue
 			}
 			allowed = true
@@ -327,6 +338,50 @@ func (g *gateways) attach(o *Object, parents []*node, hosts []string) (both []st
 	}
 	slices.Sort(both)
 	return slices.Compact(both), scheme
+}
+
+// admits reports whether a listener takes routes of a namespace.
+func (g *gateways) admits(l *listener, namespace string) bool {
+	switch l.from {
+	case "All":
+		return true
+	case "Same":
+		return l.namespace == namespace
+	}
+	label := func(key string) (string, bool) {
+		if key == "kubernetes.io/metadata.name" { // every namespace has it
+			return namespace, true
+		}
+		if n := g.labels[namespace]; n != nil {
+			if v := n.get(key); v != nil {
+				return v.text, true
+			}
+		}
+		return "", false
+	}
+	if l.selector == nil || l.selector.kind != mapping {
+		return false
+	}
+	if all := l.selector.get("matchLabels"); all != nil {
+		for i, key := range all.keys {
+			if v, has := label(key); !has || v != all.items[i].text {
+				return false
+			}
+		}
+	}
+	if all := l.selector.get("matchExpressions"); all != nil {
+		for _, e := range all.items {
+			var key, operator string
+			var values []string
+			g.fields(e, "one of matchExpressions", g.text("key", &key), g.text("operator", &operator), g.texts("values", &values))
+			v, has := label(key)
+			in := has && slices.Contains(values, v)
+			if ok := map[string]bool{"In": in, "NotIn": !in, "Exists": has, "DoesNotExist": !has}[operator]; !ok {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // intersect returns the hosts that a listener and a route both take; none, and true, if both take any.

@@ -158,6 +158,10 @@ func TestGatewayAPIConditionsSayWhatIsWrong(t *testing.T) {
 	list := func(items ...string) string {
 		return `{"apiVersion":"v1","kind":"List","items":[` + strings.Join(items, ",") + `]}`
 	}
+	selected := func(selector string) string {
+		return `{"name":"http","port":80,"protocol":"HTTP","allowedRoutes":{"namespaces":{"from":"Selector","selector":{` + selector + `}}}}`
+	}
+	const namespace = `{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"default","labels":{"team":"web"}}}`
 	const http = `{"name":"http","port":80,"protocol":"HTTP"}`
 	for _, tt := range []struct{ text, condition, reason string }{
 		{list(route(`{"parentRefs":[{"name":"g"}]}`), gateway(http)), "Accepted", "Accepted"},
@@ -166,6 +170,10 @@ func TestGatewayAPIConditionsSayWhatIsWrong(t *testing.T) {
 		{list(route(`{"parentRefs":[{"name":"g","port":81}]}`), gateway(http)), "Accepted", "NoMatchingParent"},
 		{list(route(`{"parentRefs":[{"name":"g"}],"hostnames":["a.com"]}`), gateway(`{"name":"h","port":80,"protocol":"HTTP","hostname":"b.com"}`)), "Accepted", "NoMatchingListenerHostname"},
 		{list(route(`{"parentRefs":[{"name":"g"}]}`), gateway(`{"name":"h","port":80,"protocol":"HTTP","allowedRoutes":{"kinds":[{"kind":"GRPCRoute"}]}}`)), "Accepted", "NotAllowedByListeners"},
+		{list(route(`{"parentRefs":[{"name":"g"}]}`), gateway(selected(`"matchLabels":{"team":"web"}`)), namespace), "Accepted", "Accepted"},
+		{list(route(`{"parentRefs":[{"name":"g"}]}`), gateway(selected(`"matchLabels":{"team":"app"}`)), namespace), "Accepted", "NotAllowedByListeners"},
+		{list(route(`{"parentRefs":[{"name":"g"}]}`), gateway(selected(`"matchExpressions":[{"key":"kubernetes.io/metadata.name","operator":"In","values":["default"]}]`))), "Accepted", "Accepted"},
+		{list(route(`{"parentRefs":[{"name":"g"}]}`), gateway(selected(`"matchExpressions":[{"key":"team","operator":"DoesNotExist"}]`)), namespace), "Accepted", "NotAllowedByListeners"},
 		{list(gateway(`{"name":"t","port":80,"protocol":"TCP"}`)), "Accepted", "ListenersNotValid"},
 		{route(`{"rules":[{"filters":[{"type":"Magic"}]}]}`), "Accepted", "UnsupportedValue"},
 		{route(`{"rules":[{"backendRefs":[{"name":"a","filters":[]}]}]}`), "Accepted", "UnsupportedValue"},

@@ -121,7 +121,7 @@ func (f *Filter) check(r *Route) error {
 			return fmt.Errorf("redirect.prefix: the route matches no prefix that could be replaced")
 		case d.Scheme != "" && d.Scheme != "http" && d.Scheme != "https":
 			return fmt.Errorf("redirect.scheme %q: use http or https", d.Scheme)
-		case d.Scheme == "" && d.Host == "" && d.Port == 0 && d.Path == "" && d.Prefix == nil:
+		case *d == Redirect{}:
 			return fmt.Errorf("redirect: say where to; as it is, it leads to itself")
 		case d.Port < 0 || d.Port > 65535:
 			return fmt.Errorf("redirect.port %d: use 1 to 65535", d.Port)
