@@ -14,10 +14,12 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/roadbed/roadbed"
@@ -58,6 +60,8 @@ type cellConfig struct {
 	log        *slog.Logger
 	screen     *screen // where log goes, and what is shown
 
+	edgeTLS edgeTLS
+
 	apiPort, edgePort, eurekaPort, atlasPort, enginePort int
 	offset                                               int // added to every port
 
@@ -65,6 +69,19 @@ type cellConfig struct {
 	engineURL, registryURL, telemetryURL, edgeURL string
 
 	apiOf map[string]string // role -> API of the process that runs it
+}
+
+// edgeTLS is the edge's second listener, which speaks TLS.
+type edgeTLS struct {
+	port           int // 0: there is none
+	certs          string
+	acmeHosts      []string
+	acmeEmail      string
+	acmeDirectory  string
+	clientCA       string
+	clientOptional bool
+	http3          bool
+	proxy          string // of both listeners: off, on, optional
 }
 
 func (c *cellConfig) has(role string) bool { return slices.Contains(c.roles, role) }
@@ -161,6 +178,9 @@ func openCell(ctx context.Context, cfg cellConfig) (_ *cell, err error) {
 	if err := os.MkdirAll(cfg.data, 0o700); err != nil {
 		return nil, fmt.Errorf("the state directory cannot be made: %w; name another with --data", err)
 	}
+	if c.door.Sockets, err = api.Inherit(); err != nil {
+		return nil, err
+	}
 	ports, err := c.listen()
 	if err != nil {
 		return nil, err
@@ -182,7 +202,35 @@ func openCell(ctx context.Context, cfg cellConfig) (_ *cell, err error) {
 		return nil, err
 	}
 	c.serve(stageRooms, ports["api"], &http.Server{Handler: c.door.Authenticate(c.surface)})
+	if err := c.door.Sockets.Ready(); err != nil {
+		return nil, err
+	}
 	return c, nil
+}
+
+// stateless are the roles of which a process can be replaced by a newer one without anybody noticing.
+var stateless = []string{"edge", "console"}
+
+// replaceWithin is how long a new process may take until it serves.
+const replaceWithin = time.Minute
+
+// replace starts the program anew in this process's place. It reports whether this one shall end.
+func (c *cell) replace(ctx context.Context) bool {
+	for _, r := range c.roles {
+		if !slices.Contains(stateless, r) {
+			c.log.Error("this process cannot be replaced while it runs: it has the role " + r + ", which keeps state that two cannot have at once; stop it and start it anew, or run the roles " + strings.Join(stateless, " and ") + " in a process of their own")
+			return false
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, replaceWithin)
+	defer cancel()
+	pid, err := c.door.Sockets.Replace(ctx)
+	if err != nil {
+		c.log.Error("no new process has taken this one's place, it goes on", "err", err)
+		return false
+	}
+	c.log.Info("a new process serves in this one's place", "pid", pid)
+	return true
 }
 
 // listen opens every port before anything else happens, so that a taken one costs nothing.
@@ -195,13 +243,18 @@ func (c *cell) listen() (map[string]net.Listener, error) {
 	}{
 		{"api", "the console", "--api-port", c.apiPort, true},
 		{"edge", "the edge", "--edge-port", c.edgePort, c.has("edge")},
+		{"edge-tls", "the edge", "--edge-tls-port", c.edgeTLS.port, c.has("edge") && c.edgeTLS.port != 0},
 		{"eureka", "the registry", "--eureka-port", c.eurekaPort, c.has("registry") || c.has("properties")},
 		{"atlas", "telemetry", "--atlas-port", c.atlasPort, c.has("telemetry")},
 	} {
 		if !p.here {
 			continue
 		}
-		l, err := c.door.Listen(p.port+c.offset, p.what, p.flag)
+		door := c.door
+		if p.name == "edge-tls" {
+			door.TLS = nil // it has certificates of its own
+		}
+		l, err := door.Listen(p.port+c.offset, p.what, p.flag)
 		if err != nil {
 			for _, open := range ports {
 				open.Close()
@@ -305,7 +358,9 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		c.start(stageFleet, "fleet", crew.Run)
 	}
 	if c.has("edge") {
-		c.openEdge(here, cache, found, ports["edge"])
+		if err := c.openEdge(here, cache, found, ports); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -353,7 +408,7 @@ func engineToken(file string, create bool) (string, error) {
 	return token, nil
 }
 
-func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Client, l net.Listener) {
+func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Client, ports map[string]net.Listener) error {
 	id := "edge-" + here.Zone
 	m := c.meter(here, "edge")
 	props := config.New(config.Options{URL: c.inside(c.registry()), Scope: config.Scope{App: "edge", Region: here.Region, Zone: here.Zone, Instance: id}, Cache: cache, Log: c.log})
@@ -363,8 +418,13 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 		App: "edge", Instance: id, Location: here, Lists: found, Config: props, Meter: m, Log: c.log,
 		FaultKey: func() fault.Key { return fault.Key(key.Get()) },
 	})
-	gate := edge.New(edge.Config{Calls: calls, Discovery: found, Properties: props, Meter: m, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log})
+	gate := edge.New(edge.Config{
+		Calls: calls, Discovery: found, Properties: props, Meter: m, Instance: id, Location: here, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log,
+	})
 	gate.Mount(c.surface)
+	senders := gate.Senders()
+	c.surface.Mux.Handle("/push", senders)
+	c.surface.Mux.Handle("/push/", senders)
 	c.surface.Mux.Handle("GET /api/v1/edge/calls", calls.StateHandler())
 	c.surface.Mux.Handle("GET /api/v1/edge/why", calls.WhyHandler())
 	shown := stream.New(stream.Config{Engine: calls, Properties: props})
@@ -375,7 +435,34 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 		defer calls.Close()
 		return gate.Run(ctx)
 	})
-	c.serve(stageEdge, l, gate.Server())
+	plain, err := gate.Door(edge.DoorConfig{Name: "http", ProxyProtocol: c.edgeTLS.proxy})
+	if err != nil {
+		return fmt.Errorf("the edge: %w", err)
+	}
+	c.start(stageEdge, "the edge", func(ctx context.Context) error { return plain.Run(ctx, ports["edge"], nil) })
+	l := ports["edge-tls"]
+	if l == nil {
+		return nil
+	}
+	t := edge.TLSConfig{
+		Dir: c.edgeTLS.certs, ACMEHosts: c.edgeTLS.acmeHosts, ACMEEmail: c.edgeTLS.acmeEmail, ACMEDirectory: c.edgeTLS.acmeDirectory, ACMEDir: filepath.Join(c.data, "acme"),
+		ClientCA: c.edgeTLS.clientCA, ClientOptional: c.edgeTLS.clientOptional,
+	}
+	if t.Dir == "" && len(t.ACMEHosts) == 0 {
+		t.SelfSigned = filepath.Join(c.data, "edge-tls")
+	}
+	secure, err := gate.Door(edge.DoorConfig{Name: "https", ProxyProtocol: c.edgeTLS.proxy, TLS: &t})
+	if err != nil {
+		return fmt.Errorf("the edge's TLS: %w", err)
+	}
+	var quic net.PacketConn
+	if c.edgeTLS.http3 {
+		if quic, err = c.door.Sockets.ListenPacket(l.Addr().String()); err != nil {
+			return fmt.Errorf("the edge's HTTP/3: %w", err)
+		}
+	}
+	c.start(stageEdge, "the edge's TLS", func(ctx context.Context) error { return secure.Run(ctx, l, quic) })
+	return nil
 }
 
 // openTurbine adds the Hystrix streams of each app's instances up to one, and those of the edge where it runs here.
@@ -571,9 +658,17 @@ func (c *cell) serve(s int, l net.Listener, srv *http.Server) {
 // wait blocks until ctx ends or a room fails, calls stopping, then ends everything in order.
 func (c *cell) wait(ctx context.Context, stopping func()) error {
 	var failed error
-	select {
-	case <-ctx.Done():
-	case failed = <-c.fail:
+	replace := make(chan os.Signal, 1)
+	signal.Notify(replace, syscall.SIGUSR2)
+	defer signal.Stop(replace)
+	for waiting := true; waiting; {
+		waiting = false
+		select {
+		case <-ctx.Done():
+		case failed = <-c.fail:
+		case <-replace:
+			waiting = !c.replace(ctx)
+		}
 	}
 	stopping()
 	return errors.Join(failed, c.close())

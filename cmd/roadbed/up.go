@@ -43,6 +43,16 @@ func (f *cellFlags) flags(cmd *cobra.Command) {
 	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM file with its private key")
 	fs.IntVar(&f.cfg.apiPort, "api-port", 7070, "port of the console and the API")
 	fs.IntVar(&f.cfg.edgePort, "edge-port", 7000, "port of the edge")
+	e := &f.cfg.edgeTLS
+	fs.IntVar(&e.port, "edge-tls-port", 0, "port at which the edge speaks TLS, with HTTP/2 (default none)")
+	fs.StringVar(&e.certs, "edge-certs", "", "directory of the edge's certificates, NAME.crt with NAME.key or NAME.pem with both; read again when they change (default one is made, signed by itself)")
+	fs.StringSliceVar(&e.acmeHosts, "edge-acme", nil, "names to get the edge's certificates for by ACME, from Let's Encrypt unless --edge-acme-directory is given")
+	fs.StringVar(&e.acmeEmail, "edge-acme-email", "", "where the authority writes when something is wrong with a certificate")
+	fs.StringVar(&e.acmeDirectory, "edge-acme-directory", "", "URL of another ACME authority")
+	fs.StringVar(&e.clientCA, "edge-client-ca", "", "PEM file of those who vouch for clients; each must then show a certificate")
+	fs.BoolVar(&e.clientOptional, "edge-client-optional", false, "clients without a certificate are let in all the same")
+	fs.BoolVar(&e.http3, "edge-http3", false, "HTTP/3 at the UDP port of --edge-tls-port")
+	fs.StringVar(&e.proxy, "edge-proxy-protocol", "off", "whether a balancer before the edge tells in the PROXY protocol who the client is: off, on or optional")
 	fs.IntVar(&f.cfg.eurekaPort, "eureka-port", 8761, "port of the registry (Eureka) and of configuration")
 	fs.IntVar(&f.cfg.atlasPort, "atlas-port", 7101, "port of telemetry (Atlas)")
 	fs.IntVar(&f.cfg.offset, "port-offset", 0, "added to every port, so that platforms can run side by side")
@@ -245,7 +255,11 @@ func (c *cli) serve() *cobra.Command {
 
 Roles: ` + strings.Join(allRoles, ", ") + `.
 On one machine processes find each other by the usual ports; the engine's token is in
-the state directory they share.`,
+the state directory they share.
+
+On SIGUSR2 a process with no roles but edge and console starts the program anew, gives it
+its sockets, and ends once the new one serves and its own requests are done: nobody is
+refused. Sockets that systemd passes are taken too.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg, err := f.resolve(cmd)

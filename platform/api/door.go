@@ -22,6 +22,8 @@ type Door struct {
 	TLS   *tls.Config
 	Token string
 	Local bool // clients in clear on this machine, too, must bring the token
+
+	Sockets *Sockets // where listening sockets come from; nil: they are opened
 }
 
 // Validate refuses a door that would let strangers in: any address but loopback needs both TLS and a token.
@@ -57,7 +59,7 @@ func (d Door) Listen(port int, what, flag string) (net.Listener, error) {
 		host = "127.0.0.1"
 	}
 	addr := net.JoinHostPort(host, fmt.Sprint(port))
-	l, err := net.Listen("tcp", addr)
+	l, err := d.Sockets.Listen(addr)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return nil, fmt.Errorf("%s cannot listen on %s: something else does; stop it, or move this with %s or all ports with --port-offset", what, addr, flag)
 	}

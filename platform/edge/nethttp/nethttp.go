@@ -132,7 +132,7 @@ func (h *Handler) read(x *exchange) {
 	q.Method, q.Target, q.Host, q.RawQuery = r.Method, r.RequestURI, r.Host, r.URL.RawQuery
 	q.Path = r.URL.EscapedPath()
 	q.Scheme = "http"
-	if r.TLS != nil {
+	if x.Client.TLS != nil {
 		q.Scheme = "https"
 	}
 	q.Proto = 10*r.ProtoMajor + r.ProtoMinor

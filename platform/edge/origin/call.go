@@ -308,6 +308,9 @@ func (c *call) planned() time.Duration {
 // outcome tells ipc how an attempt ended, and whether the route's rules want another.
 func (c *call) outcome(k kind, err error) ipc.Outcome {
 	x := c.x
+	if err != nil {
+		x.Response.Status = 0 // whatever of an answer was read
+	}
 	o := ipc.Outcome{
 		Status: x.Response.Status, Err: err, Ended: balance.Abandoned, RetryAfter: c.said.retryAfter, NoRetry: c.said.noRetry, Why: c.said.why,
 		Utilization: c.said.utilization, Load: c.said.load,

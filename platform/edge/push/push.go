@@ -17,6 +17,7 @@
 //
 //	edge.push.enabled                     false       whether /ws and /sse are the edge's own
 //	edge.push.identity                    user        who a client is: user (as authenticated), header:NAME or cookie:NAME; the latter two believe the client
+//	edge.push.peers                       (none)      the other edges' APIs, such as http://10.0.0.7:7070, which are asked for clients that are not here
 //	edge.push.identity.header             X-CUSTOMER_ID   where the sender of a message names the client
 //	zuul.push.registry.ttl.seconds        1800        how long a connection may last
 //	zuul.push.reconnect.dither.seconds    180         up to so much less, at random

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"log/slog"
 	"net/http"
@@ -16,6 +17,7 @@ import (
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/fault"
 	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
 // faults are the scenarios in force and the key that signs them. It never changes; a new one takes its place.
@@ -113,15 +115,16 @@ func newFaults(props map[string]string, old *faults, m *meter.Registry, log *slo
 	return f
 }
 
-// attach returns the rules of every scenario that r on its route is in scope of, nil if it is in none, and the groups in
+// attach returns the rules of every scenario that x on its route is in scope of, nil if it is in none, and the groups in
 // which it counts. Without scenarios it costs one length check.
 //
 // Of several scenarios the oldest one's rules come first, and one whose rules no longer fit into the header is left out.
-func (f *faults) attach(r *http.Request, id, route string) (*fault.Context, []*arm) {
+func (f *faults) attach(x *filter.Exchange) (*fault.Context, []*arm) {
 	if len(f.scenarios) == 0 {
 		return nil, nil
 	}
 	now := time.Now()
+	id := strings.Clone(x.ID) // rules may be kept by what outlives the request
 	var groups []*arm
 	var ids, rules []string
 	var until time.Time
@@ -131,7 +134,7 @@ func (f *faults) attach(r *http.Request, id, route string) (*fault.Context, []*a
 		if !now.Before(s.Expires) {
 			continue
 		}
-		hit, control := s.includes(r, f.userHead, f.deviceHead, id, route)
+		hit, control := s.includes(x, f.userHead, f.deviceHead)
 		if control {
 			groups = append(groups, &s.counts.control)
 		}
@@ -162,7 +165,7 @@ func (f *faults) attach(r *http.Request, id, route string) (*fault.Context, []*a
 // envoyRules returns what the headers of Envoy's fault filter ask for, as rules at the edge; "" if they ask for nothing.
 // Values that make no sense are ignored, as Envoy does. Source: Envoy's HTTP fault injection filter, "Controlling fault
 // injection via HTTP headers".
-func envoyRules(h http.Header) string {
+func envoyRules(h *filter.Header) string {
 	var rules []string
 	add := func(action, percent string) {
 		if p := h.Get(percent); p != "" {
@@ -193,32 +196,36 @@ func envoyRules(h http.Header) string {
 
 // asked returns the faults that a request asks for itself by Envoy's headers, nil if it asks for none. They reach no
 // further than the edge.
-func (f *faults) asked(r *http.Request, id string) *fault.Context {
-	rules := envoyRules(r.Header)
+func (f *faults) asked(x *filter.Exchange) *fault.Context {
+	rules := envoyRules(&x.Request.Header)
 	if rules == "" || f.off {
 		return nil
 	}
 	now := time.Now()
-	c, err := fault.Parse(f.key, fault.Sign(f.key, "envoy", now.Add(time.Hour), rules), id, now)
+	c, err := fault.Parse(f.key, fault.Sign(f.key, "envoy", now.Add(time.Hour), rules), strings.Clone(x.ID), now)
 	if err != nil {
 		return nil // there is no key yet
 	}
 	return c
 }
 
-// includes reports whether r is hit: it takes one of the routes, is of a listed user and device, carries the headers, and
+// includes reports whether x is hit: it takes one of the routes, is of a listed user and device, carries the headers, and
 // falls among a share that is stable by user, or by request when it names none. As large a share beside that one, of
 // requests that are spared, is the control group.
-func (s *scenario) includes(r *http.Request, userHead, deviceHead, id, route string) (hit, control bool) {
-	user := r.Header.Get(userHead)
+func (s *scenario) includes(x *filter.Exchange, userHead, deviceHead string) (hit, control bool) {
+	h := &x.Request.Header
+	user, route := h.Get(userHead), "-"
+	if x.Plan != nil {
+		route = x.Plan.Route
+	}
 	switch {
 	case len(s.Where.Routes) > 0 && !slices.Contains(s.Where.Routes, route),
 		len(s.Who.Users) > 0 && !slices.Contains(s.Who.Users, user),
-		len(s.Who.Devices) > 0 && !slices.Contains(s.Who.Devices, r.Header.Get(deviceHead)):
+		len(s.Who.Devices) > 0 && !slices.Contains(s.Who.Devices, h.Get(deviceHead)):
 		return false, false
 	}
 	for k, v := range s.Who.Header {
-		if r.Header.Get(k) != v {
+		if h.Get(k) != v {
 			return false, false
 		}
 	}
@@ -226,7 +233,7 @@ func (s *scenario) includes(r *http.Request, userHead, deviceHead, id, route str
 		return true, false
 	}
 	if user == "" {
-		user = id
+		user = x.ID
 	}
 	at, share := float64(xxhash.Sum64String(s.ID+":"+user)%1_000_000), s.Who.Percent*10_000
 	return at < share, at >= share && at < 2*share
@@ -254,12 +261,104 @@ func (f *faults) counted() []FaultCounts {
 	return out
 }
 
-// inject passes the request on with its faults, and first does what they ask of the edge itself.
-func (g *Gateway) inject(w *response, r *http.Request, route string, f *fault.Context) {
-	f.Arrived(g.calls.Here(1))
-	r = r.WithContext(fault.With(r.Context(), f))
-	g.calls.Faulty(w, r, "edge", route, g.proxy)
-	if w.status == 0 {
-		w.status = http.StatusBadGateway // the connection was cut before anything was answered
+// scope is the filter that finds out which faults concern a request, once its route is known, and does what they ask of
+// the edge itself.
+func (g *Gateway) scope() *filter.Filter {
+	return &filter.Filter{
+		Name: "FaultScope", Kind: filter.Inbound, Order: -90,
+		If: func(x *filter.Exchange) bool {
+			return (len(g.faults.Load().scenarios) > 0 || g.envoy.Get()) && g.fit.Get() && x.Plan != nil
+		},
+		Apply: func(x *filter.Exchange) error {
+			now := g.faults.Load()
+			if g.envoy.Get() {
+				x.Fault = now.asked(x)
+			}
+			if x.Fault == nil {
+				var arms []*arm
+				if x.Fault, arms = now.attach(x); len(arms) > 0 {
+					x.Set(armsKey, arms)
+				}
+			}
+			if x.Fault != nil {
+				x.Fault.Arrived(g.calls.Here(1))
+				g.inject(x)
+			}
+			return nil
+		},
+	}
+}
+
+const (
+	armsKey = "edge.fault.arms"
+	bentKey = "edge.fault.body"
+)
+
+// inject does what the faults of the request ask of the edge.
+func (g *Gateway) inject(x *filter.Exchange) {
+	a := x.Fault.At("edge", x.Plan.Route)
+	if !a.Acts() {
+		return
+	}
+	leave, ok := g.calls.Injecting("edge", &a, strings.Clone(x.ID), strings.Clone(x.Request.Method), strings.Clone(x.Request.Path))
+	if !ok {
+		return
+	}
+	ctx := x.Context()
+	if left, ok := x.Left(); ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, left)
+		defer cancel()
+	}
+	err := a.Wait(ctx)
+	leave()
+	fail := func(status int, why error) {
+		x.Answer(status, why.Error()+"\n")
+		x.SetCategory(filter.FailureLocal, why.Error())
+	}
+	switch {
+	case err != nil && a.Drop, a.Reset:
+		x.Response.Cut = true
+		x.Respond()
+		x.SetCategory(filter.FailureLocal, "the connection was cut on purpose")
+	case err != nil:
+		fail(http.StatusGatewayTimeout, err)
+	case a.Reject:
+		fail(http.StatusServiceUnavailable, a.Err)
+		x.Response.Header.Add("Retry-After", "1")
+	case a.Status != 0:
+		fail(a.Status, a.Err)
+	case !a.Body.IsZero():
+		x.Set(bentKey, a.Body)
+	}
+}
+
+// bend is the filter that shapes an answer's body as the faults of its request ask.
+func (g *Gateway) bend() *filter.Filter {
+	return &filter.Filter{
+		Name: "FaultBody", Kind: filter.Outbound, Order: -1000, Always: true,
+		If: func(x *filter.Exchange) bool { return x.Fault != nil && x.Response.Body != nil },
+		Apply: func(x *filter.Exchange) error {
+			if shape, ok := x.Value(bentKey).(fault.Shape); ok {
+				x.Response.Body = shape.Reader(x.Context(), x.Response.Body, x.Response.ContentLength)
+				x.Response.Flush = true
+			}
+			return nil
+		},
+	}
+}
+
+// countArms counts a finished request in the groups of the scenarios that concern it.
+func countArms(x *filter.Exchange) {
+	arms, ok := x.Value(armsKey).([]*arm)
+	if !ok {
+		return
+	}
+	status := x.Response.Status
+	if x.Err != nil || x.Response.Cut {
+		status = http.StatusBadGateway // broken off half-way
+	}
+	for _, a := range arms {
+		a.count(status)
 	}
 }

@@ -1,0 +1,219 @@
+package edge
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/platform/edge/http1"
+	"github.com/roadbed/roadbed/platform/edge/listen"
+)
+
+// DoorConfig says what one listener of the edge speaks. Without TLS it is HTTP/1.1, and HTTP/2 with those who begin with
+// its preface.
+type DoorConfig struct {
+	Name          string // told in logs and metrics
+	ProxyProtocol string // off, on, or optional: whether a balancer tells who the client is
+	TLS           *TLSConfig
+}
+
+// TLSConfig says which certificates a listener shows and wants.
+type TLSConfig struct {
+	Dir        string // of pairs NAME.crt and NAME.key, or NAME.pem
+	SelfSigned string // a directory to keep a certificate in that nobody vouches for, for trying things out
+
+	ACMEHosts     []string // names to get certificates for
+	ACMEEmail     string
+	ACMEDirectory string // URL of the authority; empty: Let's Encrypt
+	ACMEDir       string // where they are kept
+
+	ClientCA       string // a file of those who vouch for clients; empty: clients need no certificates
+	ClientOptional bool
+}
+
+// Door is one listener of the edge.
+type Door struct {
+	g      *Gateway
+	server *listen.Server
+	certs  *listen.Certificates
+	acme   *listen.ACME
+}
+
+// Door returns a listener's server. [Door.Run] serves.
+func (g *Gateway) Door(c DoorConfig) (*Door, error) {
+	d := &Door{g: g}
+	proxy, err := listen.ParseProxyProtocol(c.ProxyProtocol)
+	if err != nil {
+		return nil, err
+	}
+	var secure *tls.Config
+	if t := c.TLS; t != nil {
+		if len(t.ACMEHosts) > 0 {
+			if d.acme, err = listen.NewACME(listen.ACMEConfig{Hosts: t.ACMEHosts, Email: t.ACMEEmail, Directory: t.ACMEDirectory, Dir: t.ACMEDir, Log: g.log}); err != nil {
+				return nil, err
+			}
+		}
+		secret := g.props.String("edge.tls.ticketSecret", "")
+		if d.certs, err = listen.NewCertificates(listen.CertificatesConfig{Dir: t.Dir, SelfSigned: t.SelfSigned, ACME: d.acme, TicketSecret: secret.Get, Log: g.log}); err != nil {
+			return nil, err
+		}
+		if secure, err = d.certs.TLS(listen.ClientAuth{CA: t.ClientCA, Optional: t.ClientOptional}); err != nil {
+			return nil, err
+		}
+	}
+	d.server = listen.New(listen.Config{
+		Name: c.Name, TLS: secure, Proxy: proxy, Serve: g.Serve, Finished: g.Finished,
+		HTTP1: http1.Config{Meter: g.meter, Settings: g.limits.settings()}, Log: g.log,
+	})
+	return d, nil
+}
+
+// Run serves l, and HTTP/3 on p unless that is nil, until ctx ends. Then it accepts no more, has clients told that their
+// connections end, and waits for what is under way, for as long as edge.drain.timeout says.
+func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error {
+	stop := d.g.limits.onChange(func(s http1.Settings) { d.server.Change(s) })
+	defer stop()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var parts sync.WaitGroup
+	failed := make(chan error, 4)
+	part := func(run func() error) {
+		parts.Go(func() {
+			if err := run(); err != nil {
+				failed <- err
+				cancel()
+			}
+		})
+	}
+	part(func() error { return d.server.Serve(l) })
+	if p != nil {
+		part(func() error { return d.server.ServeQUIC(p) })
+	}
+	if d.certs != nil {
+		part(func() error { return d.certs.Run(ctx) })
+	}
+	if d.acme != nil {
+		part(func() error { return d.acme.Run(ctx) })
+	}
+	<-ctx.Done()
+	end, done := context.WithTimeout(context.WithoutCancel(ctx), d.g.limits.drain.Get())
+	defer done()
+	d.server.Drain(end)
+	if p != nil {
+		p.Close() //nolint:errcheck // it is drained
+	}
+	parts.Wait()
+	close(failed)
+	var err error
+	for e := range failed {
+		err = errors.Join(err, e)
+	}
+	return err
+}
+
+// limits are the properties that bound what a client may take, of every listener:
+//
+//	server.http.decoder.maxInitialLineLength      16384  bytes
+//	server.http.decoder.maxHeaderSize             32768  bytes
+//	edge.http.maxHeaders                          200    fields
+//	server.http.request.headers.read.timeout      10000  ms from the first byte of a head to its last
+//	edge.http.request.firstbyte.timeout           65000  ms of a new connection
+//	httpRequestReadTimeout                        5000   ms between bytes of a body
+//	idleTimeout                                   65000  ms between requests
+//	maxConnections                                20000
+//	edge.connections.perip                        1000
+//	maxRequestsPerConnection                      4000
+//	connectionExpiry                              1200000  ms
+//	server.connection.expiry.delta                20000  ms
+//	edge.headers.underscores                      drop   or allow, reject
+//	edge.path.encodedslash                        keep   or reject
+//	edge.path.mergeslashes                        false
+//	edge.http1.pipelining                         serve  or reject
+//	edge.drain.timeout                            30s
+type limits struct {
+	props  *config.Properties
+	drain  *config.Value[time.Duration]
+	number map[string]*config.Value[int]
+	word   map[string]*config.Value[string]
+	merge  *config.Value[bool]
+}
+
+var (
+	numbers = []string{
+		"server.http.decoder.maxInitialLineLength", "server.http.decoder.maxHeaderSize", "edge.http.maxHeaders", "server.http.request.headers.read.timeout",
+		"edge.http.request.firstbyte.timeout", "httpRequestReadTimeout", "idleTimeout", "maxConnections", "edge.connections.perip", "maxRequestsPerConnection",
+		"connectionExpiry", "server.connection.expiry.delta",
+	}
+	words = map[string]string{"edge.headers.underscores": "drop", "edge.path.encodedslash": "keep", "edge.http1.pipelining": "serve"}
+)
+
+func newLimits(p *config.Properties) *limits {
+	l := &limits{
+		props: p, drain: p.Duration("edge.drain.timeout", 30*time.Second), merge: p.Bool("edge.path.mergeslashes", false),
+		number: map[string]*config.Value[int]{}, word: map[string]*config.Value[string]{},
+	}
+	for _, n := range numbers {
+		l.number[n] = p.Int(n, 0)
+	}
+	for w, def := range words {
+		l.word[w] = p.String(w, def)
+	}
+	return l
+}
+
+// settings returns what is in force. A number that makes no sense is refused, and the default holds.
+func (l *limits) settings() http1.Settings {
+	n := func(name string) int {
+		v := l.number[name].Get()
+		if v < 0 || v > 1<<30 {
+			l.props.Refuse(name, fmt.Sprint(v), errors.New("use a number from 1 to 1073741824; 0 is the default"))
+			return 0
+		}
+		return v
+	}
+	ms := func(name string) time.Duration { return time.Duration(n(name)) * time.Millisecond }
+	choice := func(name string, of map[string]http1.Choice) http1.Choice {
+		text := l.word[name].Get()
+		c, ok := of[text]
+		if !ok {
+			l.props.Refuse(name, text, errors.New("there is no such choice; see the edge's documentation"))
+		}
+		return c
+	}
+	return http1.Settings{
+		Rules: http1.Rules{
+			Limits: http1.Limits{
+				Line: n("server.http.decoder.maxInitialLineLength"), Fields: n("server.http.decoder.maxHeaderSize"), Count: n("edge.http.maxHeaders"),
+			},
+			Underscores:  choice("edge.headers.underscores", map[string]http1.Choice{"drop": http1.Drop, "allow": http1.Keep, "reject": http1.Reject}),
+			EncodedSlash: choice("edge.path.encodedslash", map[string]http1.Choice{"keep": http1.Keep, "reject": http1.Reject}),
+			MergeSlashes: l.merge.Get(),
+		},
+		FirstByte: ms("edge.http.request.firstbyte.timeout"), Idle: ms("idleTimeout"), Head: ms("server.http.request.headers.read.timeout"), BodyIdle: ms("httpRequestReadTimeout"),
+		Connections: n("maxConnections"), PerAddress: n("edge.connections.perip"), Requests: n("maxRequestsPerConnection"),
+		Expiry: ms("connectionExpiry"), Jitter: ms("server.connection.expiry.delta"),
+		RejectPipelining: l.word["edge.http1.pipelining"].Get() == "reject",
+	}
+}
+
+// onChange calls fn with the settings after each change, until stop.
+func (l *limits) onChange(fn func(http1.Settings)) (stop func()) {
+	var stops []func()
+	for _, v := range l.number {
+		stops = append(stops, v.OnChange(func(int, int) { fn(l.settings()) }))
+	}
+	for _, v := range l.word {
+		stops = append(stops, v.OnChange(func(string, string) { fn(l.settings()) }))
+	}
+	stops = append(stops, l.merge.OnChange(func(bool, bool) { fn(l.settings()) }))
+	return func() {
+		for _, s := range stops {
+			s()
+		}
+	}
+}

@@ -1,0 +1,416 @@
+package listen
+
+import (
+	"cmp"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"math/big"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// CertificatesConfig says where certificates come from. One of Dir and SelfSigned is needed, or ACME.
+type CertificatesConfig struct {
+	// Dir holds pairs NAME.crt and NAME.key, or NAME.pem with both, in PEM. Which names a certificate is for stands in
+	// it. The files are read again when they change.
+	Dir string
+
+	// SelfSigned is a directory where a certificate for this machine is kept that nobody else vouches for. It is made if
+	// it is not there, and anew before it ends.
+	SelfSigned string
+
+	// ACME gets certificates that none of the others has; nil: none.
+	ACME *ACME
+
+	// TicketSecret, of 32 characters or more, lets all edges that share it resume each other's sessions; empty: each its
+	// own. It may change while requests are served.
+	TicketSecret func() string
+
+	Log *slog.Logger // nil: slog.Default()
+}
+
+// Certificates answers clients with the certificate for the name they ask for. It may be used by many goroutines.
+type Certificates struct {
+	c    CertificatesConfig
+	log  *slog.Logger
+	set  atomic.Pointer[certSet]
+	mu   sync.Mutex    // guards what follows
+	seen string        // what the files looked like when set was read
+	all  []*tls.Config // that get ticket keys
+}
+
+// certSet never changes.
+type certSet struct {
+	exact  map[string][]*tls.Certificate
+	suffix map[string][]*tls.Certificate // of *.suffix
+	first  *tls.Certificate              // for clients that name nobody
+}
+
+// NewCertificates reads the certificates. It fails if one cannot be used, and says which.
+func NewCertificates(c CertificatesConfig) (*Certificates, error) {
+	s := &Certificates{c: c, log: c.Log}
+	if s.log == nil {
+		s.log = slog.Default()
+	}
+	if c.Dir == "" && c.SelfSigned == "" && c.ACME == nil {
+		return nil, errors.New("TLS needs certificates: name a directory that has them, or let them be got by ACME, or have one made that is signed by itself")
+	}
+	if c.SelfSigned != "" {
+		if err := selfSign(c.SelfSigned, time.Now()); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.load(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// lookEvery is how often files are looked at, which costs some microseconds each.
+const lookEvery = 5 * time.Second
+
+// Run reads files again when they change, renews what is signed by itself and turns ticket keys, until ctx ends.
+func (s *Certificates) Run(ctx context.Context) error {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	var complained string
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if s.c.SelfSigned != "" {
+			if err := selfSign(s.c.SelfSigned, time.Now()); err != nil {
+				s.log.Warn("the certificate signed by itself cannot be renewed", "err", err)
+			}
+		}
+		if err := s.reload(); err != nil && err.Error() != complained {
+			complained = err.Error()
+			s.log.Warn("new certificates refused, the old ones stay", "err", err)
+		} else if err == nil {
+			complained = ""
+		}
+		s.mu.Lock()
+		for _, t := range s.all {
+			s.tickets(t)
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *Certificates) dirs() (dirs []string) {
+	for _, d := range []string{s.c.Dir, s.c.SelfSigned} {
+		if d != "" {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs
+}
+
+// reload loads if a file has changed.
+func (s *Certificates) reload() error {
+	seen, err := looks(s.dirs())
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	same := seen == s.seen
+	s.mu.Unlock()
+	if same {
+		return nil
+	}
+	return s.load()
+}
+
+// looks tells what the files look like: names, sizes and times.
+func looks(dirs []string) (string, error) {
+	var b strings.Builder
+	for _, d := range dirs {
+		files, err := os.ReadDir(d)
+		if err != nil {
+			return "", fmt.Errorf("look for certificates: %w", err)
+		}
+		for _, f := range files {
+			st, err := os.Stat(filepath.Join(d, f.Name())) // follows the links by which secrets are mounted
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			} else if err != nil {
+				return "", fmt.Errorf("look for certificates: %w", err)
+			}
+			fmt.Fprintf(&b, "%s/%s %d %d\n", d, f.Name(), st.Size(), st.ModTime().UnixNano())
+		}
+	}
+	return b.String(), nil
+}
+
+// load reads everything and takes it into use, or nothing of it.
+func (s *Certificates) load() error {
+	seen, err := looks(s.dirs())
+	if err != nil {
+		return err
+	}
+	set := &certSet{exact: map[string][]*tls.Certificate{}, suffix: map[string][]*tls.Certificate{}}
+	for _, d := range s.dirs() {
+		if err := set.read(d); err != nil {
+			return err
+		}
+	}
+	if set.first == nil && s.c.ACME == nil {
+		return fmt.Errorf("there are no certificates in %s: put NAME.crt and NAME.key there, or NAME.pem with both", strings.Join(s.dirs(), " and "))
+	}
+	s.mu.Lock()
+	s.seen = seen
+	s.mu.Unlock()
+	s.set.Store(set)
+	return nil
+}
+
+// read adds the pairs of dir.
+func (set *certSet) read(dir string) error {
+	files, err := os.ReadDir(dir)
+	if err != nil {
+		return fmt.Errorf("look for certificates: %w", err)
+	}
+	for _, f := range files {
+		name := f.Name()
+		var key string
+		switch filepath.Ext(name) {
+		case ".crt":
+			key = strings.TrimSuffix(name, ".crt") + ".key"
+		case ".pem":
+			key = name
+		default:
+			continue
+		}
+		c, err := tls.LoadX509KeyPair(filepath.Join(dir, name), filepath.Join(dir, key))
+		if err != nil {
+			return fmt.Errorf("certificate %s with key %s: %w", filepath.Join(dir, name), key, err)
+		}
+		set.add(&c)
+	}
+	return nil
+}
+
+func (set *certSet) add(c *tls.Certificate) {
+	names := slices.Clone(c.Leaf.DNSNames)
+	for _, ip := range c.Leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	if len(names) == 0 {
+		names = append(names, c.Leaf.Subject.CommonName)
+	}
+	for _, n := range names {
+		n = strings.ToLower(n)
+		if rest, ok := strings.CutPrefix(n, "*."); ok {
+			set.suffix[rest] = append(set.suffix[rest], c)
+		} else {
+			set.exact[n] = append(set.exact[n], c)
+		}
+	}
+	if set.first == nil {
+		set.first = c
+	}
+}
+
+// find returns the certificate for a hello, nil if there is none. Of several for a name the first that the client can use
+// is taken.
+func (set *certSet) find(hello *tls.ClientHelloInfo) *tls.Certificate {
+	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
+	if name == "" {
+		if hello.Conn != nil {
+			if host, _, err := net.SplitHostPort(hello.Conn.LocalAddr().String()); err == nil {
+				if c := usable(set.exact[host], hello); c != nil {
+					return c
+				}
+			}
+		}
+		return set.first
+	}
+	if c := usable(set.exact[name], hello); c != nil {
+		return c
+	}
+	if _, rest, ok := strings.Cut(name, "."); ok {
+		return usable(set.suffix[rest], hello)
+	}
+	return nil
+}
+
+func usable(of []*tls.Certificate, hello *tls.ClientHelloInfo) *tls.Certificate {
+	for _, c := range of {
+		if hello.SupportsCertificate(c) == nil {
+			return c
+		}
+	}
+	if len(of) > 0 {
+		return of[0] // the handshake tells better than we could what is wrong
+	}
+	return nil
+}
+
+// get is tls.Config.GetCertificate.
+func (s *Certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	set := s.set.Load()
+	if c := set.find(hello); c != nil {
+		return c, nil
+	}
+	if s.c.ACME != nil {
+		if c, err := s.c.ACME.certificate(hello); c != nil || err != nil {
+			return c, err
+		}
+	}
+	if set.first != nil {
+		return set.first, nil // the client refuses it, and can show to whom it has come
+	}
+	return nil, fmt.Errorf("there is no certificate for %q", hello.ServerName)
+}
+
+// ClientAuth says what is asked of clients' certificates.
+type ClientAuth struct {
+	CA       string // a file of certificates in PEM that vouch for clients; empty: none are asked for
+	Optional bool   // a client may have none
+}
+
+// TLS returns a server's configuration: TLS 1.2 with forward secrecy and authenticated encryption, or 1.3; HTTP/2 or
+// HTTP/1.1.
+func (s *Certificates) TLS(auth ClientAuth) (*tls.Config, error) {
+	c := &tls.Config{
+		MinVersion:     tls.VersionTLS12,
+		GetCertificate: s.get,
+		NextProtos:     []string{"h2", "http/1.1"},
+		CipherSuites: []uint16{
+			tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+			tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384,
+			tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+		},
+	}
+	if s.c.ACME != nil {
+		c.NextProtos = append(c.NextProtos, acmeProtocol)
+	}
+	if auth.CA != "" {
+		text, err := os.ReadFile(auth.CA)
+		if err != nil {
+			return nil, fmt.Errorf("read those who vouch for clients: %w", err)
+		}
+		c.ClientCAs = x509.NewCertPool()
+		if !c.ClientCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("%s has no certificate in PEM", auth.CA)
+		}
+		c.ClientAuth = tls.RequireAndVerifyClientCert
+		if auth.Optional {
+			c.ClientAuth = tls.VerifyClientCertIfGiven
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.tickets(c)
+	s.all = append(s.all, c)
+	return c, nil
+}
+
+// ticketTurn is how long one key for session tickets is in use. Those before and after it are known, too.
+const ticketTurn = 12 * time.Hour
+
+// tickets gives c the ticket keys of the hour, which every edge derives alike from the secret.
+func (s *Certificates) tickets(c *tls.Config) {
+	if s.c.TicketSecret == nil {
+		return
+	}
+	secret := s.c.TicketSecret()
+	if len(secret) < 32 {
+		return // Go makes keys of its own
+	}
+	turn := time.Now().Unix() / int64(ticketTurn/time.Second)
+	var keys [3][32]byte
+	for i, at := range []int64{turn, turn - 1, turn + 1} {
+		mac := hmac.New(sha256.New, []byte(secret))
+		mac.Write([]byte("roadbed session tickets"))    // never fails
+		binary.Write(mac, binary.BigEndian, uint64(at)) //nolint:errcheck // never fails
+		mac.Sum(keys[i][:0])
+	}
+	c.SetSessionTicketKeys(keys[:])
+}
+
+const (
+	selfSignedFor = 90 * 24 * time.Hour
+	renewBefore   = 14 * 24 * time.Hour
+)
+
+// selfSign makes a certificate for this machine in dir unless there is one that lasts.
+func selfSign(dir string, now time.Time) error {
+	file := filepath.Join(dir, "self-signed.pem")
+	if c, err := tls.LoadX509KeyPair(file, file); err == nil && now.Before(c.Leaf.NotAfter.Add(-renewBefore)) {
+		return nil
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make a certificate: %w", err)
+	}
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
+	if err != nil {
+		return fmt.Errorf("make a certificate: %w", err)
+	}
+	names := []string{"localhost", "*.localhost"}
+	if host, err := os.Hostname(); err == nil && host != "" && host != "localhost" {
+		names = append(names, host)
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: cmp.Or(names[len(names)-1], "localhost"), Organization: []string{"roadbed, signed by itself"}},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(selfSignedFor),
+		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		BasicConstraintsValid: true, IsCA: true,
+		DNSNames: names, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1), net.IPv6loopback},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+	if err != nil {
+		return fmt.Errorf("make a certificate: %w", err)
+	}
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("make a certificate: %w", err)
+	}
+	text := append(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private})...)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("keep a certificate: %w", err)
+	}
+	if err := os.WriteFile(file+".new", text, 0o600); err != nil {
+		return fmt.Errorf("keep a certificate: %w", err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return fmt.Errorf("keep a certificate: %w", err)
+	}
+	return nil
+}
+
+// Identity returns who a verified client certificate is for: its SPIFFE id, else its common name; "" without one.
+func Identity(s *tls.ConnectionState) string {
+	if s == nil || len(s.VerifiedChains) == 0 {
+		return ""
+	}
+	leaf := s.PeerCertificates[0]
+	for _, u := range leaf.URIs {
+		if u.Scheme == "spiffe" {
+			return u.String()
+		}
+	}
+	return leaf.Subject.CommonName
+}

@@ -1,0 +1,46 @@
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/quic-go/quic-go"
+	"github.com/quic-go/quic-go/http3"
+	"github.com/roadbed/roadbed/platform/edge/nethttp"
+)
+
+// newHTTP3 returns a server of h's exchanges over QUIC. Nothing is taken in the first flight (0-RTT), which anybody could
+// send again.
+func newHTTP3(h *nethttp.Handler, c *tls.Config, idle time.Duration) *http3.Server {
+	return &http3.Server{
+		Handler:        h,
+		TLSConfig:      http3.ConfigureTLSConfig(c.Clone()),
+		MaxHeaderBytes: 32 << 10,
+		QUICConfig:     &quic.Config{MaxIdleTimeout: idle, MaxIncomingStreams: 100, HandshakeIdleTimeout: 10 * time.Second},
+	}
+}
+
+// ServeQUIC serves HTTP/3 on p until [Server.Drain] is called.
+func (s *Server) ServeQUIC(p net.PacketConn) error {
+	if s.h3 == nil {
+		return errors.New("HTTP/3 needs TLS: give the listener certificates")
+	}
+	if err := s.h3.Serve(p); err != nil && !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve HTTP/3: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) drainQUIC(ctx context.Context) {
+	if s.h3 == nil {
+		return
+	}
+	if err := s.h3.Shutdown(ctx); err != nil {
+		s.h3.Close() //nolint:errcheck // nothing is left to be done
+	}
+}

@@ -1,0 +1,242 @@
+// Package listen is where clients come in: sockets, TLS and its certificates, the PROXY protocol, and which of the edge's
+// engines a connection is for. At Netflix this was what Zuul's server channels and the load balancers before them did.
+//
+// A [Server] serves the connections of one listener. In clear it speaks HTTP/1.1, and HTTP/2 with those who begin with its
+// preface; over TLS what is agreed by ALPN; over QUIC HTTP/3:
+//
+//	certs, err := listen.NewCertificates(listen.CertificatesConfig{Dir: "/etc/roadbed/tls"})
+//	tls, err := certs.TLS(listen.ClientAuth{})
+//	s := listen.New(listen.Config{Name: "https", TLS: tls, Serve: chain.Run, Finished: done})
+//	go s.Serve(l)
+//
+// # What it promises
+//   - Certificates are read again when their files change, all of them or none, and no connection notices.
+//   - TLS 1.2 with forward secrecy and authenticated encryption, or 1.3; nothing older, no early data.
+//   - A connection that does not tell its client by the PROXY protocol, where that is required, is closed.
+//   - HTTP/2 clients that flood a connection with what costs them nothing (resets, CONTINUATION, PING, SETTINGS, PRIORITY,
+//     empty DATA) are told to calm down and cut off.
+//
+// # What it does not
+//   - OCSP responses are stapled to certificates that came by ACME only.
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go/http3"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/http1"
+	_ "github.com/roadbed/roadbed/platform/edge/listen/connect" // must be initialised before net/http
+	"github.com/roadbed/roadbed/platform/edge/nethttp"
+)
+
+// Config says what a listener speaks and who serves. Serve is required.
+type Config struct {
+	Name  string      // told in filter.Client
+	TLS   *tls.Config // nil: in clear
+	Proxy ProxyProtocol
+	Calm  Calm
+
+	Serve    func(*filter.Exchange)
+	Finished func(*filter.Exchange)
+	HTTP1    http1.Config // settings of the HTTP/1.1 engine; Serve, Finished, Listener and Log are set here
+
+	Idle time.Duration // how long a connection may be silent between requests: 65 s
+	Log  *slog.Logger
+}
+
+// Server serves the connections of one listener.
+type Server struct {
+	c     Config
+	http1 *http1.Server
+	http2 *http2Server
+	h3    *http3.Server
+
+	mu      sync.Mutex
+	closing bool                  // guarded by mu
+	ls      map[net.Listener]bool // guarded by mu
+	shaking map[net.Conn]bool     // connections that no engine has yet; guarded by mu
+	conns   sync.WaitGroup
+}
+
+const handshakeWithin = 10 * time.Second
+
+// New returns a server; [Server.Serve] starts it.
+func New(c Config) *Server {
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	if c.Idle == 0 {
+		c.Idle = 65 * time.Second
+	}
+	s := &Server{c: c, ls: map[net.Listener]bool{}, shaking: map[net.Conn]bool{}}
+	h := &nethttp.Handler{Serve: c.Serve, Finished: c.Finished, Listener: c.Name, Log: c.Log}
+	s.http2 = newHTTP2(h, c.Calm, c.Idle, c.Log)
+	one := c.HTTP1
+	one.Serve, one.Finished, one.Listener, one.Log = c.Serve, c.Finished, c.Name, c.Log
+	if c.TLS == nil {
+		one.HTTP2 = s.plainHTTP2
+	} else {
+		s.h3 = newHTTP3(&nethttp.Handler{Serve: c.Serve, Finished: c.Finished, Listener: c.Name, Log: c.Log}, c.TLS, c.Idle)
+	}
+	s.http1 = http1.NewServer(one)
+	return s
+}
+
+// Change has HTTP/1.1 served with these settings from now on.
+func (s *Server) Change(to http1.Settings) { s.http1.Change(to) }
+
+// Serve serves the connections of l until [Server.Drain] is called, or l fails.
+func (s *Server) Serve(l net.Listener) error {
+	if _, plain := l.(*net.TCPListener); plain && s.c.TLS == nil && s.c.Proxy == ProxyOff {
+		return s.http1.Serve(l)
+	}
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		return l.Close()
+	}
+	s.ls[l] = true
+	s.mu.Unlock()
+	for wait := time.Duration(0); ; {
+		c, err := l.Accept()
+		if err != nil {
+			s.mu.Lock()
+			closing := s.closing
+			s.mu.Unlock()
+			var passing interface{ Temporary() bool }
+			switch {
+			case closing || errors.Is(err, net.ErrClosed):
+				return nil
+			case errors.As(err, &passing) && passing.Temporary(): // such as no file descriptors
+				wait = min(max(2*wait, 5*time.Millisecond), time.Second)
+				s.c.Log.Warn("edge: a connection cannot be accepted; it is tried again", "listener", s.c.Name, "err", err)
+				time.Sleep(wait)
+				continue
+			}
+			return fmt.Errorf("accept connections at %s: %w", l.Addr(), err)
+		}
+		wait = 0
+		s.mu.Lock()
+		if s.closing {
+			s.mu.Unlock()
+			c.Close()
+			continue
+		}
+		s.shaking[c] = true
+		s.conns.Add(1)
+		s.mu.Unlock()
+		go func() {
+			defer s.conns.Done()
+			s.conn(c)
+		}()
+	}
+}
+
+// conn finds out what a connection speaks and has it served.
+func (s *Server) conn(c net.Conn) {
+	client := &filter.Client{Listener: s.c.Name, Remote: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()), Since: filter.Now()}
+	client.Peer = client.Remote
+	early, secure, err := s.greet(c, client)
+	s.mu.Lock()
+	delete(s.shaking, c)
+	s.mu.Unlock()
+	if err != nil {
+		s.c.Log.Debug("edge: a connection came to nothing", "listener", s.c.Name, "client", client.Remote, "err", err)
+		c.Close()
+		return
+	}
+	switch {
+	case secure == nil:
+		s.http1.ServeConn(c, client, early)
+	case secure.ConnectionState().NegotiatedProtocol == "h2":
+		s.http2.serve(secure, client)
+	default:
+		s.http1.ServeConn(secure, client, nil)
+	}
+}
+
+// greet does what comes before HTTP.
+func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure *tls.Conn, err error) {
+	if s.c.Proxy != ProxyOff {
+		if early, err = readProxy(c, s.c.Proxy, client); err != nil {
+			return nil, nil, err
+		}
+	}
+	secure, _ = c.(*tls.Conn) // of a listener that speaks both
+	if s.c.TLS == nil && secure == nil {
+		return early, nil, nil
+	}
+	if len(early) > 0 {
+		c = &prefixed{c, early}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), handshakeWithin)
+	defer cancel()
+	if secure == nil {
+		secure = tls.Server(c, s.c.TLS)
+	}
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, nil, err
+	}
+	state := secure.ConnectionState()
+	client.TLS, client.Identity = &state, Identity(&state)
+	return nil, secure, nil
+}
+
+// plainHTTP2 serves a connection in clear that begins with the preface of HTTP/2.
+func (s *Server) plainHTTP2(c net.Conn, client *filter.Client, early []byte) {
+	s.http2.serve(&prefixed{c, early}, client)
+}
+
+// prefixed is a connection of which something was read already.
+type prefixed struct {
+	net.Conn
+	early []byte
+}
+
+// Read reads what was read already, then on.
+func (p *prefixed) Read(b []byte) (int, error) {
+	if len(p.early) > 0 {
+		n := copy(b, p.early)
+		p.early = p.early[n:]
+		return n, nil
+	}
+	return p.Conn.Read(b)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if t, ok := a.(*net.TCPAddr); ok {
+		return unmapped(t.AddrPort())
+	}
+	return netip.AddrPort{}
+}
+
+// Drain stops accepting, has clients told that their connections end, and waits for what is under way. When ctx ends it
+// cuts off what is left.
+func (s *Server) Drain(ctx context.Context) {
+	s.mu.Lock()
+	s.closing = true
+	for l := range s.ls {
+		l.Close()
+	}
+	s.mu.Unlock()
+	var both sync.WaitGroup
+	both.Go(func() { s.http1.Drain(ctx) }) //nolint:errcheck // it tells that ctx ended
+	both.Go(func() { s.http2.drain(ctx) })
+	both.Go(func() { s.drainQUIC(ctx) })
+	both.Wait()
+	s.mu.Lock()
+	for c := range s.shaking {
+		c.Close()
+	}
+	s.mu.Unlock()
+	s.conns.Wait()
+}
