@@ -201,10 +201,17 @@ func (x *exchange) interim(status int, h *filter.Header) {
 	}
 	out := x.w.Header()
 	for _, f := range h.Fields() {
-		out.Add(f.Name, f.Value)
+		add(out, f.Name, f.Value)
 	}
 	x.w.WriteHeader(status)
 	clear(out)
+}
+
+// add adds a field to what the server writes. It is copied, for it may lie in a buffer that is used again, while HTTP/2's
+// compression remembers the fields of a connection.
+func add(h http.Header, name, value string) {
+	k := http.CanonicalHeaderKey(strings.Clone(name))
+	h[k] = append(h[k], strings.Clone(value))
 }
 
 // answer writes the response. It reports false if the client did not get the whole of it.
@@ -221,7 +228,7 @@ func (h *Handler) answer(x *exchange) (whole bool) {
 	x.mu.Unlock()
 	out := x.w.Header()
 	for _, f := range p.Header.Fields() {
-		out.Add(f.Name, f.Value)
+		add(out, f.Name, f.Value)
 	}
 	if p.ContentLength >= 0 && p.Status >= 200 && p.Status != http.StatusNoContent && p.Status != http.StatusNotModified && out.Get("Content-Length") == "" {
 		if p.Body != nil || p.ContentLength > 0 || x.Request.Method != http.MethodHead {
@@ -256,7 +263,7 @@ func (h *Handler) trailers(x *exchange, out http.Header) {
 		return
 	}
 	for _, f := range t.Fields() {
-		out.Add(http.TrailerPrefix+f.Name, f.Value)
+		add(out, http.TrailerPrefix+f.Name, f.Value)
 	}
 }
 
@@ -330,7 +337,7 @@ func (h *Handler) handOver(x *exchange) (whole bool) {
 		out := x.w.Header()
 		for _, f := range p.Header.Fields() {
 			if !filter.Same(f.Name, "Sec-WebSocket-Accept") {
-				out.Add(f.Name, f.Value)
+				add(out, f.Name, f.Value)
 			}
 		}
 		x.w.WriteHeader(http.StatusOK)

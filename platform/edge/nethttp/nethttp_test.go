@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"unsafe"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
 	"go.uber.org/goleak"
@@ -241,4 +242,29 @@ func TestAnUpgradeHandsTheConnectionOver(t *testing.T) {
 		t.Errorf("got %q, %v", all, err)
 	}
 	<-over // the exchange ends with the connection, once: a channel is closed only once
+}
+
+// The fields of an answer lie in a buffer of the connection to the origin, which the next one overwrites.
+func TestFieldsThatChangeAfterTheAnswerChangeNothing(t *testing.T) {
+	both(t, func(t *testing.T, two bool) {
+		var buf [64]byte
+		over := func(s string) string { return unsafe.String(&buf[0], copy(buf[:], s)) }
+		srv, _ := front(t, two, func(x *filter.Exchange) {
+			x.Answer(http.StatusOK, "")
+			name, value, _ := strings.Cut(over(x.Request.Path[1:]+"=v"), "=")
+			x.Response.Header.Add(name, value)
+			x.Response.Header.Add(name+"-2", value)
+		})
+		for i := range 300 {
+			name := fmt.Sprintf("X-Field-%d", i%150)
+			resp, err := srv.Client().Get(srv.URL + "/" + name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.Header.Get(name) != "v" || resp.Header.Get(name+"-2") != "v" {
+				t.Fatalf("answer %d: got %v, want %s: v", i, resp.Header, name)
+			}
+		}
+	})
 }

@@ -99,7 +99,7 @@ func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request 
 	}
 	h := make(http.Header, q.Header.Len()+2)
 	for _, f := range q.Header.Fields() {
-		k := http.CanonicalHeaderKey(f.Name)
+		k := http.CanonicalHeaderKey(strings.Clone(f.Name)) // which returns it if it is canonical
 		h[k] = append(h[k], strings.Clone(f.Value))
 	}
 	if _, ok := h["User-Agent"]; !ok {

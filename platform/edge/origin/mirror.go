@@ -64,7 +64,7 @@ func (m *mirrors) begin(c *call) {
 	u.Path, _ = url.PathUnescape(path)
 	h := http.Header{}
 	for _, f := range q.Header.Fields() {
-		k := http.CanonicalHeaderKey(f.Name)
+		k := http.CanonicalHeaderKey(strings.Clone(f.Name)) // which returns it if it is canonical
 		h[k] = append(h[k], strings.Clone(f.Value))
 	}
 	c.copy = &copied{u.Host, &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(c.host())}, q.ContentLength}
