@@ -22,6 +22,45 @@
 // The fields of an exchange are those that go from end to end. Host, Content-Length, Transfer-Encoding, Connection with
 // what it names, Keep-Alive, Proxy-Connection, Upgrade, Expect and TE (but for trailers) are taken in by the engine, are told
 // in fields of the exchange, and are written by the engine alone.
+//
+// # How a connection lives
+//
+// Each client's connection has a goroutine, and that does everything: it reads, runs the filters, asks the origin and writes the
+// answer, so that nothing is handed over between threads. Only a body that is still coming when the origin is asked is sent
+// by a second one, because the answer may come before it has ended; should the answer end first, the body is given up,
+// the client hears the answer, and both connections close. On Linux plain TCP is read and written inside the callback of
+// [syscall.RawConn], which costs four system calls for a request that is passed on, and one more that makes sure of the origin's
+// connection. An idle connection waits without a buffer.
+//
+//	s := http1.NewServer(http1.Config{Serve: chain.Run, Finished: done})
+//	go s.Serve(l)                                  // clients
+//
+//	u := http1.NewUpstream(c)                      // an origin
+//	err := u.Do(x, &http1.Outgoing{Method: ...})   // x.Response is the answer
+//
+// An origin's connection may be used again only if its answer ended where it said, nothing came behind it, and nothing came while
+// it was idle: bytes that nobody has asked for would become the answer to somebody else's request. That is looked at just
+// before each request, and a connection that was closed meanwhile is found out before anything was sent on it.
+//
+// # What it promises
+//   - What is read here, net/http reads as the same method, target, host, fields and body; where more is refused, it is by
+//     a rule with a name.
+//   - A head or a body that comes in pieces is read as if it came at once.
+//   - A request without a body, or with one that came together with its head, is passed on without an allocation; bodies of any
+//     length pass in constant memory, each side as fast as the other takes them.
+//   - An idle connection costs less than 6 KiB, and one that waits for the rest of a head hardly more.
+//   - An answer that broke off never looks whole: the connection is cut.
+//   - Slow clients are cut off: a head has 10 s, a body may pause for 5 s, 240 bytes a second is the least either way.
+//   - A panic in Serve costs its request, not the process.
+//   - A client that goes away ends what the origin was asked for it, within a second.
+//   - Drain lets requests under way end, and tells their clients that the connection does.
+//
+// # What it does not
+//   - It speaks HTTP/1.1 and 1.0 only. HTTP/2 is handed on by its preface.
+//   - It has no lenient mode. It does not mend what it refuses.
+//   - Over TLS, and on other systems than Linux, waiting takes a buffer of 1 KiB, and a client that goes away without a word is
+//     seen only where the socket below can be looked at.
+//   - It copies bodies; it does not splice them.
 package http1
 
 import (

@@ -471,6 +471,39 @@ func TestAConnectionIsTakenOver(t *testing.T) {
 	})
 }
 
+func TestAConnectionMayBeGivenAwayForGood(t *testing.T) {
+	given := make(chan net.Conn, 1)
+	answering(t, Config{}, func(x *filter.Exchange) {
+		x.Response.Status = 200
+		x.Response.Takeover = func(c net.Conn, _ []byte) {
+			x.Response.Detached = x.MayDetach
+			given <- c
+		}
+	}, func(t *testing.T, s *Server, dial func() net.Conn) {
+		c := dial()
+		io.WriteString(c, getA)
+		theirs := <-given
+		for s.Open() > 0 { // the server has forgotten it
+			runtime.Gosched()
+		}
+		io.WriteString(theirs, "still here\n")
+		theirs.Close()
+		if got := hear(t, bufio.NewReader(c), "GET"); got != "200 -1 still here\n close" {
+			t.Errorf("got %q", got)
+		}
+	})
+}
+
+func TestAnAnswerMayBeACutConnection(t *testing.T) {
+	answering(t, Config{}, func(x *filter.Exchange) { x.Response.Status, x.Response.Cut = 200, true }, func(t *testing.T, s *Server, dial func() net.Conn) {
+		c := dial()
+		io.WriteString(c, getA)
+		if b, err := io.ReadAll(c); len(b) > 0 || err == nil {
+			t.Errorf("got %q, %v, want a reset", b, err)
+		}
+	})
+}
+
 func TestAStreamMayBeTakenOverWithoutUpgrade(t *testing.T) {
 	answering(t, Config{}, func(x *filter.Exchange) {
 		x.Response.Status = 200
