@@ -45,7 +45,7 @@ func TestRealGRPCPeersSpeakThroughTheProxy(t *testing.T) {
 	t.Cleanup(srv.Stop)
 
 	r := newRig(t, nil, l.Addr().String())
-	r.alter = func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(3*time.Second) }
+	r.change(func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(3*time.Second) })
 	roots := r.front.Client().Transport.(*http.Transport).TLSClientConfig.RootCAs
 	conn, err := grpc.NewClient(r.front.Listener.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(&tls.Config{RootCAs: roots, ServerName: "example.com"})))
 	if err != nil {
@@ -66,9 +66,7 @@ func TestRealGRPCPeersSpeakThroughTheProxy(t *testing.T) {
 	if _, err := c.Check(ctx, &grpc_health_v1.HealthCheckRequest{Service: "none"}); grpcstatus.Code(err) != codes.NotFound {
 		t.Errorf("a call that fails: got %v, want NotFound", err)
 	}
-	r.mu.Lock()
-	r.alter = func(x *filter.Exchange) { x.Deadline = 0 }
-	r.mu.Unlock()
+	r.change(func(x *filter.Exchange) { x.Deadline = 0 })
 	watch, err := c.Watch(ctx, &grpc_health_v1.HealthCheckRequest{Service: "up"})
 	if err != nil {
 		t.Fatal(err)

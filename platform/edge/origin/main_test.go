@@ -122,6 +122,20 @@ func newRigOf(t testing.TB, props map[string]string, lists ipc.Lists) *rig {
 	return r
 }
 
+// route has all requests to come take the route p.
+func (r *rig) route(p *filter.Plan) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.plan = p
+}
+
+// change has fn alter all requests to come.
+func (r *rig) change(fn func(x *filter.Exchange)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.alter = fn
+}
+
 func (r *rig) note(x *filter.Exchange) {
 	e := ended{origin: x.Origin, attempts: append([]filter.Attempt(nil), x.Attempts...), err: x.Err, status: x.Response.Status, passport: string(x.Passport.Append(nil))}
 	e.category, _ = x.Category()

@@ -129,7 +129,7 @@ func TestAServerGroupIsTheOnlyOneAsked(t *testing.T) {
 	i1, i2, i3 := instance("app", one.addr()), instance("app", two.addr()), instance("app", nobody(t))
 	i1.Group, i3.Group, i2.Group = "app-v001", "app-v001", "app-v000"
 	r := newRigOf(t, nil, byApp{"app": {i1, i2, i3}})
-	r.alter = func(x *filter.Exchange) { x.Group = "app-v001" }
+	r.change(func(x *filter.Exchange) { x.Group = "app-v001" })
 	for range 5 {
 		r.ask("GET", "/", "")
 		for _, a := range r.last().attempts {
@@ -141,7 +141,7 @@ func TestAServerGroupIsTheOnlyOneAsked(t *testing.T) {
 	if n := len(two.requests()); n != 0 {
 		t.Errorf("the other group got %d requests", n)
 	}
-	r.alter = func(x *filter.Exchange) { x.Group = "app-v009" }
+	r.change(func(x *filter.Exchange) { x.Group = "app-v009" })
 	if code, _, _ := r.ask("GET", "/", ""); code != 502 || r.last().category != filter.FailureNoServers {
 		t.Errorf("a group that is not there: got %d %v", code, r.last().category)
 	}
@@ -196,11 +196,12 @@ func TestAnAnswerEndsWithTheRequestsTime(t *testing.T) {
 			}
 		})
 		r := newRig(t, nil, addr)
-		r.plan = &filter.Plan{}
+		plan := &filter.Plan{}
 		if two {
-			r.plan.Protocol = "h2c"
+			plan.Protocol = "h2c"
 		}
-		r.alter = func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(100*time.Millisecond) }
+		r.route(plan)
+		r.change(func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(100*time.Millisecond) })
 		start := time.Now()
 		code, text, _ := r.ask("GET", "/", "")
 		last := r.last()
@@ -326,7 +327,8 @@ func TestAnswersKeepTheirFraming(t *testing.T) {
 	engines(t, func(t *testing.T, fast bool) {
 		for _, protocol := range []string{"", "h2c"} {
 			r := newRig(t, nil, addr)
-			r.fast, r.plan = fast, &filter.Plan{Protocol: protocol}
+			r.fast = fast
+			r.route(&filter.Plan{Protocol: protocol})
 			client, url := r.client()
 			for _, c := range []struct {
 				method, path string

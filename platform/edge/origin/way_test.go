@@ -92,7 +92,7 @@ func TestAPOSTIsSentOnceUnlessItCannotHaveArrived(t *testing.T) {
 				o := scripts(t, c.acts...)
 				r := newRig(t, nil, o.addr())
 				r.fast = fast
-				r.plan = &filter.Plan{RetryUnsafe: c.unsafe}
+				r.route(&filter.Plan{RetryUnsafe: c.unsafe})
 				r.ask("GET", "/", "")
 				waitClosed(t, r, c.acts[0].close)
 				code, body, _ := r.ask("POST", "/", "abc")
@@ -314,7 +314,7 @@ func TestAChosenInstanceOrAddressIsTheOnlyOneAsked(t *testing.T) {
 		{func(x *filter.Exchange) { x.Addr = a.addr() }, 200, "a"},
 		{func(x *filter.Exchange) { x.Addr = nobody(t) }, 502, ""},
 	} {
-		r.alter = c.alter
+		r.change(c.alter)
 		for range 4 {
 			if code, body, _ := r.ask("GET", "/", ""); code != c.status || c.body != "" && body != c.body {
 				t.Errorf("got %d %q, want %d %q", code, body, c.status, c.body)
@@ -465,7 +465,7 @@ func TestFaultsAreInjectedWhereTheClientWouldBe(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.alter = func(x *filter.Exchange) { x.Fault = f }
+		r.change(func(x *filter.Exchange) { x.Fault = f })
 		code, _, _ := r.ask("POST", "/", "abc")
 		if last := r.last(); code != want.status || last.category != want.category || len(o.requests()) != want.reached {
 			t.Errorf("%s: got %d %v, %d requests arrived, want %+v: %v", rules, code, last.category, len(o.requests()), want, last.err)
@@ -485,7 +485,7 @@ func TestASlowGETGetsASecondAttempt(t *testing.T) {
 	})
 	t.Cleanup(func() { close(slow) })
 	r := newRig(t, map[string]string{"ipc.command.app.hedge.delayInMilliseconds": "5", "ipc.command.app.hedge.percent": "100"}, addr, fast.addr())
-	r.plan = &filter.Plan{Hedge: true}
+	r.route(&filter.Plan{Hedge: true})
 	hedged := 0
 	for range 20 {
 		if code, body, _ := r.ask("GET", "/", ""); code != 200 || body != "fast" {
@@ -499,7 +499,7 @@ func TestASlowGETGetsASecondAttempt(t *testing.T) {
 	if hedged == 0 {
 		t.Error("none of 20 requests was hedged")
 	}
-	r.alter = func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(50*time.Millisecond) }
+	r.change(func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(50*time.Millisecond) })
 	for range 4 {
 		if r.ask("POST", "/", "abc"); len(r.last().attempts) != 1 {
 			t.Errorf("a POST was hedged: %+v", r.last())
@@ -516,7 +516,7 @@ func TestAMirrorGetsACopyAndHarmsNobody(t *testing.T) {
 		w.WriteHeader(500)
 	})
 	r := newRigOf(t, nil, byApp{"app": {instance("app", o.addr())}, "shadow": {instance("shadow", shadow)}})
-	r.plan = &filter.Plan{Mirror: "shadow", MirrorPercent: 100}
+	r.route(&filter.Plan{Mirror: "shadow", MirrorPercent: 100})
 	for _, body := range []string{"", "abc"} {
 		if code, _, _ := r.ask("PUT", "/a?b=c", body, "Host", "shop.example"); code != 200 {
 			t.Errorf("got %d", code)
@@ -526,7 +526,7 @@ func TestAMirrorGetsACopyAndHarmsNobody(t *testing.T) {
 		}
 	}
 	r.ask("PUT", "/", strings.Repeat("x", 100<<10)) // more than is kept
-	r.plan = &filter.Plan{Mirror: "nobody", MirrorPercent: 100}
+	r.route(&filter.Plan{Mirror: "nobody", MirrorPercent: 100})
 	if code, _, _ := r.ask("GET", "/", ""); code != 200 {
 		t.Errorf("with a mirror that is nowhere: got %d", code)
 	}
