@@ -77,6 +77,7 @@ type Balancer struct {
 	next      turns
 	picks     atomic.Pointer[picks]
 	trace     trace
+	strangers atomic.Pointer[map[string]*Endpoint] // by address, that are in no list; copied on write
 
 	mu       sync.Mutex           // guards what follows, and writes of picks
 	known    map[string]*Endpoint // by id and address

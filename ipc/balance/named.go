@@ -1,6 +1,7 @@
 package balance
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
@@ -65,15 +66,34 @@ func (b *Balancer) InGroup(now int64, group string, tried []*Endpoint) *Endpoint
 	return nil
 }
 
-// At returns the endpoint at addr, "host:port". If none of that address is listed it is a new one, whose statistics nobody
-// else sees.
+// maxStrangers is how many endpoints that are in no list keep their statistics.
+const maxStrangers = 1000
+
+// At returns the endpoint at addr, "host:port". If none of that address is listed it is one of its own, which gets nothing
+// but what is asked for by its address.
 func (b *Balancer) At(addr string) *Endpoint {
 	for _, ep := range b.picks.Load().all {
 		if ep.Addr == addr {
 			return ep
 		}
 	}
-	addr = strings.Clone(addr)
-	ep := &Endpoint{lb: b, ID: addr, Addr: addr, weight: 1, status: roadbed.Up, since: noSince}
+	if all := b.strangers.Load(); all != nil {
+		if ep := (*all)[addr]; ep != nil {
+			return ep
+		}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	next := map[string]*Endpoint{}
+	if all := b.strangers.Load(); all != nil && len(*all) < maxStrangers {
+		maps.Copy(next, *all)
+	}
+	ep := next[addr]
+	if ep == nil {
+		addr = strings.Clone(addr)
+		ep = &Endpoint{lb: b, ID: addr, Addr: addr, weight: 1, status: roadbed.Up, since: noSince}
+		next[addr] = ep
+		b.strangers.Store(&next)
+	}
 	return ep
 }

@@ -15,6 +15,7 @@ type origin struct {
 	proxy    *Proxy
 	app      string // as routes name it
 	name     string // in lower case
+	dotted   bool   // it may be a host's name
 	set      atomic.Pointer[settings]
 	unfollow func()
 	inFlight atomic.Int64
@@ -27,7 +28,7 @@ type origin struct {
 }
 
 func newOrigin(p *Proxy, app string) *origin {
-	o := &origin{proxy: p, app: app, name: strings.ToLower(app)}
+	o := &origin{proxy: p, app: app, name: strings.ToLower(app), dotted: strings.Contains(app, ".")}
 	o.servers.Store(&map[string]*server{})
 	o.count = newCounters(p.meter, o.name)
 	o.rejected = p.meter.Counter("zuul.origin.rejected.requests", "id", o.name)
@@ -89,7 +90,9 @@ func (o *origin) sweep(now int64) {
 	all := maps.Clone(*o.servers.Load())
 	before := len(all)
 	for addr, s := range all {
-		if s.sweep(now, idle, listed[addr]) && !listed[addr] {
+		wanted := s.wanted.Load()
+		here := listed[addr] || wanted != 0 && now-wanted < int64(idle)
+		if s.sweep(now, idle, here) && !here {
 			delete(all, addr)
 		}
 	}

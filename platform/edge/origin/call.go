@@ -52,6 +52,7 @@ type call struct {
 	reused  bool // the present attempt has a connection that served another before
 	unsent  bool // not a byte of it was written
 	retries int
+	addr    string  // that is asked in place of any instance; empty: none
 	key     string  // the Sec-WebSocket-Key of our own; "" if the client has one
 	copy    *copied // for the mirror; nil: none
 }
@@ -134,7 +135,13 @@ func (c *call) run() error {
 		return p.failed(concurrency, x.App, nil)
 	}
 	c.entered = true
-	if err := c.passage.Begin(x.Context(), p.calls, trip); err != nil {
+	err = c.passage.Begin(x.Context(), p.calls, trip)
+	if err != nil && c.origin.dotted && trip.Addr == "" && errors.Is(err, ipc.ErrNoEndpoint) && len(p.calls.Endpoints(c.origin.name)) == 0 {
+		trip.Addr = c.origin.name + ":80" // no app, then, but a host
+		err = c.passage.Begin(x.Context(), p.calls, trip)
+	}
+	c.addr = trip.Addr
+	if err != nil {
 		k := kindOfCall(err)
 		if k == concurrency {
 			c.origin.rejected.Inc()

@@ -42,7 +42,7 @@ func (c *call) hedges() (after time.Duration, ok bool) {
 // enter has an attempt run that asks ep.
 func (c *call) enter(ep *balance.Endpoint, limit time.Duration, number string, back chan<- *racer) *racer {
 	x := c.x
-	r := &racer{call: &call{proxy: c.proxy, origin: c.origin, set: c.set, general: c.general, connectWithin: c.connectWithin, way: c.way}, ep: ep, start: filter.Now()}
+	r := &racer{call: &call{proxy: c.proxy, origin: c.origin, set: c.set, general: c.general, addr: c.addr, connectWithin: c.connectWithin, way: c.way}, ep: ep, start: filter.Now()}
 	q := &r.x.Request
 	*q = filter.Request{Method: x.Request.Method, Target: x.Request.Target, Scheme: x.Request.Scheme, Host: x.Request.Host, Path: x.Request.Path, RawQuery: x.Request.RawQuery, Proto: x.Request.Proto}
 	for _, f := range x.Request.Header.Fields() {

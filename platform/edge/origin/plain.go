@@ -25,6 +25,9 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 	x := c.x
 	now := filter.Now()
 	s, deadline := c.origin.server(ep.Addr), now+int64(limit)
+	if c.addr != "" {
+		s.wanted.Store(now)
+	}
 	perHost, waterline := c.set.limits(c.general.zuul())
 	c.waterline = waterline
 	c.outgoing(deadline)

@@ -29,6 +29,7 @@ type server struct {
 	origin *origin
 	addr   string
 	open   atomic.Int64 // open, or being opened
+	wanted atomic.Int64 // when it was last asked for by its address, by filter.Now; 0: never
 
 	mu   sync.Mutex // guards what follows
 	idle []*conn
