@@ -34,6 +34,7 @@ type SurgeryView struct {
 // Mount puts the gateway's API on s.
 func (g *Gateway) Mount(s *api.Surface) {
 	g.access.Mount(s)
+	g.mountStanding(s)
 	type routesOut struct{ Body RoutesView }
 	huma.Get(s.API, "/api/v1/edge/routes", func(context.Context, *struct{}) (*routesOut, error) {
 		t := g.table.Load()
