@@ -59,6 +59,7 @@ type work struct {
 	out  []byte
 	body requestBody
 
+	used  bool // x is not as new
 	apart bool // no string of x lies in buf
 }
 
@@ -81,7 +82,10 @@ func (c *conn) giveBack() {
 		return
 	}
 	c.w = nil
-	w.x.Reset()
+	if w.used {
+		w.x.Reset()
+		w.used = false
+	}
 	if len(w.buf) != bufferSize {
 		w.buf = nil
 	}
@@ -166,6 +170,7 @@ func (c *conn) step() bool {
 	for {
 		if w := c.w; w != nil {
 			for w.start < w.end {
+				w.used = true
 				n, r := w.head.request(w.buf[w.start:w.end], &w.x)
 				if r != nil {
 					return c.refuse(r)
@@ -446,6 +451,7 @@ func (c *conn) finish(a *reply) {
 		c.until(now, set.Idle)
 	}
 	x.Reset()
+	w.used = false
 	w.head.reset(&set.Rules)
 }
 

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"encoding/binary"
 	"net/http"
 	"strconv"
 
@@ -30,7 +31,7 @@ func appendStatus(b []byte, status int) []byte {
 // appendField appends a field, unless its name or value would not be read as one field by everybody: those that were parsed
 // are fit, but filters make them up.
 func appendField(b []byte, name, value string) []byte {
-	if !fit(name, value) {
+	if name == "" || !nameFit(name) || !valueFit(value) {
 		return b
 	}
 	b = append(b, name...)
@@ -39,18 +40,36 @@ func appendField(b []byte, name, value string) []byte {
 	return append(b, '\r', '\n')
 }
 
-// fit reports whether a field can be written.
-func fit(name, value string) bool {
-	if name == "" || valueEnd(bytesOf(value), 0) != len(value) {
-		return false
+// nameFit reports whether a name ends where it seems to: it has no colon, white space, control characters or bytes beyond
+// ASCII. It looks at eight bytes at a time.
+func nameFit(name string) bool {
+	b := bytesOf(name)
+	if len(b) < 8 {
+		for _, c := range b {
+			if class[c]&token == 0 {
+				return false
+			}
+		}
+		return true
 	}
-	for i := range len(name) {
-		if class[name[i]]&token == 0 {
+	for i := 0; ; i += 8 {
+		last := i+8 >= len(b)
+		if last {
+			i = len(b) - 8
+		}
+		w := binary.LittleEndian.Uint64(b[i:])
+		del, colon := w^0x7f*ones, w^':'*ones
+		if ((w-0x21*ones)&^w|(del-ones)&^del|(colon-ones)&^colon|w)&highs != 0 {
 			return false
 		}
+		if last {
+			return true
+		}
 	}
-	return true
 }
+
+// valueFit reports whether a value has no control characters but tabs.
+func valueFit(value string) bool { return valueEnd(bytesOf(value), 0) == len(value) }
 
 // framingField reports whether a field is written by the engine alone.
 func framingField(name string) bool {

@@ -54,3 +54,25 @@ func TestWrittenChunksAreReadAgain(t *testing.T) {
 		t.Errorf("%q: got %q, %v, %d, %v", b, body, got.Fields(), rest, err)
 	}
 }
+
+func TestAFieldIsWrittenOnlyIfItIsReadAsOne(t *testing.T) {
+	for c := range 256 {
+		for _, at := range []int{0, 1, 6, 7, 8, 11, 15} {
+			text := []byte("abcdefghijklmnop")
+			text[at] = byte(c)
+			for _, n := range []int{at + 1, 16} {
+				if want := c > 0x20 && c < 0x7f && c != ':'; nameFit(string(text[:n])) && !want {
+					t.Errorf("the name %q is written", text[:n])
+				}
+				if got, want := valueFit(string(text[:n])), c >= 0x20 && c != 0x7f || c == '\t'; got != want {
+					t.Errorf("the value %q: written %v, want %v", text[:n], got, want)
+				}
+			}
+		}
+	}
+	for c := range 256 {
+		if name := "x" + string([]byte{byte(c)}) + "-abcdefghij"; class[c]&token != 0 && !nameFit(name) {
+			t.Errorf("the name %q is not written", name)
+		}
+	}
+}
