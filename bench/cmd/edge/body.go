@@ -37,10 +37,9 @@ func (b *bench) body() error {
 		return err
 	}
 	defer ours.Stop()
-	if err := ours.set("edge.timeouts.request", "1h"); err != nil { // 10 s by default, the body included
+	if err := ours.setAll(map[string]string{"edge.timeouts.request": "1h"}); err != nil { // 10 s by default, the body included
 		return err
 	}
-	time.Sleep(2 * time.Second) // until the edge has heard of it
 	for _, way := range []struct {
 		what string
 		pass func(url string, n int64) error

@@ -85,7 +85,7 @@ func (b *bench) configure(name, dir string, at places) (string, error) {
 		return "", err
 	}
 	file := filepath.Join(dir, name)
-	fill := strings.NewReplacer("LISTEN", at.listen.String(), "SECURE", at.secure.String(), "ORIGIN", at.origin.String(), "PEM", b.dir)
+	fill := strings.NewReplacer("LISTEN", at.listen.String(), "SECURE", at.secure.String(), "ORIGIN", at.origin.String(), "CERTS", filepath.Join(b.dir, "certs"))
 	return file, os.WriteFile(file, []byte(fill.Replace(string(text))), 0o644)
 }
 

@@ -51,12 +51,9 @@ func (b *bench) pushed() error {
 		return err
 	}
 	defer ours.Stop()
-	for key, value := range map[string]string{"edge.push.enabled": "true", "edge.push.identity": "header:X-Who", "edge.connections.max": fmt.Sprint(n + filesApart)} {
-		if err := ours.set(key, value); err != nil {
-			return err
-		}
+	if err := ours.setAll(map[string]string{"edge.push.enabled": "true", "edge.push.identity": "header:X-Who", "maxConnections": fmt.Sprint(n + filesApart)}); err != nil {
+		return err
 	}
-	time.Sleep(2 * time.Second) // until the edge has heard of it
 	edge := strings.TrimSuffix(strings.TrimPrefix(ours.url, "http://"), path)
 	some, err := holdClients(edge, 0, warmClients)
 	if err != nil {

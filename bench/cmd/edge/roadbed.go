@@ -41,11 +41,15 @@ func (b *bench) startRoadbed(origin netip.AddrPort) (*platform, error) {
 	if err := process.Build(b.root, "./cmd/roadbed", binary); err != nil {
 		return nil, err
 	}
-	ports, err := process.FreePorts(5)
+	ports, err := process.FreePorts(6)
 	if err != nil {
 		return nil, err
 	}
-	engine, registry, restAPI, edgeAPI, edge := strconv.Itoa(ports[0]), strconv.Itoa(ports[1]), strconv.Itoa(ports[2]), strconv.Itoa(ports[3]), strconv.Itoa(ports[4])
+	var port [6]string
+	for i, n := range ports {
+		port[i] = strconv.Itoa(n)
+	}
+	engine, registry, restAPI, edgeAPI, edge, secure := port[0], port[1], port[2], port[3], port[4], port[5]
 	p := &platform{base: "http://127.0.0.1:" + registry, api: "http://127.0.0.1:" + edgeAPI}
 	serve := func(name, ready string, args ...string) (*process.Process, error) {
 		cmd := exec.Command(binary, append([]string{"serve", "--data", filepath.Join(dir, "state"), "--engine-port", engine, "--eureka-port", registry}, args...)...)
@@ -59,8 +63,8 @@ func (b *bench) startRoadbed(origin netip.AddrPort) (*platform, error) {
 		p.rest.Stop()
 		return nil, err
 	}
-	p.url, p.secure = "http://127.0.0.1:"+edge+path, "https://127.0.0.1:"+edge+path
-	if p.Process, err = serve("roadbed", p.url, "--roles", "edge", "--edge-port", edge, "--api-port", edgeAPI, "--tls-cert", filepath.Join(b.dir, "cert.pem"), "--tls-key", filepath.Join(b.dir, "key.pem")); err != nil {
+	p.url, p.secure = "http://127.0.0.1:"+edge+path, "https://127.0.0.1:"+secure+path
+	if p.Process, err = serve("roadbed", p.url, "--roles", "edge", "--edge-port", edge, "--api-port", edgeAPI, "--edge-tls-port", secure, "--edge-certs", filepath.Join(b.dir, "certs")); err != nil {
 		p.rest.Stop()
 		return nil, err
 	}
@@ -90,12 +94,32 @@ func (p *platform) prepare(origin netip.AddrPort, routes int) error {
 	return p.set("edge.routes", string(text))
 }
 
-// crowd lets more requests be under way to one service than clients come; 200 are by default, and what is more is refused.
+// crowd lifts the bounds that a thousand clients on one address, asking one server all at once, run into, and those that
+// have connections renewed now and then; nginx and HAProxy are set up without them, too.
 func (p *platform) crowd() error {
-	return p.set("hystrix.command.shop.execution.isolation.semaphore.maxConcurrentRequests", "4096")
+	return p.setAll(map[string]string{
+		"hystrix.command.shop.execution.isolation.semaphore.maxConcurrentRequests": "4096",
+		"zuul.origin.shop.concurrency.max.requests":                                "4096",
+		"shop.ribbon.MaxConnectionsPerHost":                                        "4096",
+		"shop.ribbon.PerServerWaterline":                                           "2048",
+		"shop.ribbon.MaxRequestsPerConnection":                                     "1000000000",
+		"maxRequestsPerConnection":                                                 "1000000000",
+		"edge.connections.perip":                                                   "4096",
+	})
 }
 
-// set sets a property, of which the edge hears within two seconds.
+// setAll sets properties, and waits until the edge has heard of them.
+func (p *platform) setAll(all map[string]string) error {
+	for key, value := range all {
+		if err := p.set(key, value); err != nil {
+			return err
+		}
+	}
+	time.Sleep(2 * time.Second)
+	return nil
+}
+
+// set sets a property.
 func (p *platform) set(key, value string) error {
 	if err := post(p.base+"/config/v1/properties", map[string]any{"key": key, "value": value}); err != nil {
 		return fmt.Errorf("set %s: %w", key, err)

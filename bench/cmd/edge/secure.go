@@ -59,7 +59,7 @@ func (b *bench) secure() error {
 	return nil
 }
 
-// certify puts a certificate for this machine, and its key, into dir as cert.pem and key.pem.
+// certify puts a certificate for this machine, and its key, into the directory certs of dir, as edge.crt and edge.key.
 func certify(dir string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -84,5 +84,6 @@ func certify(dir string) error {
 		return out.Bytes()
 	}
 	public, secret := text("CERTIFICATE", der), text("PRIVATE KEY", private)
-	return errors.Join(err, os.WriteFile(filepath.Join(dir, "cert.pem"), public, 0o644), os.WriteFile(filepath.Join(dir, "key.pem"), secret, 0o600))
+	certs := filepath.Join(dir, "certs")
+	return errors.Join(err, os.MkdirAll(certs, 0o755), os.WriteFile(filepath.Join(certs, "edge.crt"), public, 0o644), os.WriteFile(filepath.Join(certs, "edge.key"), secret, 0o600))
 }

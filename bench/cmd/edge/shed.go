@@ -49,10 +49,9 @@ func (b *bench) shed() error {
 	}
 	defer ours.Stop()
 	// The header that names a request's importance is believed of trusted peers alone.
-	if err := ours.set("edge.trusted.cidrs", "127.0.0.0/8"); err != nil {
+	if err := ours.setAll(map[string]string{"edge.trusted.cidrs": "127.0.0.0/8", "edge.connections.perip": "4096"}); err != nil {
 		return err
 	}
-	time.Sleep(2 * time.Second) // until the edge has heard of it
 	full, err := wrk(ours.url, 2*workers, b.phase)
 	if err != nil {
 		return err
