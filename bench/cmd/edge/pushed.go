@@ -184,11 +184,11 @@ func holdClient(at netip.AddrPort, i int) (fd int, err error) {
 	}
 	hello := fmt.Appendf(nil, "GET /ws HTTP/1.1\r\nHost: %s\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"+
 		"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nX-Who: %s\r\n\r\n", at, name(i))
-	if _, err := syscall.Write(fd, hello); err != nil {
+	if _, err := again(func() (int, error) { return syscall.Write(fd, hello) }); err != nil {
 		return 0, err
 	}
 	var buf [4096]byte
-	n, err := syscall.Read(fd, buf[:])
+	n, err := again(func() (int, error) { return syscall.Read(fd, buf[:]) })
 	if err != nil {
 		return 0, err
 	}
@@ -196,4 +196,13 @@ func holdClient(at netip.AddrPort, i int) (fd int, err error) {
 		return 0, fmt.Errorf("the edge says %.300q", buf[:n])
 	}
 	return fd, nil
+}
+
+// again repeats a system call that a signal, such as the runtime's own, interrupted.
+func again(call func() (int, error)) (int, error) {
+	for {
+		if n, err := call(); !errors.Is(err, syscall.EINTR) {
+			return n, err
+		}
+	}
 }
