@@ -95,7 +95,7 @@ func NewExpressions(props *config.Properties, region, zone string) (*Expressions
 // Predicate compiles an expression that is true or false. The error names line, column and reason. The function may be
 // called from many goroutines; it is false if the evaluation fails, lacks a key or costs more than 10,000 units.
 func (e *Expressions) Predicate(text string) (func(*filter.Exchange) bool, error) {
-	p, out, err := e.compile(text)
+	p, out, err := e.compileText(text)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +108,7 @@ func (e *Expressions) Predicate(text string) (func(*filter.Exchange) bool, error
 	}, nil
 }
 
-func (e *Expressions) compile(text string) (cel.Program, *cel.Type, error) {
+func (e *Expressions) compileText(text string) (cel.Program, *cel.Type, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil, errors.New("line 1, column 1: there is no expression")
 	}

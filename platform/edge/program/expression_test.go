@@ -138,14 +138,14 @@ func TestAnExpressionThatCostsTooMuchIsFalse(t *testing.T) {
 	if p(request()) {
 		t.Error("40,000 comparisons were true")
 	}
-	v, _, err := e.compile("'" + strings.Repeat("a", 1000) + "'")
+	v, _, err := e.compileText("'" + strings.Repeat("a", 1000) + "'")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if _, err := e.eval(v, request()); err != nil {
 		t.Errorf("a cheap one failed: %v", err)
 	}
-	dear, _, err := e.compile(list + ".map(a, " + list + ".map(b, req.path + req.path + req.path))")
+	dear, _, err := e.compileText(list + ".map(a, " + list + ".map(b, req.path + req.path + req.path))")
 	if err != nil {
 		t.Fatal(err)
 	}
