@@ -7,7 +7,7 @@ ALL_GO      = $(shell git ls-files '*.go')
 
 FUZZTIME   ?= 30s
 SOAK       ?= 0s
-FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./ipc ./ipc/balance ./service/sidecar ./ipc/stream/turbine ./ipc/stream/internal/sse ./platform/edge/http1 ./platform/edge/route ./platform/edge/filter ./platform/edge/standard ./platform/edge/push ./platform/edge/program ./platform/edge/shed ./platform/edge/listen
+FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./ipc ./ipc/balance ./service/sidecar ./ipc/stream/turbine ./ipc/stream/internal/sse ./platform/edge/http1 ./platform/edge/route ./platform/edge/filter ./platform/edge/standard ./platform/edge/push ./platform/edge/program ./platform/edge/shed ./platform/edge/listen ./platform/edge/origin
 
 .PHONY: run build test soak interop bench bench-registry bench-calls bench-edge fuzz check fmt console clean
 

@@ -15,6 +15,8 @@
 // A command may be declared once, with all that belongs to it; see [Define]; with [Batch] one
 // that answers many arguments at once, which are collected.
 //
+// A proxy that speaks its own wire makes a call step by step, by the same rules; see [Passage].
+//
 // An HTTP call made inside a command named as the app it calls shares that command's breaker, bulkhead and time.
 // Handlers are wrapped once, so that deadline, criticality, request id and injected faults travel on:
 //

@@ -32,6 +32,7 @@ type call struct {
 	web       web    // gRPC-Web, that is translated
 	announced string // the trailers that are to follow the request's body
 	conn      *conn
+	body      *httpBody // of an answer that came by net/http; nil: there was none
 	out       http1.Outgoing
 	watch     func() bool // stops what closes the connection once the client has gone; nil: nothing
 	done      func(*http1.Upstream, bool)
@@ -163,7 +164,14 @@ func (c *call) run() error {
 		start := filter.Now()
 		k, err := c.attempt(left)
 		o := c.outcome(k, err)
-		c.note(k, err, filter.Now()-start)
+		now := filter.Now()
+		c.note(k, err, now-start)
+		switch k {
+		case readTimeout:
+			x.Passport.AddAt(filter.OriginChReadTimeout, now)
+		case reset, nonsense:
+			x.Passport.AddAt(filter.OriginChIOEx, now)
+		}
 		wait, again := c.passage.Outcome(o)
 		if !again {
 			return c.last(k, err, &o)
@@ -495,6 +503,10 @@ func (c *call) over() {
 // end ends the request. The exchange calls it.
 func (c *call) end() {
 	c.over()
+	if c.body != nil {
+		c.body.Close() //nolint:errcheck // a filter may have put another body in its place
+		c.body = nil
+	}
 	c.proxy.mirrors.end(c)
 	if c.upload.body != nil {
 		c.upload.end()

@@ -55,7 +55,8 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 		timer.Stop()
 		timer = time.AfterFunc(time.Duration(x.Deadline-filter.Now()), func() { cancel(errTooLong) })
 	}
-	return c.answered(resp, &httpBody{c: c, resp: resp, inner: resp.Body, stop: func() { timer.Stop(); leave(); cancel(errDone) }})
+	c.body = &httpBody{resp: resp, inner: resp.Body, stop: func() { timer.Stop(); leave(); cancel(errDone) }}
+	return c.answered(resp, c.body)
 }
 
 // kindOf says what an error of net/http means.
@@ -242,7 +243,6 @@ func sortedKeys(h http.Header) []string {
 
 // httpBody is the body of an answer of net/http, and its trailers.
 type httpBody struct {
-	c       *call
 	resp    *http.Response
 	inner   io.ReadCloser
 	stop    func() // ends the request's context
