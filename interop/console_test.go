@@ -73,7 +73,7 @@ func freeOffset(t *testing.T) int {
 	t.Helper()
 	for range 100 {
 		offset := 100 + rand.IntN(10_800)
-		ports := []int{7000, 7070, 7101, 8761}
+		ports := []int{7000, 7070, 7101, 7443, 8761}
 		for p := 20_000; p < 20_040; p++ {
 			ports = append(ports, p)
 		}

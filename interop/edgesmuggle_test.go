@@ -359,7 +359,7 @@ func judged(t *testing.T, edge, host string, w *wire) (wrong []string, n tally) 
 		c, o := &cases[i], outcomes[i]
 		o.Seen = seen[c.ID]
 		what := unsound[c.ID]
-		if err := c.Judge(o); err != nil {
+		if err := c.JudgeStrictly(o); err != nil {
 			what = append(what, err.Error())
 		}
 		if len(what) > 0 {

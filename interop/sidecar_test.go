@@ -31,7 +31,8 @@ type road struct {
 	offset int
 }
 
-func newRoad(t *testing.T) *road {
+// newRoad starts a platform; flags are those of `roadbed up`.
+func newRoad(t *testing.T, flags ...string) *road {
 	t.Helper()
 	r := &road{t: t, binary: filepath.Join(t.TempDir(), "roadbed"), offset: freeOffset(t)}
 	build := exec.Command("go", "build", "-o", r.binary, "./cmd/roadbed")
@@ -39,7 +40,7 @@ func newRoad(t *testing.T) *road {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building roadbed: %v\n%s", err, out)
 	}
-	r.begin("platform ready", "up", "--data", t.TempDir(), "--port-offset", fmt.Sprint(r.offset))
+	r.begin("platform ready", append([]string{"up", "--data", t.TempDir(), "--port-offset", fmt.Sprint(r.offset)}, flags...)...)
 	return r
 }
 

@@ -15,7 +15,7 @@ type Answer struct {
 	Raw      string
 	Later    string // what the server sends a moment after, on the same connection, unasked
 	Closes   bool   // the server closes the connection behind it
-	Fate     Fate   // a refused one becomes a 502 or 504, or breaks off
+	Fate     Fate   // a refused one becomes a 502, 504 or 431, or breaks off
 	Status   int    // with which one that passes reaches the client
 	Body     string // that the client may see, whole
 }
@@ -215,8 +215,8 @@ func (a *Answer) Judge(status int, body string, whole bool) error {
 		return nil
 	case a.Fate == Passes:
 		return fmt.Errorf("the client got %d with %q, whole: %t; want %d with %q", status, clip(body), whole, a.Status, a.Body)
-	case whole && status != 502 && status != 504:
-		return fmt.Errorf("the client got %d with %q; want 502, 504 for one that never becomes whole, or an answer that breaks off", status, clip(body))
+	case whole && status != 502 && status != 504 && status != 431:
+		return fmt.Errorf("the client got %d with %q; want 502, 504 for one that never becomes whole, 431 for one that is too large as Zuul has it, or an answer that breaks off", status, clip(body))
 	}
 	return nil
 }
