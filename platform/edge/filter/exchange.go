@@ -312,24 +312,23 @@ func (x *Exchange) Left() (left time.Duration, ok bool) {
 
 // Reset makes the exchange as new and keeps its memory.
 func (x *Exchange) Reset() {
-	q, p := &x.Request, &x.Response
-	q.Header.Reset()
-	q.Trailer.Reset()
-	p.Header.Reset()
 	clear(x.values)
 	clear(x.Attempts)
 	clear(x.Failed)
 	clear(x.Ran)
-	x.Passport.Reset()
-	*q = Request{Header: q.Header, Trailer: q.Trailer}
-	*p = Response{Header: p.Header}
-	keep := x.Passport.more
-	*x = Exchange{
-		Request: *q, Response: *p, values: x.values[:0], arena: x.arena[:0], onEnd: x.onEnd[:0],
-		Attempts: x.Attempts[:0], Failed: x.Failed[:0], Ran: x.Ran[:0],
-		in: x.in.emptied(), out: x.out.emptied(),
-	}
-	x.Passport.more = keep
+	// What is kept is taken out and put back: one literal of all would be built beside x and copied, as large as it is.
+	request, trailer, response := x.Request.Header, x.Request.Trailer, x.Response.Header
+	request.Reset()
+	trailer.Reset()
+	response.Reset()
+	values, arena, onEnd, more := x.values[:0], x.arena[:0], x.onEnd[:0], x.Passport.more[:0]
+	attempts, failed, ran := x.Attempts[:0], x.Failed[:0], x.Ran[:0]
+	in, out := x.in.emptied(), x.out.emptied()
+	*x = Exchange{}
+	x.Request.Header, x.Request.Trailer, x.Response.Header = request, trailer, response
+	x.values, x.arena, x.onEnd, x.Passport.more = values, arena, onEnd, more
+	x.Attempts, x.Failed, x.Ran = attempts, failed, ran
+	x.in, x.out = in, out
 }
 
 // Text returns a body that is a string, in memory of its own; see [Exchange.Answer] for one that takes none.

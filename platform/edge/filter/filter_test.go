@@ -224,6 +224,14 @@ func BenchmarkPassport(b *testing.B) {
 	}
 }
 
+func BenchmarkReset(b *testing.B) {
+	var x Exchange
+	b.ReportAllocs()
+	for b.Loop() {
+		x.Reset()
+	}
+}
+
 func BenchmarkKeep(b *testing.B) {
 	var x Exchange
 	text := []byte("3f2a9c0011223344aabbccdd")
