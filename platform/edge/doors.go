@@ -68,10 +68,14 @@ func (g *Gateway) Door(c DoorConfig) (*Door, error) {
 	}
 	d.server = listen.New(listen.Config{
 		Name: c.Name, TLS: secure, Proxy: proxy, Serve: g.Serve, Finished: g.Finished,
-		HTTP1: http1.Config{Meter: g.meter, Settings: g.limits.settings()}, Log: g.log,
+		HTTP1: http1.Config{Meter: g.meter, Settings: g.limits.settings(), Grace: idleGrace}, Log: g.log,
 	})
 	return d, nil
 }
+
+// idleGrace is how long connections without a request stay open when the edge ends: a client that asks at least so often is
+// told that its connection ends, and never finds it closed.
+const idleGrace = time.Second
 
 // Run serves l, and HTTP/3 on p unless that is nil, until ctx ends. Then it accepts no more, has clients told that their
 // connections end, and waits for what is under way, for as long as edge.drain.timeout says.

@@ -296,7 +296,7 @@ func (c *conn) again() {
 func (c *conn) rest() bool {
 	now := int64(2 * c.served)
 	c.state.Store(now)
-	if c.s.draining.Load() && c.state.CompareAndSwap(now, ending) {
+	if c.s.ending.Load() && c.state.CompareAndSwap(now, ending) {
 		return c.leave()
 	}
 	return false

@@ -92,6 +92,10 @@ type Config struct {
 	// HTTP2 is given connections that begin with the preface of HTTP/2, and what was read of them; nil: they are refused.
 	HTTP2 func(c net.Conn, client *filter.Client, early []byte)
 
+	// Grace is how long Drain leaves idle connections open, so that a client who is about to ask gets an answer, and is told
+	// that the connection ends with it; default none.
+	Grace time.Duration
+
 	Listener string // the listener's name
 	Meter    *meter.Registry
 	Log      *slog.Logger // nil: slog.Default()
@@ -147,7 +151,8 @@ func (s Settings) withDefaults() *Settings {
 type Server struct {
 	c        Config
 	settings atomic.Pointer[Settings]
-	draining atomic.Bool
+	draining atomic.Bool   // no more is accepted, and connections end with the answer under way
+	ending   atomic.Bool   // those without a request end at once, too
 	every    time.Duration // between rounds of the watch
 	quit     chan struct{} // closed when the watch is to end
 	quitOnce sync.Once
@@ -199,12 +204,14 @@ func (s *Server) Serve(l net.Listener) error {
 		return l.Close()
 	}
 	s.listeners[l] = true
+	s.running.Add(1) // so that what was accepted is waited for
 	s.mu.Unlock()
+	defer s.running.Done()
 	for pause := time.Duration(0); ; {
 		c, err := l.Accept()
 		if err == nil {
 			pause = 0
-			go s.ServeConn(c, nil, nil)
+			s.running.Go(func() { s.ServeConn(c, nil, nil) })
 			continue
 		}
 		var passing interface{ Temporary() bool }
@@ -243,7 +250,7 @@ func (s *Server) admit(c *conn) bool {
 	set, who := s.settings.Load(), c.client.Remote.Addr()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining.Load() {
+	if s.ending.Load() {
 		return false
 	}
 	if len(s.conns)+len(s.taken) >= set.Connections || who.IsValid() && s.from[who] >= set.PerAddress {
@@ -286,6 +293,18 @@ func (s *Server) leave(c *conn) {
 	s.running.Done()
 }
 
+// closeIdle closes connections that have no request under way.
+func (s *Server) closeIdle() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ending.Store(true)
+	for c := range s.conns {
+		if v := c.state.Load(); v&1 == 0 && c.state.CompareAndSwap(v, ending) {
+			go c.sock.c.Close()
+		}
+	}
+}
+
 // Drain ends the server: it accepts no more, closes idle connections, has the others end with the answer under way, and waits
 // for them. When ctx ends it closes what is left, connections that were taken over too, and returns ctx's error; what is still
 // in Serve then is told that its client has gone, and has a second to return.
@@ -295,12 +314,13 @@ func (s *Server) Drain(ctx context.Context) error {
 	for l := range s.listeners {
 		l.Close() //nolint:errcheck // nobody is accepted any more either way
 	}
-	for c := range s.conns {
-		if v := c.state.Load(); v&1 == 0 && c.state.CompareAndSwap(v, ending) {
-			go c.sock.c.Close() // it has no request under way
-		}
-	}
 	s.mu.Unlock()
+	if s.c.Grace > 0 {
+		idle := time.AfterFunc(s.c.Grace, s.closeIdle)
+		defer idle.Stop()
+	} else {
+		s.closeIdle()
+	}
 	defer s.watcher.Wait()
 	defer s.quitOnce.Do(func() { close(s.quit) })
 	all := make(chan struct{})

@@ -867,3 +867,24 @@ func BenchmarkServer(b *testing.B) {
 		ask()
 	}
 }
+
+func TestWhileDrainingAnIdleConnectionMayAskOnceMore(t *testing.T) {
+	answering(t, Config{Grace: time.Hour}, echo, func(t *testing.T, s *Server, dial func() net.Conn) {
+		c := dial()
+		br := bufio.NewReader(c)
+		if got := say(t, c, br, "GET", getA); !strings.HasPrefix(got, "200") {
+			t.Fatalf("got %s", got)
+		}
+		drained := make(chan error, 1)
+		go func() { drained <- s.Drain(t.Context()) }()
+		for !s.draining.Load() {
+			time.Sleep(time.Millisecond)
+		}
+		if got := say(t, c, br, "GET", getA); !strings.HasPrefix(got, "200") || !strings.HasSuffix(got, "close") {
+			t.Errorf("while draining: got %s, want an answer that ends the connection", got)
+		}
+		if err := <-drained; err != nil {
+			t.Error(err)
+		}
+	})
+}

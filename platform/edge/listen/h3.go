@@ -25,10 +25,15 @@ func newHTTP3(h *nethttp.Handler, c *tls.Config, idle time.Duration) *http3.Serv
 	}
 }
 
-// ServeQUIC serves HTTP/3 on p until [Server.Drain] is called.
+// ServeQUIC serves HTTP/3 on p until [Server.Drain] is called. While it does, answers over TLS tell of it. spec: RFC 7838
 func (s *Server) ServeQUIC(p net.PacketConn) error {
 	if s.h3 == nil {
 		return errors.New("HTTP/3 needs TLS: give the listener certificates")
+	}
+	if at, ok := p.LocalAddr().(*net.UDPAddr); ok {
+		alt := fmt.Sprintf(`h3=":%d"; ma=86400`, at.Port)
+		s.alt.Store(&alt)
+		defer s.alt.Store(nil)
 	}
 	if err := s.h3.Serve(p); err != nil && !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve HTTP/3: %w", err)

@@ -29,6 +29,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go/http3"
@@ -59,6 +60,7 @@ type Server struct {
 	http1 *http1.Server
 	http2 *http2Server
 	h3    *http3.Server
+	alt   atomic.Pointer[string] // Alt-Svc, while HTTP/3 is served
 
 	mu      sync.Mutex
 	closing bool                  // guarded by mu
@@ -78,10 +80,14 @@ func New(c Config) *Server {
 		c.Idle = 65 * time.Second
 	}
 	s := &Server{c: c, ls: map[net.Listener]bool{}, shaking: map[net.Conn]bool{}}
-	h := &nethttp.Handler{Serve: c.Serve, Finished: c.Finished, Listener: c.Name, Log: c.Log}
+	serve := c.Serve
+	if c.TLS != nil {
+		serve = s.telling(c.Serve)
+	}
+	h := &nethttp.Handler{Serve: serve, Finished: c.Finished, Listener: c.Name, Log: c.Log}
 	s.http2 = newHTTP2(h, c.Calm, c.Idle, c.Log)
 	one := c.HTTP1
-	one.Serve, one.Finished, one.Listener, one.Log = c.Serve, c.Finished, c.Name, c.Log
+	one.Serve, one.Finished, one.Listener, one.Log = serve, c.Finished, c.Name, c.Log
 	if c.TLS == nil {
 		one.HTTP2 = s.plainHTTP2
 	} else {
@@ -89,6 +95,16 @@ func New(c Config) *Server {
 	}
 	s.http1 = http1.NewServer(one)
 	return s
+}
+
+// telling is serve, and tells clients of HTTP/3 while that is served.
+func (s *Server) telling(serve func(*filter.Exchange)) func(*filter.Exchange) {
+	return func(x *filter.Exchange) {
+		serve(x)
+		if alt := s.alt.Load(); alt != nil && x.Response.Takeover == nil {
+			x.Response.Header.Add("Alt-Svc", *alt)
+		}
+	}
 }
 
 // Change has HTTP/1.1 served with these settings from now on.

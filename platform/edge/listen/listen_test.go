@@ -125,7 +125,7 @@ func TestEachProtocolReachesItsEngine(t *testing.T) {
 }
 
 func TestHTTP3IsServedBesideTLS(t *testing.T) {
-	_, s := opened(t, Config{TLS: secure(t, ClientAuth{})})
+	addr, s := opened(t, Config{TLS: secure(t, ClientAuth{})})
 	p, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +137,14 @@ func TestHTTP3IsServedBesideTLS(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	tr.Close()
+	resp, err := client(t, func(p *http.Protocols) { p.SetHTTP1(true) }).Get("https://" + addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if want := fmt.Sprintf(`h3=":%d"; ma=86400`, p.LocalAddr().(*net.UDPAddr).Port); resp.Header.Get("Alt-Svc") != want {
+		t.Errorf("over TLS the answer tells of %q, want %q", resp.Header.Get("Alt-Svc"), want)
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	s.drainQUIC(ctx)
