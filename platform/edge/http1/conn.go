@@ -464,7 +464,11 @@ func (c *conn) over() {
 	x.End()
 }
 
-// An unread body is read up to here so that the connection can be used on, or the client hears the answer.
+// lingerTime is how long a client that is still sending is read from after its answer, whatever it sends. A bound in bytes
+// would be reached at once by those that are close, and resetting them then would have them lose the answer.
+const lingerTime = 2 * time.Second
+
+// An unread body is read up to here so that the connection can be used on.
 const (
 	skipBytes = 256 << 10
 	skipTime  = time.Second
@@ -492,10 +496,9 @@ func (c *conn) drain() {
 	}
 	b := copies.Get().(*[32 << 10]byte)
 	defer copies.Put(b)
-	c.sock.c.SetReadDeadline(time.Now().Add(skipTime)) //nolint:errcheck // a connection that is closed says so when it is read
-	for n := 0; n < skipBytes; {
-		k, err := c.sock.c.Read(b[:])
-		if n += k; err != nil {
+	c.sock.c.SetReadDeadline(time.Now().Add(lingerTime)) //nolint:errcheck // a connection that is closed says so when it is read
+	for {
+		if _, err := c.sock.c.Read(b[:]); err != nil {
 			return
 		}
 	}
