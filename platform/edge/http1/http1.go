@@ -334,6 +334,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	s.mu.Lock()
+	s.ending.Store(true)
 	for c := range s.conns {
 		go c.sock.c.Close() // which waits for who is in a callback of the connection
 		go c.waiter.Gone()
