@@ -26,6 +26,9 @@ func Import(files []Text, from string) (*Imported, error) {
 	var documents []Text
 	var configurations []*nginxFile
 	for _, f := range files {
+		i.files = append(i.files, f.Name)
+	}
+	for _, f := range files {
 		switch cmp.Or(from, looksLike(f)) {
 		case "nginx":
 			n, err := i.nginx(f)
@@ -98,6 +101,7 @@ func looksLike(f Text) string {
 type importer struct {
 	out       *Imported
 	ids       map[string]bool
+	files     []string             // all that are imported
 	upstreams map[string]directive // of all nginx configurations
 }
 

@@ -193,12 +193,15 @@ func TestNginxLocationsInsideOthersAreImportedToo(t *testing.T) {
 }
 
 func TestUpstreamsOfOneNginxFileServeAnother(t *testing.T) {
-	out, err := Import([]Text{{"a.conf", "server { location / { proxy_pass http://x; } }"}, {"b.conf", "upstream x { server 10.0.0.1:1; }"}}, "")
+	out, err := Import([]Text{{"a.conf", "include conf.d/*.conf; server { location / { proxy_pass http://x; } }"}, {"/etc/nginx/conf.d/b.conf", "upstream x { server 10.0.0.1:1; }"}}, "")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if len(out.Routes) != 1 || out.Routes[0].Backends[0] != (Backend{VIP: "x", Addr: "10.0.0.1:1", Weight: 1}) {
 		t.Errorf("got %+v", out.Routes)
+	}
+	if slices.ContainsFunc(out.Notes, func(n Note) bool { return strings.Contains(n.What, "include") }) {
+		t.Errorf("a file that is imported as well is noted as missing: %+v", out.Notes)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"path"
 	"regexp"
 	"slices"
 	"strconv"
@@ -49,6 +50,7 @@ func (r *nginxReader) block(depth int) (list []directive, err error) {
 		return nil, fmt.Errorf("blocks are nested deeper than %d levels", maxDepth)
 	}
 	var d directive
+	begun := false // d has its name
 	for {
 		word, quoted, err := r.word()
 		if err != nil {
@@ -56,32 +58,29 @@ func (r *nginxReader) block(depth int) (list []directive, err error) {
 		}
 		switch {
 		case word == "" && !quoted: // the end of the file
-			if depth > 0 || d.name != "" {
+			if depth > 0 || begun {
 				return nil, errNginxEnd
 			}
 			return list, nil
 		case quoted || word != ";" && word != "{" && word != "}":
-			if d.name == "" {
-				d.name, d.line = word, r.line
-				if word == "" {
-					return nil, errors.New("a directive has no name")
-				}
+			if !begun {
+				begun, d.name, d.line = true, word, r.line // "" in a map
 			} else {
 				d.args = append(d.args, word)
 			}
 		case word == "}":
-			if d.name != "" {
+			if begun {
 				return nil, fmt.Errorf("%s has no ; at its end", d.name)
 			}
 			if depth == 0 {
 				return nil, errors.New("there is a } without its {")
 			}
 			return list, nil
-		case d.name == "":
+		case !begun:
 			return nil, fmt.Errorf("there is a %s without a directive", word)
 		case word == ";":
 			list = append(list, d)
-			d = directive{}
+			d, begun = directive{}, false
 		default:
 			if strings.HasSuffix(d.name, "_by_lua_block") {
 				err = r.skipCode()
@@ -92,7 +91,7 @@ func (r *nginxReader) block(depth int) (list []directive, err error) {
 				return nil, err
 			}
 			list = append(list, d)
-			d = directive{}
+			d, begun = directive{}, false
 		}
 	}
 }
@@ -363,6 +362,9 @@ func (f *nginxFile) refuse(d *directive) {
 	if slices.Contains(granted, d.name) {
 		return
 	}
+	if d.name == "include" && len(d.args) == 1 && f.given(d.args[0]) {
+		return
+	}
 	if strings.Contains(d.name, "_by_lua") {
 		f.note(f.name, d.line, d.name, "there is no Lua", "write a program")
 		return
@@ -374,6 +376,14 @@ func (f *nginxFile) refuse(d *directive) {
 		}
 	}
 	f.note(f.name, d.line, d.String(), "no route can say so", "")
+}
+
+// given reports whether what an include names is among the files that are imported.
+func (f *nginxFile) given(pattern string) bool {
+	return slices.ContainsFunc(f.files, func(name string) bool {
+		ok, err := path.Match(path.Base(pattern), path.Base(name))
+		return ok && err == nil && (path.Dir(pattern) == "." || strings.HasSuffix(path.Dir(name), path.Dir(pattern)))
+	})
 }
 
 // scheme says which scheme alone a server listens for; empty: both, or it does not say.
