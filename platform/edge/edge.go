@@ -102,8 +102,8 @@ type Gateway struct {
 
 	mu      sync.Mutex // guards what follows, from which table is built
 	apps    []string
-	refused string            // why the newest edge.routes is not in force; empty when it is
-	unfit   map[string]string // why a surgical rule is not in force, by id
+	written route.Settings // documents of routes and surgical rules as they are, in force or not
+	refused string         // why the newest documents are not in force; empty when they are
 }
 
 // New returns a gateway without routes.
@@ -155,9 +155,8 @@ func (g *Gateway) routes(former *route.Table) route.Config {
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.origins.Close()
 	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
-	defer g.props.String("edge.routes", "[]").OnChange(func(_, routes string) { g.setRoutes(routes) })()
-	g.setRoutes(g.props.String("edge.routes", "[]").Get())
-	defer g.props.Prefix("edge.surgical.", g.setSurgery)()
+	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
+	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
 	defer g.props.Prefix("fault.", func(all map[string]string) { g.faults.Store(newFaults(all, g.faults.Load(), g.meter, g.log)) })()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -207,47 +206,39 @@ func routable(app string) bool {
 	return app != "" && app != "." && app != ".." && len(app) <= 255 && !strings.Contains(app, "/") && u.EscapedPath() == u.Path
 }
 
-// setRoutes takes a new document of routes into force, or says why it does not.
-func (g *Gateway) setRoutes(text string) {
+// setRoutes takes the documents of routes into force, all together, or says why it does not.
+func (g *Gateway) setRoutes(all map[string]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t, _, err := g.build(text)
+	g.written = g.written.With(route.RoutesProperty, all)
+	doc, err := route.ParseAll(g.written.Texts())
+	var t *route.Table
+	if err == nil {
+		c := g.routes(g.table.Load())
+		c.Apps = g.apps
+		t, err = route.NewTable(c, doc.Routes)
+	}
 	if err != nil {
 		g.refused = err.Error()
-		g.log.Warn("edge.routes refused, the old routes stay", "why", err)
-		g.props.Refuse("edge.routes", text, err)
+		g.log.Warn("routes refused, the old ones stay", "why", err)
+		for _, name := range route.Mistaken(err) {
+			g.props.Refuse(name, all[name], err)
+		}
 		return
 	}
 	g.refused = ""
 	g.table.Store(t)
 }
 
-// build compiles a document of routes. Call it with mu held.
-func (g *Gateway) build(text string) (*route.Table, []route.Route, error) {
-	doc, err := route.Parse("edge.routes", text)
-	if err != nil {
-		return nil, nil, err
-	}
-	c := g.routes(g.table.Load())
-	c.Apps = g.apps
-	t, err := route.NewTable(c, doc.Routes)
-	return t, doc.Routes, err
-}
-
 // setSurgery takes the surgical rules that make sense into force.
 func (g *Gateway) setSurgery(all map[string]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	texts := make(map[string]string, len(all))
-	for name, text := range all {
-		texts[strings.TrimPrefix(name, "edge.surgical.")] = text
-	}
-	s, wrong := route.NewSurgery(g.routes(nil), texts, g.surgery.Load())
-	g.unfit = make(map[string]string, len(wrong))
+	g.written = g.written.With(route.SurgicalProperty, all)
+	s, wrong := route.NewSurgery(g.routes(nil), g.written.Surgical(), g.surgery.Load())
 	for id, err := range wrong {
-		g.unfit[id] = err.Error()
 		g.log.Warn("surgical rule refused", "id", id, "why", err)
-		g.props.Refuse("edge.surgical."+id, texts[id], err)
+		g.props.Refuse(route.SurgicalProperty+id, all[route.SurgicalProperty+id], err)
 	}
 	g.surgery.Store(s)
 }

@@ -32,6 +32,9 @@ type house struct {
 	lists ipc.Static
 }
 
+// route makes document the only one of routes.
+func (h *house) route(document string) { h.setRoutes(map[string]string{"edge.routes": document}) }
+
 func newHouse(t testing.TB, backends map[string]http.Handler) *house {
 	t.Helper()
 	return newHouseWith(t, nil, backends)
@@ -179,7 +182,7 @@ func TestRoutesChangeWithoutALostRequest(t *testing.T) {
 	to := func(vip string) string {
 		return `[{"id":"r","match":{"path":{"prefix":"/x"}},"backends":[{"vip":"` + vip + `"}]}]`
 	}
-	h.setRoutes(to("a"))
+	h.route(to("a"))
 	var wg sync.WaitGroup
 	var count atomic.Int64
 	stop := make(chan struct{})
@@ -206,13 +209,13 @@ func TestRoutesChangeWithoutALostRequest(t *testing.T) {
 		})
 	}
 	for i := 0; count.Load() < 400; i++ {
-		h.setRoutes(to([]string{"a", "b"}[i%2]))
+		h.route(to([]string{"a", "b"}[i%2]))
 	}
 	close(stop)
 	wg.Wait()
 
-	h.setRoutes(to("b"))
-	h.setRoutes(`[{"id":"bad"}]`)
+	h.route(to("b"))
+	h.route(`[{"id":"bad"}]`)
 	if _, body := h.get(t, "/x/"); body != "b" {
 		t.Errorf("after a refused table: got %q, want the old route's b", body)
 	}
@@ -228,7 +231,7 @@ func TestFailingBackendsAreNamedWithWhatToDo(t *testing.T) {
 		"broken": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }),
 	})
 	defer close(block)
-	h.setRoutes(`[{"id":"slow","match":{"path":{"prefix":"/slow"}},"backends":[{"vip":"slow"}],"timeouts":{"request":"100ms"}},
+	h.route(`[{"id":"slow","match":{"path":{"prefix":"/slow"}},"backends":[{"vip":"slow"}],"timeouts":{"request":"100ms"}},
 		{"id":"gone","match":{"path":{"prefix":"/gone"}},"backends":[{"vip":"gone"}]}]`)
 	began := time.Now()
 	resp, body := h.get(t, "/slow/x")
@@ -256,7 +259,7 @@ func TestTheRefusalOfABusyServicePassesAsItIsAndTheServiceIsNotGivenUp(t *testin
 			<-block
 		}
 	}))})
-	h.setRoutes(`[{"id":"busy","match":{"path":{"prefix":"/busy"}},"backends":[{"vip":"busy"}]}]`)
+	h.route(`[{"id":"busy","match":{"path":{"prefix":"/busy"}},"backends":[{"vip":"busy"}]}]`)
 	var wg sync.WaitGroup
 	for range 2 { // a fifth above its limit is the most it holds
 		wg.Go(func() {
@@ -571,7 +574,7 @@ func TestARequestThatIsLedBackEndsAfterThreeRounds(t *testing.T) {
 	addr := self.Listener.Addr().(*net.TCPAddr)
 	loop := roadbed.Instance{ID: "loop-0", App: "loop", Host: "127.0.0.1", Port: addr.Port, Status: roadbed.Up, Since: time.Now().Add(-time.Hour)}
 	h.lists["loop"] = []roadbed.Instance{loop}
-	h.setRoutes(`[{"id":"spin","match":{"path":{"prefix":"/spin"}},"backends":[{"vip":"loop"}]}]`)
+	h.route(`[{"id":"spin","match":{"path":{"prefix":"/spin"}},"backends":[{"vip":"loop"}]}]`)
 	resp, body := h.get(t, "/spin/x")
 	if resp.StatusCode != http.StatusLoopDetected || asked.Load() != 3 {
 		t.Errorf("a route that leads to the edge: got %d %s after %d rounds, want 508 after 3", resp.StatusCode, body, asked.Load())

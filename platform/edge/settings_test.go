@@ -86,7 +86,7 @@ func TestWhatTheEdgeCannotUseIsToldToTheServer(t *testing.T) {
 	props, set, acks := acknowledged(t)
 	h := newHouseWith(t, props, map[string]http.Handler{"hello": http.NotFoundHandler()})
 	h.calls.Command("hello", ipc.Settings{})
-	defer h.props.String("edge.routes", "[]").OnChange(func(_, routes string) { h.setRoutes(routes) })() // as Run does
+	defer h.props.Prefix("edge.routes", h.setRoutes)() // as Run does
 	await := func(key, says string) {
 		t.Helper()
 		for {

@@ -25,18 +25,35 @@ const (
 
 // Control is the API over routes and surgical rules. All but Set are required.
 type Control struct {
-	Table      func() *Table
-	Surgery    func() *Surgery
-	Config     func() Config   // to check new documents with
-	Properties func() Settings // as they are now, whether in force or not
-	Refused    func() string   // why the newest documents are not in force; empty if they are
+	Table   func() *Table
+	Surgery func() *Surgery
+	Config  func() Config // to check new documents with
+
+	// Written returns the properties as they are now, whether in force or not, and why the documents of routes are not
+	// in force; empty if they are.
+	Written func() (now Settings, refused string)
 
 	// Set writes a property, and deletes it if value is nil. nil: properties are written elsewhere.
 	Set func(ctx context.Context, key string, value *string) error
 }
 
-// Settings are the properties of [RoutesProperty] and below, and of [SurgicalProperty], by their full names.
+// Settings are the properties of [RoutesProperty] and below, and of [SurgicalProperty], by their full names. They do not
+// change.
 type Settings map[string]string
+
+// With returns s with all in place of those whose names begin with prefix.
+func (s Settings) With(prefix string, all map[string]string) Settings {
+	n := maps.Clone(all)
+	if n == nil {
+		n = make(Settings)
+	}
+	for k, v := range s {
+		if !strings.HasPrefix(k, prefix) {
+			n[k] = v
+		}
+	}
+	return n
+}
 
 // Texts returns the documents of routes, in the order of their names.
 func (s Settings) Texts() (texts []Text) {
@@ -59,8 +76,8 @@ func (s Settings) Surgical() map[string]string {
 	return rules
 }
 
-// View is the answer of GET /api/v1/edge/routes.
-type View struct {
+// RoutesView is the answer of GET /api/v1/edge/routes.
+type RoutesView struct {
 	Routes    []Route        `json:"routes" doc:"in the order they are tried where that does not depend on the host; disabled ones last"`
 	Apps      []string       `json:"apps" doc:"apps reachable under their own name"`
 	Refused   string         `json:"refused,omitempty" doc:"why the newest documents are not in force"`
@@ -75,8 +92,8 @@ type DocumentView struct {
 	Routes int    `json:"routes" doc:"in force from it"`
 }
 
-// Change is the answer of PUT /api/v1/edge/routes: what is different with the new document.
-type Change struct {
+// RoutesChange is the answer of PUT /api/v1/edge/routes: what is different with the new document.
+type RoutesChange struct {
 	Document string   `json:"document" doc:"the property"`
 	DryRun   bool     `json:"dryRun,omitempty" doc:"it was only checked"`
 	Routes   int      `json:"routes" doc:"in all documents together"`
@@ -96,8 +113,8 @@ type SurgicalView struct {
 
 // Mount puts the API on s.
 func (c *Control) Mount(s *api.Surface) {
-	huma.Get(s.API, "/api/v1/edge/routes", func(context.Context, *struct{}) (*struct{ Body View }, error) {
-		return &struct{ Body View }{c.view()}, nil
+	huma.Get(s.API, "/api/v1/edge/routes", func(context.Context, *struct{}) (*struct{ Body RoutesView }, error) {
+		return &struct{ Body RoutesView }{c.view()}, nil
 	})
 	type putIn struct {
 		DryRun  bool   `query:"dryRun" doc:"only check it"`
@@ -107,12 +124,12 @@ func (c *Control) Mount(s *api.Surface) {
 	huma.Register(s.API, huma.Operation{
 		OperationID: "put-edge-routes", Method: http.MethodPut, Path: "/api/v1/edge/routes", MaxBodyBytes: maxBytes,
 		Summary: "Replace a document of routes", Description: "The body is the document, JSON or YAML, or {\"text\": document}. It is checked with all others; one mistake, and nothing changes.",
-	}, func(ctx context.Context, in *putIn) (*struct{ Body Change }, error) {
+	}, func(ctx context.Context, in *putIn) (*struct{ Body RoutesChange }, error) {
 		out, err := c.put(ctx, in.Name, textOf(in.RawBody), in.DryRun)
 		if err != nil {
 			return nil, err
 		}
-		return &struct{ Body Change }{*out}, nil
+		return &struct{ Body RoutesChange }{*out}, nil
 	})
 	type explainIn struct {
 		URL    string   `query:"url" required:"true" doc:"URL as a client would ask for it" example:"http://localhost:7000/hello/"`
@@ -162,7 +179,8 @@ func (c *Control) Mount(s *api.Surface) {
 		ID string `path:"id"`
 	}
 	huma.Delete(s.API, "/api/v1/edge/surgical/{id}", func(ctx context.Context, in *idIn) (*struct{}, error) {
-		if _, has := c.Properties().Surgical()[in.ID]; !has {
+		now, _ := c.Written()
+		if _, has := now.Surgical()[in.ID]; !has {
 			return nil, api.Problem(http.StatusNotFound, "there is no surgical rule %s", in.ID)
 		}
 		return nil, c.set(ctx, SurgicalProperty+in.ID, nil)
@@ -187,10 +205,11 @@ func (c *Control) set(ctx context.Context, key string, value *string) error {
 	return c.Set(ctx, key, value)
 }
 
-func (c *Control) view() View {
+func (c *Control) view() RoutesView {
 	t := c.Table()
-	v := View{Routes: t.Routes(), Apps: t.Apps(), Refused: c.Refused(), Documents: []DocumentView{}}
-	texts := c.Properties().Texts()
+	now, refused := c.Written()
+	v := RoutesView{Routes: t.Routes(), Apps: t.Apps(), Refused: refused, Documents: []DocumentView{}}
+	texts := now.Texts()
 	for _, d := range texts {
 		n := 0
 		for i := range v.Routes {
@@ -207,7 +226,7 @@ func (c *Control) view() View {
 }
 
 // put checks a document with all others, and writes its property unless it is a dry run.
-func (c *Control) put(ctx context.Context, name, text string, dryRun bool) (*Change, error) {
+func (c *Control) put(ctx context.Context, name, text string, dryRun bool) (*RoutesChange, error) {
 	key := RoutesProperty
 	if name != "" {
 		if !token(name) {
@@ -215,9 +234,10 @@ func (c *Control) put(ctx context.Context, name, text string, dryRun bool) (*Cha
 		}
 		key += "." + name
 	}
-	now := maps.Clone(c.Properties())
+	written, _ := c.Written()
+	now := maps.Clone(written)
 	if now == nil {
-		now = Settings{}
+		now = make(Settings)
 	}
 	now[key] = text
 	doc, err := ParseAll(now.Texts())
@@ -241,8 +261,8 @@ func (c *Control) put(ctx context.Context, name, text string, dryRun bool) (*Cha
 }
 
 // diff says what is different between two lists of routes.
-func diff(before, after []Route) *Change {
-	c := &Change{Routes: len(after)}
+func diff(before, after []Route) *RoutesChange {
+	c := &RoutesChange{Routes: len(after)}
 	old := make(map[string]*Route, len(before))
 	for i := range before {
 		old[before[i].ID] = &before[i]
@@ -266,7 +286,8 @@ func diff(before, after []Route) *Change {
 func (c *Control) surgical() []SurgicalView {
 	list := []SurgicalView{}
 	inForce := c.Surgery().Rules()
-	texts := c.Properties().Surgical()
+	now, _ := c.Written()
+	texts := now.Surgical()
 	for _, id := range slices.Sorted(maps.Keys(texts)) {
 		v := SurgicalView{State: "over"}
 		rule, err := ParseRule(id, texts[id])

@@ -20,9 +20,8 @@ func controlled(t *testing.T, settings Settings) *httptest.Server {
 	t.Helper()
 	config := Config{Apps: []string{"hello"}}
 	c := &Control{
-		Config:     func() Config { return config },
-		Properties: func() Settings { return settings },
-		Refused:    func() string { return "" },
+		Config:  func() Config { return config },
+		Written: func() (Settings, string) { return settings, "" },
 		Table: func() *Table {
 			doc, err := ParseAll(settings.Texts())
 			if err != nil {
@@ -80,7 +79,7 @@ func TestADocumentIsCheckedAndThenWritten(t *testing.T) {
 	srv := controlled(t, settings)
 	at := srv.URL + "/api/v1/edge/routes"
 	const next = "# routes\n- id: a\n  priority: 7\n  backends: [{vip: a}]\n- {id: c, backends: [{vip: c}]}\n"
-	var change Change
+	var change RoutesChange
 	if status, body := tell(t, "PUT", at+"?dryRun=1", next, &change); status != 200 || settings["edge.routes"] == next {
 		t.Fatalf("a dry run: got %d %s, property %q", status, body, settings["edge.routes"])
 	}
@@ -110,7 +109,7 @@ func TestADocumentIsCheckedAndThenWritten(t *testing.T) {
 	if status, got := tell(t, "PUT", at+"?name=a%2Fb", next, nil); status != 422 {
 		t.Errorf("a name with a slash: got %d %s", status, got)
 	}
-	var view View
+	var view RoutesView
 	tell(t, "GET", at, "", &view)
 	if got := fmt.Sprint(len(view.Routes), view.Apps, view.Documents); got != "3 [hello] [{edge.routes 86 2} {edge.routes.shop 31 1}]" {
 		t.Errorf("the view has %s", got)

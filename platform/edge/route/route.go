@@ -214,6 +214,20 @@ func (m *Mistake) Error() string {
 	return strings.TrimPrefix(where+": "+m.Reason, ": ")
 }
 
+// Mistaken returns the names of the documents whose mistakes are in err, as [ParseAll] and [NewTable] return it.
+func Mistaken(err error) (names []string) {
+	if m := (*Mistake)(nil); errors.As(err, &m) {
+		names = append(names, m.Document)
+	}
+	if all, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range all.Unwrap() {
+			names = append(names, Mistaken(e)...)
+		}
+	}
+	slices.Sort(names)
+	return slices.Compact(names)
+}
+
 // Document is what a text says.
 type Document struct {
 	Routes  []Route
