@@ -21,6 +21,7 @@ need pip3 python3-pip
 need chromium chromium
 need javac default-jdk-headless
 need mvn maven
+need slowhttptest slowhttptest
 need curl curl
 need nginx nginx-light
 need apache2 apache2-bin

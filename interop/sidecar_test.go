@@ -29,6 +29,7 @@ type road struct {
 	t      *testing.T
 	binary string
 	offset int
+	cmd    *exec.Cmd // of the platform
 }
 
 // newRoad starts a platform; flags are those of `roadbed up`.
@@ -40,7 +41,7 @@ func newRoad(t *testing.T, flags ...string) *road {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building roadbed: %v\n%s", err, out)
 	}
-	r.begin("platform ready", append([]string{"up", "--data", t.TempDir(), "--port-offset", fmt.Sprint(r.offset)}, flags...)...)
+	r.cmd = r.begin("platform ready", append([]string{"up", "--data", t.TempDir(), "--port-offset", fmt.Sprint(r.offset)}, flags...)...)
 	return r
 }
 

@@ -1,0 +1,100 @@
+package interop
+
+import (
+	"fmt"
+	"net/http"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// TestSlowClientsHinderNoOtherApp holds the edge against slowhttptest in all its modes at once, each with many connections,
+// and looks at how long a healthy client of another app waits meanwhile, how much memory is taken, and who is still there.
+func TestSlowClientsHinderNoOtherApp(t *testing.T) {
+	need(t, "slowhttptest", "apt-get install slowhttptest")
+	each, lasts := 1000, 20
+	if *soak {
+		each, lasts = 4000, 60 // four modes, and 20,000 sockets to a process here
+	}
+	r := newRoad(t)
+	r.set("int", "edge.connections.perip", fmt.Sprint(5*each))
+	r.once("healthy", serveBin(t))
+	r.leadAll("httpbin", serveBin(t))
+	r.set("json", "edge.routes", `[{"id":"healthy","match":{"path":{"prefix":"/get"}},"backends":[{"vip":"healthy"}]},{"id":"all","match":{"path":{"prefix":"/"}},"backends":[{"vip":"httpbin"}]}]`)
+	normal := r.waits(t, 5*time.Second)
+
+	modes := map[string][]string{ // headers, bodies, ranges, slow reading
+		"-H": {"-i", "3", "-x", "24"},
+		"-B": {"-i", "8", "-s", "8192", "-x", "10"},
+		"-R": {"-a", "10", "-b", "3000"},
+		"-X": {"-w", "1", "-y", "16", "-n", "5", "-z", "16", "-k", "3"},
+	}
+	paths := map[string]string{"-H": "/anything", "-B": "/post", "-R": "/range/4096", "-X": "/bytes/100000"}
+	said := make(map[string]string)
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	for mode, args := range modes {
+		wg.Go(func() {
+			args = append([]string{mode, "-c", fmt.Sprint(each), "-r", fmt.Sprint(each / 2), "-l", fmt.Sprint(lasts), "-p", "3", "-u", r.at(7000) + paths[mode]}, args...)
+			out, err := exec.CommandContext(t.Context(), "slowhttptest", args...).CombinedOutput()
+			mu.Lock()
+			defer mu.Unlock()
+			if said[mode] = string(out); err != nil {
+				t.Errorf("slowhttptest %q: %v\n%.2000s", args, err, out)
+			}
+		})
+	}
+	under := r.waits(t, time.Duration(lasts)*time.Second)
+	wg.Wait()
+	if under > 2*normal+20*time.Millisecond { // slowhttptest itself runs on the same cores
+		t.Errorf("a healthy client's p99 is %v beside slow ones, %v without; want at most twice that", under, normal)
+	}
+	if mib := peak(t, r.cmd.Process.Pid); mib >= 200 {
+		t.Errorf("the platform took %d MiB, want less than 200", mib)
+	} else {
+		t.Logf("a healthy client's p99: %v without slow ones, %v beside; the platform's peak: %d MiB", normal, under, mib)
+	}
+	for mode, out := range said {
+		end := exitStatus.FindStringSubmatch(colours.ReplaceAllString(out, ""))
+		if end == nil {
+			t.Errorf("slowhttptest %s said nothing of its end:\n%.2000s", mode, out)
+			continue
+		}
+		t.Logf("slowhttptest %s: %s", mode, end[1])
+		if gone := strings.Contains(end[1], "No open connections left"); !gone && (mode == "-H" || mode == "-B") {
+			t.Errorf("after %d s of slowhttptest %s: %s; want none left", lasts, mode, end[1])
+		}
+	}
+}
+
+var (
+	exitStatus = regexp.MustCompile(`Exit status:\s*(.*)`)
+	colours    = regexp.MustCompile("\x1b\\[[0-9;]*m")
+)
+
+// waits asks for something small again and again, and returns the 99th percentile of how long it took.
+func (r *road) waits(t *testing.T, long time.Duration) time.Duration {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	var took []time.Duration
+	for began := time.Now(); time.Since(began) < long; time.Sleep(5 * time.Millisecond) {
+		at := time.Now()
+		resp, err := client.Get(r.at(7000) + "/get")
+		if err != nil {
+			t.Errorf("a healthy request: %v", err)
+			continue
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			t.Errorf("a healthy request got %s", resp.Status)
+		}
+		took = append(took, time.Since(at))
+	}
+	slices.Sort(took)
+	return took[len(took)*99/100].Round(time.Microsecond)
+}
