@@ -1,7 +1,7 @@
 // Package console is roadbed's face in a browser: the live picture of who calls whom, the services and their
-// instances, the registry with its leases and overrides, dynamic properties and who gets which, what was changed by whom,
-// the graphs of each service, and the faults that are being injected. At Netflix this was Vizceral, with the pages of
-// Eureka, Archaius, Asgard and Atlas around it.
+// instances, the edge with its routes and origins, the registry with its leases and overrides, dynamic properties and
+// who gets which, what was changed by whom, the graphs of each service, and the faults that are being injected. At
+// Netflix this was Vizceral, with the pages of Eureka, Archaius, Asgard and Atlas around it.
 //
 // The console owns no facts. It asks the other rooms through their HTTP API, as any client would, and so works the
 // same wherever those rooms run. Once a second, and only while somebody looks, one poller asks all of them and

@@ -15,12 +15,13 @@ import { ServicePage } from './service'
 import { ChangesPage } from './changes'
 import { FaultsPage } from './faults'
 import { RegistryPage } from './registry'
+import { EdgePage } from './edge'
 import { ConfigPage, Key } from './config'
 import { PastPage } from './past'
 import { PropertyPage } from './property'
 import { RolloutPage, RolloutsPage, titleOf, underWay } from './rollouts'
 
-interface Route { page: 'overview' | 'services' | 'service' | 'registry' | 'config' | 'property' | 'rollouts' | 'rollout' | 'past' | 'changes' | 'faults'; name: string }
+interface Route { page: 'overview' | 'services' | 'service' | 'registry' | 'config' | 'property' | 'rollouts' | 'rollout' | 'past' | 'changes' | 'faults' | 'edge'; name: string }
 
 function routeOf(hash: string): Route {
   const [page, name, more] = hash.replace(/^#\/?/, '').split('/').map(decode)
@@ -28,7 +29,7 @@ function routeOf(hash: string): Route {
   if (page === 'config' && name === 'past') return { page: 'past', name: '' }
   if (page === 'config' && name === 'rollouts') return more ? { page: 'rollout', name: more } : { page: 'rollouts', name: '' }
   if (page === 'services' && name) return { page: 'service', name }
-  if (page === 'services' || page === 'registry' || page === 'config' || page === 'changes' || page === 'faults') return { page, name: '' }
+  if (page === 'services' || page === 'registry' || page === 'config' || page === 'changes' || page === 'faults' || page === 'edge') return { page, name: '' }
   return { page: 'overview', name: '' }
 }
 
@@ -43,7 +44,7 @@ function decode(s: string): string {
 // Pages that have no place of their own in the navigation, and where they belong.
 const under: Record<string, string> = { service: 'services', property: 'config', rollouts: 'config', rollout: 'rollouts', past: 'config' }
 
-const pages = [['overview', 'Overview', '#/'], ['services', 'Services', '#/services'], ['registry', 'Registry', '#/registry'], ['config', 'Config', '#/config'], ['changes', 'Changes', '#/changes'], ['faults', 'Faults', '#/faults']] as const
+const pages = [['overview', 'Overview', '#/'], ['services', 'Services', '#/services'], ['registry', 'Registry', '#/registry'], ['edge', 'Edge', '#/edge'], ['config', 'Config', '#/config'], ['changes', 'Changes', '#/changes'], ['faults', 'Faults', '#/faults']] as const
 
 type Theme = 'system' | 'light' | 'dark'
 
@@ -127,6 +128,7 @@ function App() {
         {model && route.page === 'services' && <ServicesPage model={model} ask={setAsk} />}
         {model && route.page === 'service' && <ServicePage key={route.name} name={route.name} model={model} ask={setAsk} theme={shade} />}
         {model && route.page === 'registry' && <RegistryPage model={model} node={overview?.node ?? undefined} ask={setAsk} />}
+        {model && route.page === 'edge' && <EdgePage model={model} />}
         {model && route.page === 'config' && <ConfigPage model={model} ask={setAsk} />}
         {model && route.page === 'property' && <PropertyPage key={route.name} name={route.name} model={model} ask={setAsk} />}
         {model && route.page === 'past' && <PastPage model={model} ask={setAsk} />}

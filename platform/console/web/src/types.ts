@@ -231,3 +231,89 @@ export interface FaultCounts {
 }
 
 export interface GraphData { start: number; step: number; legend: string[]; values: (number | string)[][] }
+
+/** A route of the edge, as its document has it. */
+export interface EdgeRoute {
+  id: string
+  match?: { hosts?: string[]; path?: { exact?: string; prefix?: string; regex?: string }; methods?: string[]; headers?: unknown[]; query?: unknown[]; cookies?: unknown[]; scheme?: string; when?: string }
+  priority?: number
+  filters?: Record<string, unknown>[]
+  backends?: { vip?: string; addr?: string; status?: number; weight?: number; sticky?: string }[]
+  timeouts?: { request?: string; attempt?: string }
+  mirror?: { vip: string; percent?: number }
+  disabled?: boolean
+}
+
+export interface EdgeRoutes { routes: EdgeRoute[] | null; apps: string[] | null; refused?: string }
+
+export interface EdgeExplanation {
+  route: string
+  backends?: string[]
+  path?: string
+  why: string
+  document?: string
+  line?: number
+  surgical?: string
+  host?: string
+  shares?: { backend: string; percent: number; sticky?: string; chosen?: boolean }[]
+  endpoint?: string
+  inbound?: string[]
+  outbound?: string[]
+  timeout?: string
+  mirror?: string
+  others?: { route: string; matches: boolean; why: string }[]
+}
+
+export interface EdgeFilter { name: string; kind: 'INBOUND' | 'ENDPOINT' | 'OUTBOUND'; order: number; disabled: boolean; guard: boolean; running: number; limit: number; runs: number; skipped: number; failed: number; mean: number } // mean in ns
+
+export interface Origin {
+  app: string
+  breaker: string
+  inFlight: number
+  limit: number
+  requests: number
+  errorPercent: number
+  p50Seconds: number
+  p99Seconds: number
+  panic?: boolean
+  retries: { allowed: number; used: number }
+  protocol: string
+  instances: OriginInstance[]
+}
+
+export interface OriginInstance {
+  id: string
+  address: string
+  zone: string
+  status: string
+  eligible: boolean
+  why?: string
+  ejectedUntil?: string
+  refusedUntil?: string
+  scoreSeconds: number
+  active: number
+  utilization: number
+  errorRate: number
+  warm: number
+  requests: number
+  failures: number
+  idle: number
+  inUse: number
+}
+
+export interface Talker { name: string; requests: number; bytes: number; failed: number }
+
+/** One request as the access log tells it. */
+export interface EdgeRequest { ts: string; id: string; client?: string; method: string; host?: string; path: string; status: number; category: string; ms: number; route?: string; origin?: string; attempts?: number; error?: string; passport?: string }
+
+export interface Shedding {
+  x: number
+  threshold: number
+  floor: number
+  forced: number
+  signals: { name: string; value: number; soft: number; hard: number; x: number }[]
+  shed: Record<string, number>
+  apps: { app: string; inFlight: number; limit: number; slow: boolean; overloaded: number; threshold: number; refused: number }[]
+}
+
+export interface EdgeProgram { name: string; phase: string; order: number; global: boolean; versions: { version: string; state?: string; percent?: number; runs?: number; failed?: number }[] | null; refused?: string }

@@ -1,0 +1,85 @@
+package interop
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestEdgeConsole looks at the edge's page of the real demo with a real browser.
+func TestEdgeConsole(t *testing.T) {
+	b := openBrowser(t)
+	d := newDemo(t)
+	d.cli("config", "set", "zuul.passport.log.request.time.threshold", "25ms", "--why", "interop test")
+	b.size(1280, 800)
+	b.scheme("light")
+	b.open(d.url() + "/#/edge")
+
+	b.until(30*time.Second, "the demo's route is listed with where it leads", `/demo\s+any\s+\/…\s+any[^]*\bapi\b[^]*1800ms/.test(`+text("route-demo")+`)`)
+	b.until(10*time.Second, "apps are reachable under their names", `/\/catalog\//.test(`+text("edge-routes")+`)`)
+	origin := `document.querySelector('[data-testid="origin-api"]')`
+	b.until(20*time.Second, "the origin api has its instances, with scores and idle connections", origin+`?.querySelectorAll('[data-testid^="origin-instance-api-"]').length >= 2 && [...`+origin+`.querySelectorAll('[data-testid^="origin-instance-"]')].every(r => r.querySelector('.status.up') && parseFloat(r.querySelector('[data-label="Score, ms"]').innerText) > 0 && parseInt(r.querySelector('[data-label="Requests"]').innerText) > 0)`)
+	b.until(10*time.Second, "it leads to the service", origin+`.querySelector('a').hash === '#/services/api'`)
+	b.until(20*time.Second, "who asks most is told", `/127\.0\.0\.1\s+[\d.]+/.test(`+text("edge-clients")+`) && /\/home/.test(`+text("edge-paths")+`)`)
+	before := b.eval(origin + `.innerText`)
+	b.until(10*time.Second, "figures move by themselves", fmt.Sprintf(`%s.innerText !== %q`, origin, before))
+	b.until(10*time.Second, "filters are listed in their order", `(s => s.indexOf('ConnectionInfo') >= 0 && s.indexOf('ConnectionInfo') < s.indexOf('Routes') && s.indexOf('Routes') < s.indexOf('ProxyEndpoint'))(`+text("edge-filters")+`)`)
+
+	b.fill("explain-url", "/api/home?x=1")
+	b.click("explain-go")
+	b.until(10*time.Second, "a URL is explained in a sentence", `/takes the route api, and api is asked for \/home\./.test(`+text("explain-sentence")+`)`)
+	b.until(5*time.Second, "with the reason, and what lost", `/reachable under its name/.test(`+text("explain-table")+`) && /demo\s+yes\s+an app's own name/.test(`+text("explained")+`)`)
+	b.fill("explain-headers", "not a field")
+	b.click("explain-go")
+	b.until(5*time.Second, "a field that is none is refused in a sentence", `/not a field/.test(document.querySelector('[data-testid="explained"] .problem')?.innerText)`)
+	b.complaints() // the refusal is one
+	b.fill("explain-headers", "X-Device: tv")
+	b.fill("explain-url", "http://shop.example.com/browse/new")
+	b.key("Enter")
+	b.until(5*time.Second, "another is explained", `/takes the route demo, and api is asked for \/browse\/new\./.test(`+text("explain-sentence")+`)`)
+
+	for n := range 40 { // each to an instance that may be slow
+		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/home?n=%d", 7000+d.offset, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	d.cli("fault", "add", "--rules", "client:catalog=delay(120ms)", "--for", "1m", "--why", "interop test")
+	b.until(30*time.Second, "slow requests are drawn with what took so long", `/of it at the origin/.test(`+text("edge-slow")+`) && document.querySelector('.way rect.way-origin')`)
+	b.until(20*time.Second, "several of them", `document.querySelectorAll('.ways > li').length >= 6`)
+	b.eval(`document.querySelector('.ways summary').click()`)
+	b.until(5*time.Second, "their states can be read", `/IN_REQ_HEADERS_RECEIVED/.test(document.querySelector('.ways details[open]')?.innerText)`)
+
+	for _, scheme := range []string{"light", "dark"} {
+		b.scheme(scheme)
+		for _, w := range []int{400, 1280} {
+			b.size(w, 800)
+			time.Sleep(200 * time.Millisecond) // it settles
+			if wide := b.eval(`document.documentElement.scrollWidth - innerWidth`); wide.(float64) > 0 {
+				t.Errorf("the edge at %d px, %s: %v px too wide: %v", w, scheme, wide, b.eval(`[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className).slice(0, 8).join('; ')`))
+			}
+			b.size(w, int(b.eval(`Math.ceil(document.documentElement.scrollHeight)`).(float64)))
+			time.Sleep(200 * time.Millisecond) // it settles
+			b.shot(fmt.Sprintf("edge %d %s", w, scheme))
+		}
+	}
+	own, err := url.Parse(d.url())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range b.asked() {
+		if !strings.HasPrefix(a, "http://"+own.Host+"/") {
+			t.Errorf("the page asked for %s, want nothing but %s", a, own.Host)
+		}
+	}
+	for _, w := range b.complaints() {
+		if strings.Contains(w, "/api/v1/edge/shed") || strings.Contains(w, "/api/v1/edge/programs") {
+			continue // an edge need not tell these
+		}
+		t.Errorf("the browser complains: %s", w)
+	}
+}
