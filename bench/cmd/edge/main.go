@@ -65,7 +65,7 @@ func main() {
 	only := flag.String("only", "", "comma-separated parts to run, of: "+strings.Join(partNames(), ", "))
 	flag.DurationVar(&b.phase, "phase", 5*time.Second, "how long one load lasts")
 	flag.IntVar(&b.rounds, "rounds", 5, "how often everybody takes turns; the median counts")
-	flag.IntVar(&b.routes, "routes", 600, "how many routes our edge has")
+	flag.IntVar(&b.routes, "routes", 10_000, "how many routes our edge has")
 	flag.Int64Var(&b.big, "big", 1<<30, "bytes of the body that is read slowly")
 	flag.IntVar(&b.clients, "clients", 100_000, "how many clients hold a WebSocket for push")
 	flag.StringVar(&b.root, "root", "..", "root of roadbed's sources")

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"io"
 	"net"
@@ -83,19 +84,32 @@ func TestMissedBarsAreCountedAndShown(t *testing.T) {
 	}
 }
 
-func TestRoutesAreAsManyAsAsked(t *testing.T) {
-	routes := manyRoutes(600)
-	if len(routes) != 600 {
-		t.Fatalf("got %d routes, want 600", len(routes))
+func TestRoutesAreAsManyAsAskedInPiecesThatFit(t *testing.T) {
+	docs, err := documents(manyRoutes(10_000))
+	if err != nil {
+		t.Fatal(err)
 	}
-	with := 0
-	for _, r := range routes {
-		if f, ok := r["filters"].([]map[string]any); ok && len(f) == 10 {
-			with++
+	ids, with := map[string]bool{}, 0
+	for i, doc := range docs {
+		if len(doc) > 64<<10 {
+			t.Errorf("document %d has %d bytes, more than a property may", i+1, len(doc))
+		}
+		var routes []struct {
+			ID      string
+			Filters []any
+		}
+		if err := json.Unmarshal([]byte(doc), &routes); err != nil {
+			t.Fatalf("document %d: %v", i+1, err)
+		}
+		for _, r := range routes {
+			ids[r.ID] = true
+			if len(r.Filters) == 10 {
+				with++
+			}
 		}
 	}
-	if with != 1 {
-		t.Errorf("%d routes have ten filters, want the one of %s", with, path)
+	if len(ids) != 10_000 || with != 1 {
+		t.Errorf("got %d routes, %d of them with ten filters; want 10000, and the one of %s", len(ids), with, path)
 	}
 }
 

@@ -5,6 +5,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -68,11 +69,34 @@ func (b *bench) startRoadbed(origin netip.AddrPort) (*platform, error) {
 		p.rest.Stop()
 		return nil, err
 	}
-	if err := passes(p.url); err != nil {
+	if err := errors.Join(passes(p.url), p.inForce(b.routes)); err != nil {
 		p.Stop()
 		return nil, err
 	}
 	return p, nil
+}
+
+// inForce waits until the edge has all routes.
+func (p *platform) inForce(want int) error {
+	var seen struct {
+		Routes  []struct{ ID string }
+		Refused string
+	}
+	for range 100 {
+		resp, err := caller.Get(p.api + "/api/v1/edge/routes")
+		if err != nil {
+			return err
+		}
+		err = json.NewDecoder(resp.Body).Decode(&seen)
+		if err = errors.Join(err, resp.Body.Close()); err != nil {
+			return fmt.Errorf("read the edge's routes: %w", err)
+		}
+		if len(seen.Routes) == want {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	return fmt.Errorf("the edge has %d routes after ten seconds, want %d; %s", len(seen.Routes), want, seen.Refused)
 }
 
 // prepare registers the origin, for an hour, and sets the routes.
@@ -87,11 +111,16 @@ func (p *platform) prepare(origin netip.AddrPort, routes int) error {
 	if err := post(p.base+"/eureka/apps/SHOP", map[string]any{"instance": instance}); err != nil {
 		return fmt.Errorf("register the origin: %w", err)
 	}
-	text, err := json.Marshal(manyRoutes(routes))
+	docs, err := documents(manyRoutes(routes))
 	if err != nil {
 		return err
 	}
-	return p.set("edge.routes", string(text))
+	for i, text := range docs {
+		if err := p.set(fmt.Sprintf("edge.routes.part%d", i+1), text); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // crowd lifts the bounds that a thousand clients on one address, asking one server all at once, run into, and those that
@@ -125,6 +154,25 @@ func (p *platform) set(key, value string) error {
 		return fmt.Errorf("set %s: %w", key, err)
 	}
 	return nil
+}
+
+// documents are routes as JSON, in pieces that each fit into one property.
+func documents(routes []map[string]any) (docs []string, err error) {
+	const most = 60 << 10 // of 64 KiB
+	var piece []string
+	size := 0
+	for i, r := range routes {
+		text, err := json.Marshal(r)
+		if err != nil {
+			return nil, err
+		}
+		piece, size = append(piece, string(text)), size+len(text)+2
+		if size > most || i == len(routes)-1 {
+			docs = append(docs, "["+strings.Join(piece, ",\n")+"]")
+			piece, size = nil, 0
+		}
+	}
+	return docs, nil
 }
 
 // manyRoutes are as many, all to the same service and alike but for their paths; the one that is asked for has ten
