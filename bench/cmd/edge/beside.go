@@ -9,6 +9,8 @@ import (
 )
 
 const (
+	few, many = 64, 1000 // connections
+
 	warmJVM    = 20 * time.Second // until its compiler has seen all
 	warmOthers = 2 * time.Second
 )
@@ -49,11 +51,12 @@ func (b *bench) beside() error {
 			d = warmJVM
 		}
 		log.Printf("%s warms up for %v", columns[i], d)
-		if _, err := wrk(p.url, 64, d); err != nil {
+		if _, err := wrk(p.url, few, d); err != nil {
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}
-	for _, conns := range []int{64, 1000} {
+	passed := 0.0 // what a request costs that is passed on
+	for _, conns := range []int{few, many} {
 		seen, err := b.turns(all, func(p *proxy) (report, error) { return wrk(p.url, conns, b.phase) })
 		if err != nil {
 			return err
@@ -62,8 +65,11 @@ func (b *bench) beside() error {
 		b.table.compare("CPU time of a request, µs"+on, seen.micros, cpuBars)
 		b.table.compare("p99, ms"+on, seen.p99, p99Bars)
 		b.table.tell("requests a second"+on, seen.rate)
+		if conns == few {
+			passed = seen.micros[ours.Name]
+		}
 	}
-	return nil
+	return b.refusals(ours, passed)
 }
 
 // byName are the figures of all, by name.
@@ -87,4 +93,21 @@ func (b *bench) turns(all []*proxy, load func(*proxy) (report, error)) (byName, 
 		out.micros[p.Name], out.p99[p.Name], out.rate[p.Name] = m.micros, m.p99, m.rate
 	}
 	return out, nil
+}
+
+// refusals has everything but the most important refused, as under overload, and looks at what that costs beside passed, a
+// request that is passed on.
+func (b *bench) refusals(ours *platform, passed float64) error {
+	// Nothing says how important these requests are: they are 50.
+	if err := ours.setAll(map[string]string{"edge.shed.force": "1", "edge.shed.force.percent": "100"}); err != nil {
+		return err
+	}
+	seen, err := b.turns([]*proxy{&ours.proxy}, func(p *proxy) (report, error) { return wrkRefused(p.url, few, b.phase) })
+	if err != nil {
+		return err
+	}
+	refused := seen.micros[ours.Name]
+	b.table.tell(fmt.Sprintf("CPU time of a request that is refused, µs, %d connections", few), seen.micros)
+	b.table.keep("the same as a share of one that is passed on", refused/passed, mostShedCPU)
+	return nil
 }

@@ -37,20 +37,38 @@ var fields = []string{
 
 // wrk loads url as fast as it is answered, on so many connections.
 func wrk(url string, conns int, d time.Duration) (report, error) {
+	out, err := runWrk(url, conns, d)
+	if err != nil {
+		return report{}, err
+	}
+	return parseWrk(out)
+}
+
+// wrkRefused is the same where every request is to be refused.
+func wrkRefused(url string, conns int, d time.Duration) (report, error) {
+	out, err := runWrk(url, conns, d)
+	if err != nil {
+		return report{}, err
+	}
+	return parseRefused(out)
+}
+
+func runWrk(url string, conns int, d time.Duration) (string, error) {
 	args := []string{"-t1", "-c" + strconv.Itoa(conns), "-d" + strconv.Itoa(int(d.Seconds())) + "s", "--latency", "--timeout", "10s"}
 	for _, f := range fields {
 		args = append(args, "-H", f)
 	}
 	out, err := exec.Command("wrk", append(args, url)...).CombinedOutput()
 	if err != nil {
-		return report{}, fmt.Errorf("wrk: %w\n%s", err, out)
+		return "", fmt.Errorf("wrk: %w\n%s", err, out)
 	}
-	return parseWrk(string(out))
+	return string(out), nil
 }
 
 var (
 	wrkSum    = regexp.MustCompile(`(\d+) requests in ([\d.]+)(ms|s|m)`)
 	wrkP99    = regexp.MustCompile(`(?m)^\s+99%\s+([\d.]+)(us|ms|s|m)`)
+	wrkNoes   = regexp.MustCompile(`(?m)^  Non-2xx or 3xx responses: (\d+)\n`)
 	wrkFaults = regexp.MustCompile(`Non-2xx or 3xx responses: .*|Socket errors: .*`)
 )
 
@@ -70,6 +88,19 @@ func parseWrk(out string) (r report, err error) {
 		return r, err
 	}
 	r.p99, err = time.ParseDuration(p99[1] + p99[2])
+	return r, err
+}
+
+// parseRefused reads what wrk prints when no request was to be answered with success.
+func parseRefused(out string) (report, error) {
+	noes := wrkNoes.FindStringSubmatch(out)
+	if noes == nil {
+		return report{}, fmt.Errorf("nothing was refused:\n%s", out)
+	}
+	r, err := parseWrk(wrkNoes.ReplaceAllString(out, ""))
+	if err == nil && noes[1] != strconv.Itoa(r.answers) {
+		err = fmt.Errorf("%s of %d requests were refused, not all", noes[1], r.answers)
+	}
 	return r, err
 }
 

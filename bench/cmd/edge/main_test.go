@@ -59,6 +59,17 @@ func TestOneWrongAnswerFailsAComparison(t *testing.T) {
 	}
 }
 
+func TestOneRequestThatIsNotRefusedFailsAMeasureOfRefusals(t *testing.T) {
+	if r, err := parseRefused(wrkSays + "  Non-2xx or 3xx responses: 255926\n"); err != nil || r.answers != 255926 {
+		t.Errorf("all refused: got %+v, %v; want 255926 answers", r, err)
+	}
+	for _, end := range []string{"", "  Non-2xx or 3xx responses: 255925\n", "  Non-2xx or 3xx responses: 255926\n  Socket errors: connect 0, read 1, write 0, timeout 0\n"} {
+		if _, err := parseRefused(wrkSays + end); err == nil {
+			t.Errorf("with %q: no error", end)
+		}
+	}
+}
+
 func TestTheMedianOfEachFigureCounts(t *testing.T) {
 	got := median([]figures{{12, 50_000, 3}, {14, 70_000, 1}, {90, 10_000, 2}})
 	if got != (figures{14, 50_000, 2}) {
