@@ -56,6 +56,8 @@ bench-edge:
 	./bench/edge/install.sh
 	cd bench && $(GO) run ./cmd/edge -only '$(ONLY)'
 
+FUZZED     += ./platform/edge/ratelimit ./platform/edge/auth
+
 ## fuzz: every parser, FUZZTIME each
 fuzz:
 	@for pkg in $(FUZZED); do \

@@ -12,6 +12,7 @@ import (
 func (g *Gateway) Mount(s *api.Surface) {
 	g.access.Mount(s)
 	g.mountStanding(s)
+	g.shed.Mount(s)
 	c := route.Control{
 		Table: g.table.Load, Surgery: g.surgery.Load,
 		Config: func() route.Config { return g.routes(nil) },

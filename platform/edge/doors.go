@@ -82,6 +82,8 @@ const idleGrace = time.Second
 func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error {
 	stop := d.g.limits.onChange(func(s http1.Settings) { d.server.Change(s) })
 	defer stop()
+	d.g.opened(d, true)
+	defer d.g.opened(d, false)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var parts sync.WaitGroup
@@ -118,6 +120,25 @@ func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error 
 		err = errors.Join(err, e)
 	}
 	return err
+}
+
+// opened notes that a listener is open, or no longer.
+func (g *Gateway) opened(d *Door, yes bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if delete(g.doors, d); yes {
+		g.doors[d] = true
+	}
+}
+
+// connections returns how many connections the fullest listener has, and how many it may have.
+func (g *Gateway) connections() (open, most int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for d := range g.doors {
+		open = max(open, d.server.Open())
+	}
+	return open, g.limits.settings().Connections
 }
 
 // limits are the properties that bound what a client may take, of every listener:

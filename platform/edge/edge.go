@@ -48,6 +48,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -58,11 +59,14 @@ import (
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/meter"
 	"github.com/roadbed/roadbed/platform/edge/accesslog"
+	"github.com/roadbed/roadbed/platform/edge/auth"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 	"github.com/roadbed/roadbed/platform/edge/nethttp"
 	"github.com/roadbed/roadbed/platform/edge/origin"
 	"github.com/roadbed/roadbed/platform/edge/push"
+	"github.com/roadbed/roadbed/platform/edge/ratelimit"
 	"github.com/roadbed/roadbed/platform/edge/route"
+	"github.com/roadbed/roadbed/platform/edge/shed"
 	"github.com/roadbed/roadbed/platform/edge/standard"
 )
 
@@ -91,6 +95,9 @@ type Gateway struct {
 	push      *push.Push
 	pushPlan  *filter.Plan
 	limits    *limits
+	shed      *shed.Shed
+	rates     *ratelimit.Limits
+	auth      *auth.Auth
 	fit       *config.Value[bool] // the services' kill switch; nothing is signed while it is thrown
 	envoy     *config.Value[bool] // requests may ask for faults by Envoy's headers
 	plain     http.Handler        // net/http as the engine
@@ -100,7 +107,8 @@ type Gateway struct {
 	surgery atomic.Pointer[route.Surgery]
 	faults  atomic.Pointer[faults]
 
-	mu      sync.Mutex // guards what follows, from which table is built
+	mu      sync.Mutex     // guards what follows, from most of which table is built
+	doors   map[*Door]bool // that are open
 	apps    []string
 	written route.Settings // documents of routes and surgical rules as they are, in force or not
 	refused string         // why the newest documents are not in force; empty when they are
@@ -117,14 +125,18 @@ func New(c Config) *Gateway {
 		origins: origin.New(origin.Config{Calls: c.Calls, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		push:    push.New(push.Config{Properties: c.Properties, Meter: c.Meter, Peers: c.Properties.List("edge.push.peers", nil).Get, Log: c.Log}),
 		limits:  newLimits(c.Properties),
+		rates:   ratelimit.New(c.Properties, c.Meter),
+		auth:    auth.New(auth.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance, Apps: c.Calls.Transport()}),
+		doors:   map[*Door]bool{},
 		fit:     c.Properties.Bool("ipc.fit.enabled", true),
 		envoy:   c.Properties.Bool("ipc.fit.envoyHeaders", false),
 	}
 	g.pushPlan = &filter.Plan{Route: "push", Endpoint: g.push.Endpoint(), Upgrades: true, Timeout: -1}
+	g.shed = shed.New(shed.Config{Properties: c.Properties, Meter: c.Meter, Connections: g.connections})
 	s := standard.New(standard.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance})
 	var err error
 	g.chain, err = filter.NewChain(filter.ChainConfig{
-		Filters: append(s.Filters(), g.routing(), g.scope(), g.bend()),
+		Filters: slices.Concat(s.Filters(), g.shed.Filters(), g.rates.Filters(), g.auth.Filters(), []*filter.Filter{g.routing(), g.scope(), g.bend()}),
 		Proxy:   g.origins.Filter(), Error: s.ErrorResponse, NoRoute: g.nowhere(s.NoRoute),
 		Properties: c.Properties, Meter: c.Meter, Log: c.Log,
 	})
@@ -146,14 +158,17 @@ func New(c Config) *Gateway {
 // routes is what this package gives to the compilation of routes.
 func (g *Gateway) routes(former *route.Table) route.Config {
 	return route.Config{
-		Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){"cors": standard.RouteCors},
-		Former:  former,
+		Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){
+			"cors": standard.RouteCors, "rateLimit": g.rates.Route, "auth": g.auth.Route,
+		},
+		Former: former,
 	}
 }
 
 // Run follows the registry, the routes and the faults, and writes the access log, until ctx ends.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.origins.Close()
+	defer g.auth.Close()
 	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
 	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
@@ -163,6 +178,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	var both sync.WaitGroup
 	defer both.Wait()
 	both.Go(func() { g.push.Run(ctx) }) //nolint:errcheck // it only ends with ctx
+	both.Go(func() { g.shed.Run(ctx) }) //nolint:errcheck // as above
 	err := g.access.Run(ctx)
 	cancel()
 	return err
@@ -228,6 +244,7 @@ func (g *Gateway) setRoutes(all map[string]string) {
 	}
 	g.refused = ""
 	g.table.Store(t)
+	g.shed.RoutesRank(slices.ContainsFunc(t.Routes(), func(r route.Route) bool { return r.Priority != 0 }))
 }
 
 // setSurgery takes the surgical rules that make sense into force.

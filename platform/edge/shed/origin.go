@@ -14,7 +14,7 @@ import (
 
 const (
 	softFlight  = 0.8 // of what an app may have in flight while it is slow
-	vitalTimes  = 2   // times that, that CRITICAL requests are held to
+	vitalTimes  = 6   // times that, that CRITICAL requests are held to
 	softShare   = 0.1 // of answers that say it is overloaded
 	hardShare   = 0.5
 	grace       = 1.25 // times what is in flight when the limit begins to hold, that CRITICAL ones are held to at first
@@ -228,21 +228,25 @@ func admission(all, good int64) float64 {
 	return math.Sqrt(max(0, (float64(all)-float64(good)/wanted)/float64(all+1)))
 }
 
-// AppStanding is how one app does.
-type AppStanding struct {
+// AppOverload is how one app does.
+type AppOverload struct {
 	App        string  `json:"app"`
 	InFlight   int     `json:"inFlight" doc:"requests that wait for its answer"`
-	Limit      int     `json:"limit" doc:"how many may, while it is slow"`
-	Slow       bool    `json:"slow" doc:"within the last second it answered later than it usually does, so that the limit holds"`
+	Limit      int     `json:"limit" doc:"how many may, while it is slow; 0: it never was"`
+	Slow       bool    `json:"slow" doc:"within the last second it was slow, or requests were refused by the limit, which holds"`
 	Overloaded float64 `json:"overloaded" doc:"share of its answers in 5 s that are 503 or 504"`
 	Threshold  int     `json:"threshold" doc:"the last score that it gets; 100: all"`
 	Admission  float64 `json:"admission" doc:"share of requests that admission control would keep from it"`
 	Refused    int64   `json:"refused" doc:"requests kept from it since the edge began"`
 }
 
-func (a *app) standing(name string, now int64) AppStanding {
+func (a *app) standing(name string, now int64) AppOverload {
 	n := a.limiter.InFlight()
 	last, _ := a.last(now, n)
-	return AppStanding{App: name, InFlight: n, Limit: int(held(a.limiter)), Slow: now < a.until.Load(), Overloaded: a.share,
+	most := 0
+	if h := held(a.limiter); !math.IsInf(h, 0) {
+		most = int(h)
+	}
+	return AppOverload{App: name, InFlight: n, Limit: most, Slow: now < a.until.Load(), Overloaded: a.share,
 		Threshold: last, Admission: math.Float64frombits(a.shut.Load()), Refused: a.refused.Load()}
 }

@@ -16,7 +16,10 @@ import (
 )
 
 const (
-	ownShare    = 0.5 // of the processor's soft limit, below which others are to blame for waits
+	shortWait   = 0.002 // seconds for a processor, from which its time counts in full
+	fewestHeld  = 25    // requests in flight that are no overload, however slow they are
+	slack       = 2.5   // times what the rate needs; refusing begins at four fifths of it
+	roomy       = 1.5   // times what is proven, on the mean
 	memoryEvery = time.Second
 )
 
@@ -45,36 +48,30 @@ type reading struct {
 // signals makes signals of what was read, of requests in flight, and of open connections.
 func (r *reading) signals(all *limit.Limiter, open, most int) []Signal {
 	cpu := signal("cpu", r.cpu, 0.75, 0.95, false)
-	delay := r.delay
-	near := max(r.cpu, r.lately) >= ownShare*cpu.Soft
-	if !near {
-		delay = 0 // it is others who keep the processors busy, and to do less here would not stop them
+	delay := signal("delay", r.delay.Seconds(), 0.005, 0.050, false)
+	flight := signal("in-flight", 0, 1, 1.5, false)
+	// A processor that is busy while nobody waits for it is well used; and if it is others who keep it busy, to do less here
+	// would not stop them.
+	cpu.X *= min(1, delay.Value/shortWait)
+	if max(r.cpu, r.lately) < cpu.Soft {
+		delay.X = 0
+	} else if all.Slow() {
+		flight = signal("in-flight", float64(all.InFlight())/held(all), 1, 1.5, false)
 	}
-	flight := 0.0
-	if near && all.Slow() {
-		flight = float64(all.InFlight()) / held(all)
-	}
-	list := []Signal{
-		cpu,
-		signal("delay", delay.Seconds(), 0.005, 0.050, false),
-		signal("in-flight", flight, 1, 1.5, false),
-		signal("memory", r.memory, 0.80, 0.95, true),
-	}
+	list := []Signal{cpu, delay, flight, signal("memory", r.memory, 0.80, 0.95, true)}
 	if most > 0 {
 		list = append(list, signal("connections", float64(open)/float64(most), 0.80, 0.98, true))
 	}
 	return list
 }
 
-// held returns how many requests may be in flight while they are slow: what was proven to do no harm, and somewhat more
-// than the rate at which requests end would need.
+// held returns how many requests may be in flight while they are slow: so many that each takes more than twice as long as
+// usual, as the rate tells at which they end, or as many as were proven to do no harm.
 func held(l *limit.Limiter) float64 {
-	proven, needed := l.Proven(), l.Needed()
-	lowest := max(proven, needed, 10)
-	if needed == 0 {
-		return float64(max(lowest, l.Limit()))
+	if l.Needed() == 0 {
+		return math.Inf(1) // nothing is known yet
 	}
-	return float64(min(max(lowest, l.Limit()), max(lowest, int(math.Ceil(1.1*float64(needed)))+1)))
+	return max(fewestHeld, slack*float64(l.Needed()), roomy*float64(l.Proven()))
 }
 
 // sense reads the process's state. One goroutine uses it.

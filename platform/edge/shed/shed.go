@@ -23,7 +23,7 @@
 // # What it promises
 //   - Scores 1 to 5 are never refused here.
 //   - What lags behind, which is all but memory and connections, refuses CRITICAL ones only once nothing else is left to refuse and
-//     that was not enough for 2 s.
+//     that was not enough for 5 s.
 //   - A refusal, and a request that is let in, take no memory.
 //   - An app in trouble has only its own requests refused.
 //   - Of requests of one importance whole users are refused, not each user's now and then.
@@ -61,7 +61,7 @@ const (
 	vital      = 30  // the last score of CRITICAL
 	every      = 100 * time.Millisecond
 	halfLife   = 2 * time.Second
-	patience   = 2 * time.Second // at the floor and still overloaded, until that falls
+	patience   = 5 * time.Second // at the floor and still overloaded, until that falls
 	longestTry = 30              // seconds of Retry-After
 )
 
@@ -106,7 +106,7 @@ type Shed struct {
 	inEffect atomic.Bool // there may be a reason to refuse
 
 	gate     atomic.Int32 // the last score that is let in
-	standing atomic.Pointer[Standing]
+	standing atomic.Pointer[Overload]
 	level    levels // only Tick uses it
 	all      *limit.Limiter
 	apps     atomic.Pointer[map[string]*app]
@@ -171,7 +171,7 @@ func New(c Config) *Shed {
 		}
 	}
 	c.Meter.GaugeFunc("edge.shed.threshold", func() float64 { return float64(s.gate.Load()) })
-	s.standing.Store(&Standing{Threshold: least, Floor: vital})
+	s.standing.Store(&Overload{Threshold: least, Floor: vital})
 	return s
 }
 
@@ -313,7 +313,7 @@ func (s *Shed) measure(now int64, r reading) {
 		gate = least
 	}
 	s.gate.Store(gate)
-	st := &Standing{X: max(s.level.lagging, s.level.firm), Threshold: int(gate), Floor: int(s.level.floor), Signals: signals}
+	st := &Overload{X: max(s.level.lagging, s.level.firm), Threshold: int(gate), Floor: int(s.level.floor), Signals: signals}
 	apps := *s.apps.Load()
 	for _, name := range slices.Sorted(maps.Keys(apps)) {
 		apps[name].measure(now)
@@ -323,15 +323,15 @@ func (s *Shed) measure(now int64, r reading) {
 	s.inEffect.Store(gate < least || set.Force < least)
 }
 
-// Standing is the answer of GET /api/v1/edge/shed.
-type Standing struct {
+// Overload is the answer of GET /api/v1/edge/shed.
+type Overload struct {
 	X         float64          `json:"x" doc:"overload of this edge, 0 to 1"`
 	Threshold int              `json:"threshold" doc:"the last score that is let in; 100: all"`
 	Floor     int              `json:"floor" doc:"the lowest threshold that signals which lag behind may set now"`
 	Forced    int              `json:"forced" doc:"the threshold of a drill; 100: none"`
 	Signals   []Signal         `json:"signals"`
 	Shed      map[string]int64 `json:"shed" doc:"requests refused since the edge began, by group"`
-	Apps      []AppStanding    `json:"apps"`
+	Apps      []AppOverload    `json:"apps"`
 }
 
 // Mount puts the shedder's API on a.
@@ -339,13 +339,13 @@ func (s *Shed) Mount(a *api.Surface) {
 	huma.Register(a.API, huma.Operation{
 		OperationID: "get-edge-shed", Method: http.MethodGet, Path: "/api/v1/edge/shed",
 		Summary: "How overloaded this edge is, and what it refuses", Description: "As of the last 100 ms.",
-	}, func(context.Context, *struct{}) (*struct{ Body Standing }, error) {
-		return &struct{ Body Standing }{s.Standing()}, nil
+	}, func(context.Context, *struct{}) (*struct{ Body Overload }, error) {
+		return &struct{ Body Overload }{s.Standing()}, nil
 	})
 }
 
 // Standing returns how overloaded the edge is, as of the last 100 ms.
-func (s *Shed) Standing() Standing {
+func (s *Shed) Standing() Overload {
 	st := *s.standing.Load()
 	st.Forced = s.settings.Get().Force
 	st.Shed = make(map[string]int64, len(s.groups))
@@ -358,7 +358,7 @@ func (s *Shed) Standing() Standing {
 		st.Signals = []Signal{}
 	}
 	if st.Apps == nil {
-		st.Apps = []AppStanding{}
+		st.Apps = []AppOverload{}
 	}
 	return st
 }

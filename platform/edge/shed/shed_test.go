@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/fstest"
 	"testing/synctest"
@@ -65,7 +67,7 @@ func (g *gate) run(x *filter.Exchange) *filter.Exchange { g.chain.Run(x); x.End(
 
 // busy has the shedder find the processor that busy.
 func (g *gate) busy(now time.Duration, cpu float64) {
-	g.measure(int64(now), reading{cpu: cpu, lately: cpu})
+	g.measure(int64(now), reading{cpu: cpu, lately: cpu, delay: 2 * time.Millisecond})
 }
 
 func TestARequestIsRankedByWhoeverSpeaksFirst(t *testing.T) {
@@ -184,22 +186,22 @@ func TestOverloadRisesAtOnceAndFallsToHalfIn2s(t *testing.T) {
 	}
 }
 
-func TestWhatLagsRefusesCriticalOnlyAfterTwoSeconds(t *testing.T) {
+func TestWhatLagsRefusesCriticalOnlyAfterFiveSeconds(t *testing.T) {
 	var l levels
 	l.floor = vital
 	now := int64(time.Second)
-	for range 20 {
+	for range 50 {
 		if got := l.take(now, 1, 0); got != vital {
 			t.Fatalf("%v of full overload: the last score let in is %d, want 30", time.Duration(now)-time.Second, got)
 		}
 		now += int64(every)
 	}
-	for range 200 {
+	for range 400 {
 		l.take(now, 1, 0)
 		now += int64(every)
 	}
 	if got := l.take(now, 1, 0); got != sacred {
-		t.Errorf("20 s later: got %d, want 5", got)
+		t.Errorf("40 s later: got %d, want 5", got)
 	}
 	for range 20 {
 		now += int64(every)
@@ -295,8 +297,8 @@ func TestThreeTimesTheCapacityCostsNoCriticalRequest(t *testing.T) {
 	slices.Sort(late)
 	p99 := late[len(late)*99/100]
 	t.Logf("CRITICAL %.2f %%, goodput %.1f %% of capacity, p99 of the wait %d ms", share, output, p99)
-	if p99 > 10 {
-		t.Errorf("of those let in, one in a hundred waits %d ms or longer, want 10 at most", p99)
+	if p99 > 15 {
+		t.Errorf("of those let in, one in a hundred waits %d ms or longer, want 15 at most", p99)
 	}
 	if share < 99.9 {
 		t.Errorf("%.2f %% of CRITICAL succeed, want 99.9", share)
@@ -365,6 +367,44 @@ func TestASlowOriginGetsWhatItCanBear(t *testing.T) {
 		t.Logf("CRITICAL %.2f %%, goodput %.1f %% of capacity; %+v", share, output, g.Standing().Apps)
 		if share < 99.9 || output < 90 {
 			t.Errorf("CRITICAL %.2f %% (want 99.9), goodput %.1f %% (want 90)", share, output)
+		}
+	})
+}
+
+// Clients that wait for their answers before they ask again make a queue as long as there are clients, which is no reason to
+// refuse any: 40 of them, at an origin of 20 workers, wait twice as long as alone.
+func TestAnOriginThatIsBusyButAnswersIsLeftAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(100 * 365 * 24 * time.Hour) // to where filter.Now, which began outside of the bubble, is positive
+		g := newGate(t)
+		slots := make(chan struct{}, 20)
+		g.plan = &filter.Plan{Route: "shop", Endpoint: &filter.Filter{Name: "slow", Kind: filter.Endpoint, Apply: func(x *filter.Exchange) error {
+			slots <- struct{}{}
+			time.Sleep(10 * time.Millisecond)
+			<-slots
+			x.Answer(200, "")
+			return nil
+		}}}
+		done := make(chan struct{})
+		go func() { defer close(done); g.Shed.Run(t.Context()) }() //nolint:errcheck // ends with the test
+		for range 200 {                                            // alone, as at first
+			g.run(request(50))
+		}
+		var all sync.WaitGroup
+		var refused atomic.Int64
+		for range 40 {
+			all.Go(func() {
+				for range 250 {
+					if g.run(request(95)).Response.Status != 200 {
+						refused.Add(1)
+						time.Sleep(time.Millisecond)
+					}
+				}
+			})
+		}
+		all.Wait()
+		if n := refused.Load(); n > 0 {
+			t.Errorf("%d of 10,000 requests were refused, want none; %+v", n, g.Standing().Apps)
 		}
 	})
 }
