@@ -21,6 +21,7 @@ type upload struct {
 	busy  bool   // somebody waits for the client
 	final bool   // there will be no other attempt
 	turn  int    // the attempt whose reads count
+	gen   int    // of the request: what is read for an earlier one is nothing to this
 }
 
 var errGivenUp = errors.New("this attempt was given up")
@@ -29,6 +30,7 @@ func (u *upload) begin(body io.ReadCloser, limit int) {
 	u.mu.Lock() // against who has read for an earlier request
 	u.body, u.limit, u.kept, u.over, u.lost, u.final = body, limit, u.kept[:0], nil, false, false
 	u.turn++
+	u.gen++
 	u.mu.Unlock()
 }
 
@@ -64,10 +66,27 @@ func (u *upload) complete(length int64) ([]byte, bool) {
 	return u.kept, !u.lost && (u.over == io.EOF || int64(len(u.kept)) == length)
 }
 
-// end keeps everybody from reading.
-func (u *upload) end() {
+// halt keeps everybody from reading, and waits for who does so just now: once the answer is over, the body is the engine's
+// again.
+func (u *upload) halt() {
 	u.mu.Lock()
+	body, busy := u.body, u.busy
 	u.turn++
+	u.lost = u.lost || busy
+	u.mu.Unlock()
+	if busy {
+		body.Close()     //nolint:errcheck // so that nobody waits in it
+		u.reading.Lock() // who held it has read for the last time
+		//lint:ignore SA2001 it is waited for, and no more
+		u.reading.Unlock()
+	}
+}
+
+// end forgets the body.
+func (u *upload) end() {
+	u.halt()
+	u.mu.Lock()
+	u.gen++
 	u.body = nil
 	if cap(u.kept) > keptBody {
 		u.kept = nil
@@ -82,14 +101,16 @@ const keptBody = 64 << 10
 type cursor struct {
 	u    *upload
 	turn int
+	gen  int
 	at   int // in kept
+	shut bool
 }
 
 // next returns the body for one more attempt.
 func (u *upload) next(c *cursor) {
 	u.mu.Lock()
 	u.turn++
-	c.u, c.turn, c.at = u, u.turn, 0
+	c.u, c.turn, c.gen, c.at, c.shut = u, u.turn, u.gen, 0, false
 	u.mu.Unlock()
 }
 
@@ -110,7 +131,7 @@ func (c *cursor) Read(p []byte) (int, error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.busy = false
-	if u.body != body {
+	if c.gen != u.gen {
 		return 0, errGivenUp // the request is over
 	}
 	switch {
@@ -134,7 +155,7 @@ func (c *cursor) Read(p []byte) (int, error) {
 func (c *cursor) known(p []byte) (n int, err error, ok bool) {
 	u := c.u
 	switch {
-	case u.body == nil || c.turn != u.turn:
+	case u.body == nil || c.shut || c.turn != u.turn || c.gen != u.gen:
 		return 0, errGivenUp, true
 	case c.at < len(u.kept):
 		n = copy(p, u.kept[c.at:])
@@ -154,7 +175,8 @@ func (c *cursor) Close() error {
 	u := c.u
 	u.mu.Lock()
 	body := u.body
-	mine := c.turn == u.turn && body != nil && (u.busy || u.final)
+	c.shut = true
+	mine := c.turn == u.turn && c.gen == u.gen && body != nil && (u.busy || u.final)
 	if mine {
 		u.lost = true
 	}
@@ -183,5 +205,16 @@ func (c *cursor) Buffered() []byte {
 	if b, ok := u.body.(interface{ Buffered() []byte }); ok && u.over == nil && len(u.kept) == 0 {
 		return b.Buffered()
 	}
+	return nil
+}
+
+// shutter closes a cursor from another goroutine than the request's: it reads no more, and the client's body is left alone.
+type shutter struct{ c *cursor }
+
+// Close ends the attempt's reading.
+func (s shutter) Close() error {
+	s.c.u.mu.Lock()
+	defer s.c.u.mu.Unlock()
+	s.c.shut = true
 	return nil
 }

@@ -373,7 +373,7 @@ func (c *call) wanted(status int) (wanted, said bool) {
 		return slices.Contains(plan.RetryStatuses, status), true
 	}
 	list := c.proxy.retried.Get()
-	if len(list) == 1 && list[0] == "default" {
+	if len(list) == 1 && list[0] == asProfile {
 		return status == http.StatusInternalServerError && c.general.zuul(), false
 	}
 	for _, s := range list {
@@ -383,6 +383,9 @@ func (c *call) wanted(status int) (wanted, said bool) {
 	}
 	return false, false
 }
+
+// asProfile stands for a list of statuses that nobody has set.
+const asProfile = "default"
 
 // timedOut is an attempt that had no answer in time.
 type timedOut struct{ err error }
@@ -491,6 +494,9 @@ func (c *call) discard() {
 
 // over tells that the app has done its part: its answer is at its end.
 func (c *call) over() {
+	if c.upload.body != nil {
+		c.upload.halt()
+	}
 	if c.open {
 		c.passage.End()
 	}

@@ -66,6 +66,9 @@ func (c *call) kindOf(ctx context.Context, err error) (kind, error) {
 		return cancelled, c.broke()
 	case c.left():
 		return cancelled, err
+	case strings.Contains(err.Error(), "graceful shutdown GOAWAY"): // spec: RFC 9113 §6.8, streams it has not looked at
+		c.unsent = true
+		return reset, err
 	case ipc.IsUnsent(err):
 		return connectError, err
 	case context.Cause(ctx) == errNoAnswerYet:
@@ -115,9 +118,7 @@ func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request 
 		}
 	}
 	if q.Body != nil {
-		c.upload.next(&c.cursor)
 		req.ContentLength = q.ContentLength
-		req.Body = io.NopCloser(c.sent(&cursor{u: &c.upload, turn: c.cursor.turn}))
 		if c.web != noWeb {
 			req.ContentLength = -1
 		}
@@ -128,10 +129,32 @@ func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request 
 					req.Trailer[http.CanonicalHeaderKey(name)] = nil
 				}
 			}
-			req.Body = io.NopCloser(&trailed{req.Body, req.Trailer, &q.Trailer})
+		}
+		req.Body = c.sent(req.Trailer)
+		req.GetBody = func() (io.ReadCloser, error) { // where a connection turns out to be no good, and nobody has seen the request
+			if !c.whole() {
+				return nil, errNotAtHand
+			}
+			return c.sent(req.Trailer), nil
 		}
 	}
 	return req.WithContext(ctx)
+}
+
+var errNotAtHand = errors.New("the request's body is not at hand any more")
+
+// sent returns the request's body from its beginning, after which trailers, if it is not nil, has those that it names.
+func (c *call) sent(trailers http.Header) io.ReadCloser {
+	c.upload.next(&c.cursor)
+	own := c.cursor // for net/http may read from it, and close it, when another attempt has begun
+	body := c.web.decode(&own)
+	if trailers != nil {
+		body = &trailed{body, trailers, &c.x.Request.Trailer}
+	}
+	return struct {
+		io.Reader
+		io.Closer
+	}{body, shutter{&own}}
 }
 
 // trailed is a request's body, at whose end its trailers are there.
@@ -153,9 +176,6 @@ func (t *trailed) Read(p []byte) (int, error) {
 	}
 	return n, err
 }
-
-// sent returns the body as it is sent.
-func (c *call) sent(body io.Reader) io.Reader { return c.web.decode(body) }
 
 // path returns the path that the origin is asked for, escaped.
 func (c *call) path() string {

@@ -5,8 +5,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"net/http/httptrace"
 	"net/textproto"
 	"reflect"
@@ -389,4 +391,51 @@ func TestAnAddressThatIsInNoListKeepsItsConnections(t *testing.T) {
 	if n := len(*app.servers.Load()); n != 0 {
 		t.Errorf("after two minutes %d servers are remembered, want none", n)
 	}
+}
+
+func TestAnOriginWhoseCertificateNobodyKnowsIsNotReached(t *testing.T) {
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("it was asked") }))
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	defer s.Close()
+	i := instance("app", s.Listener.Addr().String())
+	i.Secure = true
+	r := newRigOf(t, nil, byApp{"app": {i}})
+	code, _, _ := r.ask("POST", "/", "abc")
+	if last := r.last(); code != 502 || last.category != filter.FailureOriginConnectivity || len(last.attempts) != 1 {
+		t.Errorf("got %d %v after %d attempts, want 502 FAILURE_ORIGIN_CONNECTIVITY after 1: %v", code, last.category, len(last.attempts), last.err)
+	}
+}
+
+func TestABodyThatNobodyWantsAnyMoreHarmsNoLaterRequest(t *testing.T) {
+	addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+		if q.URL.Path == "/early" {
+			w.Header().Set("Connection", "close") // else net/http would wait for the body
+			w.WriteHeader(403)
+			return
+		}
+		io.Copy(w, q.Body)
+	})
+	engines(t, func(t *testing.T, fast bool) {
+		for _, protocol := range []string{"", "h2c"} {
+			r := newRig(t, nil, addr)
+			r.fast = fast
+			r.route(&filter.Plan{Protocol: protocol})
+			client, url := r.client()
+			for i := range 20 {
+				pr, pw := io.Pipe()
+				go pw.Write([]byte("stale"))
+				resp, err := client.Post(url+"/early", "text/plain", pr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				resp.Body.Close()
+				pw.Close()
+				want := strings.Repeat("x", 100+i)
+				if code, body, _ := r.ask("POST", "/", want); resp.StatusCode != 403 || code != 200 || body != want {
+					t.Fatalf("%q: got %d, then %d %q, want 403 and %q: %v", protocol, resp.StatusCode, code, body, want, r.last().err)
+				}
+			}
+		}
+	})
 }

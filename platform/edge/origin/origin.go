@@ -120,7 +120,7 @@ func New(c Config) *Proxy {
 		calls: c.Calls, props: c.Properties, meter: c.Meter, log: c.Log,
 		general:   config.Must(config.Bind(c.Properties, "edge.", usual)),
 		protected: c.Properties.List("edge.headers.protected", nil),
-		retried:   c.Properties.List("zuul.retry.allowed.statuses.idempotent", []string{"default"}),
+		retried:   c.Properties.List("zuul.retry.allowed.statuses.idempotent", []string{asProfile}),
 		maxRead:   c.Properties.Int("zuul.origin.readtimeout.max", 90_000),
 		statuses:  liveStatuses(c.Properties),
 		noRetry:   c.Meter.Counter("zuul.no.retry", "id", "incomplete_body"),
