@@ -64,6 +64,13 @@ type exchange struct {
 
 // ServeHTTP serves one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.ProtoMajor > 1 {
+		if why := unsound(r); why != "" {
+			h.log().Debug("edge: a request was refused", "why", why, "from", r.RemoteAddr)
+			http.Error(w, "400 Bad Request: "+why, http.StatusBadRequest)
+			return
+		}
+	}
 	x, _ := h.free.Get().(*exchange)
 	if x == nil {
 		x = &exchange{}
@@ -451,4 +458,54 @@ func Improper(x *filter.Exchange) string {
 		return "the request's target must be a path"
 	}
 	return ""
+}
+
+// unsound tells what is wrong with a request of HTTP/2 or 3 that net/http lets pass, though it would mean something else, or
+// two things, in HTTP/1.1; "" if nothing is. spec: RFC 9113 §8.2 and §8.3, RFC 9110 §9.1
+func unsound(r *http.Request) string {
+	if !token(r.Method) {
+		return "the method is no token"
+	}
+	_, extended := r.Header[":protocol"]
+	if extended && r.Method != http.MethodConnect {
+		return ":protocol belongs to CONNECT"
+	}
+	if r.Method != http.MethodConnect || extended {
+		t := r.RequestURI
+		if !strings.HasPrefix(t, "/") && !(t == "*" && r.Method == http.MethodOptions) {
+			return "the path does not start with /"
+		}
+		for i := range len(t) {
+			if t[i] <= ' ' || t[i] >= 0x7f || t[i] == '#' {
+				return "the path has a character that no path may have; percent-encode it"
+			}
+		}
+	}
+	for _, host := range r.Header["Host"] {
+		if len(r.Header["Host"]) > 1 || !strings.EqualFold(host, r.Host) {
+			return ":authority and host differ"
+		}
+	}
+	if at := strings.LastIndexByte(r.Host, ':'); at >= 0 && !strings.HasSuffix(r.Host, "]") && strings.Trim(r.Host[at+1:], "0123456789") != "" {
+		return "the port of :authority is no number"
+	}
+	switch all := r.Header["Content-Length"]; {
+	case len(all) > 1:
+		return "content-length is there twice"
+	case len(all) == 1 && (all[0] == "" || len(all[0]) > 18 || strings.Trim(all[0], "0123456789") != ""):
+		return "content-length is no number"
+	case len(all) == 1 && r.ContentLength == 0 && strings.Trim(all[0], "0") != "":
+		return "content-length tells of a body that does not come"
+	}
+	return ""
+}
+
+// token reports whether s is a token. spec: RFC 9110 §5.6.2
+func token(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"(),/:;<=>?@[\\]{}", c) >= 0 {
+			return false
+		}
+	}
+	return s != ""
 }

@@ -268,3 +268,33 @@ func TestFieldsThatChangeAfterTheAnswerChangeNothing(t *testing.T) {
 		}
 	})
 }
+
+func TestWhatHTTP1WouldReadDifferentlyIsRefused(t *testing.T) {
+	sound := func() *http.Request {
+		return &http.Request{Method: "GET", RequestURI: "/a?b=c", Host: "shop.example:443", Header: http.Header{}, ProtoMajor: 2}
+	}
+	if why := unsound(sound()); why != "" {
+		t.Errorf("a sound request: %s", why)
+	}
+	for name, spoil := range map[string]func(r *http.Request){
+		"a method with a space":           func(r *http.Request) { r.Method = "GET /x HTTP/1.1" },
+		"no method":                       func(r *http.Request) { r.Method = "" },
+		"a path with a space":             func(r *http.Request) { r.RequestURI = "/a /b" },
+		"a path with a fragment":          func(r *http.Request) { r.RequestURI = "/a#b" },
+		"a path beyond ASCII":             func(r *http.Request) { r.RequestURI = "/\xff" },
+		"a URL as the path":               func(r *http.Request) { r.RequestURI = "http://other.example/a" },
+		"another host":                    func(r *http.Request) { r.Header["Host"] = []string{"other.example"} },
+		"host twice":                      func(r *http.Request) { r.Header["Host"] = []string{r.Host, r.Host} },
+		"a port of letters":               func(r *http.Request) { r.Host = "shop.example:port" },
+		"content-length twice":            func(r *http.Request) { r.Header["Content-Length"] = []string{"5", "5"}; r.ContentLength = 5 },
+		"content-length with a sign":      func(r *http.Request) { r.Header["Content-Length"] = []string{"+5"}; r.ContentLength = 5 },
+		"a body that does not come":       func(r *http.Request) { r.Header["Content-Length"] = []string{"5"} },
+		":protocol of what is no CONNECT": func(r *http.Request) { r.Header[":protocol"] = []string{"websocket"} },
+	} {
+		r := sound()
+		spoil(r)
+		if unsound(r) == "" {
+			t.Errorf("%s: it passes, want a refusal", name)
+		}
+	}
+}
