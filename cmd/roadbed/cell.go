@@ -358,7 +358,7 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		c.start(stageFleet, "fleet", crew.Run)
 	}
 	if c.has("edge") {
-		if err := c.openEdge(here, cache, found, ports); err != nil {
+		if err := c.openEdge(here, cache, found, book, ports); err != nil {
 			return err
 		}
 	}
@@ -408,7 +408,7 @@ func engineToken(file string, create bool) (string, error) {
 	return token, nil
 }
 
-func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Client, ports map[string]net.Listener) error {
+func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Client, book *ledger.Ledger, ports map[string]net.Listener) error {
 	id := "edge-" + here.Zone
 	m := c.meter(here, "edge")
 	props := config.New(config.Options{URL: c.inside(c.registry()), Scope: config.Scope{App: "edge", Region: here.Region, Zone: here.Zone, Instance: id}, Cache: cache, Log: c.log})
@@ -418,7 +418,14 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 		App: "edge", Instance: id, Location: here, Lists: found, Config: props, Meter: m, Log: c.log,
 		FaultKey: func() fault.Key { return fault.Key(key.Get()) },
 	})
+	programs := make(chan roadbed.Change, 64)
 	gate := edge.New(edge.Config{
+		Changed: func(name, what, why string) {
+			select {
+			case programs <- roadbed.Change{Actor: id, Action: "program." + strings.ToLower(what), Resource: "program:" + name, Why: why, Result: roadbed.Succeeded}:
+			default: // the edge's log has it, too
+			}
+		},
 		Calls: calls, Discovery: found, Properties: props, Meter: m, Instance: id, Location: here, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log,
 	})
 	gate.Mount(c.surface)
@@ -435,6 +442,20 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 		defer calls.Close()
 		return gate.Run(ctx)
 	})
+	if book != nil {
+		c.start(stageEdge, "the edge's part of the ledger", func(ctx context.Context) error {
+			for {
+				select {
+				case <-ctx.Done():
+					return nil
+				case change := <-programs:
+					if _, err := book.Record(ctx, change); err != nil {
+						c.log.Warn("what the edge did is not in the ledger", "resource", change.Resource, "action", change.Action, "err", err)
+					}
+				}
+			}
+		})
+	}
 	plain, err := gate.Door(edge.DoorConfig{Name: "http", ProxyProtocol: c.edgeTLS.proxy})
 	if err != nil {
 		return fmt.Errorf("the edge: %w", err)

@@ -25,12 +25,12 @@ import (
 )
 
 func (c *cli) edge() *cobra.Command {
-	cmd := &cobra.Command{Use: "edge", GroupID: "change", Short: "The front door: routes, imports, surgical rules", Args: noArgs, RunE: showHelp}
+	cmd := &cobra.Command{Use: "edge", GroupID: "change", Short: "The front door: routes, imports, surgical rules, programs", Args: noArgs, RunE: showHelp}
 	routes := &cobra.Command{Use: "route", Aliases: []string{"routes"}, Short: "Which requests go where", Args: noArgs, RunE: showHelp}
 	routes.AddCommand(c.routeList(), c.routeExplain(), c.routeApply(), c.routeStatus())
 	surgical := &cobra.Command{Use: "surgical", Short: "Send single requests elsewhere, for a while", Args: noArgs, RunE: showHelp}
 	surgical.AddCommand(c.surgicalAdd(), c.surgicalList(), c.surgicalRemove())
-	cmd.AddCommand(routes, c.edgeImport(), surgical)
+	cmd.AddCommand(routes, c.edgeImport(), surgical, c.programs())
 	return cmd
 }
 

@@ -11,6 +11,7 @@ import (
 // Mount puts the gateway's API on s.
 func (g *Gateway) Mount(s *api.Surface) {
 	g.access.Mount(s)
+	g.programs.Mount(s)
 	g.mountStanding(s)
 	g.shed.Mount(s)
 	c := route.Control{

@@ -63,6 +63,7 @@ import (
 	"github.com/roadbed/roadbed/platform/edge/filter"
 	"github.com/roadbed/roadbed/platform/edge/nethttp"
 	"github.com/roadbed/roadbed/platform/edge/origin"
+	"github.com/roadbed/roadbed/platform/edge/program"
 	"github.com/roadbed/roadbed/platform/edge/push"
 	"github.com/roadbed/roadbed/platform/edge/ratelimit"
 	"github.com/roadbed/roadbed/platform/edge/route"
@@ -80,6 +81,10 @@ type Config struct {
 	Location   roadbed.Location
 	AccessLog  string // file for one JSON line per request, rotated at 64 MiB; none when empty
 	Log        *slog.Logger
+
+	// Changed is told when the edge has a program go back to its former version (RETURNED), or DISABLED, by itself. It must
+	// not wait. nil: only log, counters and API tell it.
+	Changed func(program, what, why string)
 }
 
 // Gateway is the front door. It serves from the moment [New] returns; [Gateway.Run] keeps its routes current and writes
@@ -93,6 +98,7 @@ type Gateway struct {
 	access    *accesslog.Log
 	origins   *origin.Proxy
 	push      *push.Push
+	programs  *program.Registry
 	pushPlan  *filter.Plan
 	limits    *limits
 	shed      *shed.Shed
@@ -110,8 +116,9 @@ type Gateway struct {
 	mu      sync.Mutex     // guards what follows, from most of which table is built
 	doors   map[*Door]bool // that are open
 	apps    []string
-	written route.Settings // documents of routes and surgical rules as they are, in force or not
-	refused string         // why the newest documents are not in force; empty when they are
+	written route.Settings    // documents of routes and surgical rules as they are, in force or not
+	asked   map[string]string // the newest documents of routes, by property
+	refused string            // why the newest documents are not in force; empty when they are
 }
 
 // New returns a gateway without routes.
@@ -135,8 +142,12 @@ func New(c Config) *Gateway {
 	g.shed = shed.New(shed.Config{Properties: c.Properties, Meter: c.Meter, Connections: g.connections})
 	s := standard.New(standard.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance})
 	var err error
+	g.programs, err = program.New(program.Config{Properties: c.Properties, Meter: c.Meter, Log: c.Log, Region: c.Location.Region, Zone: c.Location.Zone, Changed: c.Changed})
+	if err != nil {
+		panic(err) // the language of expressions does not depend on anything
+	}
 	g.chain, err = filter.NewChain(filter.ChainConfig{
-		Filters: slices.Concat(s.Filters(), g.shed.Filters(), g.rates.Filters(), g.auth.Filters(), []*filter.Filter{g.routing(), g.scope(), g.bend()}),
+		Filters: slices.Concat(s.Filters(), g.shed.Filters(), g.rates.Filters(), g.auth.Filters(), g.programs.Filters(), []*filter.Filter{g.routing(), g.scope(), g.bend()}),
 		Proxy:   g.origins.Filter(), Error: s.ErrorResponse, NoRoute: g.nowhere(s.NoRoute),
 		Properties: c.Properties, Meter: c.Meter, Log: c.Log,
 	})
@@ -161,7 +172,7 @@ func (g *Gateway) routes(former *route.Table) route.Config {
 		Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){
 			"cors": standard.RouteCors, "rateLimit": g.rates.Route, "auth": g.auth.Route,
 		},
-		Former: former,
+		Former: former, Predicate: g.programs.Predicate, Program: g.programs.Program,
 	}
 }
 
@@ -169,6 +180,8 @@ func (g *Gateway) routes(former *route.Table) route.Config {
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.origins.Close()
 	defer g.auth.Close()
+	defer g.programs.Set(nil)
+	defer g.props.Prefix(program.Prefix, g.setPrograms)() // first, for routes name them
 	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
 	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
@@ -222,10 +235,22 @@ func routable(app string) bool {
 	return app != "" && app != "." && app != ".." && len(app) <= 255 && !strings.Contains(app, "/") && u.EscapedPath() == u.Path
 }
 
+// setPrograms takes new programs into force, and routes that were refused, for it may have been for lack of one.
+func (g *Gateway) setPrograms(all map[string]string) {
+	g.programs.Set(all)
+	g.mu.Lock()
+	again, asked := g.refused != "", g.asked
+	g.mu.Unlock()
+	if again {
+		g.setRoutes(asked)
+	}
+}
+
 // setRoutes takes the documents of routes into force, all together, or says why it does not.
 func (g *Gateway) setRoutes(all map[string]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.asked = all
 	g.written = g.written.With(route.RoutesProperty, all)
 	doc, err := route.ParseAll(g.written.Texts())
 	var t *route.Table

@@ -8,8 +8,8 @@ import (
 	"github.com/roadbed/roadbed/platform/api"
 )
 
-// Checked is the answer of POST /api/v1/edge/programs/check.
-type Checked struct {
+// CheckedProgram is the answer of POST /api/v1/edge/programs/check.
+type CheckedProgram struct {
 	Version string `json:"version" doc:"that it would be"`
 	Kind    string `json:"kind"`
 	Phase   string `json:"phase"`
@@ -20,8 +20,8 @@ func (r *Registry) Mount(s *api.Surface) {
 	huma.Register(s.API, huma.Operation{
 		OperationID: "list-edge-programs", Method: http.MethodGet, Path: "/api/v1/edge/programs",
 		Summary: "Programs at this edge", Description: "What runs of the properties edge.program.NAME, how often it ran and failed, and what was refused.",
-	}, func(context.Context, *struct{}) (*struct{ Body []View }, error) {
-		return &struct{ Body []View }{r.List()}, nil
+	}, func(context.Context, *struct{}) (*struct{ Body []ProgramView }, error) {
+		return &struct{ Body []ProgramView }{r.List()}, nil
 	})
 	huma.Register(s.API, huma.Operation{
 		OperationID: "check-edge-program", Method: http.MethodPost, Path: "/api/v1/edge/programs/check",
@@ -31,11 +31,11 @@ func (r *Registry) Mount(s *api.Surface) {
 			Name     string `json:"name,omitempty" default:"program"`
 			Document string `json:"document" maxLength:"1048576" doc:"JSON or YAML"`
 		}
-	}) (*struct{ Body Checked }, error) {
+	}) (*struct{ Body CheckedProgram }, error) {
 		d, err := r.Check(ctx, in.Body.Name, in.Body.Document)
 		if err != nil {
 			return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
 		}
-		return &struct{ Body Checked }{Checked{d.Version(), d.Kind, d.Phase}}, nil
+		return &struct{ Body CheckedProgram }{CheckedProgram{d.Version(), d.Kind, d.Phase}}, nil
 	})
 }

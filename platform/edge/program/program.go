@@ -10,7 +10,7 @@
 // their when; see [Expressions].
 //
 //	r, err := program.New(program.Config{Properties: props, Region: region})
-//	defer r.Follow()()                  // brings programs into force as they change
+//	defer props.Prefix(program.Prefix, r.Set)()
 //	chain of r.Filters()                // the global ones
 //	route.Config{Predicate: r.Predicate, Program: r.Program}
 //

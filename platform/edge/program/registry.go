@@ -35,7 +35,7 @@ type Config struct {
 	Changed func(name, what, why string)
 }
 
-// Registry is the programs of an edge. Its methods may be called from many goroutines.
+// Registry is the programs of an edge. It has none until [Registry.Set]. Its methods may be called from many goroutines.
 type Registry struct {
 	*Expressions
 	props   *config.Properties
@@ -66,7 +66,7 @@ type entry struct {
 	failed *meter.Counter
 }
 
-// New returns a registry without programs; [Registry.Run] fills it.
+// New returns a registry without programs.
 func New(c Config) (*Registry, error) {
 	e, err := NewExpressions(c.Properties, c.Region, c.Zone)
 	if err != nil {
@@ -81,14 +81,9 @@ func New(c Config) (*Registry, error) {
 	return r, nil
 }
 
-// Follow brings the programs of the properties edge.program.NAME into force, now and after each change, until stop.
-func (r *Registry) Follow() (stop func()) { return r.props.Prefix(Prefix, r.set) }
-
-// Close ends what programs hold. No request may be under way.
-func (r *Registry) Close() { r.set(nil) }
-
-// set takes the programs of all into force. One with a mistake stays as it was.
-func (r *Registry) set(all map[string]string) {
+// Set takes the programs of all, the properties that begin with [Prefix], into force. One with a mistake stays as it was. Of
+// programs that are gone it lets go what they hold once no request needs it, so that Set(nil) ends them all.
+func (r *Registry) Set(all map[string]string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	old := r.current.Load()
@@ -454,25 +449,25 @@ func (r *Registry) Program(name string) ([]*filter.Filter, error) {
 	return list, nil
 }
 
-// View is how one program does at this edge.
-type View struct {
-	Name     string        `json:"name"`
-	Phase    string        `json:"phase" doc:"inbound, outbound, both or endpoint"`
-	Order    int           `json:"order"`
-	Global   bool          `json:"global" doc:"it runs for every request"`
-	Guard    bool          `json:"guard" doc:"its failure fails the request"`
-	Versions []VersionView `json:"versions" doc:"the newest first"`
-	Refused  string        `json:"refused,omitempty" doc:"why the newest document is not in force"`
+// ProgramView is how one program does at this edge.
+type ProgramView struct {
+	Name     string           `json:"name"`
+	Phase    string           `json:"phase" doc:"inbound, outbound, both or endpoint"`
+	Order    int              `json:"order"`
+	Global   bool             `json:"global" doc:"it runs for every request"`
+	Guard    bool             `json:"guard" doc:"its failure fails the request"`
+	Versions []ProgramVersion `json:"versions" doc:"the newest first"`
+	Refused  string           `json:"refused,omitempty" doc:"why the newest document is not in force"`
 }
 
 // List returns the programs by name.
-func (r *Registry) List() []View {
+func (r *Registry) List() []ProgramView {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.current.Load()
-	list := []View{}
+	list := []ProgramView{}
 	for name := range r.texts {
-		v := View{Name: name, Refused: r.refused[name], Versions: []VersionView{}}
+		v := ProgramView{Name: name, Refused: r.refused[name], Versions: []ProgramVersion{}}
 		if e := s.byName[name]; e != nil {
 			v.Phase, v.Order, v.Global, v.Guard = cmp.Or(e.doc.Phase, "inbound"), e.doc.Order, e.doc.Global, e.doc.Guard
 			if len(e.kinds()) == 2 {
@@ -482,11 +477,11 @@ func (r *Registry) List() []View {
 		}
 		list = append(list, v)
 	}
-	slices.SortFunc(list, func(a, b View) int { return cmp.Compare(a.Name, b.Name) })
+	slices.SortFunc(list, func(a, b ProgramView) int { return cmp.Compare(a.Name, b.Name) })
 	return list
 }
 
-func (e *entry) versions() []VersionView {
+func (e *entry) versions() []ProgramVersion {
 	state, percent := "ACTIVE", 100.0
 	switch {
 	case e.now.out.Load():
@@ -496,7 +491,7 @@ func (e *entry) versions() []VersionView {
 	case e.doc.Canary != nil:
 		state, percent = "CANARY", e.doc.Canary.Percent
 	}
-	list := []VersionView{e.now.view(state, percent)}
+	list := []ProgramVersion{e.now.view(state, percent)}
 	if e.former != nil {
 		state := "ACTIVE"
 		switch {

@@ -28,7 +28,7 @@ func registry(t testing.TB, docs ...string) (*Registry, *[]string) {
 		t.Fatal(err)
 	}
 	put(r, docs...)
-	t.Cleanup(r.Close)
+	t.Cleanup(func() { r.Set(nil) })
 	return r, told
 }
 
@@ -38,7 +38,7 @@ func put(r *Registry, docs ...string) {
 	for i, d := range docs {
 		all[fmt.Sprint(Prefix, "p", i)] = d
 	}
-	r.set(all)
+	r.Set(all)
 }
 
 func chain(t testing.TB, r *Registry, plan *filter.Plan) func(x *filter.Exchange) {
@@ -309,7 +309,7 @@ func TestADocumentWithAMistakeChangesNothing(t *testing.T) {
 			t.Errorf("%.60q: checked with %v, want %q", text, err, want)
 		}
 	}
-	r.set(map[string]string{Prefix + "a.b": okScript + "}"})
+	r.Set(map[string]string{Prefix + "a.b": okScript + "}"})
 	if v := r.List(); len(v) != 1 || !strings.Contains(v[0].Refused, "no program's name") {
 		t.Errorf("got %+v", v)
 	}

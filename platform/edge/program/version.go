@@ -85,8 +85,8 @@ func (v *version) wants(x *filter.Exchange, k filter.Kind) bool {
 	return v.body[k] && !(k == filter.Outbound && (x.Response.Flush || x.Response.Takeover != nil))
 }
 
-// VersionView is how one version of a program does at this edge.
-type VersionView struct {
+// ProgramVersion is how one version of a program does at this edge.
+type ProgramVersion struct {
 	Version  string        `json:"version" doc:"first digits of a hash of what runs"`
 	State    string        `json:"state" enum:"DRAFT,CANARY,ACTIVE,RETIRED,DISABLED" doc:"RETIRED does not run; DISABLED failed too often"`
 	Kind     string        `json:"kind" enum:"cel,starlark,wasm"`
@@ -97,10 +97,10 @@ type VersionView struct {
 	Last     string        `json:"lastError,omitempty"`
 }
 
-func (v *version) view(state string, percent float64) VersionView {
+func (v *version) view(state string, percent float64) ProgramVersion {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	w := VersionView{Version: v.id, State: state, Kind: v.doc.Kind, Percent: percent, Runs: v.runs, Failures: v.failures, Last: v.last}
+	w := ProgramVersion{Version: v.id, State: state, Kind: v.doc.Kind, Percent: percent, Runs: v.runs, Failures: v.failures, Last: v.last}
 	if v.runs > 0 {
 		w.Mean = v.took / time.Duration(v.runs)
 	}
