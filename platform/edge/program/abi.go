@@ -390,6 +390,14 @@ func setPairs(c *call) status {
 	return statusOK
 }
 
+// length is how long the body is that goes with the header; -1 if that is unknown.
+func (c *call) length() int64 {
+	if c.u(0) == 2 {
+		return c.w.x.Response.ContentLength
+	}
+	return c.w.x.Request.ContentLength
+}
+
 func getValue(c *call) status {
 	name, ok := c.text(1)
 	if !ok {
@@ -408,6 +416,9 @@ func getValue(c *call) status {
 		return statusNotFound
 	}
 	if !h.Has(name) {
+		if n := c.length(); n > 0 && filter.Same(name, "content-length") {
+			return c.give(3, strconv.FormatInt(n, 10))
+		}
 		return statusNotFound
 	}
 	return c.give(3, h.Get(name))
@@ -438,7 +449,13 @@ func removeValue(c *call) status {
 	if s != statusOK {
 		return s
 	}
-	if !writable || fit(name, "") != nil {
+	if !writable {
+		return statusBadArgument
+	}
+	if filter.Same(name, "content-length") {
+		return statusOK // modules that change a body take it out; it follows the body anyway
+	}
+	if fit(name, "") != nil {
 		return statusBadArgument
 	}
 	h.Del(name)

@@ -94,7 +94,7 @@ type stream struct {
 
 type workerKey struct{}
 
-// newModule compiles a module and starts one instance, so that a module that cannot start is refused.
+// newModule compiles a module and starts its instances, so that no request waits for that and a module that cannot start is refused.
 func newModule(name string, code []byte, config string, log *slog.Logger, reg *meter.Registry) (m *module, err error) {
 	ctx := context.Background()
 	m = &module{name: name, config: config, log: log, meter: reg, shared: make(map[string]shared)}
@@ -135,10 +135,15 @@ func newModule(name string, code []byte, config string, log *slog.Logger, reg *m
 	for range min(maxWorkers, runtime.GOMAXPROCS(0)) {
 		m.workers = append(m.workers, &worker{m: m})
 	}
-	w := m.workers[0]
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return m, w.start()
+	for _, w := range m.workers {
+		w.mu.Lock()
+		err = w.start()
+		w.mu.Unlock()
+		if err != nil {
+			return m, err
+		}
+	}
+	return m, nil
 }
 
 // params is how many parameters a callback has, and whether it returns something.

@@ -151,6 +151,9 @@ func TestAModuleChangesHeadersAndBodies(t *testing.T) {
 		a.call("proxy_replace_header_map_value", "iiiii", i32(0), a.text("X-Wasm"), a.text("yes")),
 		a.call("proxy_add_header_map_value", "iiiii", i32(0), a.text("X-Wasm"), a.text("again")),
 		a.call("proxy_remove_header_map_value", "iii", i32(0), a.text("x-device")),
+		a.call("proxy_remove_header_map_value", "iii", i32(0), a.text("content-length")), // nothing to do
+		a.call("proxy_get_header_map_value", "iiiii", i32(0), a.text("content-length"), give),
+		a.call("proxy_set_property", "iiii", a.text("length"), got),
 		a.call("proxy_replace_header_map_value", "iiiii", i32(0), a.text(":path"), a.text("/moved?x=1")),
 		a.call("proxy_replace_header_map_value", "iiiii", i32(0), a.text("Content-Length"), a.text("0")), // refused
 		a.call("proxy_get_property", "iiii", a.text("request\x00method"), give),
@@ -190,8 +193,8 @@ func TestAModuleChangesHeadersAndBodies(t *testing.T) {
 	if len(x.Failed) > 0 || q.Get("X-Wasm") != "yes" || q.Count("X-Wasm") != 2 || q.Has("X-Device") || x.Path != "/moved" || x.Request.RawQuery != "x=1" || q.Has("Content-Length") {
 		t.Errorf("failed %v, header %v, path %s?%s", x.Failed, q.Fields(), x.Path, x.Request.RawQuery)
 	}
-	if sent != "HEYho" || q.Get("X-Body") != "hey" || x.Value("was") != "GET" {
-		t.Errorf("sent %q, header %v, kept %v", sent, q.Fields(), x.Value("was"))
+	if sent != "HEYho" || q.Get("X-Body") != "hey" || x.Value("was") != "GET" || x.Value("length") != "5" {
+		t.Errorf("sent %q, header %v, kept %v, %v", sent, q.Fields(), x.Value("was"), x.Value("length"))
 	}
 	if string(b) != "pong!" || p.Get("X-Config") != "hello" || p.Get("X-Was") != "yes" || x.Response.ContentLength != 5 {
 		t.Errorf("got %q of %d, header %v", b, x.Response.ContentLength, p.Fields())
