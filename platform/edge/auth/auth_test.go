@@ -244,7 +244,7 @@ func TestOptionalLetsStrangersInButNoLiars(t *testing.T) {
 	if x := g.run(request("Authorization", "Bearer x.y.z")); x.Response.Status != 401 {
 		t.Errorf("a wrong token: got %d, want 401", x.Response.Status)
 	}
-	if x := g.run(request("Cookie", "a=b; token="+sign(jwt.SigningMethodRS256, "rsa", rsaKey, nil))); x.Response.Status != 200 || x.User != "ana" {
+	if x := g.run(request("Cookie", "a=b; token="+sign(jwt.SigningMethodRS256, "rsa", rsaKey, nil))); x.Response.Status != 200 || x.User != "ana" || x.Value("jwt.claims").(map[string]any)["sub"] != "ana" {
 		t.Errorf("a token in a cookie: got %d as %q, want 200 as ana", x.Response.Status, x.User)
 	}
 }

@@ -20,6 +20,7 @@ import (
 type Identity struct {
 	User, Email, Groups, Preferred string
 	more                           []filter.Field // further claims
+	claims                         map[string]any // all of a token
 }
 
 // method is one way to show who one is.
@@ -100,9 +101,15 @@ func (c *checker) clear(x *filter.Exchange) {
 	}
 }
 
+// claimsKey is where the claims of a verified token are on an exchange.
+const claimsKey = "jwt.claims"
+
 // tell has x and the origin know who asks.
 func (id *Identity) tell(x *filter.Exchange) {
 	x.User = id.User
+	if id.claims != nil || x.Value(claimsKey) != nil {
+		x.Set(claimsKey, id.claims) // for programs and expressions
+	}
 	h := &x.Request.Header
 	for i, v := range [...]string{id.User, id.Email, id.Groups, id.Preferred} {
 		if v != "" {

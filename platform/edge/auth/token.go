@@ -115,7 +115,7 @@ func (t *tokens) verify(ctx context.Context, raw string) (*Identity, time.Time, 
 	if user == "" {
 		return nil, time.Time{}, notValid
 	}
-	id := &Identity{User: user, Email: text(claims["email"]), Groups: text(claims["groups"]), Preferred: text(claims["preferred_username"])}
+	id := &Identity{User: user, Email: text(claims["email"]), Groups: text(claims["groups"]), Preferred: text(claims["preferred_username"]), claims: claims}
 	for _, f := range keysOf(t.doc.Claims) {
 		if v := text(claims[t.doc.Claims[f]]); v != "" {
 			id.more = append(id.more, filter.Field{Name: f, Value: v})
