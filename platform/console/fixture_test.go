@@ -106,6 +106,7 @@ func newFixture() *fixture {
 		"GET /api/v1/changes":                                 f.listChanges,
 		"GET /api/v1/faults":                                  func(*http.Request) any { return append([]map[string]any{}, f.faults...) },
 		"GET /api/v1/graph":                                   f.graph,
+		"GET /api/v1/edge/{part}":                             ofEdge,
 		"POST /api/v1/faults":                                 f.addFault,
 		"DELETE /api/v1/faults/{id}":                          f.removeFault,
 		"DELETE /api/v1/instances/{id}":                       f.kill,

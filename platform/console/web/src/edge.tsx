@@ -164,12 +164,12 @@ function Programs({ of }: { of: EdgeProgram[] }) {
       {of.length === 0 ? <Empty title="There are no programs.">A filter in CEL, Starlark or WASM is a property <code>edge.program.NAME</code>; it is checked, tried on a share of the requests, and taken back if it fails.</Empty> : (
         <table role="table" class="cards">
           <caption class="hidden">Programs at this edge</caption>
-          <thead><tr><th scope="col">Program</th><th scope="col">Runs</th><th scope="col" class="num">Order</th><th scope="col">For</th><th scope="col">Versions</th></tr></thead>
+          <thead><tr><th scope="col">Program</th><th scope="col">Phase</th><th scope="col" class="num">Order</th><th scope="col">For</th><th scope="col">Versions</th></tr></thead>
           <tbody role="rowgroup">{of.map(p => (
             <tr role="row" key={p.name}>
               <th role="rowheader" scope="row"><Mark kind={p.refused ? 'danger' : 'normal'} /> {p.name}</th>
-              <td role="cell" data-label="Runs">{p.phase || '–'}</td><td role="cell" data-label="Order" class="num">{p.order}</td><td role="cell" data-label="For">{p.global ? 'every request' : 'routes that name it'}</td>
-              <td role="cell" data-label="Versions">{(p.versions ?? []).map(v => <span class="scope" key={v.version}><b class="name">{v.version}</b> {v.state}</span>)}{p.refused && <span class="bad">{p.refused}</span>}</td>
+              <td role="cell" data-label="Phase">{p.phase || '–'}</td><td role="cell" data-label="Order" class="num">{p.order}</td><td role="cell" data-label="For">{p.global ? 'every request' : 'routes that name it'}</td>
+              <td role="cell" data-label="Versions">{(p.versions ?? []).map(v => <span class="scope" key={v.version} title={v.lastError}><b class="name">{v.version}</b> {v.kind}, {words(v.state)}{v.state === 'CANARY' && ` for ${percent(v.percent / 100)}`}, {count(v.runs, 'run')}{v.failures > 0 && <span class="bad">, {v.failures.toLocaleString('en')} failed</span>}</span>)}{p.refused && <span class="bad">{p.refused}</span>}</td>
             </tr>
           ))}</tbody>
         </table>

@@ -316,4 +316,4 @@ export interface Shedding {
   apps: { app: string; inFlight: number; limit: number; slow: boolean; overloaded: number; threshold: number; refused: number }[]
 }
 
-export interface EdgeProgram { name: string; phase: string; order: number; global: boolean; versions: { version: string; state?: string; percent?: number; runs?: number; failed?: number }[] | null; refused?: string }
+export interface EdgeProgram { name: string; phase: string; order: number; global: boolean; versions: { version: string; state: string; kind: string; percent: number; runs: number; failures: number; lastError?: string }[] | null; refused?: string }
