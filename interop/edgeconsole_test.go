@@ -28,6 +28,10 @@ func TestEdgeConsole(t *testing.T) {
 	b.until(10*time.Second, "figures move by themselves", fmt.Sprintf(`%s.innerText !== %q`, origin, before))
 	b.until(10*time.Second, "filters are listed in their order", `(s => s.indexOf('ConnectionInfo') >= 0 && s.indexOf('ConnectionInfo') < s.indexOf('Routes') && s.indexOf('Routes') < s.indexOf('ProxyEndpoint'))(`+text("edge-filters")+`)`)
 
+	for _, class := range []string{"CRITICAL", "DEGRADED", "BEST_EFFORT", "BULK"} {
+		b.until(10*time.Second, "how many requests were shed is told for "+class, `/^[\d,]+$/.test(`+text("shed-"+class)+`.trim())`)
+	}
+
 	b.fill("explain-url", "/api/home?x=1")
 	b.click("explain-go")
 	b.until(10*time.Second, "a URL is explained in a sentence", `/takes the route api, and api is asked for \/home\./.test(`+text("explain-sentence")+`)`)
@@ -77,8 +81,8 @@ func TestEdgeConsole(t *testing.T) {
 		}
 	}
 	for _, w := range b.complaints() {
-		if strings.Contains(w, "/api/v1/edge/shed") || strings.Contains(w, "/api/v1/edge/programs") {
-			continue // an edge need not tell these
+		if strings.Contains(w, "/api/v1/edge/programs") {
+			continue // an edge need not have any
 		}
 		t.Errorf("the browser complains: %s", w)
 	}
