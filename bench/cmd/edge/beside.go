@@ -5,6 +5,7 @@ package main
 import (
 	"fmt"
 	"log"
+	"strings"
 	"time"
 )
 
@@ -98,11 +99,13 @@ func (b *bench) turns(all []*proxy, load func(*proxy) (report, error)) (byName, 
 // refusals has everything but the most important refused, as under overload, and looks at what that costs beside passed, a
 // request that is passed on.
 func (b *bench) refusals(ours *platform, passed float64) error {
-	// Nothing says how important these requests are: they are 50.
+	// Nothing says how important requests for another route are: they are 50.
+	other := *ours
+	other.url = strings.Replace(ours.url, "/shop/500/", "/shop/499/", 1)
 	if err := ours.setAll(map[string]string{"edge.shed.force": "1", "edge.shed.force.percent": "100"}); err != nil {
 		return err
 	}
-	seen, err := b.turns([]*proxy{&ours.proxy}, func(p *proxy) (report, error) { return wrkRefused(p.url, few, b.phase) })
+	seen, err := b.turns([]*proxy{&other.proxy}, func(p *proxy) (report, error) { return wrkRefused(p.url, few, b.phase) })
 	if err != nil {
 		return err
 	}
