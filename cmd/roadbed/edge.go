@@ -35,8 +35,8 @@ func (c *cli) edge() *cobra.Command {
 }
 
 // fetchRoutes returns the edge's routes.
-func fetchRoutes(client *api.Client) func(context.Context) (edge.RouteTable, error) {
-	return func(ctx context.Context) (t edge.RouteTable, err error) {
+func fetchRoutes(client *api.Client) func(context.Context) (edge.RoutesView, error) {
+	return func(ctx context.Context) (t edge.RoutesView, err error) {
 		err = client.Do(ctx, http.MethodGet, "/api/v1/edge/routes", nil, &t)
 		return t, err
 	}
@@ -53,7 +53,7 @@ func (c *cli) routeList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return repeat(cmd, &l, fetchRoutes(client), func(out io.Writer, t edge.RouteTable) error {
+			return repeat(cmd, &l, fetchRoutes(client), func(out io.Writer, t edge.RoutesView) error {
 				rows := [][]string{}
 				for _, r := range t.Routes {
 					m := r.Match
@@ -185,7 +185,7 @@ func (c *cli) routeStatus() *cobra.Command {
 				return err
 			}
 			var refused string
-			err = repeat(cmd, &l, fetchRoutes(client), func(out io.Writer, t edge.RouteTable) error {
+			err = repeat(cmd, &l, fetchRoutes(client), func(out io.Writer, t edge.RoutesView) error {
 				if refused = t.Refused; refused != "" {
 					return nil
 				}

@@ -4,8 +4,7 @@ import "github.com/roadbed/roadbed/platform/edge/route"
 
 // What the API tells and takes of routes, for those who call it.
 type (
-	RoutesView       = route.RoutesView   // the same as RouteTable
-	RouteTable       = route.RoutesView   // of GET /api/v1/edge/routes
+	RoutesView       = route.RoutesView   // of GET /api/v1/edge/routes
 	RouteChange      = route.RoutesChange // of PUT /api/v1/edge/routes
 	RouteExplanation = route.Explanation  // of GET /api/v1/edge/explain
 	RouteDocument    = route.DocumentView // one property that holds routes
