@@ -79,7 +79,14 @@ const idleGrace = time.Second
 
 // Run serves l, and HTTP/3 on p unless that is nil, until ctx ends. Then it accepts no more, has clients told that their
 // connections end, and waits for what is under way, for as long as edge.drain.timeout says.
+//
+// Nobody is let in before [Gateway.Run] has taken in what is known of routes and apps; who comes sooner waits.
 func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error {
+	select {
+	case <-d.g.ready:
+	case <-ctx.Done():
+		return l.Close()
+	}
 	stop := d.g.limits.onChange(func(s http1.Settings) { d.server.Change(s) })
 	defer stop()
 	d.g.opened(d, true)

@@ -113,6 +113,9 @@ type Gateway struct {
 	surgery atomic.Pointer[route.Surgery]
 	faults  atomic.Pointer[faults]
 
+	ready chan struct{} // closed once Run has taken in what is known of routes and apps
+	begun sync.Once
+
 	mu      sync.Mutex     // guards what follows, from most of which table is built
 	doors   map[*Door]bool // that are open
 	apps    []string
@@ -127,7 +130,7 @@ func New(c Config) *Gateway {
 		c.Log = slog.Default()
 	}
 	g := &Gateway{
-		calls: c.Calls, discovery: c.Discovery, props: c.Properties, log: c.Log, meter: c.Meter,
+		ready: make(chan struct{}), calls: c.Calls, discovery: c.Discovery, props: c.Properties, log: c.Log, meter: c.Meter,
 		access:  accesslog.New(accesslog.Config{File: c.AccessLog, Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		origins: origin.New(origin.Config{Calls: c.Calls, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		push:    push.New(push.Config{Properties: c.Properties, Meter: c.Meter, Peers: c.Properties.List("edge.push.peers", nil).Get, Log: c.Log}),
@@ -186,6 +189,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
 	defer g.props.Prefix("fault.", func(all map[string]string) { g.faults.Store(newFaults(all, g.faults.Load(), g.meter, g.log)) })()
+	g.begun.Do(func() { close(g.ready) })
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var both sync.WaitGroup

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -169,5 +170,45 @@ func TestTheSizeOfBodiesIsAProperty(t *testing.T) {
 		if status, body := post(1001, chunked); status != http.StatusRequestEntityTooLarge || !strings.Contains(body, "edge.body.maxBytes") {
 			t.Errorf("1001 bytes of 1000, chunked %v: got %d %s, want 413", chunked, status, body)
 		}
+	}
+}
+
+func TestNobodyIsLetInBeforeRoutesAreKnown(t *testing.T) {
+	h := newHouse(t, nil)
+	d, err := h.Door(DoorConfig{Name: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	go func() { served <- d.Run(ctx, l, nil) }()
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+	answered := make(chan int, 1)
+	go func() {
+		resp, err := client.Get("http://" + l.Addr().String() + "/healthcheck")
+		if err != nil {
+			t.Error(err)
+			answered <- 0
+			return
+		}
+		resp.Body.Close()
+		answered <- resp.StatusCode
+	}()
+	select {
+	case status := <-answered:
+		t.Errorf("the edge answered %d before it knew its routes", status)
+	case <-time.After(50 * time.Millisecond):
+	}
+	h.begun.Do(func() { close(h.ready) }) // as Run does
+	if status := <-answered; status != http.StatusOK {
+		t.Errorf("then it answered %d, want 200", status)
+	}
+	cancel()
+	if err := <-served; err != nil {
+		t.Error(err)
 	}
 }
