@@ -85,20 +85,24 @@ func (o *origin) sweep(now int64) {
 	if c := o.proxy.calls.Connections(o.name); c.IdleTimeout > 0 {
 		idle = c.IdleTimeout
 	}
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	all := maps.Clone(*o.servers.Load())
-	before := len(all)
-	for addr, s := range all {
+	var gone []string
+	for addr, s := range *o.servers.Load() {
 		wanted := s.wanted.Load()
 		here := listed[addr] || wanted != 0 && now-wanted < int64(idle)
 		if s.sweep(now, idle, here) && !here {
-			delete(all, addr)
+			gone = append(gone, addr)
 		}
 	}
-	if len(all) != before {
-		o.servers.Store(&all)
+	if gone == nil {
+		return
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	all := maps.Clone(*o.servers.Load())
+	for _, addr := range gone {
+		delete(all, addr)
+	}
+	o.servers.Store(&all)
 }
 
 // close closes what is idle.

@@ -39,6 +39,7 @@ type call struct {
 	early     func(int, *filter.Header)
 
 	here          context.Context // of two attempts at once
+	leave         func()          // ends it; nil: there were not two
 	way           ipc.Way
 	connectWithin time.Duration
 	waterline     int
@@ -62,14 +63,11 @@ type call struct {
 func (c *call) begin() (trip ipc.Trip, err error) {
 	x, q := c.x, &c.x.Request
 	c.set, c.general = c.origin.set.Load(), c.proxy.general.Get()
-	trip = ipc.Trip{App: c.origin.name, Timeout: -1, Group: x.Group, Instance: x.Instance, Force: x.Force, Addr: x.Addr, ID: x.ID, Method: q.Method, Path: q.Path}
+	trip = ipc.Trip{App: c.origin.name, Timeout: -1, Group: x.Group, Instance: x.Instance, Force: x.Force, Addr: x.Addr, Room: c.set.concurrent, ID: x.ID, Method: q.Method, Path: q.Path}
 	if x.Deadline != 0 {
 		if trip.Timeout = time.Duration(x.Deadline - filter.Now()); trip.Timeout <= 0 {
 			return trip, c.proxy.failed(late, x.App, ipc.ErrDeadlineSpent)
 		}
-	}
-	if trip.Room = c.set.concurrent; trip.Room < 0 {
-		trip.Room = -1
 	}
 	methods := retriedMethods
 	if plan := x.Plan; plan != nil {
@@ -177,6 +175,7 @@ func (c *call) run() error {
 			return c.last(k, err, &o)
 		}
 		c.discard()
+		c.part()
 		x.Passport.Add(filter.OriginRetryStart)
 		if !c.pause(wait) {
 			return c.fail(cancelled, c.passage.Failed(context.Canceled))
@@ -217,6 +216,14 @@ func (c *call) present() (ctx context.Context, leave func()) {
 	return ctx, func() {
 		x.Waiter.Done(&stop)
 		cancel(nil)
+	}
+}
+
+// part ends the context of two attempts at once, so that something else may wait for the client.
+func (c *call) part() {
+	if c.leave != nil {
+		c.leave()
+		c.here, c.leave = nil, nil
 	}
 }
 
@@ -513,13 +520,14 @@ func (c *call) end() {
 		c.body.Close() //nolint:errcheck // a filter may have put another body in its place
 		c.body = nil
 	}
+	c.part()
 	c.proxy.mirrors.end(c)
 	if c.upload.body != nil {
 		c.upload.end()
 	}
 	c.x, c.origin, c.answer, c.said = nil, nil, answer{}, saying{}
 	c.told, c.open, c.grpc, c.web, c.key = false, false, false, noWeb, ""
-	c.out, c.here = http1.Outgoing{}, nil
+	c.out = http1.Outgoing{}
 	c.proxy.free.Put(c)
 }
 

@@ -85,10 +85,7 @@ func (r *racer) usable() bool {
 // race makes the request's first attempt, and one more at another instance if it takes longer than after.
 func (c *call) race(after, limit time.Duration) (kind, error) {
 	c.tell()
-	here, leave := c.present()
-	c.here = here
-	x := c.x
-	x.OnEnd(func(*filter.Exchange) { leave() })
+	c.here, c.leave = c.present()
 	back := make(chan *racer, 2)
 	all := [2]*racer{c.enter(c.passage.Endpoint(), limit, "1", back)}
 	running := 1

@@ -7,6 +7,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -49,10 +50,8 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 		return k, why
 	}
 	x.Passport.Add(filter.InRespHeadersReceived)
-	if x.Deadline == 0 {
-		timer.Stop()
-	} else {
-		timer.Stop()
+	timer.Stop()
+	if x.Deadline != 0 {
 		timer = time.AfterFunc(time.Duration(x.Deadline-filter.Now()), func() { cancel(errTooLong) })
 	}
 	c.body = &httpBody{resp: resp, inner: resp.Body, stop: func() { timer.Stop(); leave(); cancel(errDone) }}
@@ -93,23 +92,14 @@ func isTLS(err error) bool {
 // request makes the request that ep gets.
 func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request {
 	q := &c.x.Request
-	u := &url.URL{Scheme: "http", Host: ep.Addr, RawPath: c.path(), RawQuery: q.RawQuery, ForceQuery: strings.HasSuffix(q.Target, "?")}
+	req := c.copied(ep.Addr)
+	h := req.Header
 	if ep.Secure {
-		u.Scheme = "https"
-	}
-	var err error
-	if u.Path, err = url.PathUnescape(u.RawPath); err != nil {
-		u.Path = u.RawPath // cannot be: it was looked at when the request was read
-	}
-	h := make(http.Header, q.Header.Len()+2)
-	for _, f := range q.Header.Fields() {
-		k := http.CanonicalHeaderKey(strings.Clone(f.Name)) // which returns it if it is canonical
-		h[k] = append(h[k], strings.Clone(f.Value))
+		req.URL.Scheme = "https"
 	}
 	if _, ok := h["User-Agent"]; !ok {
 		h["User-Agent"] = nil // else net/http would name itself
 	}
-	req := &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(c.host()), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	if wish := c.wish(); wish != "" {
 		h["Connection"], h["Upgrade"] = []string{"Upgrade"}, []string{wish}
 		if q.Proto >= 20 && strings.EqualFold(wish, "websocket") && h["Sec-Websocket-Key"] == nil {
@@ -139,6 +129,22 @@ func (c *call) request(ctx context.Context, ep *balance.Endpoint) *http.Request 
 		}
 	}
 	return req.WithContext(ctx)
+}
+
+// copied returns the request, without its body, as one of net/http's to addr, which shares no memory with the exchange.
+func (c *call) copied(addr string) *http.Request {
+	q := &c.x.Request
+	u := &url.URL{Scheme: "http", Host: addr, RawPath: strings.Clone(c.path()), RawQuery: strings.Clone(q.RawQuery), ForceQuery: strings.HasSuffix(q.Target, "?")}
+	var err error
+	if u.Path, err = url.PathUnescape(u.RawPath); err != nil {
+		u.Path = u.RawPath // cannot be: it was looked at when the request was read
+	}
+	h := make(http.Header, q.Header.Len()+2)
+	for _, f := range q.Header.Fields() {
+		k := http.CanonicalHeaderKey(strings.Clone(f.Name)) // which returns it if it is canonical
+		h[k] = append(h[k], strings.Clone(f.Value))
+	}
+	return &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(c.host()), Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 }
 
 var errNotAtHand = errors.New("the request's body is not at hand any more")
@@ -230,7 +236,7 @@ func (c *call) interim(status int, header textproto.MIMEHeader) error {
 func (c *call) answered(resp *http.Response, body *httpBody) (kind, error) {
 	r := &c.x.Response
 	r.Status, r.ContentLength = resp.StatusCode, resp.ContentLength
-	for _, k := range sortedKeys(resp.Header) {
+	for _, k := range slices.Sorted(maps.Keys(resp.Header)) {
 		for _, v := range resp.Header[k] {
 			r.Header.Add(k, v)
 		}
@@ -252,15 +258,6 @@ func (c *call) answered(resp *http.Response, body *httpBody) (kind, error) {
 	return fine, nil
 }
 
-func sortedKeys(h http.Header) []string {
-	names := make([]string, 0, len(h))
-	for k := range h {
-		names = append(names, k)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // httpBody is the body of an answer of net/http, and its trailers.
 type httpBody struct {
 	resp    *http.Response
@@ -276,7 +273,7 @@ func (b *httpBody) Read(p []byte) (int, error) {
 	if err != nil && !b.over {
 		b.over = true
 		if err == io.EOF {
-			for _, k := range sortedKeys(b.resp.Trailer) {
+			for _, k := range slices.Sorted(maps.Keys(b.resp.Trailer)) {
 				for _, v := range b.resp.Trailer[k] {
 					if !connectionOnly(k) && !betweenServices(k) {
 						b.trailer.Add(k, v)

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"sync"
@@ -58,16 +57,8 @@ func (m *mirrors) begin(c *call) {
 	if plan == nil || plan.Mirror == "" || c.wish() != "" || plan.MirrorPercent < 100 && rand.Float64()*100 >= plan.MirrorPercent {
 		return
 	}
-	q := &c.x.Request
-	path := strings.Clone(c.path())
-	u := &url.URL{Scheme: "http", Host: strings.ToLower(plan.Mirror), RawPath: path, RawQuery: strings.Clone(q.RawQuery)}
-	u.Path, _ = url.PathUnescape(path)
-	h := http.Header{}
-	for _, f := range q.Header.Fields() {
-		k := http.CanonicalHeaderKey(strings.Clone(f.Name)) // which returns it if it is canonical
-		h[k] = append(h[k], strings.Clone(f.Value))
-	}
-	c.copy = &copied{u.Host, &http.Request{Method: strings.Clone(q.Method), URL: u, Header: h, Host: strings.Clone(c.host())}, q.ContentLength}
+	app := strings.ToLower(plan.Mirror)
+	c.copy = &copied{app, c.copied(app), c.x.Request.ContentLength}
 }
 
 // end sends the copy of a request that is over, unless too many are under way or its body is not at hand.

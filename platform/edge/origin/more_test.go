@@ -282,6 +282,23 @@ func TestASettingThatMakesNoSenseLeavesTheLastOne(t *testing.T) {
 	}
 }
 
+func TestNoConnectionIsKeptWhereTheWaterlineIsZero(t *testing.T) {
+	o := scripts(t, act{raw: said200("ok")})
+	r := newRig(t, map[string]string{"app.ribbon.PerServerWaterline": "0"}, o.addr())
+	for range 2 {
+		x := exchange("GET", "/")
+		if err := r.Apply(x); err != nil {
+			t.Fatal(err)
+		}
+		x.End()
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if got := r.Origins()[0]; got.Keeps != 0 || got.Servers[0] != (ServerState{o.addr(), 0, 0}) || o.conns != 2 {
+		t.Errorf("got %+v and %d connections, want one for each of 2 requests", got, o.conns)
+	}
+}
+
 func TestOriginsAreTold(t *testing.T) {
 	o := scripts(t, act{raw: said200("ok")})
 	r := newRig(t, map[string]string{"edge.profile": "zuul"}, o.addr())

@@ -42,6 +42,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -69,7 +70,7 @@ type Config struct {
 //	CLIENT.ribbon.ReadTimeout                        none   ms until an attempt's answer begins
 //	zuul.origin.readtimeout.max                      90000  ms, at most
 //	CLIENT.ribbon.MaxConnectionsPerHost              200    to one instance, -1 is any number; 50 with edge.profile=zuul
-//	CLIENT.ribbon.PerServerWaterline                 32     idle connections that are kept to one instance, for each processor; 4 with edge.profile=zuul
+//	CLIENT.ribbon.PerServerWaterline                 32     idle connections that are kept to one instance, for each processor, 0 is none; 4 with edge.profile=zuul
 //	CLIENT.ribbon.MaxRequestsPerConnection           1000
 //	CLIENT.ribbon.ConnIdleEvictTimeMilliSeconds      60000
 //	CLIENT.ribbon.CloseOnCircuitBreaker              true   connections are not kept while the app's breaker is not closed
@@ -106,7 +107,8 @@ type Proxy struct {
 	free      sync.Pool // of *call
 	mirrors   mirrors
 
-	origins atomic.Pointer[map[string]*origin] // by app; copied on write
+	origins    atomic.Pointer[map[string]*origin] // by app; copied on write
+	processors atomic.Int32                       // as sweep has seen last; to ask takes the scheduler's lock
 
 	mu   sync.Mutex // guards additions to origins
 	shut bool
@@ -130,6 +132,7 @@ func New(c Config) *Proxy {
 		p.log = slog.Default()
 	}
 	p.origins.Store(&map[string]*origin{})
+	p.processors.Store(int32(runtime.GOMAXPROCS(0)))
 	p.mirrors.init(p)
 	p.endpoint = &filter.Filter{Name: "ProxyEndpoint", Kind: filter.Endpoint, Apply: p.Apply}
 	p.free.New = func() any {
@@ -175,6 +178,7 @@ func (p *Proxy) sweep() {
 			return
 		case <-tick.C:
 		}
+		p.processors.Store(int32(runtime.GOMAXPROCS(0)))
 		now := filter.Now()
 		for _, o := range *p.origins.Load() {
 			o.sweep(now)

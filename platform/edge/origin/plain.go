@@ -28,8 +28,8 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 	if c.addr != "" {
 		s.wanted.Store(now)
 	}
-	perHost, waterline := c.set.limits(c.general.zuul())
-	c.waterline = waterline
+	var perHost int
+	perHost, c.waterline = c.proxy.limits(c.set)
 	c.outgoing(deadline)
 	x.Passport.AddAt(filter.OriginConnAcquireStart, now)
 	for fresh := false; ; {
@@ -46,6 +46,7 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 			x.Passport.Add(filter.InRespHeadersReceived)
 			return fine, nil
 		}
+		c.conn = nil
 		s.lost()
 		c.discard() // what was read of an answer
 		var e *http1.Error
@@ -167,7 +168,7 @@ func (c *call) exchange(now int64) error {
 	x.Request.Body = body
 	if err == nil && x.Response.Status == 101 {
 		if why := c.badSwitch(); why != nil {
-			c.discard()
+			u.Close() //nolint:errcheck // nobody wants it any more
 			return &http1.Error{Phase: http1.Waiting, Kind: http1.Malformed, Sent: true, Answered: true, Err: why}
 		}
 	}

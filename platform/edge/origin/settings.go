@@ -3,7 +3,6 @@ package origin
 import (
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,7 +40,7 @@ var usual = general{RetryBuffer: 64 << 10, UpgradeIdle: 5 * time.Minute, Upgrade
 // settings are one origin's. They never change; new ones take their place.
 type settings struct {
 	perHost     int // connections to one server; 0: none said; -1: any number
-	waterline   int // idle connections kept per server; 0: none said
+	waterline   int // idle connections kept per server and processor; -1: none said
 	maxRequests int // over one connection
 	keepAlive   bool
 	delay       bool // Nagle's algorithm is on
@@ -66,19 +65,20 @@ const (
 )
 
 // limits returns how many connections a server may have, and how many idle ones are kept.
-func (s *settings) limits(zuul bool) (perHost, waterline int) {
+func (p *Proxy) limits(s *settings) (perHost, waterline int) {
+	zuul := p.general.Get().zuul()
 	perHost, waterline = s.perHost, s.waterline
 	if perHost == 0 {
 		if perHost = defaultPerHost; zuul {
 			perHost = zuulPerHost
 		}
 	}
-	if waterline == 0 {
+	if waterline < 0 {
 		if waterline = defaultWaterline; zuul {
 			waterline = zuulWaterline
 		}
 	}
-	return perHost, waterline * runtime.GOMAXPROCS(0)
+	return perHost, waterline * int(p.processors.Load())
 }
 
 // follow keeps apply told of an app's settings, until stop is called.
@@ -87,7 +87,7 @@ func follow(p *config.Properties, app string, apply func(*settings)) (stop func(
 	var mu sync.Mutex
 	parts := make([]map[string]string, len(prefixes))
 	ready := false
-	last := &settings{maxRequests: defaultMaxRequests, closeOnBreaker: true}
+	last := &settings{maxRequests: defaultMaxRequests, waterline: -1, closeOnBreaker: true}
 	resolve := func() {
 		all := map[string]string{}
 		for _, part := range parts {
@@ -119,7 +119,7 @@ func follow(p *config.Properties, app string, apply func(*settings)) (stop func(
 
 // read makes settings of properties. One that makes no sense leaves what was in force before.
 func read(app string, props map[string]string, before *settings, refuse func(key, text string, err error)) *settings {
-	s := &settings{maxRequests: defaultMaxRequests}
+	s := &settings{maxRequests: defaultMaxRequests, waterline: -1}
 	take := func(keys []string, set func(text string) error, keep func()) {
 		for _, k := range keys {
 			if text, ok := props[k]; ok {

@@ -30,7 +30,7 @@ func (p *Proxy) Origins() []State {
 	for _, o := range *p.origins.Load() {
 		set := o.set.Load()
 		s := State{App: o.app, InFlight: o.inFlight.Load(), Limit: set.concurrent, Protocol: cmp.Or(set.protocol, "http1"), Servers: []ServerState{}}
-		s.PerServer, s.Keeps = set.limits(p.general.Get().zuul())
+		s.PerServer, s.Keeps = p.limits(set)
 		for _, srv := range *o.servers.Load() {
 			srv.mu.Lock()
 			idle := len(srv.idle)

@@ -507,6 +507,40 @@ func TestASlowGETGetsASecondAttempt(t *testing.T) {
 	}
 }
 
+func TestARequestThatMightHaveBeenHedgedIsTriedAgainWhileItsClientIsThere(t *testing.T) {
+	o := scripts(t, act{raw: status(503)}, act{raw: said200("ok")})
+	r := newRig(t, map[string]string{"ipc.command.app.hedge.delayInMilliseconds": "5000"}, o.addr())
+	x := exchange("GET", "/")
+	x.Waiter, x.Plan = new(filter.Waiter), &filter.Plan{Hedge: true}
+	if err := r.Apply(x); err != nil || x.Response.Status != 200 || len(x.Attempts) != 2 {
+		t.Errorf("got %d, %v, attempts %+v; want 200 by the second", x.Response.Status, err, x.Attempts)
+	}
+	x.End()
+	if stop := func() {}; !x.Waiter.Wait(&stop) {
+		t.Error("somebody waits for the client when the request is over")
+	}
+}
+
+func TestAConnectionWhoseProtocolWasChangedForNobodyIsClosedOnce(t *testing.T) {
+	o := scripts(t, act{raw: "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", hang: true},
+		act{raw: "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\n", hang: true})
+	r := newRig(t, nil, o.addr())
+	for _, want := range []int{101, 0} {
+		x := exchange("GET", "/chat")
+		x.Request.Upgrade, x.Plan = "websocket", &filter.Plan{Upgrades: true}
+		x.Request.Header.Add("Sec-WebSocket-Key", webSocketKey())
+		if err := r.Apply(x); x.Response.Status != want {
+			t.Errorf("got %d, %v; want %d", x.Response.Status, err, want)
+		}
+		x.End() // without anybody having taken the connection over
+		if open := r.origin("app").server(o.addr()).open.Load(); open != 0 {
+			t.Errorf("after a %d, %d connections are counted as open, want none", want, open)
+		}
+	}
+	o.Close()
+	o.wg.Wait() // all were closed
+}
+
 func TestAMirrorGetsACopyAndHarmsNobody(t *testing.T) {
 	o := scripts(t, act{raw: said200("ok")})
 	got := make(chan string, 10)
