@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"math"
 	"net/netip"
 	"strings"
 	"testing"
@@ -456,5 +457,12 @@ func BenchmarkStandard(b *testing.B) {
 		usual(&x)
 		e.Run(&x)
 		x.End()
+	}
+}
+
+func TestTheLargestLimitOfABodyIsALimitLikeAnyOther(t *testing.T) {
+	b, err := io.ReadAll(&limited{ReadCloser: io.NopCloser(strings.NewReader("hello")), left: math.MaxInt64, limit: math.MaxInt64})
+	if string(b) != "hello" || err != nil {
+		t.Errorf("got %q, %v, want hello", b, err)
 	}
 }
