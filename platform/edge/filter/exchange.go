@@ -14,17 +14,29 @@ import (
 )
 
 // Client is the connection a request came by. It lives as long as the connection, and does not change once the first
-// request is served, except for what it counts.
+// request is served.
 type Client struct {
 	Remote   netip.AddrPort // as the PROXY protocol has it where that is spoken
 	Local    netip.AddrPort
 	Peer     netip.AddrPort // the other end of the connection
 	Listener string         // the listener's name
 	TLS      *tls.ConnectionState
-	Identity string            // of a verified client certificate: its SPIFFE id, else its common name
+	Identity string            // of a verified client certificate, by [Identity]
 	Proxied  map[string]string // what the PROXY protocol told beside addresses: ALPN, AUTHORITY, SSL, VPCE
-	Since    int64             // by [Now]
-	Requests int64             // read so far
+}
+
+// Identity returns who a verified client certificate is for: its SPIFFE id, else its common name; "" without one.
+func Identity(s *tls.ConnectionState) string {
+	if s == nil || len(s.VerifiedChains) == 0 {
+		return ""
+	}
+	leaf := s.PeerCertificates[0]
+	for _, u := range leaf.URIs {
+		if u.Scheme == "spiffe" {
+			return u.String()
+		}
+	}
+	return leaf.Subject.CommonName
 }
 
 // Request is what the client wants. Filters may change it before the endpoint runs.

@@ -324,7 +324,6 @@ func (c *conn) begin() *Refusal {
 	w, now := c.w, filter.Now()
 	x, q := &w.x, &w.x.Request
 	c.served++
-	c.client.Requests++
 	c.headBy = 0
 	x.Client, x.Start = c.client, now
 	x.Waiter, x.MayDetach = &c.waiter, true

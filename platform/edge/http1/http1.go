@@ -232,7 +232,7 @@ func (s *Server) Serve(l net.Listener) error {
 // it already. It returns when the connection is at its end.
 func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 	if client == nil {
-		client = &filter.Client{Listener: s.c.Listener, Remote: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr()), Since: filter.Now()}
+		client = &filter.Client{Listener: s.c.Listener, Remote: addrPort(nc.RemoteAddr()), Local: addrPort(nc.LocalAddr())}
 		client.Peer = client.Remote
 	}
 	c := &conn{s: s, client: client}

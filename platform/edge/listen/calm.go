@@ -17,7 +17,7 @@ type Calm struct {
 	Resets        int           // streams that the client resets within ResetWindow, if they are more than half of those it opened: 200
 	ResetWindow   time.Duration // 30 s
 	Continuations int           // CONTINUATION frames in a row: 16
-	Controls      int           // frames of each kind of PING, SETTINGS, PRIORITY, WINDOW_UPDATE of nothing, and DATA of nothing, in a second: 100
+	Controls      int           // frames of each kind of PING, SETTINGS, PRIORITY, and DATA of nothing, in a second: 100
 }
 
 func (c Calm) orDefault() Calm {

@@ -400,17 +400,3 @@ func selfSign(dir string, now time.Time) error {
 	}
 	return nil
 }
-
-// Identity returns who a verified client certificate is for: its SPIFFE id, else its common name; "" without one.
-func Identity(s *tls.ConnectionState) string {
-	if s == nil || len(s.VerifiedChains) == 0 {
-		return ""
-	}
-	leaf := s.PeerCertificates[0]
-	for _, u := range leaf.URIs {
-		if u.Scheme == "spiffe" {
-			return u.String()
-		}
-	}
-	return leaf.Subject.CommonName
-}

@@ -19,7 +19,7 @@ import (
 func newHTTP3(h *nethttp.Handler, c *tls.Config, idle time.Duration) *http3.Server {
 	return &http3.Server{
 		Handler:        h,
-		TLSConfig:      http3.ConfigureTLSConfig(c.Clone()),
+		TLSConfig:      &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c, nil }}, // as it is now: its ticket keys turn
 		MaxHeaderBytes: 32 << 10,
 		QUICConfig:     &quic.Config{MaxIdleTimeout: idle, MaxIncomingStreams: 100, HandshakeIdleTimeout: 10 * time.Second},
 	}

@@ -162,7 +162,7 @@ func (s *Server) Serve(l net.Listener) error {
 
 // conn finds out what a connection speaks and has it served.
 func (s *Server) conn(c net.Conn) {
-	client := &filter.Client{Listener: s.c.Name, Remote: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr()), Since: filter.Now()}
+	client := &filter.Client{Listener: s.c.Name, Remote: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr())}
 	client.Peer = client.Remote
 	early, secure, err := s.greet(c, client)
 	s.mu.Lock()
@@ -206,7 +206,7 @@ func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure 
 		return nil, nil, err
 	}
 	state := secure.ConnectionState()
-	client.TLS, client.Identity = &state, Identity(&state)
+	client.TLS, client.Identity = &state, filter.Identity(&state)
 	return nil, secure, nil
 }
 
@@ -239,7 +239,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 }
 
 // Drain stops accepting, has clients told that their connections end, and waits for what is under way. When ctx ends it
-// cuts off what is left.
+// cuts off what is left, and waits for a second or two for those who serve it.
 func (s *Server) Drain(ctx context.Context) {
 	s.mu.Lock()
 	s.closing = true
@@ -257,5 +257,15 @@ func (s *Server) Drain(ctx context.Context) {
 		c.Close()
 	}
 	s.mu.Unlock()
-	s.conns.Wait()
+	all := make(chan struct{})
+	go func() {
+		s.conns.Wait()
+		close(all)
+	}()
+	t := time.NewTimer(time.Second)
+	defer t.Stop()
+	select {
+	case <-all:
+	case <-t.C: // of a Serve that does not come back
+	}
 }

@@ -188,7 +188,7 @@ func TestBehindABalancerTheClientIsTheOneItTells(t *testing.T) {
 func TestClientsMustShowCertificatesWhereTheyAreWanted(t *testing.T) {
 	dir := t.TempDir()
 	pair(t, dir, "ca", "client.example")
-	addr, _ := opened(t, Config{TLS: secure(t, ClientAuth{CA: dir + "/ca.crt"}), Serve: func(x *filter.Exchange) { x.Answer(200, "is "+x.Client.Identity) }})
+	addr, s := opened(t, Config{TLS: secure(t, ClientAuth{CA: dir + "/ca.crt"}), Serve: func(x *filter.Exchange) { x.Answer(200, "is "+x.Client.Identity) }})
 	without := client(t, func(p *http.Protocols) { p.SetHTTP1(true) })
 	if got := get(t, without, "https://"+addr); !strings.Contains(got, "certificate required") {
 		t.Errorf("without a certificate: got %q", got)
@@ -199,8 +199,34 @@ func TestClientsMustShowCertificatesWhereTheyAreWanted(t *testing.T) {
 	}
 	with := client(t, func(p *http.Protocols) { p.SetHTTP2(true) })
 	with.Transport.(*http.Transport).TLSClientConfig.Certificates = []tls.Certificate{own}
-	if got := get(t, with, "https://"+addr); !strings.HasPrefix(got, "is ") {
-		t.Errorf("with a certificate: got %q", got)
+	if got := get(t, with, "https://"+addr); got != "is ca" {
+		t.Errorf("with a certificate: got %q, want is ca", got)
+	}
+	p, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	served := make(chan error, 1)
+	go func() { served <- s.ServeQUIC(p) }()
+	tr := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{own}}}
+	if got := get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String()); got != "is ca" {
+		t.Errorf("with a certificate over HTTP/3: got %q, want is ca", got)
+	}
+	tr.Close()
+	s.drainQUIC(t.Context())
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTicketKeysTurnForHTTP3Too(t *testing.T) {
+	c := secure(t, ClientAuth{})
+	s := New(Config{TLS: c, Serve: tell})
+	defer s.Drain(t.Context())
+	used, err := s.h3.TLSConfig.GetConfigForClient(&tls.ClientHelloInfo{})
+	if err != nil || used != c {
+		t.Errorf("a handshake over QUIC uses %p, %v; want the configuration whose keys turn, %p", used, err, c)
 	}
 }
 
@@ -304,5 +330,31 @@ func TestAConnectionThatNeverShakesHandsIsCutOffWhenDraining(t *testing.T) {
 	c.SetReadDeadline(time.Now().Add(5 * time.Second))
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the connection is still there: %v", err)
+	}
+}
+
+func TestDrainingDoesNotWaitForEverForWhoDoesNotComeBack(t *testing.T) {
+	release, begun := make(chan struct{}), make(chan struct{})
+	addr, s := opened(t, Config{TLS: secure(t, ClientAuth{}), Serve: func(x *filter.Exchange) {
+		close(begun)
+		<-release
+		x.Answer(200, "too late")
+	}})
+	defer close(release)
+	cl := client(t, func(p *http.Protocols) { p.SetHTTP1(true) })
+	answer := make(chan string, 1)
+	go func() { answer <- get(t, cl, "https://"+addr) }()
+	<-begun
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	drained := make(chan struct{})
+	go func() { s.Drain(ctx); close(drained) }()
+	select {
+	case <-drained:
+	case <-time.After(20 * time.Second):
+		t.Error("draining waits still, 20 s after its context ended")
+	}
+	if got := <-answer; got == "too late" {
+		t.Errorf("the client got %q of a connection that was cut off", got)
 	}
 }

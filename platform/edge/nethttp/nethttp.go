@@ -24,6 +24,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -38,8 +39,8 @@ type Handler struct {
 	// Serve fills the exchange's response.
 	Serve func(*filter.Exchange)
 
-	// Finished is called when the response was written or broke off, which [filter.Exchange.Err] then tells; nil: nobody
-	// wants to know.
+	// Finished is called when the response was written or broke off, which [filter.Exchange.Err] then tells, also for
+	// requests of HTTP/2 and 3 that were refused before Serve; nil: nobody wants to know.
 	Finished func(*filter.Exchange)
 
 	// Client returns the connection of a request; if it is nil or returns nil, addresses are read from the request.
@@ -64,13 +65,6 @@ type exchange struct {
 
 // ServeHTTP serves one request.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor > 1 {
-		if why := unsound(r); why != "" {
-			h.log().Debug("edge: a request was refused", "why", why, "from", r.RemoteAddr)
-			http.Error(w, "400 Bad Request: "+why, http.StatusBadRequest)
-			return
-		}
-	}
 	x, _ := h.free.Get().(*exchange)
 	if x == nil {
 		x = &exchange{}
@@ -84,7 +78,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		if p != nil && p != http.ErrAbortHandler {
 			x.Err = fmt.Errorf("panic: %v", p)
 			x.SetCategory(filter.FailureLocal, x.Err.Error())
-			h.log().Error("edge: a request panicked", "err", p, "path", x.Request.Path)
+			h.log().Error("edge: a request panicked", "err", p, "path", x.Request.Path, "stack", string(debug.Stack()))
 			if !x.begun {
 				x.Answer(http.StatusInternalServerError, "")
 				w.WriteHeader(http.StatusInternalServerError)
@@ -105,8 +99,21 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 	}()
-	h.Serve(&x.Exchange)
+	if why := unsound(r); r.ProtoMajor > 1 && why != "" {
+		x.refuse(why)
+	} else {
+		h.Serve(&x.Exchange)
+	}
 	whole = h.answer(x)
+}
+
+// refuse answers a request that Serve may not get to see.
+func (x *exchange) refuse(why string) {
+	x.Passport.Add(filter.InReqRejected)
+	x.Err = errors.New(why)
+	x.SetCategory(filter.FailureBadRequest, why)
+	x.Answer(http.StatusBadRequest, "400 Bad Request: "+why+"\n")
+	x.Response.Header.Add("X-Content-Type-Options", "nosniff")
 }
 
 func (h *Handler) log() *slog.Logger {
@@ -125,7 +132,7 @@ func (h *Handler) read(x *exchange) {
 		x.Client = h.Client(r)
 	}
 	if x.Client == nil {
-		x.own = filter.Client{Listener: h.Listener, TLS: r.TLS, Since: x.Start}
+		x.own = filter.Client{Listener: h.Listener, TLS: r.TLS, Identity: filter.Identity(r.TLS)}
 		if a, err := netip.ParseAddrPort(r.RemoteAddr); err == nil {
 			x.own.Remote = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 			x.own.Peer = x.own.Remote
@@ -285,28 +292,28 @@ func (x *exchange) copyBody() error {
 	defer buffers.Put(buf)
 	control := http.NewResponseController(x.w)
 	flush := p.Flush || p.ContentLength < 0
-	var head *time.Timer
-	var mu sync.Mutex
-	first := false // guarded by mu: the body has begun
+	begun := func() {}
 	if flush {
-		head = time.AfterFunc(headWithin, func() {
+		var mu sync.Mutex
+		first := false // guarded by mu: the body has begun
+		head := time.AfterFunc(headWithin, func() {
 			mu.Lock()
 			defer mu.Unlock()
 			if !first {
 				control.Flush() //nolint:errcheck // a broken connection shows at the next write
 			}
 		})
-		defer head.Stop()
-	}
-	for {
-		n, err := p.Body.Read(buf[:])
-		if head != nil {
+		begun = func() {
+			head.Stop()
 			mu.Lock()
 			first = true
 			mu.Unlock()
-			head.Stop()
-			head = nil
 		}
+		defer begun() // if the body panics, too: net/http does not bear a flush once the handler has returned
+	}
+	for {
+		n, err := p.Body.Read(buf[:])
+		begun()
 		if n > 0 {
 			x.Written += int64(n)
 			if _, werr := x.w.Write(buf[:n]); werr != nil {
@@ -366,7 +373,9 @@ func (h *Handler) handOver(x *exchange) (whole bool) {
 		return true
 	}
 	defer conn.Close()
+	x.mu.Lock()
 	x.begun = true
+	x.mu.Unlock()
 	var b []byte
 	b = fmt.Appendf(b, "HTTP/1.1 %d %s\r\n", p.Status, http.StatusText(p.Status))
 	for _, f := range p.Header.Fields() {
@@ -447,18 +456,6 @@ func (s *stream) SetReadDeadline(t time.Time) error { return s.control.SetReadDe
 
 // SetWriteDeadline sets how long Write waits.
 func (s *stream) SetWriteDeadline(t time.Time) error { return s.control.SetWriteDeadline(t) }
-
-// Improper tells what is wrong with a request that net/http lets in and no route may get to see; empty when nothing is.
-func Improper(x *filter.Exchange) string {
-	q := &x.Request
-	switch {
-	case q.Method == http.MethodConnect:
-		return "the edge is no forward proxy; CONNECT is refused"
-	case !strings.HasPrefix(q.Path, "/") && !(q.Path == "*" && q.Method == http.MethodOptions):
-		return "the request's target must be a path"
-	}
-	return ""
-}
 
 // unsound tells what is wrong with a request of HTTP/2 or 3 that net/http lets pass, though it would mean something else, or
 // two things, in HTTP/1.1; "" if nothing is. spec: RFC 9113 §8.2 and §8.3, RFC 9110 §9.1

@@ -298,3 +298,23 @@ func TestWhatHTTP1WouldReadDifferentlyIsRefused(t *testing.T) {
 		}
 	}
 }
+
+// A request that is refused before Serve is told all the same: whoever looks for it finds it in the access log.
+func TestWhatIsRefusedIsFinishedWithItsAnswer(t *testing.T) {
+	got := ""
+	h := &Handler{Serve: func(*filter.Exchange) { t.Error("it was served") }, Log: slog.New(slog.DiscardHandler), Finished: func(x *filter.Exchange) {
+		category, why := x.Category()
+		got += fmt.Sprintf("%s %s %d %d %s: %s", x.Request.Method, x.Request.Path, x.Request.Proto, x.Response.Status, category, why)
+	}}
+	r := httptest.NewRequest("GET", "/a", nil)
+	r.ProtoMajor, r.ProtoMinor = 2, 0
+	r.Header["Host"] = []string{"other.example"}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	if want := "GET /a 20 400 FAILURE_CLIENT_BAD_REQUEST: :authority and host differ"; got != want {
+		t.Errorf("it was finished as %q, want %q", got, want)
+	}
+	if w.Code != 400 || w.Body.String() != "400 Bad Request: :authority and host differ\n" {
+		t.Errorf("the client got %d %q", w.Code, w.Body)
+	}
+}
