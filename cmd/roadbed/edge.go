@@ -263,14 +263,14 @@ up to 64 KiB; give longer ones names of their own.`,
 func applyRoutes(cmd *cobra.Command, client *api.Client, name, text string, dry, glass bool) error {
 	ctx, out := cmd.Context(), cmd.OutOrStdout()
 	var change edge.RouteChange
-	q := url.Values{"dryRun": {"true"}}
+	q := url.Values{}
 	key := edge.RoutesProperty
 	if name != "" {
 		q.Set("name", name)
 		key += "." + name
 	}
 	body := map[string]string{"text": text}
-	if err := client.Do(ctx, http.MethodPut, "/api/v1/edge/routes?"+q.Encode(), body, &change); err != nil {
+	if err := client.Do(ctx, http.MethodPost, "/api/v1/edge/routes/check?"+q.Encode(), body, &change); err != nil {
 		return fmt.Errorf("nothing is changed: %w", err)
 	}
 	for _, n := range change.Notes {
@@ -452,9 +452,9 @@ func (c *cli) surgicalAdd() *cobra.Command {
 				}
 				text = string(b)
 			}
-			at := "/api/v1/edge/surgical/" + url.PathEscape(args[0]) + "?dryRun=true"
+			at := "/api/v1/edge/surgical/" + url.PathEscape(args[0]) + "/check"
 			var rule edge.SurgicalRule
-			if err := client.Do(cmd.Context(), http.MethodPut, at, map[string]string{"text": text}, &rule); err != nil {
+			if err := client.Do(cmd.Context(), http.MethodPost, at, map[string]string{"text": text}, &rule); err != nil {
 				return fmt.Errorf("nothing is changed: %w", err)
 			}
 			p := properties.Property{Key: edge.SurgicalProperty + args[0], Value: text, Source: "cli"}

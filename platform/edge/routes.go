@@ -5,7 +5,7 @@ import "github.com/roadbed/roadbed/platform/edge/route"
 // What the API tells and takes of routes, for those who call it.
 type (
 	RoutesView       = route.RoutesView   // of GET /api/v1/edge/routes
-	RouteChange      = route.RoutesChange // of PUT /api/v1/edge/routes
+	RouteChange      = route.RoutesChange // of POST /api/v1/edge/routes/check
 	RouteExplanation = route.Explanation  // of GET /api/v1/edge/explain
 	RouteDocument    = route.DocumentView // one property that holds routes
 	RouteObject      = route.Object       // of the Gateway API
@@ -13,7 +13,7 @@ type (
 	RouteValue       = route.Value        // that a header must have
 	RouteText        = route.Text         // a document, and where it stands
 	ImportedRoutes   = route.Imported     // of ImportRoutes
-	SurgicalRule     = route.Rule         // of PUT /api/v1/edge/surgical/ID
+	SurgicalRule     = route.Rule         // of POST /api/v1/edge/surgical/ID/check
 	SurgicalView     = route.SurgicalView // of GET /api/v1/edge/surgical
 )
 

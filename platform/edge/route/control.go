@@ -23,7 +23,8 @@ const (
 	SurgicalProperty = "edge.surgical."
 )
 
-// Control is the API over routes and surgical rules. All but Set are required.
+// Control is the API over routes and surgical rules. It checks new ones and writes none: they are properties, and written
+// as such, with the ledger's entry, freezes and history that properties have. All of it is required.
 type Control struct {
 	Table   func() *Table
 	Surgery func() *Surgery
@@ -32,9 +33,6 @@ type Control struct {
 	// Written returns the properties as they are now, whether in force or not, and why the documents of routes are not
 	// in force; empty if they are.
 	Written func() (now Settings, refused string)
-
-	// Set writes a property, and deletes it if value is nil. nil: properties are written elsewhere.
-	Set func(ctx context.Context, key string, value *string) error
 }
 
 // Settings are the properties of [RoutesProperty] and below, and of [SurgicalProperty], by their full names. They do not
@@ -92,10 +90,9 @@ type DocumentView struct {
 	Routes int    `json:"routes" doc:"in force from it"`
 }
 
-// RoutesChange is the answer of PUT /api/v1/edge/routes: what is different with the new document.
+// RoutesChange is the answer of POST /api/v1/edge/routes/check: what would be different with the new document.
 type RoutesChange struct {
-	Document string   `json:"document" doc:"the property"`
-	DryRun   bool     `json:"dryRun,omitempty" doc:"it was only checked"`
+	Document string   `json:"document" doc:"the property that would hold it"`
 	Routes   int      `json:"routes" doc:"in all documents together"`
 	Added    []string `json:"added,omitempty"`
 	Changed  []string `json:"changed,omitempty"`
@@ -116,16 +113,15 @@ func (c *Control) Mount(s *api.Surface) {
 	huma.Get(s.API, "/api/v1/edge/routes", func(context.Context, *struct{}) (*struct{ Body RoutesView }, error) {
 		return &struct{ Body RoutesView }{c.view()}, nil
 	})
-	type putIn struct {
-		DryRun  bool   `query:"dryRun" doc:"only check it"`
+	type documentIn struct {
 		Name    string `query:"name" doc:"of a document beside the first, such as shop"`
 		RawBody []byte
 	}
 	huma.Register(s.API, huma.Operation{
-		OperationID: "put-edge-routes", Method: http.MethodPut, Path: "/api/v1/edge/routes", MaxBodyBytes: maxBytes,
-		Summary: "Replace a document of routes", Description: "The body is the document, JSON or YAML, or {\"text\": document}. It is checked with all others; one mistake, and nothing changes.",
-	}, func(ctx context.Context, in *putIn) (*struct{ Body RoutesChange }, error) {
-		out, err := c.put(ctx, in.Name, textOf(in.RawBody), in.DryRun)
+		OperationID: "check-edge-routes", Method: http.MethodPost, Path: "/api/v1/edge/routes/check", MaxBodyBytes: maxBytes,
+		Summary: "Check a document of routes", Description: "The body is the document, JSON or YAML, or {\"text\": document}. It is checked with all others, and nothing changes: to put it into force, set the property " + RoutesProperty + ", or " + RoutesProperty + ".NAME.",
+	}, func(_ context.Context, in *documentIn) (*struct{ Body RoutesChange }, error) {
+		out, err := c.check(in.Name, textOf(in.RawBody))
 		if err != nil {
 			return nil, err
 		}
@@ -150,40 +146,23 @@ func (c *Control) Mount(s *api.Surface) {
 	})
 	type ruleIn struct {
 		ID      string `path:"id"`
-		DryRun  bool   `query:"dryRun" doc:"only check it"`
 		RawBody []byte
 	}
 	huma.Register(s.API, huma.Operation{
-		OperationID: "put-edge-surgical", Method: http.MethodPut, Path: "/api/v1/edge/surgical/{id}",
-		Summary: "Create or replace a surgical rule", Description: "The body is the rule, JSON or YAML, or {\"text\": rule}.",
-	}, func(ctx context.Context, in *ruleIn) (*struct{ Body Rule }, error) {
+		OperationID: "check-edge-surgical", Method: http.MethodPost, Path: "/api/v1/edge/surgical/{id}/check",
+		Summary: "Check a surgical rule", Description: "The body is the rule, JSON or YAML, or {\"text\": rule}. Nothing changes: to put it into force, set the property " + SurgicalProperty + "ID.",
+	}, func(_ context.Context, in *ruleIn) (*struct{ Body Rule }, error) {
 		if !token(in.ID) {
 			return nil, api.Problem(http.StatusUnprocessableEntity, "a surgical rule's id has letters, digits and -._ alone; got %q", in.ID)
 		}
-		text := textOf(in.RawBody)
-		s, wrong := NewSurgery(c.Config(), map[string]string{in.ID: text}, nil)
+		s, wrong := NewSurgery(c.Config(), map[string]string{in.ID: textOf(in.RawBody)}, nil)
 		if err := wrong[in.ID]; err != nil {
 			return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
 		}
 		if len(s.rules) == 0 {
 			return nil, api.Problem(http.StatusUnprocessableEntity, "the time of rule %s is over; give it an until that is yet to come", in.ID)
 		}
-		if !in.DryRun {
-			if err := c.set(ctx, SurgicalProperty+in.ID, &text); err != nil {
-				return nil, err
-			}
-		}
 		return &struct{ Body Rule }{s.rules[0].spec}, nil
-	})
-	type idIn struct {
-		ID string `path:"id"`
-	}
-	huma.Delete(s.API, "/api/v1/edge/surgical/{id}", func(ctx context.Context, in *idIn) (*struct{}, error) {
-		now, _ := c.Written()
-		if _, has := now.Surgical()[in.ID]; !has {
-			return nil, api.Problem(http.StatusNotFound, "there is no surgical rule %s", in.ID)
-		}
-		return nil, c.set(ctx, SurgicalProperty+in.ID, nil)
 	})
 }
 
@@ -196,13 +175,6 @@ func textOf(body []byte) string {
 		return *wrapped.Text
 	}
 	return string(body)
-}
-
-func (c *Control) set(ctx context.Context, key string, value *string) error {
-	if c.Set == nil {
-		return api.Problem(http.StatusNotImplemented, "this process checks routes and does not keep them; set the property %s where properties are kept", key)
-	}
-	return c.Set(ctx, key, value)
 }
 
 func (c *Control) view() RoutesView {
@@ -225,8 +197,8 @@ func (c *Control) view() RoutesView {
 	return v
 }
 
-// put checks a document with all others, and writes its property unless it is a dry run.
-func (c *Control) put(ctx context.Context, name, text string, dryRun bool) (*RoutesChange, error) {
+// check says what would be different with a document among all others.
+func (c *Control) check(name, text string) (*RoutesChange, error) {
 	key := RoutesProperty
 	if name != "" {
 		if !token(name) {
@@ -250,13 +222,7 @@ func (c *Control) put(ctx context.Context, name, text string, dryRun bool) (*Rou
 		return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
 	}
 	out := diff(c.Table().Routes(), doc.Routes)
-	out.Document, out.DryRun, out.Objects, out.Notes = key, dryRun, doc.Objects, doc.Notes
-	if dryRun {
-		return out, nil
-	}
-	if err := c.set(ctx, key, &text); err != nil {
-		return nil, err
-	}
+	out.Document, out.Objects, out.Notes = key, doc.Objects, doc.Notes
 	return out, nil
 }
 

@@ -1,10 +1,10 @@
 package route
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -15,7 +15,7 @@ import (
 	"github.com/roadbed/roadbed/platform/api"
 )
 
-// controlled is a surface with a control over settings, which it writes itself.
+// controlled is a surface with a control over settings.
 func controlled(t *testing.T, settings Settings) *httptest.Server {
 	t.Helper()
 	config := Config{Apps: []string{"hello"}}
@@ -34,14 +34,6 @@ func controlled(t *testing.T, settings Settings) *httptest.Server {
 			return table
 		},
 		Surgery: func() *Surgery { s, _ := NewSurgery(config, settings.Surgical(), nil); return s },
-		Set: func(_ context.Context, key string, value *string) error {
-			if value == nil {
-				delete(settings, key)
-			} else {
-				settings[key] = *value
-			}
-			return nil
-		},
 	}
 	s := api.New("test", "1")
 	c.Mount(s)
@@ -74,44 +66,52 @@ func tell(t *testing.T, method, url, body string, out any) (int, string) {
 	return resp.StatusCode, string(text)
 }
 
-func TestADocumentIsCheckedAndThenWritten(t *testing.T) {
+func TestADocumentIsCheckedWithTheOthersAndNothingIsWritten(t *testing.T) {
 	settings := Settings{"edge.routes": `[{"id":"a","backends":[{"vip":"a"}]},{"id":"b","backends":[{"vip":"b"}]}]`, "edge.surgical.x": `{"to":{"vip":"x"}}`}
+	before := maps.Clone(settings)
 	srv := controlled(t, settings)
 	at := srv.URL + "/api/v1/edge/routes"
 	const next = "# routes\n- id: a\n  priority: 7\n  backends: [{vip: a}]\n- {id: c, backends: [{vip: c}]}\n"
 	var change RoutesChange
-	if status, body := tell(t, "PUT", at+"?dryRun=1", next, &change); status != 200 || settings["edge.routes"] == next {
-		t.Fatalf("a dry run: got %d %s, property %q", status, body, settings["edge.routes"])
+	if status, body := tell(t, "POST", at+"/check", next, &change); status != 200 {
+		t.Fatalf("got %d %s", status, body)
 	}
-	if got := fmt.Sprint(change.DryRun, change.Added, change.Changed, change.Removed, change.Routes); got != "true [c] [a] [b] 2" {
-		t.Errorf("a dry run tells %s", got)
-	}
-	if status, body := tell(t, "PUT", at, next, nil); status != 200 || settings["edge.routes"] != next {
-		t.Errorf("got %d %s, property %q", status, body, settings["edge.routes"])
+	if got := fmt.Sprint(change.Document, change.Added, change.Changed, change.Removed, change.Routes); got != "edge.routes[c] [a] [b] 2" {
+		t.Errorf("the check tells %s", got)
 	}
 	wrapped, err := json.Marshal(map[string]string{"text": "- {id: d, backends: [{vip: d}]}"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status, body := tell(t, "PUT", at+"?name=shop", string(wrapped), nil); status != 200 || settings["edge.routes.shop"] == "" {
+	change = RoutesChange{}
+	if status, body := tell(t, "POST", at+"/check?name=shop", string(wrapped), &change); status != 200 || change.Document != "edge.routes.shop" || change.Routes != 3 {
 		t.Errorf("a document of its own: got %d %s", status, body)
 	}
+	settings["edge.routes.shop"] = "- {id: d, backends: [{vip: d}]}"
+	before = maps.Clone(settings)
 	for body, says := range map[string]string{
 		"- id: z\n  bakends: []\n":                                     `edge.routes.api:2: route \"z\": a route has no \"bakends\"; did you mean backends?`,
 		"- {id: d, backends: [{vip: x}]}\n":                            `two routes have the id \"d\"`,
 		"- {id: e, match: {path: {regex: (}}, backends: [{vip: x}]}\n": "missing closing )",
 	} {
-		before := fmt.Sprint(settings)
-		if status, got := tell(t, "PUT", at+"?name=api", body, nil); status != 422 || !strings.Contains(got, says) || fmt.Sprint(settings) != before {
-			t.Errorf("%s: got %d %s, want 422 saying %s and nothing changed", body, status, got, says)
+		if status, got := tell(t, "POST", at+"/check?name=api", body, nil); status != 422 || !strings.Contains(got, says) {
+			t.Errorf("%s: got %d %s, want 422 saying %s", body, status, got, says)
 		}
 	}
-	if status, got := tell(t, "PUT", at+"?name=a%2Fb", next, nil); status != 422 {
+	if status, got := tell(t, "POST", at+"/check?name=a%2Fb", next, nil); status != 422 {
 		t.Errorf("a name with a slash: got %d %s", status, got)
+	}
+	if !maps.Equal(settings, before) {
+		t.Errorf("after the checks there is %v, want %v as before", settings, before)
+	}
+	for _, method := range []string{"PUT", "DELETE"} {
+		if status, got := tell(t, method, at, next, nil); status != 405 {
+			t.Errorf("%s: got %d %s, want 405: routes are written as properties", method, status, got)
+		}
 	}
 	var view RoutesView
 	tell(t, "GET", at, "", &view)
-	if got := fmt.Sprint(len(view.Routes), view.Apps, view.Documents); got != "3 [hello] [{edge.routes 86 2} {edge.routes.shop 31 1}]" {
+	if got := fmt.Sprint(len(view.Routes), view.Apps, view.Documents); got != "3 [hello] [{edge.routes 73 2} {edge.routes.shop 31 1}]" {
 		t.Errorf("the view has %s", got)
 	}
 }
@@ -144,18 +144,16 @@ func TestAURLIsExplainedAsAClientWouldAskForIt(t *testing.T) {
 	}
 }
 
-func TestSurgicalRulesAreSetListedAndRemoved(t *testing.T) {
+func TestSurgicalRulesAreCheckedAndListed(t *testing.T) {
 	settings := Settings{"edge.surgical.bad": `{"too":1}`, "edge.surgical.old": `{"to":{"vip":"x"},"until":"2001-01-01T00:00:00Z"}`}
 	srv := controlled(t, settings)
 	at := srv.URL + "/api/v1/edge/surgical"
-	if status, body := tell(t, "PUT", at+"/dev?dryRun=1", `{"to":{"vip":"x"}}`, nil); status != 200 || len(settings) != 2 {
-		t.Errorf("a dry run: got %d %s", status, body)
+	if status, body := tell(t, "POST", at+"/dev/check", `{"to":{"vip":"x"}}`, nil); status != 200 || len(settings) != 2 {
+		t.Errorf("got %d %s, and %d rules, want the 2 that were there", status, body, len(settings))
 	}
-	if status, body := tell(t, "PUT", at+"/dev", `{"to":{"vip":"x"}}`, nil); status != 200 || settings["edge.surgical.dev"] == "" {
-		t.Errorf("got %d %s", status, body)
-	}
+	settings["edge.surgical.dev"] = `{"to":{"vip":"x"}}`
 	for body, says := range map[string]string{`{"to":{}}`: "nowhere", `{"to":{"vip":"x"},"until":"2001-01-01T00:00:00Z"}`: "is over"} {
-		if status, got := tell(t, "PUT", at+"/dev", body, nil); status != 422 || !strings.Contains(got, says) {
+		if status, got := tell(t, "POST", at+"/dev/check", body, nil); status != 422 || !strings.Contains(got, says) {
 			t.Errorf("%s: got %d %s, want 422 saying %s", body, status, got, says)
 		}
 	}
@@ -167,11 +165,5 @@ func TestSurgicalRulesAreSetListedAndRemoved(t *testing.T) {
 	}
 	if want := []string{"bad refused", "dev in force", "old over"}; !slices.Equal(got, want) {
 		t.Errorf("listed as %v, want %v", got, want)
-	}
-	if status, body := tell(t, "DELETE", at+"/dev", "", nil); status != 204 || len(settings) != 2 {
-		t.Errorf("removed: got %d %s", status, body)
-	}
-	if status, _ := tell(t, "DELETE", at+"/dev", "", nil); status != 404 {
-		t.Errorf("removed again: got %d, want 404", status)
 	}
 }
