@@ -17,7 +17,7 @@
 //
 //	edge.push.enabled                     false       whether /ws and /sse are the edge's own
 //	edge.push.identity                    user        who a client is: user (as authenticated), header:NAME or cookie:NAME; the latter two believe the client
-//	edge.push.peers                       (none)      the other edges' APIs, such as http://10.0.0.7:7070, which are asked for clients that are not here
+//	edge.push.peers                       (none)      the other edges' APIs, such as http://10.0.0.7:7070, which are asked for clients that are not here; with the token of an API that wants one as http://push:TOKEN@10.0.0.7:7070
 //	edge.push.identity.header             X-CUSTOMER_ID   where the sender of a message names the client
 //	zuul.push.registry.ttl.seconds        1800        how long a connection may last
 //	zuul.push.reconnect.dither.seconds    180         up to so much less, at random
@@ -34,6 +34,8 @@
 // # What it does not
 //   - Nothing is stored, but for messages handed to /push/broker, which wait in memory, of this process alone, until their
 //     client connects or their time is up.
+//   - With several edges each keeps what was handed to /push/broker for a client that is not there, so that one who connects to
+//     another edge in time may get a message twice.
 //   - What clients send is read and dropped.
 package push
 
@@ -174,6 +176,7 @@ func (p *Push) Run(ctx context.Context) error {
 			}
 			p.queue.expire(now)
 		case <-ctx.Done():
+			busy.Wait() // for whom something is being done is back on the wheel then
 			for _, c := range p.wheel.all() {
 				busy.Go(func() {
 					c.goAway()
@@ -295,9 +298,7 @@ func (p *Push) attach(x *filter.Exchange, c *conn) {
 	if waiting := p.queue.take(c.id, now); len(waiting) > 0 {
 		go func() {
 			for _, m := range waiting {
-				if err := c.send(m.payload); err != nil {
-					return
-				}
+				p.write(c, m.payload) //nolint:errcheck // it is counted, and those that follow are, too
 			}
 		}()
 	}

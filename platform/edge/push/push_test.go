@@ -190,6 +190,25 @@ func TestEndingAsksEveryoneToGo(t *testing.T) {
 	})
 }
 
+func TestEndingAsksThoseToGoWhoAreBeingPinged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPush(nil)
+		stop := running(t, p)
+		c := join(t, p, "alice", false)
+		defer c.Close()
+		time.Sleep(182 * time.Second) // the ping is being written, and alice does not read yet
+		go stop()
+		synctest.Wait()
+		if a, b, d := next(t, c), next(t, c), next(t, c); a != "ping" || b != "text _CLOSE_" || d != "close 1001 Server going away" {
+			t.Errorf("got %q, %q and %q", a, b, d)
+		}
+		synctest.Wait()
+		if p.Open() != 0 {
+			t.Errorf("%d connections are left", p.Open())
+		}
+	})
+}
+
 func TestAClientThatDoesNotReadIsGivenUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPush(nil)
@@ -374,7 +393,9 @@ func TestAnyEdgeReachesAClientOfAnother(t *testing.T) {
 	_, url := sender(t, far)
 	none := newPush(nil)
 	_, other := sender(t, none)
-	near := newPush(nil, other, "http://127.0.0.1:1", url)
+	barred := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(401) })) // an API that wants a token
+	defer barred.Close()
+	near := newPush(nil, barred.URL, other, "http://127.0.0.1:1", url)
 	defer near.client.CloseIdleConnections()
 	send, _ := sender(t, near)
 	c := join(t, far, "alice", false)
@@ -439,6 +460,12 @@ func TestTheBrokerKeepsMessagesForClientsThatComeInTime(t *testing.T) {
 		}
 		if got := post(`{"ids":["carol"],"payload":"x","ttl":60}`); got != 503 {
 			t.Errorf("one more than a client may have waiting: got %d, want 503", got)
+		}
+		if got := post(`{"ids":["` + strings.Repeat("a", 2*maxPayload) + `"]}`); got != 413 {
+			t.Errorf("an order of over %d bytes: got %d, want 413", 2*maxPayload, got)
+		}
+		if p.sent.Count() != 1 {
+			t.Errorf("%d messages are counted as sent, want alice's", p.sent.Count())
 		}
 	})
 }

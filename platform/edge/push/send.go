@@ -84,13 +84,10 @@ func (p *Push) handlePush(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Retry-After", "1")
 		say(w, http.StatusServiceUnavailable, "%v; zuul.push.tokenBucket.rate says how many", errThrottled)
 	default:
-		if err := c.send(body); err != nil {
-			p.lost.Inc()
-			c.drop()
+		if err := p.write(c, body); err != nil {
 			say(w, http.StatusInternalServerError, "the message could not be written: %v", err)
 			return
 		}
-		p.sent.Inc()
 		w.WriteHeader(http.StatusOK)
 	}
 }
@@ -113,7 +110,10 @@ func (p *Push) askPeers(w http.ResponseWriter, r *http.Request, id string, body 
 		if resp == nil {
 			continue
 		}
-		if resp.StatusCode == http.StatusNotFound {
+		if !known(resp.StatusCode) {
+			if resp.StatusCode != http.StatusNotFound {
+				p.refuses(resp)
+			}
 			resp.Body.Close()
 			continue
 		}
@@ -128,11 +128,26 @@ func (p *Push) askPeers(w http.ResponseWriter, r *http.Request, id string, body 
 	return false
 }
 
+// known reports whether that is how /push answers of a client that it has.
+func known(status int) bool {
+	switch status {
+	case http.StatusOK, http.StatusNoContent, http.StatusForbidden, http.StatusInternalServerError, http.StatusServiceUnavailable:
+		return true
+	}
+	return false
+}
+
+// refuses notes that another edge does not take what it is asked.
+func (p *Push) refuses(resp *http.Response) {
+	p.log.Warn("push: another edge refuses what it is asked; is its address in edge.push.peers that of its API, and has it the API's token, as in http://push:TOKEN@HOST:PORT?",
+		"url", resp.Request.URL.Redacted(), "status", resp.StatusCode)
+}
+
 // ask sends one request to another edge; nil if it does not answer.
 func (p *Push) ask(ctx context.Context, method, url string, h http.Header, id string, body []byte) *http.Response {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
-		p.log.Warn("push: an edge's address cannot be asked", "url", url, "err", err)
+		p.log.Warn("push: an address in edge.push.peers cannot be asked", "err", err)
 		return nil
 	}
 	req.Header.Set(p.set.Get().Header, id)
@@ -142,7 +157,7 @@ func (p *Push) ask(ctx context.Context, method, url string, h http.Header, id st
 	}
 	resp, err := p.client.Do(req)
 	if err != nil {
-		p.log.Debug("push: an edge does not answer", "url", url, "err", err)
+		p.log.Debug("push: an edge does not answer", "err", err) // which says whom
 		return nil
 	}
 	return resp
@@ -166,7 +181,13 @@ func (p *Push) handleBroker(w http.ResponseWriter, r *http.Request) {
 	var o order
 	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 2*maxPayload))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&o); err != nil {
+	err := d.Decode(&o)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		say(w, http.StatusRequestEntityTooLarge, "an order is at most %d bytes; name the clients in several", 2*maxPayload)
+		return
+	case err != nil:
 		say(w, http.StatusBadRequest, `the body is not {"ids": [...], "payload": "...", "ttl": 60}: %v`, err)
 		return
 	}
@@ -198,13 +219,13 @@ func (p *Push) handleBroker(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if len(elsewhere) > 0 {
-		if kept := p.queue.put(elsewhere, payload, until); kept < len(elsewhere) {
-			w.Header().Set("Retry-After", "10")
-			say(w, http.StatusServiceUnavailable, "too many messages wait already; %d of %d clients will not get this one", len(elsewhere)-kept, len(o.IDs))
-			return
-		}
 		if r.Header.Get(hopHeader) == "" {
 			p.tellPeers(elsewhere, o)
+		}
+		if kept := p.queue.put(elsewhere, payload, until); kept < len(elsewhere) {
+			w.Header().Set("Retry-After", "10")
+			say(w, http.StatusServiceUnavailable, "too many messages wait already; %d of %d clients are not here and will not get this one when they come", len(elsewhere)-kept, len(o.IDs))
+			return
 		}
 	}
 	w.WriteHeader(http.StatusAccepted)
@@ -215,12 +236,18 @@ func (p *Push) deliver(c *conn, payload []byte) {
 		p.refused.Inc()
 		return
 	}
+	p.write(c, payload) //nolint:errcheck // it is counted
+}
+
+// write sends a message to c and counts it. A connection that does not take it is closed.
+func (p *Push) write(c *conn, payload []byte) error {
 	if err := c.send(payload); err != nil {
 		p.lost.Inc()
 		c.drop()
-		return
+		return err
 	}
 	p.sent.Inc()
+	return nil
 }
 
 // tellPeers hands an order to the other edges, where the clients may be.
@@ -233,6 +260,9 @@ func (p *Push) tellPeers(ids []string, o order) {
 	for _, base := range p.peers() {
 		go func() {
 			if resp := p.ask(context.Background(), http.MethodPost, base+"/push/broker", nil, "", body); resp != nil {
+				if resp.StatusCode >= 400 && resp.StatusCode != http.StatusServiceUnavailable { // too many wait there
+					p.refuses(resp)
+				}
 				resp.Body.Close()
 			}
 		}()
