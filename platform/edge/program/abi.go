@@ -26,7 +26,7 @@ const (
 	statusInvalidMemory status = 6
 	statusCASMismatch   status = 8
 	statusInternal      status = 10
-	statusUnimplemented status = 12
+	statusNotOffered    status = 12 // UNIMPLEMENTED in the ABI
 )
 
 // call is one call of a host function.
@@ -83,7 +83,7 @@ func (c *call) allocate(n uint32) (uint32, bool) {
 }
 
 // host defines the functions that modules may import. All of proxy-wasm 0.2.1 are there, so that every module links; those
-// of gRPC, HTTP calls, queues, timers and foreign functions say that they are not implemented.
+// of gRPC, HTTP calls, queues, timers and foreign functions are not offered: the module gets the ABI's status for that, 12.
 func (m *module) host(ctx context.Context) error {
 	b := m.wasm.NewHostModuleBuilder("env")
 	define := func(name, params string, fn func(c *call) status) {
@@ -155,7 +155,7 @@ func (m *module) host(ctx context.Context) error {
 	})
 	define("proxy_get_metric", "ii", getMetric)
 	define("proxy_continue_stream", "i", func(c *call) status { return inRange(c.u(0), 1) })
-	define("proxy_close_stream", "i", func(*call) status { return statusUnimplemented })
+	define("proxy_close_stream", "i", func(*call) status { return statusNotOffered })
 	define("proxy_set_effective_context", "i", func(c *call) status {
 		if id := c.u(0); id != 1 && id != c.w.id {
 			return statusBadArgument
@@ -169,7 +169,7 @@ func (m *module) host(ctx context.Context) error {
 		"proxy_register_shared_queue": "iii", "proxy_resolve_shared_queue": "iiiii", "proxy_enqueue_shared_queue": "iii", "proxy_dequeue_shared_queue": "iii",
 		"proxy_call_foreign_function": "iiiiii",
 	} {
-		define(name, params, func(*call) status { return statusUnimplemented })
+		define(name, params, func(*call) status { return statusNotOffered })
 	}
 	_, err := b.Instantiate(ctx)
 	return err
@@ -203,24 +203,27 @@ func proxyLog(c *call) status {
 	return statusOK
 }
 
-// header returns the header that parameter 0 names; writable reports whether it is that of what is under way.
-func (c *call) header() (h *filter.Header, writable bool, s status) {
-	x := c.w.x
-	switch c.u(0) {
-	case 0:
-		if x == nil {
-			return nil, false, statusNotFound
-		}
-		return &x.Request.Header, c.w.kind == filter.Inbound, statusOK
-	case 2:
-		if x == nil {
-			return nil, false, statusNotFound
-		}
-		return &x.Response.Header, c.w.kind == filter.Outbound, statusOK
-	case 1, 3, 4, 5, 6, 7:
-		return nil, false, statusNotFound
+// header returns the header that parameter 0 names.
+func (c *call) header() (*filter.Header, status) {
+	x, which := c.w.x, c.u(0)
+	switch {
+	case which == 0 && x != nil:
+		return &x.Request.Header, statusOK
+	case which == 2 && x != nil:
+		return &x.Response.Header, statusOK
+	case which <= 7:
+		return nil, statusNotFound
 	}
-	return nil, false, statusBadArgument
+	return nil, statusBadArgument
+}
+
+// writable is header, provided that it is that of what is under way.
+func (c *call) writable() (*filter.Header, status) {
+	h, s := c.header()
+	if s == statusOK && (c.u(0) == 0) != (c.w.kind == filter.Inbound) {
+		return nil, statusBadArgument
+	}
+	return h, s
 }
 
 // pseudo are the names under which proxy-wasm shows what is no header field.
@@ -240,7 +243,7 @@ func (c *call) pseudo() []filter.Field {
 }
 
 func (c *call) pairs() ([]filter.Field, status) {
-	h, _, s := c.header()
+	h, s := c.header()
 	if s == statusNotFound {
 		return nil, statusOK
 	}
@@ -354,16 +357,13 @@ func setPairs(c *call) status {
 	if !ok {
 		return statusInvalidMemory
 	}
-	h, writable, s := c.header()
+	h, s := c.writable()
 	if s != statusOK {
 		return s
 	}
 	fields, err := deserialize(text)
 	if err != nil {
 		return statusParseFailure
-	}
-	if !writable {
-		return statusBadArgument
 	}
 	had := make(map[filter.Field]bool)
 	for _, f := range append(c.pseudo(), h.Fields()...) {
@@ -403,7 +403,7 @@ func getValue(c *call) status {
 	if !ok {
 		return statusInvalidMemory
 	}
-	h, _, s := c.header()
+	h, s := c.header()
 	if s != statusOK {
 		return s
 	}
@@ -430,12 +430,9 @@ func (c *call) change(add bool) status {
 	if !ok || !also {
 		return statusInvalidMemory
 	}
-	h, writable, s := c.header()
+	h, s := c.writable()
 	if s != statusOK {
 		return s
-	}
-	if !writable {
-		return statusBadArgument
 	}
 	return c.put(h, name, value, add)
 }
@@ -445,12 +442,9 @@ func removeValue(c *call) status {
 	if !ok {
 		return statusInvalidMemory
 	}
-	h, writable, s := c.header()
+	h, s := c.writable()
 	if s != statusOK {
 		return s
-	}
-	if !writable {
-		return statusBadArgument
 	}
 	if filter.Same(name, "content-length") {
 		return statusOK // modules that change a body take it out; it follows the body anyway

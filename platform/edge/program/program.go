@@ -39,7 +39,7 @@
 //
 // # What it does not
 //   - Programs do no input and output: of proxy-wasm there are headers, bodies, local responses, properties, shared data,
-//     metrics and logging; HTTP and gRPC calls, queues, timers and foreign functions answer UNIMPLEMENTED.
+//     metrics and logging; HTTP and gRPC calls, queues, timers and foreign functions are not offered.
 //   - Bodies pass to WASM whole, if the document says so, and to the others not at all.
 //   - Shared data and metrics of a module are one edge's, and end with its version.
 //

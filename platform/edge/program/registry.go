@@ -170,6 +170,9 @@ func (r *Registry) entry(name, text string, was *entry) (*entry, error) {
 	}
 	if doc.Previous != nil {
 		if e.former, err = compiled(doc.Previous); err != nil {
+			if e.now.close != nil && (was == nil || e.now != was.now && e.now != was.former) {
+				e.now.close() // it was made for this entry, and nobody else has it
+			}
 			return nil, fmt.Errorf("previous: %w", err)
 		}
 	}

@@ -68,7 +68,6 @@ func tell(t *testing.T, method, url, body string, out any) (int, string) {
 
 func TestADocumentIsCheckedWithTheOthersAndNothingIsWritten(t *testing.T) {
 	settings := Settings{"edge.routes": `[{"id":"a","backends":[{"vip":"a"}]},{"id":"b","backends":[{"vip":"b"}]}]`, "edge.surgical.x": `{"to":{"vip":"x"}}`}
-	before := maps.Clone(settings)
 	srv := controlled(t, settings)
 	at := srv.URL + "/api/v1/edge/routes"
 	const next = "# routes\n- id: a\n  priority: 7\n  backends: [{vip: a}]\n- {id: c, backends: [{vip: c}]}\n"
@@ -87,8 +86,11 @@ func TestADocumentIsCheckedWithTheOthersAndNothingIsWritten(t *testing.T) {
 	if status, body := tell(t, "POST", at+"/check?name=shop", string(wrapped), &change); status != 200 || change.Document != "edge.routes.shop" || change.Routes != 3 {
 		t.Errorf("a document of its own: got %d %s", status, body)
 	}
+	if len(settings) != 2 {
+		t.Errorf("after two checks there are %d properties, want 2 as before", len(settings))
+	}
 	settings["edge.routes.shop"] = "- {id: d, backends: [{vip: d}]}"
-	before = maps.Clone(settings)
+	before := maps.Clone(settings)
 	for body, says := range map[string]string{
 		"- id: z\n  bakends: []\n":                                     `edge.routes.api:2: route \"z\": a route has no \"bakends\"; did you mean backends?`,
 		"- {id: d, backends: [{vip: x}]}\n":                            `two routes have the id \"d\"`,
