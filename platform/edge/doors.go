@@ -5,7 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -85,10 +88,14 @@ func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error 
 	select {
 	case <-d.g.ready:
 	case <-ctx.Done():
-		return l.Close()
+		d.server.Drain(ctx)
+		err := l.Close()
+		if p != nil {
+			err = errors.Join(err, p.Close())
+		}
+		return err
 	}
-	stop := d.g.limits.onChange(func(s http1.Settings) { d.server.Change(s) })
-	defer stop()
+	defer d.g.limits.follow(d.server.Change)()
 	d.g.opened(d, true)
 	defer d.g.opened(d, false)
 	ctx, cancel := context.WithCancel(ctx)
@@ -143,9 +150,11 @@ func (g *Gateway) connections() (open, most int) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for d := range g.doors {
-		open = max(open, d.server.Open())
+		if n := d.server.Open(); n >= open {
+			open, most = n, d.server.Most()
+		}
 	}
-	return open, g.limits.settings().Connections
+	return open, most
 }
 
 // limits are the properties that bound what a client may take, of every listener:
@@ -213,7 +222,7 @@ func (l *limits) settings() http1.Settings {
 		text := l.word[name].Get()
 		c, ok := of[text]
 		if !ok {
-			l.props.Refuse(name, text, errors.New("there is no such choice; see the edge's documentation"))
+			l.props.Refuse(name, text, fmt.Errorf("there is no such choice; use %s", strings.Join(slices.Sorted(maps.Keys(of)), ", ")))
 		}
 		return c
 	}
@@ -229,12 +238,12 @@ func (l *limits) settings() http1.Settings {
 		FirstByte: ms("edge.http.request.firstbyte.timeout"), Idle: ms("idleTimeout"), Head: ms("server.http.request.headers.read.timeout"), BodyIdle: ms("httpRequestReadTimeout"),
 		Connections: n("maxConnections"), PerAddress: n("edge.connections.perip"), Requests: n("maxRequestsPerConnection"),
 		Expiry: ms("connectionExpiry"), Jitter: ms("server.connection.expiry.delta"),
-		RejectPipelining: l.word["edge.http1.pipelining"].Get() == "reject",
+		RejectPipelining: choice("edge.http1.pipelining", map[string]http1.Choice{"serve": http1.Keep, "reject": http1.Reject}) == http1.Reject,
 	}
 }
 
-// onChange calls fn with the settings after each change, until stop.
-func (l *limits) onChange(fn func(http1.Settings)) (stop func()) {
+// follow calls fn with the settings, and again after each change, until stop.
+func (l *limits) follow(fn func(http1.Settings)) (stop func()) {
 	var stops []func()
 	for _, v := range l.number {
 		stops = append(stops, v.OnChange(func(int, int) { fn(l.settings()) }))
@@ -243,6 +252,7 @@ func (l *limits) onChange(fn func(http1.Settings)) (stop func()) {
 		stops = append(stops, v.OnChange(func(string, string) { fn(l.settings()) }))
 	}
 	stops = append(stops, l.merge.OnChange(func(bool, bool) { fn(l.settings()) }))
+	fn(l.settings()) // what changed before anybody was told
 	return func() {
 		for _, s := range stops {
 			s()

@@ -243,10 +243,9 @@ func routable(app string) bool {
 func (g *Gateway) setPrograms(all map[string]string) {
 	g.programs.Set(all)
 	g.mu.Lock()
-	again, asked := g.refused != "", g.asked
-	g.mu.Unlock()
-	if again {
-		g.setRoutes(asked)
+	defer g.mu.Unlock()
+	if g.refused != "" {
+		g.compile(g.asked)
 	}
 }
 
@@ -255,6 +254,11 @@ func (g *Gateway) setRoutes(all map[string]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.asked = all
+	g.compile(all)
+}
+
+// compile is setRoutes for who holds mu.
+func (g *Gateway) compile(all map[string]string) {
 	g.written = g.written.With(route.RoutesProperty, all)
 	doc, err := route.ParseAll(g.written.Texts())
 	var t *route.Table

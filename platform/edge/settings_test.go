@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/platform/edge/http1"
 )
 
 // pushed returns properties that follow a server of one event stream, and what changes one of them there.
@@ -105,6 +107,11 @@ func TestWhatTheEdgeCannotUseIsToldToTheServer(t *testing.T) {
 	await("edge.routes", "at least one backend")
 	set("edge.routes", `[]`)
 	await("edge.routes", "")
+	defer h.limits.follow(func(http1.Settings) {})() // as a door does
+	set("edge.http1.pipelining", "never")
+	await("edge.http1.pipelining", "use reject, serve")
+	set("edge.http1.pipelining", "reject")
+	await("edge.http1.pipelining", "")
 	set("hystrix.command.hello.execution.isolation.thread.timeoutInMilliseconds", "soon")
 	await("hystrix.command.hello.execution.isolation.thread.timeoutInMilliseconds", "use a whole number")
 }
@@ -210,5 +217,69 @@ func TestNobodyIsLetInBeforeRoutesAreKnown(t *testing.T) {
 	cancel()
 	if err := <-served; err != nil {
 		t.Error(err)
+	}
+}
+
+func TestADoorServesWithTheSettingsOfNow(t *testing.T) {
+	for _, limit := range []string{"", "7"} {
+		props, set := pushed(t)
+		h := newHouseWith(t, props, nil)
+		d, err := h.Door(DoorConfig{Name: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := 20000 // the default
+		if limit != "" {
+			set("maxConnections", limit) // before the door is open
+			want = 7
+		}
+		h.begun.Do(func() { close(h.ready) }) // as Run does
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		served := make(chan error, 1)
+		go func() { served <- d.Run(ctx, l, nil) }()
+		client := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
+		resp, err := client.Get("http://" + l.Addr().String() + "/healthcheck")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if open, most := h.connections(); open != 1 || most != want {
+			t.Errorf("maxConnections=%q: %d of %d connections are told to the shedder, want 1 of %d", limit, open, most, want)
+		}
+		client.CloseIdleConnections()
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestADoorThatNeverOpensClosesItsSockets(t *testing.T) {
+	h := newHouse(t, nil)
+	d, err := h.Door(DoorConfig{Name: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := d.Run(ctx, l, p); err != nil {
+		t.Error(err)
+	}
+	for _, s := range []io.Closer{l, p} {
+		if err := s.Close(); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("%T: got %v, want it closed already", s, err)
+		}
 	}
 }

@@ -196,6 +196,9 @@ func (s *Server) Open() int {
 	return len(s.conns) + len(s.taken)
 }
 
+// Most returns how many connections there may be.
+func (s *Server) Most() int { return s.settings.Load().Connections }
+
 // Serve serves the connections of l, each on a goroutine of its own, until Drain is called or l fails.
 func (s *Server) Serve(l net.Listener) error {
 	s.mu.Lock()

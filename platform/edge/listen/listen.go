@@ -110,6 +110,9 @@ func (s *Server) telling(serve func(*filter.Exchange)) func(*filter.Exchange) {
 // Open returns how many connections there are that [http1.Settings] limits: those of HTTP/1.1.
 func (s *Server) Open() int { return s.http1.Open() }
 
+// Most returns how many of these there may be.
+func (s *Server) Most() int { return s.http1.Most() }
+
 // Change has HTTP/1.1 served with these settings from now on.
 func (s *Server) Change(to http1.Settings) { s.http1.Change(to) }
 
