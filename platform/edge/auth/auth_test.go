@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -533,6 +534,21 @@ func TestAServiceMayBeAnApp(t *testing.T) {
 	}
 }
 
+func TestAServiceThatChangesProtocolsDecidesNothing(t *testing.T) {
+	a := New(Config{Meter: meter.New(nil), Apps: transport(func(*http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusSwitchingProtocols, Body: http.NoBody, Header: http.Header{}}, nil
+	})})
+	defer a.Close()
+	fs, err := a.Route(json.RawMessage(`{"forwardAuth": {"url": "vip://gatekeeper/check"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x := request()
+	if e, ok := errors.AsType[*filter.Error](fs[0].Apply(x)); !ok || e.Status != http.StatusServiceUnavailable {
+		t.Errorf("a service that answers 101: got %v and %d, want 503", e, x.Response.Status)
+	}
+}
+
 type transport func(*http.Request) (*http.Response, error)
 
 func (t transport) RoundTrip(r *http.Request) (*http.Response, error) { return t(r) }
@@ -563,6 +579,7 @@ func TestDocumentsWithMistakesAreRefusedWithASentence(t *testing.T) {
 		`{"forwardAuth":{"url":"http://x/","timeout":"1h"}}`:                       "timeout",
 		`{"forwardAuth":{"url":"http://x/","responseHeaders":["Content-Length"]}}`: "not the service's",
 		`{"jwt":{"jwks":"https://a/"},"typo":1}`:                                   "typo",
+		`{"mtls":{}}}`:                                                             "something follows",
 	} {
 		if _, err := a.Route(json.RawMessage(text)); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%s: got %v, want an error with %q", text, err, says)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"slices"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/edge/filter"
 	"golang.org/x/crypto/bcrypt"
 )
 
@@ -89,7 +91,7 @@ func (k *kit) parse(text []byte) (*checker, error) {
 	if err := dec.Decode(&d); err != nil {
 		return nil, fmt.Errorf(`it is no document of authentication: %w; write such as {"jwt": {"jwks": "https://..."}}`, err)
 	}
-	if dec.More() {
+	if _, err := dec.Token(); err != io.EOF {
 		return nil, errors.New("something follows the document")
 	}
 	c := &checker{optional: d.Optional}
@@ -188,7 +190,7 @@ func (k *kit) tokens(name string, t *Tokens) (*tokens, error) {
 		}
 	}
 	for _, f := range append([]string{t.Header}, keysOf(t.Claims)...) {
-		if f != "" && !token(f) {
+		if f != "" && !filter.Token(f) {
 			return nil, fmt.Errorf("%q is no name of a field", f)
 		}
 	}
@@ -254,16 +256,6 @@ func keysOf(m map[string]string) []string {
 	return out
 }
 
-func token(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
-			return false
-		}
-	}
-	return s != ""
-}
-
 // isDigest reports whether s is SHA-256 in hexadecimal.
 func isDigest(s string) ([]byte, bool) {
 	b, err := hex.DecodeString(s)
@@ -276,7 +268,7 @@ func newAPIKeys(d *APIKeys) (*apiKeys, error) {
 	if a.header == "" {
 		a.header = "X-API-Key"
 	}
-	if !token(a.header) {
+	if !filter.Token(a.header) {
 		return nil, fmt.Errorf("%q is no name of a field", a.header)
 	}
 	if len(d.Keys) == 0 {
@@ -344,7 +336,7 @@ func (k *kit) forwards(d *ForwardDoc) (*forward, error) {
 		f.user = "X-Forwarded-User"
 	}
 	for _, h := range slices.Concat(f.send, f.take, []string{f.user}) {
-		if !token(h) {
+		if !filter.Token(h) {
 			return nil, fmt.Errorf("%q is no name of a field", h)
 		}
 	}

@@ -1,7 +1,6 @@
 package auth
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"io"
@@ -78,7 +77,7 @@ func (f *forward) ask(x *filter.Exchange, c *checker) error {
 		}
 		return nil
 	}
-	if resp.StatusCode >= 500 {
+	if resp.StatusCode < 200 || resp.StatusCode >= 500 {
 		return c.refuse(x, "forwardAuth", fmt.Errorf("forwardAuth: %s answers %s", f.url, resp.Status))
 	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, largestAnswer+1))
@@ -96,14 +95,8 @@ func (f *forward) ask(x *filter.Exchange, c *checker) error {
 		}
 	}
 	if len(body) > 0 {
-		out.Body, out.ContentLength = &said{Reader: *bytes.NewReader(body)}, int64(len(body))
+		out.Body, out.ContentLength = filter.Text(string(body)), int64(len(body))
 	}
 	x.SetCategory(filter.FailureBadRequest, "the service that decides who may ask says no")
 	return nil
 }
-
-// said is a body that is at hand.
-type said struct{ bytes.Reader }
-
-// Close does nothing.
-func (s *said) Close() error { return nil }

@@ -83,6 +83,18 @@ func TestNamesAreTheSameWithoutCaseAndOnlyThen(t *testing.T) {
 	}
 }
 
+func TestATokenIsWhatAFieldsNameMayBe(t *testing.T) {
+	for b := range 256 {
+		want := b > ' ' && b < 0x7f && !strings.ContainsRune(`"(),/:;<=>?@[\]{}`, rune(b))
+		if got := Token("X" + string([]byte{byte(b)})); got != want {
+			t.Errorf("Token with the byte %#x: got %v, want %v", b, got, want)
+		}
+	}
+	if Token("") {
+		t.Error("nothing is a token, want it to be none")
+	}
+}
+
 func TestAnAnswerTakesThePlaceOfTheResponse(t *testing.T) {
 	var x Exchange
 	closed := false

@@ -67,6 +67,17 @@ func same(a, b string) bool {
 // Same reports whether two names of fields are the same.
 func Same(a, b string) bool { return len(a) == len(b) && same(a, b) }
 
+// Token reports whether s may be a field's name, or another token. spec: RFC 9110 §5.6.2
+func Token(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
+			return false
+		}
+	}
+	return s != ""
+}
+
 // Count returns how many fields have that name.
 func (h *Header) Count(name string) (n int) {
 	for range h.Values(name) {

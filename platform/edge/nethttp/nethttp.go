@@ -460,7 +460,7 @@ func (s *stream) SetWriteDeadline(t time.Time) error { return s.control.SetWrite
 // unsound tells what is wrong with a request of HTTP/2 or 3 that net/http lets pass, though it would mean something else, or
 // two things, in HTTP/1.1; "" if nothing is. spec: RFC 9113 §8.2 and §8.3, RFC 9110 §9.1
 func unsound(r *http.Request) string {
-	if !token(r.Method) {
+	if !filter.Token(r.Method) {
 		return "the method is no token"
 	}
 	_, extended := r.Header[":protocol"]
@@ -495,14 +495,4 @@ func unsound(r *http.Request) string {
 		return "content-length tells of a body that does not come"
 	}
 	return ""
-}
-
-// token reports whether s is a token. spec: RFC 9110 §5.6.2
-func token(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; c <= ' ' || c >= 0x7f || strings.IndexByte("\"(),/:;<=>?@[\\]{}", c) >= 0 {
-			return false
-		}
-	}
-	return s != ""
 }

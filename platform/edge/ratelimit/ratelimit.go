@@ -35,6 +35,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"net/http"
 	"strconv"
 	"strings"
@@ -119,7 +120,7 @@ func newLimiter(l Limit, m *meter.Registry) (*limiter, error) {
 		r.by = byUser
 	case l.Key == "apiKey":
 		r.by, r.header = byHeader, "X-API-Key"
-	case name == "header" && token(header):
+	case name == "header" && filter.Token(header):
 		r.by, r.header = byHeader, header
 	case l.Key == "route":
 		r.by = byRoute
@@ -160,16 +161,6 @@ func parseRate(s string) (gap int64, err error) {
 		return 0, fmt.Errorf("rate %q: use one request a year to 1e9 a second", s)
 	}
 	return int64(g), nil
-}
-
-func token(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // key returns a number for who is counted. Numbers of different ones are the same for nobody who could arrange it: the
@@ -344,7 +335,7 @@ func decode(text string, into any) error {
 	if err := d.Decode(into); err != nil {
 		return fmt.Errorf(`it is no limit: %w; write {"rate": "100rps", "burst": 50, "key": "client"}`, err)
 	}
-	if d.More() {
+	if _, err := d.Token(); err != io.EOF {
 		return errors.New("something follows the limits; write a list")
 	}
 	return nil

@@ -197,9 +197,11 @@ func TestRoutesHaveLimitsOfTheirOwn(t *testing.T) {
 }
 
 func TestAValueWithAMistakeChangesNothing(t *testing.T) {
-	_, l := chain(t, nil, `[{"rate": "1rps"}, {"rate": "1"}]`)
-	if n := len(*l.stages[0].Load()); n != 0 {
-		t.Errorf("of a list with a mistake %d limits are in force, want none", n)
+	for _, text := range []string{`[{"rate": "1rps"}, {"rate": "1"}]`, `{"rate": "1rps"}}`, `{"rate": "1rps"} {"rate": "2rps"}`} {
+		_, l := chain(t, nil, text)
+		if n := len(*l.stages[0].Load()); n != 0 {
+			t.Errorf("%s: of a text with a mistake %d limits are in force, want none", text, n)
+		}
 	}
 }
 
