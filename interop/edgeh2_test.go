@@ -125,20 +125,7 @@ func TestGRPCsOwnCasesPassThroughTheEdge(t *testing.T) {
 				return []string{fmt.Sprint(err)}
 			}, "<nil>")
 			for range 3 {
-				cases.DoEmptyUnaryCall(ctx, client)
-				cases.DoLargeUnaryCall(ctx, client)
-				cases.DoClientStreaming(ctx, client)
-				cases.DoServerStreaming(ctx, client)
-				cases.DoPingPong(ctx, client)
-				cases.DoEmptyStream(ctx, client)
-				cases.DoTimeoutOnSleepingServer(ctx, client)
-				cases.DoCancelAfterBegin(ctx, client)
-				cases.DoCancelAfterFirstResponse(ctx, client)
-				cases.DoCustomMetadata(ctx, client)
-				cases.DoStatusCodeAndMessage(ctx, client)
-				cases.DoSpecialStatusMessage(ctx, client)
-				cases.DoUnimplementedService(ctx, pb.NewUnimplementedServiceClient(conn))
-				cases.DoUnimplementedMethod(ctx, conn)
+				allCases(ctx, conn)
 			}
 		})
 	}

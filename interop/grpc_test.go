@@ -16,8 +16,27 @@ import (
 	pb "google.golang.org/grpc/interop/grpc_testing"
 )
 
-// The interoperability cases that every gRPC implementation is tried by, with grpc-go's own server and client code, our
-// resolver, balancer and interceptors between them. A case that fails ends the process and says why.
+// allCases runs the interoperability cases that every gRPC implementation is tried by. One that fails ends the process and
+// says why.
+func allCases(ctx context.Context, conn *grpc.ClientConn) {
+	client := pb.NewTestServiceClient(conn)
+	cases.DoEmptyUnaryCall(ctx, client)
+	cases.DoLargeUnaryCall(ctx, client)
+	cases.DoClientStreaming(ctx, client)
+	cases.DoServerStreaming(ctx, client)
+	cases.DoPingPong(ctx, client)
+	cases.DoEmptyStream(ctx, client)
+	cases.DoTimeoutOnSleepingServer(ctx, client)
+	cases.DoCancelAfterBegin(ctx, client)
+	cases.DoCancelAfterFirstResponse(ctx, client)
+	cases.DoCustomMetadata(ctx, client)
+	cases.DoStatusCodeAndMessage(ctx, client)
+	cases.DoSpecialStatusMessage(ctx, client)
+	cases.DoUnimplementedService(ctx, pb.NewUnimplementedServiceClient(conn))
+	cases.DoUnimplementedMethod(ctx, conn)
+}
+
+// With grpc-go's own server and client code, and our resolver, balancer and interceptors between them.
 func TestGRPCsOwnCasesPassThroughOurBalancer(t *testing.T) {
 	quiet := slog.New(slog.DiscardHandler)
 	served := ipc.New(ipc.Options{App: "testservice", Log: quiet})
@@ -41,24 +60,10 @@ func TestGRPCsOwnCasesPassThroughOurBalancer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	client := pb.NewTestServiceClient(conn)
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	for range 3 { // so that each instance is met
-		cases.DoEmptyUnaryCall(ctx, client)
-		cases.DoLargeUnaryCall(ctx, client)
-		cases.DoClientStreaming(ctx, client)
-		cases.DoServerStreaming(ctx, client)
-		cases.DoPingPong(ctx, client)
-		cases.DoEmptyStream(ctx, client)
-		cases.DoTimeoutOnSleepingServer(ctx, client)
-		cases.DoCancelAfterBegin(ctx, client)
-		cases.DoCancelAfterFirstResponse(ctx, client)
-		cases.DoCustomMetadata(ctx, client)
-		cases.DoStatusCodeAndMessage(ctx, client)
-		cases.DoSpecialStatusMessage(ctx, client)
-		cases.DoUnimplementedService(ctx, pb.NewUnimplementedServiceClient(conn))
-		cases.DoUnimplementedMethod(ctx, conn)
+		allCases(ctx, conn)
 	}
 	for _, c := range calls.Snapshot() {
 		if c.InFlight != 0 {

@@ -3,17 +3,7 @@
 # by which it builds the Java programs into java/*/target; what they need of Python's packages goes to python/. Each that is there already stays.
 set -eu
 cd "$(dirname "$0")"
-need() { # need COMMAND PACKAGE
-	command -v "$1" >/dev/null && return
-	if ! command -v apt-get >/dev/null; then
-		echo "$1 is missing: install the package $2 with your system's package manager" >&2
-		exit 1
-	fi
-	sudo=""
-	[ "$(id -u)" = 0 ] || sudo=sudo
-	$sudo apt-get update -qq
-	$sudo apt-get install -y -qq --no-install-recommends "$2"
-}
+. ./need.sh
 need node nodejs
 need npm npm
 need python3 python3

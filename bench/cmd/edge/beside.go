@@ -24,19 +24,11 @@ var (
 
 // beside loads ours and all others in turn, as fast as they answer.
 func (b *bench) beside() error {
-	origin, at, err := b.startOrigin()
+	ours, at, stop, err := b.crowded()
 	if err != nil {
 		return err
 	}
-	defer origin.Stop()
-	ours, err := b.startRoadbed(at)
-	if err != nil {
-		return err
-	}
-	defer ours.Stop()
-	if err := ours.crowd(); err != nil {
-		return err
-	}
+	defer stop()
 	all := []*proxy{&ours.proxy}
 	for _, name := range columns[1:] {
 		p, err := b.startPeer(name, at)

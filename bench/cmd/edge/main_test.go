@@ -261,3 +261,11 @@ func TestHeldClientsAreWebSocketsWithNames(t *testing.T) {
 		t.Errorf("clients 0 and %d came from %v and %v, want two addresses", clientsByIP, a, z)
 	}
 }
+
+func TestPartsThatAreNotThereAreToldAndNotLeftOut(t *testing.T) {
+	for _, only := range []string{"besides", "beside secure", "beside,x"} {
+		if _, err := (&bench{}).run(only); err == nil || !strings.Contains(err.Error(), "there is no such part") {
+			t.Errorf("-only %q: got %v, want an error that says so", only, err)
+		}
+	}
+}

@@ -36,8 +36,8 @@ func (b *bench) pushed() error {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	n := b.clients
-	if can := int(min(limit.Max, 1<<30)) - filesApart; n > can {
+	n, can := b.clients, int(min(limit.Max, 1<<30))-filesApart
+	if n > can {
 		log.Printf("a process may open %d files here: %d clients in place of %d; `ulimit -Hn` shows the limit", limit.Max, can, n)
 		n = can
 	}
@@ -66,7 +66,7 @@ func (b *bench) pushed() error {
 	}
 	began := time.Now()
 	for first := warmClients; first < n; {
-		count := min(n-first, int(limit.Max)-filesApart)
+		count := min(n-first, can)
 		more, err := holdClients(edge, first, count)
 		if err != nil {
 			return err

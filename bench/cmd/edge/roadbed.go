@@ -27,6 +27,24 @@ type platform struct {
 	api  string // of the edge
 }
 
+// crowded starts the origin and ours before it, ready for a crowd; stop ends both.
+func (b *bench) crowded() (ours *platform, origin netip.AddrPort, stop func(), err error) {
+	behind, origin, err := b.startOrigin()
+	if err != nil {
+		return nil, origin, nil, err
+	}
+	if ours, err = b.startRoadbed(origin); err != nil {
+		behind.Stop()
+		return nil, origin, nil, err
+	}
+	stop = func() { ours.Stop(); behind.Stop() }
+	if err := ours.crowd(); err != nil {
+		stop()
+		return nil, origin, nil, err
+	}
+	return ours, origin, stop, nil
+}
+
 func (p *platform) Stop() {
 	p.proxy.Stop()
 	p.rest.Stop()

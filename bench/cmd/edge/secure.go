@@ -19,19 +19,11 @@ import (
 
 // secure compares with nginx what TLS and HTTP/2 add at the front; behind it is HTTP/1.1.
 func (b *bench) secure() error {
-	origin, at, err := b.startOrigin()
+	ours, at, stop, err := b.crowded()
 	if err != nil {
 		return err
 	}
-	defer origin.Stop()
-	ours, err := b.startRoadbed(at)
-	if err != nil {
-		return err
-	}
-	defer ours.Stop()
-	if err := ours.crowd(); err != nil {
-		return err
-	}
+	defer stop()
 	theirs, err := b.startPeer("nginx", at)
 	if err != nil {
 		return err
