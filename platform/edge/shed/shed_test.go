@@ -308,22 +308,29 @@ func TestThreeTimesTheCapacityCostsNoCriticalRequest(t *testing.T) {
 	}
 }
 
+// workshop returns a gate, in a bubble of synctest, that is measured all the time and stands before an origin of 20 workers
+// that takes 10 ms for each request.
+func workshop(t *testing.T) *gate {
+	t.Helper()
+	time.Sleep(100 * 365 * 24 * time.Hour) // to where filter.Now, which began outside of the bubble, is positive
+	g := newGate(t)
+	slots := make(chan struct{}, 20)
+	g.plan = &filter.Plan{Route: "shop", Endpoint: &filter.Filter{Name: "slow", Kind: filter.Endpoint, Apply: func(x *filter.Exchange) error {
+		slots <- struct{}{}
+		time.Sleep(10 * time.Millisecond)
+		<-slots
+		x.Answer(200, "")
+		return nil
+	}}}
+	go g.Shed.Run(t.Context()) //nolint:errcheck // it only ends with the test
+	return g
+}
+
 // An origin of 20 workers that takes 10 ms for each request is offered three times what it can: what is let through to it
 // by the requests in flight.
 func TestASlowOriginGetsWhatItCanBear(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(100 * 365 * 24 * time.Hour) // to where filter.Now, which began outside of the bubble, is positive
-		g := newGate(t)
-		slots := make(chan struct{}, 20)
-		g.plan = &filter.Plan{Route: "shop", Endpoint: &filter.Filter{Name: "slow", Kind: filter.Endpoint, Apply: func(x *filter.Exchange) error {
-			slots <- struct{}{}
-			time.Sleep(10 * time.Millisecond)
-			<-slots
-			x.Answer(200, "")
-			return nil
-		}}}
-		done := make(chan struct{})
-		go func() { defer close(done); g.Shed.Run(t.Context()) }() //nolint:errcheck // ends with the test
+		g := workshop(t)
 		const warm = 3 * time.Second
 		type tally struct{ vital, vitalGood, good int }
 		var all tally
@@ -375,19 +382,8 @@ func TestASlowOriginGetsWhatItCanBear(t *testing.T) {
 // refuse any: 40 of them, at an origin of 20 workers, wait twice as long as alone.
 func TestAnOriginThatIsBusyButAnswersIsLeftAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(100 * 365 * 24 * time.Hour) // to where filter.Now, which began outside of the bubble, is positive
-		g := newGate(t)
-		slots := make(chan struct{}, 20)
-		g.plan = &filter.Plan{Route: "shop", Endpoint: &filter.Filter{Name: "slow", Kind: filter.Endpoint, Apply: func(x *filter.Exchange) error {
-			slots <- struct{}{}
-			time.Sleep(10 * time.Millisecond)
-			<-slots
-			x.Answer(200, "")
-			return nil
-		}}}
-		done := make(chan struct{})
-		go func() { defer close(done); g.Shed.Run(t.Context()) }() //nolint:errcheck // ends with the test
-		for range 200 {                                            // alone, as at first
+		g := workshop(t)
+		for range 200 { // alone, as at first
 			g.run(request(50))
 		}
 		var all sync.WaitGroup
