@@ -7,7 +7,35 @@ ALL_GO      = $(shell git ls-files '*.go')
 
 FUZZTIME   ?= 30s
 SOAK       ?= 0s
-FUZZED      = ./platform/registry ./platform/properties ./config ./discovery ./ipc ./ipc/balance ./service/sidecar ./ipc/stream/turbine ./ipc/stream/internal/sse ./platform/edge/http1 ./platform/edge/route ./platform/edge/filter ./platform/edge/standard ./platform/edge/push ./platform/edge/program ./platform/edge/shed ./platform/edge/listen ./platform/edge/origin
+FUZZED      = \
+	./. \
+	./config \
+	./discovery \
+	./fault \
+	./ipc \
+	./ipc/balance \
+	./ipc/stream/internal/sse \
+	./ipc/stream/turbine \
+	./platform/api \
+	./platform/edge/auth \
+	./platform/edge/filter \
+	./platform/edge/http1 \
+	./platform/edge/listen \
+	./platform/edge/origin \
+	./platform/edge/program \
+	./platform/edge/push \
+	./platform/edge/ratelimit \
+	./platform/edge/route \
+	./platform/edge/shed \
+	./platform/edge/standard \
+	./platform/engine \
+	./platform/fleet \
+	./platform/properties \
+	./platform/registry \
+	./platform/telemetry \
+	./platform/telemetry/asl \
+	./service/sidecar \
+	./bench/fleet
 
 .PHONY: run build test soak interop bench bench-registry bench-calls bench-edge fuzz check fmt console clean
 
@@ -56,14 +84,12 @@ bench-edge:
 	./bench/edge/install.sh
 	cd bench && $(GO) run ./cmd/edge -only '$(ONLY)'
 
-FUZZED     += ./platform/edge/ratelimit ./platform/edge/auth
-
 ## fuzz: every parser, FUZZTIME each
 fuzz:
 	@for pkg in $(FUZZED); do \
-		for target in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz'); do \
+		for target in $$(cd $$pkg && $(GO) test -list '^Fuzz' . | grep '^Fuzz'); do \
 			echo "$$pkg $$target for $(FUZZTIME)"; \
-			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg || exit 1; \
+			(cd $$pkg && $(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) .) || exit 1; \
 		done; \
 	done
 

@@ -5,7 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -138,5 +141,43 @@ func listPackages(t *testing.T) []goPackage {
 			t.Fatal(err)
 		}
 		pkgs = append(pkgs, p)
+	}
+}
+
+func TestMakeFuzzNamesEveryPackageWithAFuzzTargetOnce(t *testing.T) {
+	text, err := os.ReadFile("Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, list, _ := strings.Cut(strings.ReplaceAll(string(text), "\\\n", " "), "\nFUZZED ")
+	list, _, _ = strings.Cut(list, "\n")
+	named := strings.Fields(list)
+	if len(named) < 10 || named[0] != "=" {
+		t.Fatalf("Makefile lists %q as FUZZED; the test looks in the wrong place", named)
+	}
+	named = named[1:]
+	slices.Sort(named)
+	var want []string
+	err = filepath.WalkDir(".", func(file string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && (d.Name() == "node_modules" || len(file) > 1 && d.Name()[0] == '.'):
+			return fs.SkipDir
+		case !strings.HasSuffix(file, "_test.go"):
+			return nil
+		}
+		text, err := os.ReadFile(file)
+		if dir := filepath.ToSlash(filepath.Dir(file)); bytes.Contains(text, []byte("\nfunc Fuzz")) {
+			want = append(want, "./"+dir)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(want)
+	if want = slices.Compact(want); !slices.Equal(named, want) {
+		t.Errorf("Makefile has FUZZED\n%q, want\n%q", named, want)
 	}
 }
