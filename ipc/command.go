@@ -243,6 +243,11 @@ func (c *Command) wentWell() *bins {
 // runs out of time says nothing about the callee, and must not have others refused.
 func (c *Command) hasty(p *permit) bool { return !p.own && p.deadline-p.start < c.usual() }
 
+// hastily reports whether an answer says that the callee had no time left for such a call.
+func (c *Command) hastily(p *permit, status int) bool {
+	return status == http.StatusGatewayTimeout && c.hasty(p)
+}
+
 // timesApart returns where times are counted of calls whose whole time differs from that inside run.
 func (c *Command) timesApart() *apart {
 	if a := c.apart.Load(); a != nil {

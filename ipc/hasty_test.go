@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/roadbed/roadbed/ipc/balance"
 )
 
 // takes returns a run function that takes d, or as long as it is given.
@@ -155,6 +157,62 @@ func TestACallerInAHurryEjectsNoInstance(t *testing.T) {
 			do = after(100*time.Millisecond, answer(200))
 			if status, err := get(e, t.Context(), "GET", "http://app/"); status != 200 {
 				t.Errorf("%s: who has time got %d, %v; want 200", name, status, err)
+			}
+		})
+	}
+}
+
+func TestAPassageInAHurryOpensNoBreakerAndEjectsNoInstance(t *testing.T) {
+	for name, end := range map[string]Outcome{
+		"no answer":        {Err: context.DeadlineExceeded, Ended: balance.Broken},
+		"no time, it says": {Status: http.StatusGatewayTimeout},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			_, lists := everywhere(3, answer(200))
+			e := newTestEngine(t, Options{Lists: lists})
+			pass := func(timeout, takes time.Duration, o Outcome) error {
+				var p Passage
+				err := p.Begin(t.Context(), e, Trip{App: "app", Method: "GET", Path: "/", Timeout: timeout, Retries: -1})
+				if err != nil {
+					return err
+				}
+				defer p.End()
+				if _, err := p.Start(); err != nil {
+					return err
+				}
+				time.Sleep(takes)
+				if p.Outcome(o); o.Err != nil {
+					return p.Failed(o.Err)
+				}
+				return nil
+			}
+			for range 30 {
+				if err := pass(time.Second, 100*time.Millisecond, Outcome{Status: 200}); err != nil {
+					t.Fatalf("before: %v", err)
+				}
+			}
+			time.Sleep(11 * time.Second)
+			for range 60 {
+				if err := pass(10*time.Millisecond, 10*time.Millisecond, end); errors.Is(err, ErrOpen) {
+					t.Fatalf("%s: %v, want the breaker closed", name, err)
+				}
+				time.Sleep(20 * time.Millisecond)
+			}
+			s := e.Snapshot()[0]
+			if s.Breaker != "CLOSED" || s.ErrorPercent != 0 || s.Counts["hasty"] != 60 {
+				t.Errorf("%s: the breaker is %s at %d %% errors, counts are %v; want it closed, none, and 60 hasty ones", name, s.Breaker, s.ErrorPercent, s.Counts)
+			}
+			for _, ep := range s.App.Endpoints {
+				if !ep.Eligible || ep.Failures != 0 || ep.Error > 0.01 {
+					t.Errorf("%s: instance %s has %d failures and is eligible: %v (%s)", name, ep.ID, ep.Failures, ep.Eligible, ep.Why)
+				}
+			}
+			for range 60 {
+				pass(500*time.Millisecond, 500*time.Millisecond, end)
+				time.Sleep(20 * time.Millisecond)
+			}
+			if err := pass(time.Second, 0, Outcome{Status: 200}); !errors.Is(err, ErrOpen) {
+				t.Errorf("%s: after 60 that had more time than usual: got %v, want the breaker open", name, err)
 			}
 		})
 	}

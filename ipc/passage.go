@@ -60,7 +60,7 @@ type Passage struct {
 // Trip is what a passage is for. App is needed.
 type Trip struct {
 	App     string        // in lower case
-	Timeout time.Duration // of the whole call, at most 24 h; 0: as the app's command has it; negative: none
+	Timeout time.Duration // that the request has for the whole call, at most 24 h; 0: as the app's command has it; negative: none
 	Retries int           // at most 9; 0: as the app has it; negative: none
 	Most    int           // attempts in all, those that reach nobody included; 0: 10
 
@@ -128,6 +128,9 @@ func (p *Passage) Begin(ctx context.Context, e *Engine, c Trip) error {
 		cmd.logCall(ctx, &how)
 		p.remember(p.now, refused.Kind, 0, refused)
 		return refused
+	}
+	if c.Timeout > 0 {
+		p.permit.own = false // it is what the request has, not what the command gives
 	}
 	p.open = true
 	p.all = p.course.begin(p.set, c.Retries)
@@ -354,11 +357,17 @@ func (p *Passage) took(t *try, o *Outcome) {
 	if first || p.attempts == len(p.more) {
 		since = p.since
 	}
-	if o.Status != 0 {
-		if v = balance.OfStatus(o.Status); isShed(o.Status, o.Why) {
+	switch {
+	case o.Status != 0:
+		switch v = balance.OfStatus(o.Status); {
+		case isShed(o.Status, o.Why):
 			v = balance.Declined
+		case p.cmd.hastily(&p.permit, o.Status):
+			v = balance.Abandoned
 		}
 		reported(t.endpoint, o.Utilization, o.Load, p.now)
+	case v == balance.Broken && p.now >= p.permit.deadline && p.cmd.hasty(&p.permit):
+		v = balance.Abandoned
 	}
 	t.endpoint.Done(v, p.now, p.now-since)
 	if v != balance.Abandoned {
@@ -374,6 +383,9 @@ func (p *Passage) answered(t *try, o *Outcome) {
 		if o.Why == "injected" {
 			kind = Injected
 		}
+	}
+	if p.cmd.hastily(&p.permit, o.Status) {
+		kind, e = TimedOut, hasty
 	}
 	if isShed(o.Status, o.Why) {
 		kind, e, r = Shed, unanswered, resultFailure

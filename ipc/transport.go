@@ -433,7 +433,7 @@ func (x *exchange) send(l *leg, req *http.Request, t *try) (*http.Response, erro
 		switch v = balance.OfStatus(resp.StatusCode); {
 		case wasShed(resp):
 			v = balance.Declined
-		case x.hastily(resp):
+		case x.cmd.hastily(&x.permit, resp.StatusCode):
 			v = balance.Abandoned
 		}
 		reported(ep, first(resp.Header[balance.HeaderUtilization]), first(resp.Header[balance.HeaderLoad]), end)
@@ -583,7 +583,7 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 			kind = Injected
 		}
 	}
-	if x.hastily(resp) {
+	if x.cmd.hastily(&x.permit, resp.StatusCode) {
 		kind, e = TimedOut, hasty
 	}
 	if wasShed(resp) { // it costs the callee next to nothing, and says nothing against what is more important
@@ -617,11 +617,6 @@ func (x *exchange) deliver(resp *http.Response) *http.Response {
 		resp.Body = &upgradedBody{&x.body, rw}
 	}
 	return resp
-}
-
-// hastily reports whether the callee had no time left for a call that was given less than such a call usually takes.
-func (x *exchange) hastily(resp *http.Response) bool {
-	return resp.StatusCode == http.StatusGatewayTimeout && x.cmd.hasty(&x.permit)
 }
 
 // fail ends a call that has no response, and returns what the caller is told.
