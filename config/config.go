@@ -248,6 +248,38 @@ func (p *Properties) Prefix(prefix string, fn func(map[string]string)) (stop fun
 	}
 }
 
+// Prefixes is [Properties.Prefix] for several prefixes: the map has what is under any of them.
+func (p *Properties) Prefixes(prefixes []string, fn func(map[string]string)) (stop func()) {
+	var mu sync.Mutex // guards what follows; fn is called one at a time
+	parts, ready := make([]map[string]string, len(prefixes)), false
+	tell := func() {
+		all := map[string]string{}
+		for _, part := range parts {
+			maps.Copy(all, part)
+		}
+		fn(all)
+	}
+	stops := make([]func(), len(prefixes))
+	for i, prefix := range prefixes {
+		stops[i] = p.Prefix(prefix, func(props map[string]string) {
+			mu.Lock()
+			defer mu.Unlock()
+			if parts[i] = props; ready {
+				tell()
+			}
+		})
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	ready = true
+	tell()
+	return func() {
+		for _, stop := range stops {
+			stop()
+		}
+	}
+}
+
 // Refuse tells the server that text, the value of key, cannot be used, as a handle does of what it cannot parse. It is
 // for who reads raw values from [Properties.Prefix], or makes more demands than a type does. It holds until key has
 // another value.

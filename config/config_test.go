@@ -269,6 +269,29 @@ func TestPrefixTellsAllUnderItNowAndAtEachChange(t *testing.T) {
 	})
 }
 
+func TestPrefixesTellAllUnderAnyOfThemNowAndAtEachChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p, s := started(t, Options{})
+		s.send(t, "snapshot", Snapshot{Rev: 1, Properties: map[string]string{"a.x": "1", "b.x": "2", "other": "x"}})
+		var got []string
+		stop := p.Prefixes([]string{"a.", "b."}, func(m map[string]string) { got = append(got, fmt.Sprint(m)) })
+		s.set(t, 2, "other", "y")
+		s.set(t, 3, "b.y", "3")
+		s.send(t, "change", Change{Rev: 4, Key: "a.x"})
+		stop()
+		s.set(t, 5, "a.z", "4")
+		want := []string{"map[a.x:1 b.x:2]", "map[a.x:1 b.x:2 b.y:3]", "map[b.x:2 b.y:3]"}
+		if !slices.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+	})
+	var got map[string]string
+	(*Properties)(nil).Prefixes([]string{"a."}, func(m map[string]string) { got = m })()
+	if got == nil || len(got) != 0 {
+		t.Errorf("without properties: got %v, want none", got)
+	}
+}
+
 func TestAStartSucceedsWithTheServerDownOnWhatTheDiskKnows(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {

@@ -3,7 +3,6 @@ package ipc
 import (
 	"context"
 	"io"
-	"maps"
 	"net/http"
 	"sync"
 	"time"
@@ -15,40 +14,13 @@ import (
 // Balancing gives apply the settings of app's balancer, as the properties ipc.lb.… and Ribbon's say: before it returns,
 // and again after each change. It is for those who balance connections of their own, as the gRPC adapter does.
 func (e *Engine) Balancing(app string, apply func(balance.Settings)) (stop func()) {
-	var mu sync.Mutex // guards what follows; apply is called one at a time
-	prefixes := balance.Prefixes(app)
-	parts := make([]map[string]string, len(prefixes))
 	set := balance.Defaults()
-	ready := false
-	resolve := func() {
-		all := map[string]string{}
-		for _, p := range parts {
-			maps.Copy(all, p)
-		}
+	return e.config.Prefixes(balance.Prefixes(app), func(props map[string]string) {
 		e.mu.Lock()
-		set = balance.Resolve(app, all, set, e.refuse)
+		set = balance.Resolve(app, props, set, e.refuse)
 		e.mu.Unlock()
 		apply(set)
-	}
-	stops := make([]func(), len(prefixes))
-	for i, p := range prefixes {
-		stops[i] = e.config.Prefix(p, func(props map[string]string) {
-			mu.Lock()
-			defer mu.Unlock()
-			if parts[i] = props; ready {
-				resolve()
-			}
-		})
-	}
-	mu.Lock()
-	ready = true
-	resolve()
-	mu.Unlock()
-	return func() {
-		for _, stop := range stops {
-			stop()
-		}
-	}
+	})
 }
 
 // source is what of a cluster's settings decides where its list comes from.

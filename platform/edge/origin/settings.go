@@ -2,11 +2,9 @@ package origin
 
 import (
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/roadbed/roadbed/config"
@@ -83,38 +81,11 @@ func (p *Proxy) limits(s *settings) (perHost, waterline int) {
 
 // follow keeps apply told of an app's settings, until stop is called.
 func follow(p *config.Properties, app string, apply func(*settings)) (stop func()) {
-	prefixes := [...]string{app + ".ribbon.", "ribbon.", "zuul.origin." + app + ".", "edge.origin." + app + "."}
-	var mu sync.Mutex
-	parts := make([]map[string]string, len(prefixes))
-	ready := false
 	last := &settings{maxRequests: defaultMaxRequests, waterline: -1, closeOnBreaker: true}
-	resolve := func() {
-		all := map[string]string{}
-		for _, part := range parts {
-			maps.Copy(all, part)
-		}
-		last = read(app, all, last, p.Refuse)
+	return p.Prefixes([]string{app + ".ribbon.", "ribbon.", "zuul.origin." + app + ".", "edge.origin." + app + "."}, func(props map[string]string) {
+		last = read(app, props, last, p.Refuse)
 		apply(last)
-	}
-	stops := make([]func(), len(prefixes))
-	for i, prefix := range prefixes {
-		stops[i] = p.Prefix(prefix, func(props map[string]string) {
-			mu.Lock()
-			defer mu.Unlock()
-			if parts[i] = props; ready {
-				resolve()
-			}
-		})
-	}
-	mu.Lock()
-	ready = true
-	resolve()
-	mu.Unlock()
-	return func() {
-		for _, stop := range stops {
-			stop()
-		}
-	}
+	})
 }
 
 // read makes settings of properties. One that makes no sense leaves what was in force before.
