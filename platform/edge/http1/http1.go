@@ -333,6 +333,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}()
 	select {
 	case <-all:
+		s.closeIdle() // nobody comes any more, not within Grace either
 		return nil
 	case <-ctx.Done():
 	}

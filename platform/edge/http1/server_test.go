@@ -888,3 +888,17 @@ func TestWhileDrainingAnIdleConnectionMayAskOnceMore(t *testing.T) {
 		}
 	})
 }
+
+func TestOnceDrainedNobodyIsTakenInHoweverLongIdleOnesWouldHaveHad(t *testing.T) {
+	s := NewServer(Config{Serve: echo, Grace: time.Hour})
+	if err := s.Drain(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	near, far := pair(t)
+	defer near.Close()
+	go s.ServeConn(far, nil, nil) // of a listener whose clients shake hands first
+	near.SetReadDeadline(time.Now().Add(5 * time.Second))
+	if _, err := near.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("got %v, want that the connection was closed at once", err)
+	}
+}
