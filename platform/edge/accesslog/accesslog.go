@@ -256,10 +256,8 @@ func (l *Log) Run(ctx context.Context) error {
 		lines := l.lines
 		l.lines, l.spare = l.spare[:0], nil
 		l.mu.Unlock()
-		err := f.write(lines)
-		if err != nil {
-			l.dropped.Add(int64(bytes.Count(lines, []byte("\n"))))
-		}
+		n, err := f.write(lines)
+		l.dropped.Add(int64(bytes.Count(lines[n:], []byte("\n"))))
 		if err != nil && (complained.IsZero() || time.Since(complained) > time.Minute) {
 			complained = time.Now()
 			l.log.Warn("the access log cannot be written, requests go on", "file", l.file, "err", err)

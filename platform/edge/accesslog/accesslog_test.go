@@ -232,7 +232,7 @@ func TestALargeFileIsTurnedOver(t *testing.T) {
 	}
 	f.size = rotateAt - 3
 	for _, s := range []string{"old\n", "new\n"} {
-		if err := f.write([]byte(s)); err != nil {
+		if _, err := f.write([]byte(s)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -241,6 +241,27 @@ func TestALargeFileIsTurnedOver(t *testing.T) {
 	now, _ := os.ReadFile(name)
 	if string(old) != "old\n" || string(now) != "new\n" {
 		t.Errorf("got %q and %q", old, now)
+	}
+}
+
+func TestLinesOfAFileThatCannotBeTurnedOverAreNotLost(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "access.log")
+	if err := os.MkdirAll(filepath.Join(name+".1", "in the way"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f, err := open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	f.size = rotateAt
+	for range 2 {
+		if n, err := f.write([]byte("line\n")); n != 5 {
+			t.Errorf("got %d, %v, want all 5 bytes written", n, err)
+		}
+	}
+	if b, err := os.ReadFile(name); string(b) != "line\nline\n" || err != nil {
+		t.Errorf("the file has %q, %v", b, err)
 	}
 }
 

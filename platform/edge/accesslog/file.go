@@ -27,25 +27,25 @@ func open(name string) (*file, error) {
 	return &file{name: name, f: f, size: st.Size()}, nil
 }
 
-// write appends lines, and turns the file over if that makes it too large.
-func (f *file) write(lines []byte) error {
+// write appends lines, and turns the file over if that makes it too large. It returns how many bytes of them the file has.
+func (f *file) write(lines []byte) (int, error) {
 	if len(lines) == 0 {
-		return nil
+		return 0, nil
 	}
 	if f.f == nil {
 		again, err := open(f.name)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		*f = *again
 	}
 	n, err := f.f.Write(lines)
 	f.size += int64(n)
 	if err != nil || f.size < rotateAt {
-		return err
+		return n, err
 	}
 	f.close()
-	return os.Rename(f.name, f.name+".1")
+	return n, os.Rename(f.name, f.name+".1")
 }
 
 func (f *file) close() {
