@@ -36,6 +36,7 @@ import (
 
 // gate is a chain of the filters in front of an origin that notes what it gets.
 type gate struct {
+	looked func() // at the clock; nil: nobody is told
 	*Auth
 	chain *filter.Chain
 	asked int
@@ -48,7 +49,12 @@ func newGate(t testing.TB, document string) *gate {
 	p := config.New(config.Options{Log: slog.New(slog.DiscardHandler)})
 	g.Auth = New(Config{Properties: p, Meter: meter.New(nil), Instance: "edge-1"})
 	t.Cleanup(g.Close)
-	g.kit.now = func() time.Time { return g.now }
+	g.kit.now = func() time.Time {
+		if g.looked != nil {
+			g.looked()
+		}
+		return g.now
+	}
 	k, err := g.kit.parse([]byte(document))
 	if err != nil {
 		t.Fatalf("%s: %v", document, err)
@@ -328,7 +334,7 @@ func TestKeysAreFoundByTheIssuerAndFollowItsChanges(t *testing.T) {
 	}
 	i.set("", true)
 	g.now = g.now.Add(freshFor)
-	g.all.Load().methods[0].(*tokens).seen.clear()
+	g.all.Load().methods[0].(*tokens).forget()
 	x := g.run(request("Authorization", "Bearer "+sign(jwt.SigningMethodRS256, "new", otherRSA, jwt.MapClaims{"iss": i.URL, "exp": g.now.Unix() + 60})))
 	if x.Response.Status != 200 {
 		t.Errorf("while the issuer is down: got %d, want 200 by the keys that were had", x.Response.Status)
@@ -345,6 +351,29 @@ func TestATokenIsCheckedAnewWhenKeysChange(t *testing.T) {
 	g.run(request("Authorization", "Bearer "+sign(jwt.SigningMethodRS256, "newer", otherRSA, nil))) // makes it ask
 	if x := g.run(request("Authorization", "Bearer "+tok)); x.Response.Status != 401 {
 		t.Errorf("a token that was believed, by a key that was withdrawn: got %d, want 401", x.Response.Status)
+	}
+}
+
+func TestATokenThatIsCheckedWhileKeysChangeIsCheckedAnew(t *testing.T) {
+	i := newIssuer(t, set(jwkOf("rsa", &rsaKey.PublicKey), jwkOf("other", &otherRSA.PublicKey)))
+	g := newGate(t, `{"jwt": {"jwks": "`+i.URL+`/keys"}}`)
+	g.run(request("Authorization", "Bearer "+sign(jwt.SigningMethodRS256, "other", otherRSA, nil))) // has it ask
+	tok := sign(jwt.SigningMethodRS256, "rsa", rsaKey, nil)
+	looks := 0
+	g.looked = func() {
+		if looks++; looks < 3 { // at the third the signature was found right, and the times of the token are looked at
+			return
+		}
+		g.looked = nil
+		i.set(set(jwkOf("other", &otherRSA.PublicKey)), false)
+		g.now = g.now.Add(askAgain)
+		g.run(request("Authorization", "Bearer "+sign(jwt.SigningMethodRS256, "newer", otherRSA, nil)))
+	}
+	if x := g.run(request("Authorization", "Bearer "+tok)); x.Response.Status != 200 || g.looked != nil {
+		t.Fatalf("a token whose key is withdrawn while it is checked: got %d, want 200 once", x.Response.Status)
+	}
+	if x := g.run(request("Authorization", "Bearer "+tok)); x.Response.Status != 401 {
+		t.Errorf("it comes again: got %d, want 401", x.Response.Status)
 	}
 }
 
@@ -647,7 +676,7 @@ func BenchmarkNewToken(b *testing.B) {
 	k, x := known(b)
 	b.ReportAllocs()
 	for b.Loop() {
-		k.methods[0].(*tokens).seen.clear()
+		k.methods[0].(*tokens).forget()
 		again(k, x)
 	}
 }

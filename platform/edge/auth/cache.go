@@ -75,13 +75,3 @@ func (p *cachePart[V]) add(h uint64, e cached[V]) {
 	}
 	p.young[h] = e
 }
-
-// clear forgets everything.
-func (c *cache[V]) clear() {
-	for i := range c.parts {
-		p := &c.parts[i]
-		p.mu.Lock()
-		p.young, p.old = nil, nil
-		p.mu.Unlock()
-	}
-}

@@ -194,7 +194,8 @@ func (k *kit) tokens(name string, t *Tokens) (*tokens, error) {
 			return nil, fmt.Errorf("%q is no name of a field", f)
 		}
 	}
-	out := &tokens{name: name, doc: *t, skew: skew, seen: newCache[*Identity](10_000), kit: k}
+	out := &tokens{name: name, doc: *t, skew: skew, kit: k}
+	out.forget()
 	if out.doc.Header == "" {
 		out.doc.Header = "Authorization"
 	}
@@ -226,7 +227,7 @@ func (k *kit) tokens(name string, t *Tokens) (*tokens, error) {
 		if slices.Contains(algs, "HS256") {
 			return nil, errors.New("HS256 is for keys given in the document; a secret is in no public set")
 		}
-		out.keys = &source{client: k.direct, clock: k.now, changed: out.seen.clear, url: t.JWKS}
+		out.keys = &source{client: k.direct, clock: k.now, changed: out.forget, url: t.JWKS}
 		if name == "oidc" {
 			out.keys.url, out.keys.issuer = "", t.Issuer
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
@@ -21,7 +22,7 @@ type tokens struct {
 	skew   time.Duration
 	keys   *source
 	parser *jwt.Parser
-	seen   *cache[*Identity]
+	seen   atomic.Pointer[cache[*Identity]] // what was found by the keys there are
 	kit    *kit
 }
 
@@ -46,7 +47,8 @@ func (t *tokens) identify(x *filter.Exchange) (*Identity, bool, error) {
 		return nil, false, nil
 	}
 	now := t.kit.now()
-	if id, ok := t.seen.get(raw, now.UnixNano()); ok {
+	seen := t.seen.Load() // if keys change meanwhile, nobody looks at what is put there
+	if id, ok := seen.get(raw, now.UnixNano()); ok {
 		return id, true, nil
 	}
 	ctx, cancel := context.WithTimeout(x.Context(), asking)
@@ -58,9 +60,12 @@ func (t *tokens) identify(x *filter.Exchange) (*Identity, bool, error) {
 	if latest := now.Add(remembered); latest.Before(until) {
 		until = latest
 	}
-	t.seen.put(raw, id, until.UnixNano())
+	seen.put(raw, id, until.UnixNano())
 	return id, true, nil
 }
+
+// forget has every token checked anew.
+func (t *tokens) forget() { t.seen.Store(newCache[*Identity](10_000)) }
 
 // of returns the token that a request brings.
 func (t *tokens) of(h *filter.Header) string {
