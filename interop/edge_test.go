@@ -126,16 +126,15 @@ func newWire(t *testing.T, to string) *wire {
 		t.Fatal(err)
 	}
 	w := &wire{addr: l.Addr().String(), to: to}
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	go func() {
 		for {
 			c, err := l.Accept()
 			if err != nil {
 				return
 			}
-			wg.Go(func() { w.carry(c) })
+			go w.carry(c) // until both ends have gone
 		}
-	})
+	}()
 	t.Cleanup(func() { l.Close() })
 	return w
 }
