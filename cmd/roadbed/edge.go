@@ -339,6 +339,11 @@ With --apply the routes are put into force, as by 'roadbed edge route apply'.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			for _, f := range []string{"name", "dry-run", "break-glass"} {
+				if cmd.Flags().Changed(f) && !apply {
+					return usageError{fmt.Errorf("--%s goes with --apply; without it the routes are only printed", f)}
+				}
+			}
 			if format != "yaml" && format != "json" {
 				return usageError{fmt.Errorf("-o %s: use yaml or json", format)}
 			}
@@ -486,6 +491,9 @@ func (c *cli) surgicalAdd() *cobra.Command {
 	fs.BoolVar(&r.Force, "force", false, "ask the instance even if it is not UP")
 	fs.DurationVar(&last, "for", time.Hour, "when it ends by itself")
 	fs.StringVar(&file, "file", "", "read the whole rule from a file, JSON or YAML; \"-\" for standard input")
+	for _, f := range []string{"vip", "asg", "instance", "addr", "path", "host", "header", "route", "app", "percent", "hash", "user", "rate", "force", "for"} {
+		cmd.MarkFlagsMutuallyExclusive("file", f) // the file says it all
+	}
 	breakGlass(cmd, &glass)
 	return cmd
 }

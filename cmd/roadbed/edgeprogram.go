@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,7 +31,7 @@ A new version can run for a share of who asks first; one that fails goes back by
 A program is the property edge.program.NAME, so that each change is in the change log.`,
 		Args: noArgs, RunE: showHelp,
 	}
-	do := func(verb, short string, change func(*edge.ProgramDocument) (string, error)) *cobra.Command {
+	do := func(verb, short, done string, change func(*edge.ProgramDocument) (*edge.ProgramDocument, error)) *cobra.Command {
 		var glass bool
 		sub := &cobra.Command{
 			Use: verb + " NAME", Short: short, Args: exactArgs("a NAME"), ValidArgsFunction: c.completePrograms(),
@@ -46,18 +47,13 @@ A program is the property edge.program.NAME, so that each change is in the chang
 				if d == nil {
 					return fmt.Errorf("there is no program %s; `roadbed edge program list` shows those that are", args[0])
 				}
-				said, err := change(d)
-				if err != nil {
+				if d, err = change(d); err != nil {
 					return fmt.Errorf("nothing is changed: %w", err)
-				}
-				if said == "" {
-					d = d.Previous
-					said = "its former version runs for everybody"
 				}
 				if err := storeProgram(cmd, client, args[0], d, glass); err != nil {
 					return err
 				}
-				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], said)
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s: %s\n", args[0], done)
 				return err
 			},
 		}
@@ -65,18 +61,18 @@ A program is the property edge.program.NAME, so that each change is in the chang
 		return sub
 	}
 	cmd.AddCommand(c.programPut(), c.programList(), c.programCheck(),
-		do("promote", "Have the newest version run for everybody", func(d *edge.ProgramDocument) (string, error) {
+		do("promote", "Have the newest version run for everybody", "its newest version runs for everybody", func(d *edge.ProgramDocument) (*edge.ProgramDocument, error) {
 			if d.Canary == nil && !d.Draft {
-				return "", fmt.Errorf("it runs for everybody already")
+				return nil, errors.New("it runs for everybody already")
 			}
 			d.Canary, d.Draft = nil, false
-			return "its newest version runs for everybody", nil
+			return d, nil
 		}),
-		do("rollback", "Have the former version run again", func(d *edge.ProgramDocument) (string, error) {
+		do("rollback", "Have the former version run again", "its former version runs for everybody", func(d *edge.ProgramDocument) (*edge.ProgramDocument, error) {
 			if d.Previous == nil {
-				return "", fmt.Errorf("it has no former version; delete the property %sNAME to be rid of it", edge.ProgramProperty)
+				return nil, fmt.Errorf("it has no former version; delete the property %sNAME to be rid of it", edge.ProgramProperty)
 			}
-			return "", nil
+			return d.Previous, nil
 		}))
 	return cmd
 }
@@ -166,7 +162,8 @@ func (c *cli) programPut() *cobra.Command {
 		Short: "Put a program into force, or a new version of one",
 		Long: `Check a program and put it into force; what ran before becomes its former version. FILE is the
 program itself (.star, .cel, .wasm) or a document (.yaml, .json); "-" is a document on standard
-input. What the flags do not say stays as it was.`,
+input. What the flags do not say stays as it was, but for --canary and --draft: without them the
+new version runs for everybody.`,
 		Example: `  roadbed edge program put stamp stamp.star --global --canary 10
   roadbed edge program put only-tv only-tv.cel --guard
   roadbed edge program put auth auth.wasm --config auth.json`,

@@ -41,8 +41,8 @@ func (f *cellFlags) flags(cmd *cobra.Command) {
 	fs.StringVar(&f.listen, "listen", "127.0.0.1", "address to listen on; any but loopback needs --tls-cert, --tls-key and --token-file")
 	fs.StringVar(&f.tlsCert, "tls-cert", "", "PEM file with the certificate chain")
 	fs.StringVar(&f.tlsKey, "tls-key", "", "PEM file with its private key")
-	fs.IntVar(&f.cfg.apiPort, "api-port", 7070, "port of the console and the API")
-	fs.IntVar(&f.cfg.edgePort, "edge-port", 7000, "port of the edge")
+	fs.IntVar(&f.cfg.apiPort, "api-port", usualAPIPort, "port of the console and the API")
+	fs.IntVar(&f.cfg.edgePort, "edge-port", usualEdgePort, "port of the edge")
 	e := &f.cfg.edgeTLS
 	fs.IntVar(&e.port, "edge-tls-port", 0, "port at which the edge speaks TLS, with HTTP/2 (default none)")
 	fs.StringVar(&e.certs, "edge-certs", "", "directory of the edge's certificates, NAME.crt with NAME.key or NAME.pem with both; read again when they change (default one is made, signed by itself)")
