@@ -170,7 +170,7 @@ func (r *route) weigh() {
 	}
 }
 
-// pick chooses the backend of x by weight, the same one for the same key if the route is sticky; nil if it has none.
+// pick chooses the backend of x by weight, the same one for the same key if the route is sticky; -1 if it has none.
 func (r *route) pick(x *filter.Exchange) int {
 	switch {
 	case len(r.backends) <= 1:

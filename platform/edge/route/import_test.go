@@ -109,6 +109,15 @@ http {
 }
 `
 
+func TestADirectiveIsNotedByTheLongestOfTheNamesThatItBeginsWith(t *testing.T) {
+	_, out := imported(t, "nginx.conf", "http {\nset_real_ip_from 10.0.0.0/8;\nssl_protocols TLSv1.3;\nauth_basic x;\nallow 10.0.0.0/8;\nsettle x;\n}\n")
+	noted(t, out, 2, "set_real_ip_from", "trusted proxies")
+	noted(t, out, 3, "ssl_protocols", "listeners")
+	noted(t, out, 4, "auth_basic", "{auth: ...}")
+	noted(t, out, 5, "allow", "cidr(client.ip, [...])")
+	noted(t, out, 6, "settle", "no route can say so")
+}
+
 func TestNginxConfigurationsBecomeRoutes(t *testing.T) {
 	table, out := imported(t, "nginx.conf", nginxConf)
 	const at = "https://shop.example.com"

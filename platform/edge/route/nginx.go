@@ -307,7 +307,7 @@ var granted = []string{
 	"proxy_headers_hash_bucket_size", "resolver", "resolver_timeout", "listen", "server_name", "charset", "merge_slashes", "log_not_found",
 }
 
-// elsewhere says what to do for directives that no route can carry, by how their names begin.
+// elsewhere says what to do for directives that no route can carry, by how their names begin; the longest such beginning counts.
 var elsewhere = []struct{ name, why, do string }{
 	{"ssl_", "certificates and versions belong to the edge's listeners, not to routes", "see docs/edge.md for listeners"},
 	{"gzip", "the edge compresses answers itself", "see zuul.gzip.contenttypes and zuul.min.gzip.body.size"},
@@ -325,8 +325,8 @@ var elsewhere = []struct{ name, why, do string }{
 	{"limit_conn", "limits are filters of a route", "add {rateLimit: ...} to the route's filters"},
 	{"auth_", "who may ask is decided by a filter of a route", "add {auth: ...} to the route's filters"},
 	{"satisfy", "who may ask is decided by a filter of a route", "add {auth: ...} to the route's filters"},
-	{"allow", "addresses are a condition, not a list", "say so with when: 'cidr(req.client.ip, [...])'"},
-	{"deny", "addresses are a condition, not a list", "say so with when: 'cidr(req.client.ip, [...])'"},
+	{"allow", "addresses are a condition, not a list", "say so with when: 'cidr(client.ip, [...])'"},
+	{"deny", "addresses are a condition, not a list", "say so with when: 'cidr(client.ip, [...])'"},
 	{"if", "conditions are part of what a route matches", "write a route of its own with headers, query, methods or when"},
 	{"map", "there are no variables", "write routes with headers or when, or a program"},
 	{"geo", "there are no variables", "write routes with when, or a program"},
@@ -369,13 +369,13 @@ func (f *nginxFile) refuse(d *directive) {
 		f.note(f.name, d.line, d.name, "there is no Lua", "write a program")
 		return
 	}
+	name, why, do := "", "no route can say so", ""
 	for _, e := range elsewhere {
-		if d.name == e.name || strings.HasPrefix(d.name, e.name) && (strings.HasSuffix(e.name, "_") || strings.HasPrefix(d.name, e.name+"_")) {
-			f.note(f.name, d.line, d.String(), e.why, e.do)
-			return
+		if len(e.name) > len(name) && (d.name == e.name || strings.HasPrefix(d.name, strings.TrimSuffix(e.name, "_")+"_")) {
+			name, why, do = e.name, e.why, e.do
 		}
 	}
-	f.note(f.name, d.line, d.String(), "no route can say so", "")
+	f.note(f.name, d.line, d.String(), why, do)
 }
 
 // given reports whether what an include names is among the files that are imported.

@@ -313,7 +313,7 @@ func Format(routes []Route) ([]byte, error) {
 	return json.MarshalIndent(routes, "", "  ")
 }
 
-// Check returns what is wrong with r that can be told without the rest of the platform; nil if nothing.
+// check returns what is wrong with r that can be told without the rest of the platform; nil if nothing.
 func (r *Route) check() error {
 	p := r.Match.Path
 	given := 0

@@ -195,7 +195,7 @@ func NewSurgery(c Config, texts map[string]string, former *Surgery) (*Surgery, m
 		}
 		if former != nil {
 			for _, o := range former.rules {
-				if reflect.DeepEqual(o.spec, spec) {
+				if o.spec.ID == id && reflect.DeepEqual(o.spec, spec) {
 					r.next = o.next
 				}
 			}
