@@ -14,11 +14,9 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/examples/streaming"
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/platform/api"
@@ -198,43 +196,18 @@ func wire(o *chaos.OnlyCritical, client *api.Client) {
 
 // rulesThatHit asks the edge and all instances by which rules they have injected faults since then.
 func rulesThatHit(ctx context.Context, client *api.Client, since time.Time) ([]string, error) {
-	instances, err := fetchList[roadbed.Instance](client, "/api/v1/registry/instances")(ctx)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, mayTake)
 	defer cancel()
 	type account struct{ Faults []ipc.FaultHit }
-	var mu sync.Mutex
 	var rules []string
-	add := func(a account) {
-		mu.Lock()
-		defer mu.Unlock()
+	silent, err := askAll(ctx, client, "?format=json", func(_, _ string, a account) {
 		for _, h := range a.Faults {
 			if h.Last.After(since) {
 				rules = append(rules, h.Rule)
 			}
 		}
-	}
-	const why = "?format=json"
-	var wg sync.WaitGroup
-	var missing error
-	wg.Go(func() {
-		var a account
-		if missing = client.Do(ctx, http.MethodGet, "/api/v1/edge/why"+why, nil, &a); missing == nil {
-			add(a)
-		}
 	})
-	for _, i := range instances {
-		wg.Go(func() {
-			var a account
-			if there := (&api.Client{Base: "http://" + answersAt(i)}); there.Do(ctx, http.MethodGet, "/ipc/why"+why, nil, &a) == nil { // else it is not built on ipc
-				add(a)
-			}
-		})
-	}
-	wg.Wait()
-	return rules, missing
+	return rules, cmp.Or(err, silent)
 }
 
 // prober returns what one synthetic member does: ask for paths, or browse and play in the demo.

@@ -330,41 +330,46 @@ func (l *lineage) ask(ctx context.Context, request, probe string) error {
 
 // listen asks all instances, and the edge, which calls they made for the request.
 func (l *lineage) listen(ctx context.Context, request string) ([]chaos.Heard, error) {
-	instances, err := fetchList[roadbed.Instance](l.client, "/api/v1/registry/instances")(ctx)
-	if err != nil {
-		return nil, err
-	}
 	ctx, cancel := context.WithTimeout(ctx, mayTake)
 	defer cancel()
-	query := "?format=json&id=" + url.QueryEscape(request)
 	type account struct{ Calls []chaos.Heard }
-	var mu sync.Mutex
 	var all []chaos.Heard
-	add := func(app, instance string, a account) {
-		mu.Lock()
-		defer mu.Unlock()
+	_, err := askAll(ctx, l.client, "?format=json&id="+url.QueryEscape(request), func(app, instance string, a account) {
 		for _, h := range a.Calls {
 			h.Caller, h.Instance = app, instance
 			all = append(all, h)
 		}
-	}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		var a account
-		if l.client.Do(ctx, http.MethodGet, "/api/v1/edge/why"+query, nil, &a) == nil { // else it made none
-			add("edge", "", a)
-		}
 	})
+	return all, cmp.Or(err, ctx.Err())
+}
+
+// askAll asks the edge and all instances at once what they tell of their calls, and gives each answer to take, one at a
+// time. Instances that do not answer made none, or are not built on ipc; silent is why the edge did not.
+func askAll[A any](ctx context.Context, client *api.Client, query string, take func(app, instance string, a A)) (silent, err error) {
+	instances, err := fetchList[roadbed.Instance](client, "/api/v1/registry/instances")(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	ask := func(c *api.Client, path, app, instance string) error {
+		var a A
+		err := c.Do(ctx, http.MethodGet, path+query, nil, &a)
+		if err == nil {
+			mu.Lock()
+			defer mu.Unlock()
+			take(app, instance, a)
+		}
+		return err
+	}
+	wg.Go(func() { silent = ask(client, "/api/v1/edge/why", "edge", "") })
 	for _, i := range instances {
 		wg.Go(func() {
-			var a account
-			if there := (&api.Client{Base: "http://" + answersAt(i)}); there.Do(ctx, http.MethodGet, "/ipc/why"+query, nil, &a) == nil { // else it made none, or is not built on ipc
-				add(strings.ToLower(i.App), i.ID, a)
-			}
+			ask(&api.Client{Base: "http://" + answersAt(i)}, "/ipc/why", strings.ToLower(i.App), i.ID) //nolint:errcheck // see above
 		})
 	}
 	wg.Wait()
-	return all, ctx.Err()
+	return silent, nil
 }
 
 // answersAt is where an instance tells of its calls: at its port, or at its admin port, which may be a sidecar's.
