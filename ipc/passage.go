@@ -218,7 +218,7 @@ func (e *Engine) Endpoints(app string) []*balance.Endpoint {
 	return nil
 }
 
-// Connections returns what the app's properties say of connections to it; nothing before anybody has called it.
+// Connections returns what the app's properties say of connections to it; what is usual before anybody has called it.
 func (e *Engine) Connections(app string) balance.Client {
 	if cl := (*e.clusters.Load())[app]; cl != nil {
 		return cl.connections()
@@ -241,14 +241,8 @@ func (p *Passage) AttemptTimeout() time.Duration { return p.set.AttemptTimeout }
 // RetriesLeft returns how many more retries the settings allow, whatever the budget says.
 func (p *Passage) RetriesLeft() int { return int(max(p.retries, 0)) }
 
-// Made returns how many attempts were begun.
-func (p *Passage) Made() int { return p.attempts }
-
 // Tripped reports whether the app's circuit breaker is not closed.
 func (p *Passage) Tripped() bool { return p.cmd.breaker.word.Load()&stateMask != closed }
-
-// RepeatsAll reports whether the app's settings let every request be sent twice, whatever its method.
-func (p *Passage) RepeatsAll() bool { return p.all }
 
 // Tells is what an attempt tells its callee, beside the request's id and its faults.
 type Tells struct {

@@ -46,7 +46,7 @@ var failures = [kinds]struct {
 	readTimeout:  {"READ_TIMEOUT", 504, filter.FailureOriginReadTimeout, "readtimeout"},
 	connectError: {"ORIGIN_CONNECT_ERROR", 502, filter.FailureOriginConnectivity, "connecterror"},
 	unavailable:  {"ORIGIN_SERVICE_UNAVAILABLE", 503, filter.FailureOriginThrottled, "serviceunavailable"},
-	errorStatus:  {"ORIGIN_ERROR_STATUS_RESPONSE", 500, filter.FailureOrigin, "errorstatusresponse"},
+	errorStatus:  {"ORIGIN_ERROR_STATUS_RESPONSE", 500, filter.FailureOrigin, ""},
 	noServers:    {"ORIGIN_NO_AVAILABLE_SERVERS", 502, filter.FailureNoServers, "noservers"},
 	maxConns:     {"ORIGIN_ORIGIN_SERVER_MAX_CONNS", 503, filter.FailureMaxConnections, "servermaxconns"},
 	reset:        {"ORIGIN_RESET_CONNECTION", 504, filter.FailureOriginReset, "originresetconnection"},
