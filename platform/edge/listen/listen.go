@@ -66,10 +66,14 @@ type Server struct {
 	closing bool                  // guarded by mu
 	ls      map[net.Listener]bool // guarded by mu
 	shaking map[net.Conn]bool     // connections that no engine has yet; guarded by mu
+	greeted sync.WaitGroup        // counts those
 	conns   sync.WaitGroup
 }
 
-const handshakeWithin = 10 * time.Second
+const (
+	handshakeWithin = 10 * time.Second
+	lastHandshake   = 2 * time.Second // for those who came just before draining began
+)
 
 // New returns a server; [Server.Serve] starts it.
 func New(c Config) *Server {
@@ -155,6 +159,7 @@ func (s *Server) Serve(l net.Listener) error {
 		}
 		s.shaking[c] = true
 		s.conns.Add(1)
+		s.greeted.Add(1)
 		s.mu.Unlock()
 		go func() {
 			defer s.conns.Done()
@@ -171,6 +176,7 @@ func (s *Server) conn(c net.Conn) {
 	s.mu.Lock()
 	delete(s.shaking, c)
 	s.mu.Unlock()
+	s.greeted.Done()
 	if err != nil {
 		s.c.Log.Debug("edge: a connection came to nothing", "listener", s.c.Name, "client", client.Remote, "err", err)
 		c.Close()
@@ -241,8 +247,8 @@ func addrPort(a net.Addr) netip.AddrPort {
 	return netip.AddrPort{}
 }
 
-// Drain stops accepting, has clients told that their connections end, and waits for what is under way. When ctx ends it
-// cuts off what is left, and waits for a second or two for those who serve it.
+// Drain stops accepting, lets those in who are shaking hands, has clients told that their connections end, and waits for what
+// is under way. When ctx ends it cuts off what is left, and waits for a second or two for those who serve it.
 func (s *Server) Drain(ctx context.Context) {
 	s.mu.Lock()
 	s.closing = true
@@ -250,6 +256,7 @@ func (s *Server) Drain(ctx context.Context) {
 		l.Close()
 	}
 	s.mu.Unlock()
+	within(ctx, lastHandshake, &s.greeted)
 	var both sync.WaitGroup
 	both.Go(func() { s.http1.Drain(ctx) }) //nolint:errcheck // it tells that ctx ended
 	both.Go(func() { s.http2.drain(ctx) })
@@ -260,15 +267,20 @@ func (s *Server) Drain(ctx context.Context) {
 		c.Close()
 	}
 	s.mu.Unlock()
-	all := make(chan struct{})
+	within(context.Background(), time.Second, &s.conns) // a Serve may not come back at all
+}
+
+// within waits for all, but not beyond ctx, nor longer than for that time.
+func within(ctx context.Context, most time.Duration, all *sync.WaitGroup) {
+	ctx, cancel := context.WithTimeout(ctx, most)
+	defer cancel()
+	over := make(chan struct{})
 	go func() {
-		s.conns.Wait()
-		close(all)
+		all.Wait()
+		close(over)
 	}()
-	t := time.NewTimer(time.Second)
-	defer t.Stop()
 	select {
-	case <-all:
-	case <-t.C: // of a Serve that does not come back
+	case <-over:
+	case <-ctx.Done():
 	}
 }

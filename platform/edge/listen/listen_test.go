@@ -18,6 +18,7 @@ import (
 
 	"github.com/quic-go/quic-go/http3"
 	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/http1"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -357,4 +358,30 @@ func TestDrainingDoesNotWaitForEverForWhoDoesNotComeBack(t *testing.T) {
 	if got := <-answer; got == "too late" {
 		t.Errorf("the client got %q of a connection that was cut off", got)
 	}
+}
+
+func TestWhoIsShakingHandsWhenDrainingBeginsIsServed(t *testing.T) {
+	addr, s := opened(t, Config{TLS: secure(t, ClientAuth{}), HTTP1: http1.Config{Grace: time.Minute}})
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := func(what func() bool) {
+		for is := false; !is; time.Sleep(time.Millisecond) {
+			s.mu.Lock()
+			is = what()
+			s.mu.Unlock()
+		}
+	}
+	seen(func() bool { return len(s.shaking) == 1 })
+	drained := make(chan struct{})
+	go func() { s.Drain(t.Context()); close(drained) }()
+	seen(func() bool { return s.closing })
+	cl := client(t, func(p *http.Protocols) { p.SetHTTP1(true) })
+	cl.Transport.(*http.Transport).DialContext = func(context.Context, string, string) (net.Conn, error) { return c, nil }
+	if got := get(t, cl, "https://"+addr+"/a"); got != "GET https /a 11 from 127.0.0.1 by test" {
+		t.Errorf("got %q", got)
+	}
+	cl.CloseIdleConnections()
+	<-drained
 }
