@@ -360,7 +360,7 @@ func TestTheControllerDiesInEveryStage(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					for !second.state(t, r.ID).State.Over() {
+					for began := time.Now(); !second.over(t, r.ID, began); {
 						now := second.seen(list, "k", "new")
 						for _, id := range reached {
 							if !strings.Contains(fmt.Sprint(now), id) {
@@ -450,7 +450,7 @@ func TestFoldingAndUnfoldingMayBreakOffAnywhere(t *testing.T) {
 							see(fmt.Sprintf("with %d put back", i+1), before)
 						}
 					}
-					for !n.state(t, r.ID).State.Over() {
+					for began := time.Now(); !n.over(t, r.ID, began); {
 						see("while another node goes on", want)
 						time.Sleep(time.Second)
 					}
@@ -530,7 +530,7 @@ func TestTwoControllersAtOnceDoNoHarm(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for !a.state(t, r.ID).State.Over() {
+		for began := time.Now(); !a.over(t, r.ID, began); {
 			var wg sync.WaitGroup
 			for _, n := range []*node{a, b} {
 				wg.Go(func() {

@@ -94,7 +94,7 @@ func TestARealReaderDecidesAboutARolloutOfTwoProperties(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for !n.state(t, r.ID).State.Over() {
+			for began := time.Now(); !n.over(t, r.ID, began); {
 				time.Sleep(100 * time.Millisecond)
 			}
 			return n.state(t, r.ID)

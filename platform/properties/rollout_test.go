@@ -278,6 +278,16 @@ func (n *node) state(t *testing.T, id string) Rollout {
 	return r
 }
 
+// over says whether the roll-out has ended, which it must within a day.
+func (n *node) over(t *testing.T, id string, began time.Time) bool {
+	t.Helper()
+	r := n.state(t, id)
+	if !r.State.Over() && time.Since(began) > 24*time.Hour {
+		t.Fatalf("a day later it is still %s (%s)", r.State, r.Reason)
+	}
+	return r.State.Over()
+}
+
 // until lets time go on until the roll-out is where it is awaited, for at most a day.
 func (n *node) until(t *testing.T, id string, want stage) Rollout {
 	t.Helper()
@@ -324,7 +334,7 @@ func TestAHealthyRolloutReachesMoreAndMoreAndThenAll(t *testing.T) {
 		reached := map[string]bool{}
 		var sizes []int
 		step := -1
-		for !n.state(t, r.ID).State.Over() {
+		for began := time.Now(); !n.over(t, r.ID, began); {
 			now := n.seen(list, "timeout", "900")
 			for id := range reached {
 				if !slices.Contains(now, id) {
