@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -151,7 +152,13 @@ func (cl *cluster) pingAll(ctx context.Context, s *balance.Settings) {
 
 const pingBody = 64 << 10 // of an answer, at most
 
-func (cl *cluster) answers(ctx context.Context, ep *balance.Endpoint, s *balance.Settings) bool {
+func (cl *cluster) answers(ctx context.Context, ep *balance.Endpoint, s *balance.Settings) (alive bool) {
+	defer func() { // the transport may be the application's
+		if v := recover(); v != nil {
+			cl.engine.log.Error("ipc: asking an instance whether it lives panicked; it counts as dead", "app", cl.name, "instance", ep.ID, "panic", v, "stack", string(debug.Stack()))
+			alive = false
+		}
+	}()
 	scheme := "http://"
 	if ep.Secure {
 		scheme = "https://"

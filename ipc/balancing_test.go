@@ -203,3 +203,22 @@ func TestSubsetFollowsThePlaceAmongTheCallers(t *testing.T) {
 		t.Errorf("three callers use %d of 12 instances, want each to be somebody's: %v", len(used), used)
 	}
 }
+
+func TestAPingThatPanicsTakesOutItsInstanceAndNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := everybody()
+		n.hosts[addr(1)] = func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path == "/healthcheck" {
+				panic("a transport with a fault")
+			}
+			return answer(200)(r)
+		}
+		e := configured(t, Options{Lists: Static{"app": instances("", 1, 2, 3)}, Transport: n},
+			"ribbon.NFLoadBalancerPingClassName=com.netflix.loadbalancer.PingUrl", "ipc.lb.app.ping.path=/healthcheck", "ribbon.NFLoadBalancerPingInterval=10")
+		get(e, t.Context(), "GET", "http://app/")
+		time.Sleep(3 * time.Second)
+		if got := eligible(e); got != 2 {
+			t.Errorf("one of three pings panics: %d are eligible, want 2", got)
+		}
+	})
+}

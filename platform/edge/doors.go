@@ -104,7 +104,7 @@ func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error 
 	failed := make(chan error, 4)
 	part := func(run func() error) {
 		parts.Go(func() {
-			if err := run(); err != nil {
+			if err := d.g.panics.Loop(ctx, "listener", run); err != nil {
 				failed <- err
 				cancel()
 			}

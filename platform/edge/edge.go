@@ -116,6 +116,8 @@ type Gateway struct {
 	ready chan struct{} // closed once Run has taken in what is known of routes and apps
 	begun sync.Once
 
+	panics *filter.Panics
+
 	mu      sync.Mutex     // guards what follows, from most of which table is built
 	doors   map[*Door]bool // that are open
 	apps    []string
@@ -130,7 +132,7 @@ func New(c Config) *Gateway {
 		c.Log = slog.Default()
 	}
 	g := &Gateway{
-		ready: make(chan struct{}), calls: c.Calls, discovery: c.Discovery, props: c.Properties, log: c.Log, meter: c.Meter,
+		ready: make(chan struct{}), panics: filter.NewPanics(c.Meter, c.Log), calls: c.Calls, discovery: c.Discovery, props: c.Properties, log: c.Log, meter: c.Meter,
 		access:  accesslog.New(accesslog.Config{File: c.AccessLog, Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		origins: origin.New(origin.Config{Calls: c.Calls, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		push:    push.New(push.Config{Properties: c.Properties, Meter: c.Meter, Peers: c.Properties.List("edge.push.peers", nil).Get, Log: c.Log}),
@@ -188,15 +190,21 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
 	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
-	defer g.props.Prefix("fault.", func(all map[string]string) { g.faults.Store(newFaults(all, g.faults.Load(), g.meter, g.log)) })()
+	defer g.props.Prefix("fault.", func(all map[string]string) {
+		defer g.panics.Catch("faults", nil)
+		g.faults.Store(newFaults(all, g.faults.Load(), g.meter, g.log))
+	})()
 	g.begun.Do(func() { close(g.ready) })
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var both sync.WaitGroup
 	defer both.Wait()
-	both.Go(func() { g.push.Run(ctx) }) //nolint:errcheck // it only ends with ctx
-	both.Go(func() { g.shed.Run(ctx) }) //nolint:errcheck // as above
-	err := g.access.Run(ctx)
+	loop := func(where string, run func(context.Context) error) error {
+		return g.panics.Loop(ctx, where, func() error { return run(ctx) })
+	}
+	both.Go(func() { loop("push", g.push.Run) }) //nolint:errcheck // it only ends with ctx
+	both.Go(func() { loop("shed", g.shed.Run) }) //nolint:errcheck // as above
+	err := loop("access log", g.access.Run)
 	cancel()
 	return err
 }
@@ -228,6 +236,7 @@ func (g *Gateway) setApps(all []roadbed.Instance) {
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	defer g.panics.Catch("apps", nil)
 	g.apps = apps
 	g.table.Store(g.table.Load().WithApps(apps))
 }
@@ -241,6 +250,7 @@ func routable(app string) bool {
 
 // setPrograms takes new programs into force, and routes that were refused, for it may have been for lack of one.
 func (g *Gateway) setPrograms(all map[string]string) {
+	defer g.panics.Catch("programs", nil)
 	g.programs.Set(all)
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -253,6 +263,7 @@ func (g *Gateway) setPrograms(all map[string]string) {
 func (g *Gateway) setRoutes(all map[string]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	defer g.panics.Catch("routes", func(err error) { g.refused = err.Error() })
 	g.asked = all
 	g.compile(all)
 }
@@ -284,6 +295,7 @@ func (g *Gateway) compile(all map[string]string) {
 func (g *Gateway) setSurgery(all map[string]string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	defer g.panics.Catch("surgical rules", nil)
 	g.written = g.written.With(route.SurgicalProperty, all)
 	s, wrong := route.NewSurgery(g.routes(nil), g.written.Surgical(), g.surgery.Load())
 	for id, err := range wrong {

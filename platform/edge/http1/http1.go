@@ -158,6 +158,7 @@ type Server struct {
 	quitOnce sync.Once
 	watcher  sync.WaitGroup
 	date     atomic.Pointer[date]
+	panics   *filter.Panics
 
 	mu        sync.Mutex
 	listeners map[net.Listener]bool // guarded by mu
@@ -180,6 +181,7 @@ func NewServer(c Config) *Server {
 	}
 	s := &Server{
 		c: c, every: watchEvery, quit: make(chan struct{}), listeners: map[net.Listener]bool{}, conns: map[*conn]bool{}, taken: map[*conn]bool{}, from: map[netip.Addr]int{},
+		panics:    filter.NewPanics(c.Meter, c.Log),
 		connected: count("connect"), closed: count("close"), failed: count("errors"), idled: count("idle.timeout"), throttled: count("throttled"),
 	}
 	s.Change(c.Settings)
@@ -341,7 +343,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	s.ending.Store(true)
 	for c := range s.conns {
 		go c.sock.c.Close() // which waits for who is in a callback of the connection
-		go c.waiter.Gone()
+		go s.gone(c)
 	}
 	for c := range s.taken {
 		go c.sock.c.Close()
@@ -354,6 +356,12 @@ func (s *Server) Drain(ctx context.Context) error {
 	case <-t.C:
 	}
 	return ctx.Err()
+}
+
+// gone tells who waits for an origin that the client of c has gone away.
+func (s *Server) gone(c *conn) {
+	defer s.panics.Catch("client watch", nil)
+	c.waiter.Gone()
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

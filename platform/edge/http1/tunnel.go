@@ -30,7 +30,13 @@ func (a *answer) tunnel(c net.Conn, early []byte) {
 	late := append([]byte(nil), a.buf[a.start:a.end]...)
 	a.start, a.end, a.buf, a.out = 0, 0, nil, nil // nothing lies there any more
 	var wg sync.WaitGroup
-	wg.Go(func() { t.pump(&u.s, &client, early) })
+	wg.Go(func() {
+		defer u.Panics.Catch("tunnel", func(error) {
+			u.s.c.Close()    //nolint:errcheck // it is over
+			client.c.Close() //nolint:errcheck // for the other direction too
+		})
+		t.pump(&u.s, &client, early)
+	})
 	t.pump(&client, &u.s, late)
 	wg.Wait()
 	a.finish(false)

@@ -93,8 +93,9 @@ var upstreamRules = &Rules{Limits: Limits{}.withDefaults()}
 
 // Upstream is one connection to an origin. It takes one exchange at a time. An idle one holds no buffers.
 type Upstream struct {
-	Idle        time.Duration // between bytes of an answer's body; 0: 90 s
-	UpgradeIdle time.Duration // without bytes either way once the protocol was changed; 0: 5 min
+	Idle        time.Duration  // between bytes of an answer's body; 0: 90 s
+	UpgradeIdle time.Duration  // without bytes either way once the protocol was changed; 0: 5 min
+	Panics      *filter.Panics // takes note of those of a request's body, and of whoever is at the ends of a changed protocol
 
 	s      sock
 	served int // exchanges that went well
@@ -501,11 +502,12 @@ func (u *Upstream) join() bool {
 
 // send sends the head and the body of a request.
 func (u *Upstream) send(o *Outgoing) {
-	if err := u.sendBody(o); err != nil && !u.givenUp.Load() {
+	defer func() { u.sending <- struct{}{} }()
+	err := u.Panics.Try("request body", func() error { return u.sendBody(o) })
+	if err != nil && !u.givenUp.Load() {
 		u.sendErr = err
 		u.s.c.Close() //nolint:errcheck // whoever waits for the answer learns of it by this
 	}
-	u.sending <- struct{}{}
 }
 
 var copies = sync.Pool{New: func() any { return new([32 << 10]byte) }}

@@ -47,7 +47,7 @@ func (s *Server) watch() {
 			switch {
 			case v != c.seen: // it has moved on
 			case v&1 != 0:
-				c.waiter.Gone()
+				s.gone(c)
 			case c.state.CompareAndSwap(v, ending):
 				c.sock.c.Close() //nolint:errcheck // it waits for a request that will not come
 			}

@@ -62,6 +62,8 @@ type Server struct {
 	h3    *http3.Server
 	alt   atomic.Pointer[string] // Alt-Svc, while HTTP/3 is served
 
+	panics *filter.Panics
+
 	mu      sync.Mutex
 	closing bool                  // guarded by mu
 	ls      map[net.Listener]bool // guarded by mu
@@ -83,7 +85,7 @@ func New(c Config) *Server {
 	if c.Idle == 0 {
 		c.Idle = 65 * time.Second
 	}
-	s := &Server{c: c, ls: map[net.Listener]bool{}, shaking: map[net.Conn]bool{}}
+	s := &Server{c: c, panics: filter.NewPanics(c.HTTP1.Meter, c.Log), ls: map[net.Listener]bool{}, shaking: map[net.Conn]bool{}}
 	serve := c.Serve
 	if c.TLS != nil {
 		serve = s.telling(c.Serve)
@@ -172,7 +174,12 @@ func (s *Server) Serve(l net.Listener) error {
 func (s *Server) conn(c net.Conn) {
 	client := &filter.Client{Listener: s.c.Name, Remote: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr())}
 	client.Peer = client.Remote
-	early, secure, err := s.greet(c, client)
+	var early []byte
+	var secure *tls.Conn
+	err := s.panics.Try("handshake", func() (err error) {
+		early, secure, err = s.greet(c, client)
+		return err
+	})
 	s.mu.Lock()
 	delete(s.shaking, c)
 	s.mu.Unlock()

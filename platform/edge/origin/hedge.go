@@ -56,9 +56,12 @@ func (c *call) enter(ep *balance.Endpoint, limit time.Duration, number string, b
 	r.call.x = &r.x
 	r.call.done, r.call.early = r.call.finished, r.call.earlyAnswer
 	go func() {
+		defer func() {
+			r.took = filter.Now() - r.start
+			back <- r
+		}()
+		defer c.proxy.panics.Catch("hedge", func(err error) { r.kind, r.err = other, err })
 		r.kind, r.err = r.call.carry(ep, limit)
-		r.took = filter.Now() - r.start
-		back <- r
 	}()
 	return r
 }
@@ -129,7 +132,9 @@ func (c *call) settle(second bool, lost *racer, back <-chan *racer) {
 	if !lost.ended {
 		c.passage.Settle(second, nil)
 		c.noteAt(lost.ep, cancelled, errOutrun, filter.Now()-lost.start)
+		panics := c.proxy.panics
 		go func() { // it ends at once, for it was cancelled
+			defer panics.Catch("hedge", nil)
 			<-back
 			lost.discard()
 		}()

@@ -61,6 +61,8 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 // kindOf says what an error of net/http means.
 func (c *call) kindOf(ctx context.Context, err error) (kind, error) {
 	switch {
+	case isPanic(err):
+		return other, err
 	case c.broke() != nil:
 		return cancelled, c.broke()
 	case c.left():
@@ -81,6 +83,12 @@ func (c *call) kindOf(ctx context.Context, err error) (kind, error) {
 		return connectError, err
 	}
 	return reset, err
+}
+
+// isPanic reports whether err is of the edge's own making.
+func isPanic(err error) bool {
+	_, ok := errors.AsType[*filter.Panicked](err)
+	return ok
 }
 
 // isTLS reports whether err is of a TLS handshake, which came before the request.
@@ -157,10 +165,20 @@ func (c *call) sent(trailers http.Header) io.ReadCloser {
 	if trailers != nil {
 		body = &trailed{body, trailers, &c.x.Request.Trailer}
 	}
-	return struct {
-		io.Reader
-		io.Closer
-	}{body, shutter{&own}}
+	return &sent{body, shutter{&own}, c.proxy.panics}
+}
+
+// sent is a request's body on its way to an origin. Goroutines of net/http read it, which contain no panics.
+type sent struct {
+	body io.Reader
+	io.Closer
+	panics *filter.Panics
+}
+
+// Read reads on.
+func (s *sent) Read(p []byte) (n int, err error) {
+	defer s.panics.Catch("request body", func(e error) { n, err = 0, e })
+	return s.body.Read(p)
 }
 
 // trailed is a request's body, at whose end its trailers are there.
@@ -217,7 +235,8 @@ func webSocketAccept(key string) string {
 }
 
 // interim passes an informational answer on.
-func (c *call) interim(status int, header textproto.MIMEHeader) error {
+func (c *call) interim(status int, header textproto.MIMEHeader) (err error) {
+	defer c.proxy.panics.Catch("informational answer", func(e error) { err = e }) // on a goroutine of net/http
 	if status == http.StatusContinue || status == http.StatusSwitchingProtocols {
 		return nil
 	}
@@ -307,10 +326,10 @@ func (c *call) switched(resp *http.Response, body *httpBody) (kind, error) {
 		x.Response.Header.Reset()
 		return nonsense, err
 	}
-	ctx, idle := x.Context(), c.general.UpgradeIdle
+	p, ctx, idle := c.proxy, x.Context(), c.general.UpgradeIdle
 	x.Response.Takeover = func(front net.Conn, early []byte) {
 		defer body.Close()
-		tunnel(ctx, front, back, early, idle)
+		p.tunnel(ctx, front, back, early, idle)
 	}
 	return fine, nil
 }

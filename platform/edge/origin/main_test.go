@@ -73,9 +73,15 @@ func newRig(t testing.TB, props map[string]string, addrs ...string) *rig {
 
 func newRigOf(t testing.TB, props map[string]string, lists ipc.Lists) *rig {
 	t.Helper()
+	return newRigOver(t, props, lists, nil)
+}
+
+// newRigOver starts a proxy that reaches origins over TLS by that transport; nil: by an ordinary one.
+func newRigOver(t testing.TB, props map[string]string, lists ipc.Lists, tls http.RoundTripper) *rig {
+	t.Helper()
 	r := &rig{t: t, meter: meter.New(nil), plan: &filter.Plan{Route: "r", Upgrades: true}}
 	p := config.New(config.Options{Override: props, Log: silent})
-	r.calls = ipc.New(ipc.Options{App: "edge", Lists: lists, Config: p, Log: silent})
+	r.calls = ipc.New(ipc.Options{App: "edge", Lists: lists, Config: p, Transport: tls, Log: silent})
 	t.Cleanup(r.calls.Close)
 	r.Proxy = New(Config{Calls: r.calls, Properties: p, Meter: r.meter, Log: silent})
 	t.Cleanup(r.Proxy.Close)

@@ -21,6 +21,7 @@ type mirrors struct {
 	proxy   *Proxy
 	ctx     context.Context
 	cancel  context.CancelFunc
+	mu      sync.Mutex    // guards that none begins once close waits
 	room    chan struct{} // a place for each copy under way
 	wg      sync.WaitGroup
 	sent    *meter.Counter
@@ -40,7 +41,9 @@ func (m *mirrors) init(p *Proxy) {
 }
 
 func (m *mirrors) close() {
+	m.mu.Lock()
 	m.cancel()
+	m.mu.Unlock()
 	m.wg.Wait()
 }
 
@@ -69,6 +72,8 @@ func (m *mirrors) end(c *call) {
 	}
 	c.copy = nil
 	body, ok := c.upload.complete(k.length)
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	if !ok || m.ctx.Err() != nil {
 		m.dropped.Inc()
 		return
@@ -84,6 +89,7 @@ func (m *mirrors) end(c *call) {
 	}
 	m.wg.Go(func() {
 		defer func() { <-m.room }()
+		defer m.proxy.panics.Catch("mirror", nil)
 		m.send(k)
 	})
 }

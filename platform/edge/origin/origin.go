@@ -103,6 +103,7 @@ type Proxy struct {
 	maxRead   *config.Value[int]      // ms
 	statuses  statuses
 	noRetry   *meter.Counter // for an incomplete body
+	panics    *filter.Panics
 	endpoint  *filter.Filter
 	free      sync.Pool // of *call
 	mirrors   mirrors
@@ -126,6 +127,7 @@ func New(c Config) *Proxy {
 		maxRead:   c.Properties.Int("zuul.origin.readtimeout.max", 90_000),
 		statuses:  liveStatuses(c.Properties),
 		noRetry:   c.Meter.Counter("zuul.no.retry", "id", "incomplete_body"),
+		panics:    filter.NewPanics(c.Meter, c.Log),
 		stop:      make(chan struct{}),
 	}
 	if p.log == nil {
@@ -179,10 +181,14 @@ func (p *Proxy) sweep() {
 		case <-tick.C:
 		}
 		p.processors.Store(int32(runtime.GOMAXPROCS(0)))
-		now := filter.Now()
-		for _, o := range *p.origins.Load() {
-			o.sweep(now)
-		}
+		p.sweepAll(filter.Now())
+	}
+}
+
+func (p *Proxy) sweepAll(now int64) {
+	defer p.panics.Catch("connection sweep", nil)
+	for _, o := range *p.origins.Load() {
+		o.sweep(now)
 	}
 }
 

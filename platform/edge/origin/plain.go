@@ -53,7 +53,7 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 		if !errors.As(err, &e) {
 			return other, err
 		}
-		if c.left() {
+		if c.left() && !isPanic(e.Err) {
 			return cancelled, err
 		}
 		if e.Kind == http1.Stale {
@@ -145,7 +145,7 @@ func (c *call) target() string {
 // exchange sends the request over c.conn and fills the response.
 func (c *call) exchange(now int64) error {
 	x, u := c.x, c.conn.Upstream
-	u.UpgradeIdle = c.general.UpgradeIdle
+	u.UpgradeIdle, u.Panics = c.general.UpgradeIdle, c.proxy.panics
 	if u.Idle = endlessFor; x.Deadline != 0 {
 		u.Idle = max(min(bodyIdle, time.Duration(x.Deadline-now)), time.Millisecond)
 	}
@@ -211,6 +211,9 @@ func (c *call) kindOfPlain(e *http1.Error) kind {
 	case http1.HeadTooLarge:
 		return headTooLarge
 	case http1.Cancelled:
+		if isPanic(e.Err) {
+			return other
+		}
 		return cancelled
 	}
 	return reset

@@ -11,7 +11,7 @@ import (
 
 // tunnel copies bytes both ways until both ends have closed, either breaks, ctx ends, or no byte comes for idle. early is
 // what the client had sent already.
-func tunnel(ctx context.Context, front net.Conn, back io.ReadWriteCloser, early []byte, idle time.Duration) {
+func (p *Proxy) tunnel(ctx context.Context, front net.Conn, back io.ReadWriteCloser, early []byte, idle time.Duration) {
 	var once sync.Once
 	cut := func() {
 		once.Do(func() {
@@ -37,8 +37,13 @@ func tunnel(ctx context.Context, front net.Conn, back io.ReadWriteCloser, early 
 		}
 	}
 	var both sync.WaitGroup
-	both.Go(func() { pump(back, front, &moved); hangUp(back, cut) })
-	both.Go(func() { pump(front, back, &moved); hangUp(front, cut) })
+	way := func(to io.Writer, from io.Reader) {
+		defer p.panics.Catch("tunnel", func(error) { cut() })
+		pump(to, from, &moved)
+		hangUp(to, cut)
+	}
+	both.Go(func() { way(back, front) })
+	both.Go(func() { way(front, back) })
 	both.Wait()
 }
 

@@ -84,6 +84,11 @@ type Push struct {
 	wheel  wheel
 	queue  queue
 	open   atomic.Int64
+	panics *filter.Panics
+
+	mu   sync.Mutex
+	over bool           // nothing new is begun; guarded by mu
+	busy sync.WaitGroup // what goes on beside requests; guarded by mu as to additions
 
 	opened, ended, sent, refused, lost *meter.Counter
 }
@@ -146,11 +151,12 @@ func New(c Config) *Push {
 		opened: c.Meter.Counter("edge.push.connect"), ended: c.Meter.Counter("edge.push.close"),
 		sent: c.Meter.Counter("edge.push.sent"), refused: c.Meter.Counter("edge.push.throttled"), lost: c.Meter.Counter("edge.push.failed"),
 	}
+	p.panics = filter.NewPanics(c.Meter, c.Log)
 	if p.log == nil {
 		p.log = slog.Default()
 	}
 	if p.client == nil {
-		p.client = &http.Client{Timeout: 2 * time.Second}
+		p.client = &http.Client{Timeout: peersWithin}
 	}
 	if p.peers == nil {
 		p.peers = func() []string { return nil }
@@ -163,7 +169,8 @@ func New(c Config) *Push {
 	return p
 }
 
-// Run pings connections and ends old ones until ctx ends; then it asks all to connect elsewhere and closes them.
+// Run pings connections and ends old ones until ctx ends; then it asks all to connect elsewhere, closes them, and waits for
+// everything that was begun.
 func (p *Push) Run(ctx context.Context) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -172,21 +179,43 @@ func (p *Push) Run(ctx context.Context) error {
 		select {
 		case now := <-tick.C:
 			for _, c := range p.wheel.due(now) {
-				busy.Go(func() { p.event(c, now) }) // its own goroutine: a client that does not read takes its time
+				busy.Go(func() { // its own goroutine: a client that does not read takes its time
+					defer p.panics.Catch("push", func(error) { c.drop() })
+					p.event(c, now)
+				})
 			}
 			p.queue.expire(now)
 		case <-ctx.Done():
 			busy.Wait() // for whom something is being done is back on the wheel then
+			p.mu.Lock()
+			p.over = true
+			p.mu.Unlock()
 			for _, c := range p.wheel.all() {
 				busy.Go(func() {
+					defer p.panics.Catch("push", func(error) { c.drop() })
 					c.goAway()
 					c.end(1001, "Server going away")
 				})
 			}
 			busy.Wait()
+			p.busy.Wait()
 			return nil
 		}
 	}
+}
+
+// begin has fn run on a goroutine of its own, which Run waits for. It reports false if Run is at its end.
+func (p *Push) begin(fn func()) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.over {
+		return false
+	}
+	p.busy.Go(func() {
+		defer p.panics.Catch("push", nil)
+		fn()
+	})
+	return true
 }
 
 // event does what is due for c.
@@ -296,15 +325,17 @@ func (p *Push) attach(x *filter.Exchange, c *conn) {
 	p.opened.Inc()
 	p.schedule(c, now)
 	if waiting := p.queue.take(c.id, now); len(waiting) > 0 {
-		go func() {
+		p.begin(func() {
 			for _, m := range waiting {
 				p.write(c, m.payload) //nolint:errcheck // it is counted, and those that follow are, too
 			}
-		}()
+		})
 	}
 	if x.MayDetach {
 		x.Response.Detached = true
-		go c.read()
+		if !p.begin(c.read) {
+			c.drop()
+		}
 		return
 	}
 	c.read()

@@ -18,6 +18,8 @@ const (
 	hopHeader   = "X-Edge-Push-Hop"          // the request comes from another edge, and goes no further
 
 	maxPayload = 1 << 20 // bytes
+
+	peersWithin = 2 * time.Second // another edge is to answer
 )
 
 // Handler is the API for senders: /push and /push/broker. It belongs where only services reach it.
@@ -103,7 +105,12 @@ func (p *Push) askPeers(w http.ResponseWriter, r *http.Request, id string, body 
 	defer cancel()
 	answers := make(chan *http.Response, len(peers))
 	for _, base := range peers {
-		go func() { answers <- p.ask(ctx, r.Method, base+"/push", r.Header, id, body) }()
+		go func() {
+			var answer *http.Response
+			defer func() { answers <- answer }()
+			defer p.panics.Catch("push", nil)
+			answer = p.ask(ctx, r.Method, base+"/push", r.Header, id, body)
+		}()
 	}
 	for range peers {
 		resp := <-answers
@@ -213,7 +220,7 @@ func (p *Push) handleBroker(w http.ResponseWriter, r *http.Request) {
 	var elsewhere []string
 	for _, id := range o.IDs {
 		if c := p.find(id); c != nil {
-			go p.deliver(c, payload)
+			p.begin(func() { p.deliver(c, payload) })
 		} else {
 			elsewhere = append(elsewhere, id)
 		}
@@ -258,14 +265,16 @@ func (p *Push) tellPeers(ids []string, o order) {
 		return // it was read from JSON
 	}
 	for _, base := range p.peers() {
-		go func() {
-			if resp := p.ask(context.Background(), http.MethodPost, base+"/push/broker", nil, "", body); resp != nil {
+		p.begin(func() {
+			ctx, cancel := context.WithTimeout(context.Background(), peersWithin)
+			defer cancel()
+			if resp := p.ask(ctx, http.MethodPost, base+"/push/broker", nil, "", body); resp != nil {
 				if resp.StatusCode >= 400 && resp.StatusCode != http.StatusServiceUnavailable { // too many wait there
 					p.refuses(resp)
 				}
 				resp.Body.Close()
 			}
-		}()
+		})
 	}
 }
 
