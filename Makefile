@@ -57,7 +57,7 @@ test:
 soak:
 	$(GO) test -count=1 -timeout 60m -run '^TestSeen' ./cmd/roadbed -args -soak
 	./interop/install.sh
-	cd interop && $(GO) test -count=1 -timeout 60m -run 'UnderChurn|DoesWhatAStock|ResolvesAsTheStore|KeepsItsCircles|HinderNoOtherApp' . -args -soak
+	cd interop && $(GO) test -count=1 -timeout 60m -run 'UnderChurn|DoesWhatAStock|ResolvesAsTheStore|KeepsItsCircles|HinderNoOtherApp|ReloadsDisturbNobody' . -args -soak
 
 ## interop: real clients, servers and a real browser against us; installs Node, Python, Chromium, a JDK, nginx, httpd and more
 interop:

@@ -12,6 +12,7 @@ need chromium chromium
 need javac default-jdk-headless
 need mvn maven
 need slowhttptest slowhttptest
+need h2load nghttp2-client
 need curl curl
 need nginx nginx-light
 need apache2 apache2-bin

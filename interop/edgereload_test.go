@@ -1,0 +1,230 @@
+package interop
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/platform/properties"
+)
+
+// TestReloadsDisturbNobody adds, changes and removes routes by the API, each of which is in force before the next, while
+// h2load asks by HTTP/1.1 and HTTP/2 and many WebSockets exchange messages.
+func TestReloadsDisturbNobody(t *testing.T) {
+	need(t, "h2load", "apt-get install nghttp2-client")
+	needNPM(t)
+	reloads, sockets, lasts, other := 200, 200, 10*time.Second, 200
+	if *soak {
+		reloads, sockets, lasts, other = 1000, 1000, 60*time.Second, 1000
+	}
+	chat := freeAddr(t, "127.0.0.1")
+	run(t, chat, "node", "websocket.js", "serve", strings.TrimPrefix(chat, "127.0.0.1:"))
+	r := newRoad(t)
+	for _, app := range []string{"chat", "httpbin"} {
+		r.set("int", app+".ribbon.MaxConnectionsPerHost", "4000")
+		r.set("int", "hystrix.command."+app+".execution.isolation.semaphore.maxConcurrentRequests", "4000")
+	}
+	r.register("chat", chat)
+	r.leadAll("httpbin", serveBin(t))
+	r.set("json", "edge.routes", `[{"id":"all","match":{"path":{"prefix":"/"}},"backends":[{"vip":"httpbin"}]},{"id":"chat","match":{"path":{"prefix":"/chat"}},"backends":[{"vip":"chat"}]}]`)
+	for part := range other / 100 { // that are there all the time, and are read again with every change
+		var routes []string
+		for i := range 100 {
+			routes = append(routes, fmt.Sprintf(`{"id":"other-%[1]d-%[2]d","match":{"hosts":["h%[2]d.test"],"path":{"prefix":"/%[1]d/%[2]d"}},"filters":[{"stripPrefix":1}],"backends":[{"vip":"httpbin"}]}`, part, i))
+		}
+		r.set("json", fmt.Sprintf("edge.routes.other%d", part), "["+strings.Join(routes, ",\n")+"]")
+	}
+	r.set("string", "edge.priority.load", "* / 1") // not refused, however busy this machine is
+	talk := r.talk(t, sockets)
+
+	for round := 1; ; round++ {
+		usual := r.load(t, lasts/2)
+		changed := make(chan []time.Duration, 1)
+		go func() { changed <- r.reload(t, reloads, lasts) }()
+		under := r.load(t, lasts)
+		took := <-changed
+		if len(took) < reloads {
+			break // it has said why
+		}
+		slices.Sort(took)
+		t.Logf("%d reloads, each in force after %v (median) to %v", len(took), took[len(took)/2].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond))
+		late := ""
+		for name, u := range under {
+			t.Logf("%s: %d requests, p99 %v; without reloads %v: %.2f of it", name, u.requests, u.p99, usual[name].p99, float64(u.p99)/float64(usual[name].p99))
+			if most := usual[name].p99*3/2 + 10*time.Millisecond; u.p99 > most { // who asks and who reloads run on the same cores
+				late += fmt.Sprintf("%s: p99 %v while routes are reloaded, want at most %v\n", name, u.p99, most)
+			}
+		}
+		if late == "" {
+			break
+		}
+		if round == 3 { // what else runs here makes things slower, and nothing makes them faster
+			t.Error(late)
+			break
+		}
+	}
+	said := talk()
+	if said.Open != sockets || said.Closed != 0 || said.Wrong != 0 || said.Echoed != said.Sent || said.Sent < sockets {
+		t.Errorf("of %d WebSockets: %+v; want all open, none closed, and every message echoed", sockets, said)
+	}
+	t.Logf("%d WebSockets exchanged %d messages", said.Open, said.Sent)
+}
+
+// spoken is what became of WebSockets, as sockets.js says it.
+type spoken struct {
+	Open, Sent, Echoed, Wrong, Closed int
+	Why                               map[string]int
+	Failed                            string
+}
+
+// talk has WebSockets exchange messages with the app chat until the function that it returns is called.
+func (r *road) talk(t *testing.T, number int) func() spoken {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "node", "sockets.js", "ws://"+r.edgeAddr()+"/chat", fmt.Sprint(number), "1000")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { in.Close(); cmd.Wait() }) //nolint:errcheck // it has said how it ended
+	lines := bufio.NewReader(out)
+	if line, err := lines.ReadString('\n'); err != nil || line != "open\n" {
+		t.Fatalf("%d WebSockets could not all be opened: %q %v", number, line, err)
+	}
+	return func() (s spoken) {
+		t.Helper()
+		in.Close()
+		if err := json.NewDecoder(lines).Decode(&s); err != nil {
+			t.Fatalf("what became of %d WebSockets: %v", number, err)
+		}
+		return s
+	}
+}
+
+// loaded is what h2load saw.
+type loaded struct {
+	requests int
+	p99      time.Duration
+}
+
+var loadSum = regexp.MustCompile(`requests: (\d+) total, \d+ started, (\d+) done, (\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout`)
+
+// load asks for something small at a steady pace by HTTP/1.1 and HTTP/2. Whatever does not succeed is an error.
+func (r *road) load(t *testing.T, lasts time.Duration) map[string]loaded {
+	t.Helper()
+	const clients, pace = 20, 15 // of each protocol; a client's requests a second
+	type end struct {
+		name string
+		loaded
+		err error
+	}
+	ends := make(chan end)
+	ways := map[string][]string{"HTTP/1.1": {"--h1"}, "HTTP/2": {"-m", "4"}}
+	for name, flags := range ways {
+		go func() {
+			e := end{name: name}
+			e.loaded, e.err = h2load(t.Context(), filepath.Join(t.TempDir(), "log"), append(flags, "-c", fmt.Sprint(clients), "-n", fmt.Sprint(clients*pace*int(lasts.Seconds())), "--rps", fmt.Sprint(pace), r.at(7000)+"/bytes/100?seed=1"))
+			ends <- e
+		}()
+	}
+	got := make(map[string]loaded)
+	for range ways {
+		e := <-ends
+		if e.err != nil {
+			t.Errorf("%s: %v", e.name, e.err)
+		}
+		got[e.name] = e.loaded
+	}
+	return got
+}
+
+// h2load runs it and fails unless all requests succeed. log is where it tells of each of them.
+func h2load(ctx context.Context, log string, args []string) (l loaded, err error) {
+	out, err := exec.CommandContext(ctx, "h2load", append([]string{"--log-file", log}, args...)...).CombinedOutput()
+	if err != nil {
+		return l, fmt.Errorf("h2load %q: %w\n%.2000s", args, err, out)
+	}
+	m := loadSum.FindStringSubmatch(string(out))
+	if m == nil || m[1] != m[3] {
+		return l, fmt.Errorf("h2load %q: want all requests to succeed:\n%.3000s", args, out)
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		return l, err
+	}
+	var took []int
+	for line := range strings.Lines(string(text)) {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[1] != "200" {
+			return l, fmt.Errorf("h2load %q: a request went %q, want 200", args, line)
+		}
+		us, err := strconv.Atoi(f[2])
+		if err != nil {
+			return l, fmt.Errorf("h2load's log has %q", line)
+		}
+		took = append(took, us)
+	}
+	slices.Sort(took)
+	return loaded{len(took), time.Duration(took[len(took)*99/100]) * time.Microsecond}, nil
+}
+
+// reload adds, changes and removes routes by the API within lasts, evenly, and returns how long each took until requests were
+// served by it.
+func (r *road) reload(t *testing.T, reloads int, lasts time.Duration) (took []time.Duration) {
+	const key, path = "edge.routes.changing", "/changing"
+	began := time.Now()
+	for i := range reloads {
+		time.Sleep(time.Until(began.Add(lasts * time.Duration(i) / time.Duration(reloads))))
+		at := time.Now()
+		method, url, body, want := http.MethodPost, r.at(8761)+"/config/v1/properties", "", fmt.Sprintf("200 %d", i)
+		switch i % 4 {
+		case 3:
+			method, url, want = http.MethodDelete, url+"/"+properties.ID(key, config.Scope{}), "404"
+		default: // adds it after it was removed, changes it otherwise
+			doc, _ := json.Marshal(fmt.Sprintf(`[{"id":"changing","match":{"path":{"prefix":%q}},"filters":[{"answer":{"status":200,"body":"%d"}}]}]`, path, i)) // a string always is JSON
+			body = fmt.Sprintf(`{"key":%q,"value":%s,"type":"json"}`, key, doc)
+		}
+		if err := send(t.Context(), method, url, body, http.StatusOK, http.StatusNoContent); err != nil {
+			t.Errorf("reload %d: %v", i, err)
+			return took
+		}
+		for got := ""; got != want; time.Sleep(5 * time.Millisecond) {
+			resp, err := http.Get(r.at(7000) + path)
+			if err != nil {
+				t.Errorf("after reload %d: %v", i, err)
+				return took
+			}
+			said, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if got = fmt.Sprint(resp.StatusCode); resp.StatusCode == http.StatusOK {
+				got += " " + strings.TrimSpace(string(said))
+			}
+			if err != nil || time.Since(at) > 20*time.Second {
+				t.Errorf("reload %d is not in force after %v: got %q, want %q, %v", i, time.Since(at), got, want, err)
+				return took
+			}
+		}
+		took = append(took, time.Since(at))
+	}
+	return took
+}
