@@ -266,17 +266,20 @@ func one(host string) []string {
 	return []string{host}
 }
 
-// NothingAt explains why no route leads to path.
-func (t *Table) NothingAt(path string) string {
+// NothingAt explains why no route leads to path. It costs no more than the sentence: anybody can ask for what is not there.
+func (t *Table) NothingAt(path string) string { return "no route leads to " + path + "; " + t.there() }
+
+// list tells the first apps and routes that there are.
+func (t *Table) list() string {
 	names := t.Apps()
 	if len(names) == 0 && len(t.routes) == 0 {
-		return "no route leads to " + path + "; nothing is registered yet"
+		return "nothing is registered yet"
 	}
 	if len(names) > 20 {
 		names = append(names[:20], "...")
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "no route leads to %s; there are", path)
+	b.WriteString("there are")
 	for _, n := range names {
 		fmt.Fprintf(&b, " /%s/", n)
 	}

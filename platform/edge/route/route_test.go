@@ -671,6 +671,23 @@ func TestExplainSaysWhyAndWhoLost(t *testing.T) {
 	}
 }
 
+// Anybody can ask for what is not there, as often as they like.
+func TestAPathThatLeadsNowhereCostsTheSameHoweverManyRoutesThereAre(t *testing.T) {
+	table, err := NewTable(Config{Apps: []string{"hello"}}, many(10_000))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := table.NothingAt("/nope"), "no route leads to /nope; there are /hello/ "; !strings.HasPrefix(got, want) || !strings.HasSuffix(got, " ...") {
+		t.Errorf("got %q, want %q, some routes and ...", got, want)
+	}
+	if n := testing.AllocsPerRun(100, func() { table.NothingAt("/nope") }); n > 1 {
+		t.Errorf("got %v allocations, want one for the sentence", n)
+	}
+	if got, want := table.WithApps([]string{"bye"}).NothingAt("/nope"), "no route leads to /nope; there are /bye/ "; !strings.HasPrefix(got, want) {
+		t.Errorf("with another app: got %q, want %q and some routes", got, want)
+	}
+}
+
 func TestAnAppThatIsThereAlreadyStays(t *testing.T) {
 	table := tabled(t, Config{}, `[{"id":"r","filters":[{"stripPrefix":1}],"backends":[{"vip":"a"}]}]`)
 	x := asked("GET", "http://h/x/y")

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
@@ -38,6 +39,8 @@ type Table struct {
 	wild  map[string]*paths // by what follows the *, such as .example.com
 	any   *paths
 	apps  map[string]*app
+
+	there func() string // what there is in place of what is not, for NothingAt; made when first asked for
 }
 
 // app is what leads to an app under its own name.
@@ -204,6 +207,7 @@ func (t *Table) WithApps(names []string) *Table {
 		}
 		n.apps[k] = &app{name: name, plan: &filter.Plan{Route: name, Upgrades: true}, slash: &filter.Plan{Route: name, Endpoint: addSlash}}
 	}
+	n.there = sync.OnceValue(n.list)
 	return &n
 }
 
