@@ -57,6 +57,15 @@ type Request struct {
 	Upgrade string // the protocol that is asked for by Upgrade, or by :protocol with an extended CONNECT
 }
 
+// Awaited reports whether some of the body is yet to come.
+func (q *Request) Awaited() bool {
+	if q.Body == nil {
+		return false
+	}
+	b, ok := q.Body.(interface{ Buffered() []byte })
+	return !ok || q.ContentLength < 0 || int64(len(b.Buffered())) < q.ContentLength
+}
+
 // Response is what the client gets.
 type Response struct {
 	Status int
@@ -97,6 +106,7 @@ type Plan struct {
 	Upgrades       bool   // whether Upgrade passes; routes allow it unless they say otherwise
 	Protocol       string // to the origin: "" is HTTP/1.1 (HTTP/2 for gRPC), "h2c", "h2"
 	MaxBody        int64  // of a request, in bytes; 0: as for every route
+	Buffering      int8   // a request's body is at hand, or much of it, before the app is asked: 1, -1: it is not, 0: unless it looks like a stream
 
 	Mirror        string  // an app that gets a copy of a share of requests
 	MirrorPercent float64 // 0 to 100

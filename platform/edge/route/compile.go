@@ -134,6 +134,12 @@ func (r *route) plans(c *Config) error {
 	if s.Mirror != nil {
 		p.Mirror, p.MirrorPercent = s.Mirror.VIP, s.Mirror.share()
 	}
+	switch s.Buffering {
+	case "on":
+		p.Buffering = 1
+	case "off":
+		p.Buffering = -1
+	}
 	r.plan = p
 	if err := r.filters(c); err != nil {
 		return err

@@ -73,6 +73,7 @@ func (d *decoder) readRoute(n *node) Route {
 		field{"retry", func(v *node) { r.Retry = d.readRetry(v) }},
 		d.flag("hedge", &r.Hedge),
 		field{"maxBody", func(v *node) { r.MaxBody = d.size(v, "maxBody") }},
+		d.text("requestBuffering", &r.Buffering),
 		d.text("protocol", &r.Protocol),
 		field{"upgrades", func(v *node) { r.Upgrades = new(bool); d.flag("upgrades", r.Upgrades).read(v) }},
 		field{"mirror", func(v *node) { r.Mirror = d.readMirror(v) }},

@@ -51,20 +51,21 @@ import (
 
 // Route is one entry of a document. All but ID and Backends may be left out; Backends too if a filter answers.
 type Route struct {
-	ID       string    `json:"id" doc:"letters, digits and -._"`
-	Match    Match     `json:"match,omitzero"`
-	Priority uint8     `json:"priority,omitempty" doc:"1, the most important, to 100; 0 is none of its own"`
-	Filters  []Filter  `json:"filters,omitempty" doc:"run in their order"`
-	Backends []Backend `json:"backends,omitempty"`
-	Timeouts Timeouts  `json:"timeouts,omitzero"`
-	Retry    *Retry    `json:"retry,omitempty"`
-	Hedge    bool      `json:"hedge,omitempty" doc:"a second attempt if the first is slow, for GET"`
-	MaxBody  int64     `json:"maxBody,omitempty" doc:"bytes of a request's body; 0 is as for every route"`
-	Protocol string    `json:"protocol,omitempty" doc:"to the backend: http/1.1, h2c or h2; empty is http/1.1, and h2c for gRPC"`
-	Upgrades *bool     `json:"upgrades,omitempty" doc:"whether WebSockets and other upgrades pass; true if left out"`
-	Mirror   *Mirror   `json:"mirror,omitempty"`
-	Disabled bool      `json:"disabled,omitempty" doc:"checked, but out of the table"`
-	Created  time.Time `json:"created,omitzero" doc:"of two routes that are equal otherwise the older one wins"`
+	ID        string    `json:"id" doc:"letters, digits and -._"`
+	Match     Match     `json:"match,omitzero"`
+	Priority  uint8     `json:"priority,omitempty" doc:"1, the most important, to 100; 0 is none of its own"`
+	Filters   []Filter  `json:"filters,omitempty" doc:"run in their order"`
+	Backends  []Backend `json:"backends,omitempty"`
+	Timeouts  Timeouts  `json:"timeouts,omitzero"`
+	Retry     *Retry    `json:"retry,omitempty"`
+	Hedge     bool      `json:"hedge,omitempty" doc:"a second attempt if the first is slow, for GET"`
+	MaxBody   int64     `json:"maxBody,omitempty" doc:"bytes of a request's body; 0 is as for every route"`
+	Buffering string    `json:"requestBuffering,omitempty" doc:"whether a body, or its first 64 KiB, is waited for before the backend is asked: on, off; if left out, on unless it is of unknown length and pauses, or of gRPC"`
+	Protocol  string    `json:"protocol,omitempty" doc:"to the backend: http/1.1, h2c or h2; empty is http/1.1, and h2c for gRPC"`
+	Upgrades  *bool     `json:"upgrades,omitempty" doc:"whether WebSockets and other upgrades pass; true if left out"`
+	Mirror    *Mirror   `json:"mirror,omitempty"`
+	Disabled  bool      `json:"disabled,omitempty" doc:"checked, but out of the table"`
+	Created   time.Time `json:"created,omitzero" doc:"of two routes that are equal otherwise the older one wins"`
 
 	document string // it came from
 	line     int
@@ -339,6 +340,8 @@ func (r *Route) check() error {
 		return fmt.Errorf("priority %d: use 1, the most important, to 100", r.Priority)
 	case r.MaxBody < 0:
 		return errors.New("maxBody: use a number of bytes, such as 1048576 or 1MiB")
+	case !slices.Contains([]string{"", "on", "off"}, r.Buffering):
+		return fmt.Errorf("requestBuffering %q: use on or off", r.Buffering)
 	case !slices.Contains([]string{"", "http/1.1", "h2c", "h2"}, r.Protocol):
 		return fmt.Errorf("protocol %q: use http/1.1, h2c or h2", r.Protocol)
 	}

@@ -95,13 +95,15 @@ func (s *Shed) routed(x *filter.Exchange) error {
 		return nil
 	}
 	a := s.appOf(x.App)
-	f := s.flights.Get().(*flight)
 	now := filter.Now()
-	*f = flight{shed: s, app: a, own: a.limiter.Enter(now), all: s.all.Enter(now)}
-	x.Set(key, f)
-	x.OnEnd(ended)
+	n := a.limiter.InFlight() + 1
+	var f *flight // nil while it is up to the client when the app gets the request
+	if !x.Request.Awaited() {
+		f = s.takeOff(x, a, now)
+		n = f.own.InFlight()
+	}
 	score := 0
-	if n := f.own.InFlight(); a.holds(now, n) || a.gate.Load() < least {
+	if a.holds(now, n) || a.gate.Load() < least {
 		score = s.ranks.score(x, set.User)
 		if last, byLimit := a.last(now, n); score > sacred && score > last {
 			if byLimit {
@@ -121,6 +123,23 @@ func (s *Shed) routed(x *filter.Exchange) error {
 		}
 	}
 	return nil
+}
+
+// taken has a request whose body was waited for be in flight from now on.
+func (s *Shed) taken(x *filter.Exchange) error {
+	if x.App != "" && x.Deadline != 0 && s.settings.Get().On {
+		s.takeOff(x, s.appOf(x.App), filter.Now())
+	}
+	return nil
+}
+
+// takeOff counts a request as in flight.
+func (s *Shed) takeOff(x *filter.Exchange, a *app, now int64) *flight {
+	f := s.flights.Get().(*flight)
+	*f = flight{shed: s, app: a, own: a.limiter.Enter(now), all: s.all.Enter(now)}
+	x.Set(key, f)
+	x.OnEnd(ended)
+	return f
 }
 
 // holds reports whether the limit on requests in flight holds, of which there are n.
@@ -180,7 +199,7 @@ func (s *Shed) noted(x *filter.Exchange) {
 
 // drop forgets a request that never reached its origin, or whose end says nothing of it.
 func (f *flight) drop() {
-	if !f.over {
+	if f != nil && !f.over {
 		f.over = true
 		f.app.limiter.Ignore(f.own)
 		f.shed.all.Ignore(f.all)

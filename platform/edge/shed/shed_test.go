@@ -1,6 +1,7 @@
 package shed
 
 import (
+	"io"
 	"log/slog"
 	"math"
 	"math/rand/v2"
@@ -556,5 +557,30 @@ func benchmark(b *testing.B, score string) {
 	b.ReportAllocs()
 	for b.Loop() {
 		again(g, x, score)
+	}
+}
+
+func TestARequestIsInFlightOnceItsBodyIsAtHand(t *testing.T) {
+	g := newGate(t)
+	x := request(50)
+	r, w := io.Pipe()
+	defer w.Close()
+	x.Request.Method, x.Request.Body, x.Request.ContentLength = "POST", r, 10
+	x.Plan, x.App = g.plan, "shop"
+	g.routed(x)
+	if got := g.appOf("shop").limiter.InFlight(); got != 0 {
+		t.Errorf("while its body is waited for: %d in flight, want 0", got)
+	}
+	for _, f := range g.Filters() {
+		if f.Name == "OriginFlight" && f.If(x) {
+			f.Apply(x)
+		}
+	}
+	if got := g.appOf("shop").limiter.InFlight(); got != 1 {
+		t.Errorf("once that is over: %d in flight, want 1", got)
+	}
+	x.End()
+	if own, all := g.appOf("shop").limiter.InFlight(), g.all.InFlight(); own != 0 || all != 0 {
+		t.Errorf("when all is over: %d in flight at the app, %d at the edge; want none", own, all)
 	}
 }

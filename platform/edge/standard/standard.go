@@ -17,6 +17,7 @@
 //	            -90 RouteDeadline   how long it may take by its route
 //	            -80 BodyLimit       413
 //	            950 Onward          what the origin is told: Via, X-Forwarded-Prefix, X-Originating-URL
+//	            960 RequestBuffer   a body is at hand, or the first of it, before its app is asked
 //	OUTBOUND   -900 Outward         what only services say to each other is taken out, X-Request-Id put in
 //	            450 GRPCStatus      answers of the edge's own to gRPC calls become gRPC's
 //	            460 CorsHeaders
@@ -78,6 +79,8 @@ type Standard struct {
 //	edge.trace.recorded                 0.01           share of the new ones that services are to record
 //	edge.timeouts.request               10s            how long a request may take, 1ms to 1h
 //	edge.body.maxBytes                  0              how large a request's body may be; 0 is any size
+//	edge.http.request.buffer            65536          bytes of a body that are waited for before its app is asked; 0: none, up to 16 MiB
+//	edge.http.request.buffer.total      268435456      of all together; with more of them bodies pass as they come
 //	edge.healthcheck.path               /healthcheck   where the edge tells whether it is healthy; empty: nowhere
 //	edge.cors.origins                   (none)         origins whose pages may use all routes, such as https://*.example.com
 //	zuul.response.gzip.filter.enabled   true
@@ -94,7 +97,7 @@ func New(c Config) *Standard {
 		ErrorResponse: errorResponse(),
 		NoRoute:       noRoute(),
 		filters: []*filter.Filter{
-			connectionInfo(p), requestID(), trace(p), improper(), loop(), healthcheck(p, c.Healthy), deadline(limits), corsIn, routeDeadline(), bodyLimit(limits), onward(p),
+			connectionInfo(p), requestID(), trace(p), improper(), loop(), healthcheck(p, c.Healthy), deadline(limits), corsIn, routeDeadline(), bodyLimit(limits), onward(p), newGatherer(p, c.Meter).filter(),
 			outward(), grpcStatus(), corsOut, compression(p, c.Meter), debugHeaders(c.Instance),
 		},
 	}
