@@ -88,7 +88,7 @@ func (c *cli) demoServe() *cobra.Command {
 // startDemo puts the streaming service on the platform: its route, then its services, then its members. What an
 // earlier start left is kept as it is.
 func startDemo(ctx context.Context, out io.Writer, client *api.Client) error {
-	if err := createProperty(ctx, client, properties.Property{Key: routesProperty, Value: demoRoutes, Type: "json"}); err != nil {
+	if err := createProperty(ctx, client, properties.Property{Key: routesProperty, Value: demoRoutes}); err != nil {
 		return err
 	}
 	for _, p := range streaming.Properties() {

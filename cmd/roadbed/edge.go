@@ -189,7 +189,7 @@ func (c *cli) routeStatus() *cobra.Command {
 				if refused = t.Refused; refused != "" {
 					return nil
 				}
-				fmt.Fprintf(out, "in force: %d routes, %d apps under their names\n", len(t.Routes), len(t.Apps))
+				fmt.Fprintf(out, "in force: %s, %s under their names\n", counted(len(t.Routes), "route"), counted(len(t.Apps), "app"))
 				if len(t.Documents) > 0 {
 					fmt.Fprintln(out)
 					if err := printTable(out, []string{"DOCUMENT", "BYTES", "ROUTES"}, t.Documents, func(d edge.RouteDocument) []string {
@@ -277,7 +277,7 @@ func applyRoutes(cmd *cobra.Command, client *api.Client, name, text string, dry,
 		fmt.Fprintf(cmd.ErrOrStderr(), "mind: %s\n", noteText(n))
 	}
 	if !dry {
-		p := properties.Property{Key: key, Value: text, Source: "cli"}
+		p := properties.Property{Key: key, Value: text, Type: "string", Source: "cli"} // whatever type it had: YAML is not JSON
 		if err := client.Do(ctx, http.MethodPost, "/config/v1/properties?"+permits(glass), p, nil); err != nil {
 			return fmt.Errorf("nothing is changed: %w", frozen(err))
 		}
@@ -299,11 +299,19 @@ func applyRoutes(cmd *cobra.Command, client *api.Client, name, text string, dry,
 		return err
 	}
 	if dry {
-		fmt.Fprintf(out, "%s is right and would make %d routes; nothing is changed\n", key, change.Routes)
+		fmt.Fprintf(out, "%s is right and would make %s; nothing is changed\n", key, counted(change.Routes, "route"))
 		return nil
 	}
-	fmt.Fprintf(out, "%s is set: %d routes; see what is in force with: roadbed edge route status\n", key, change.Routes)
+	fmt.Fprintf(out, "%s is set: %s; see what is in force with: roadbed edge route status\n", key, counted(change.Routes, "route"))
 	return nil
+}
+
+// counted is n things in words.
+func counted(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // readFile reads a whole file, or in if its name is "-".

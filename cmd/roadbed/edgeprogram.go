@@ -31,7 +31,7 @@ A new version can run for a share of who asks first; one that fails goes back by
 A program is the property edge.program.NAME, so that each change is in the change log.`,
 		Args: noArgs, RunE: showHelp,
 	}
-	do := func(verb, short, done string, change func(*edge.ProgramDocument) (*edge.ProgramDocument, error)) *cobra.Command {
+	do := func(verb, short, done string, change func(name string, d *edge.ProgramDocument) (*edge.ProgramDocument, error)) *cobra.Command {
 		var glass bool
 		sub := &cobra.Command{
 			Use: verb + " NAME", Short: short, Args: exactArgs("a NAME"), ValidArgsFunction: c.completePrograms(),
@@ -47,7 +47,7 @@ A program is the property edge.program.NAME, so that each change is in the chang
 				if d == nil {
 					return fmt.Errorf("there is no program %s; `roadbed edge program list` shows those that are", args[0])
 				}
-				if d, err = change(d); err != nil {
+				if d, err = change(args[0], d); err != nil {
 					return fmt.Errorf("nothing is changed: %w", err)
 				}
 				if err := storeProgram(cmd, client, args[0], d, glass); err != nil {
@@ -61,16 +61,16 @@ A program is the property edge.program.NAME, so that each change is in the chang
 		return sub
 	}
 	cmd.AddCommand(c.programPut(), c.programList(), c.programCheck(),
-		do("promote", "Have the newest version run for everybody", "its newest version runs for everybody", func(d *edge.ProgramDocument) (*edge.ProgramDocument, error) {
+		do("promote", "Have the newest version run for everybody", "its newest version runs for everybody", func(_ string, d *edge.ProgramDocument) (*edge.ProgramDocument, error) {
 			if d.Canary == nil && !d.Draft {
 				return nil, errors.New("it runs for everybody already")
 			}
 			d.Canary, d.Draft = nil, false
 			return d, nil
 		}),
-		do("rollback", "Have the former version run again", "its former version runs for everybody", func(d *edge.ProgramDocument) (*edge.ProgramDocument, error) {
+		do("rollback", "Have the former version run again", "its former version runs for everybody", func(name string, d *edge.ProgramDocument) (*edge.ProgramDocument, error) {
 			if d.Previous == nil {
-				return nil, fmt.Errorf("it has no former version; delete the property %sNAME to be rid of it", edge.ProgramProperty)
+				return nil, fmt.Errorf("it has no former version; to be rid of it: roadbed config delete %s%s", edge.ProgramProperty, name)
 			}
 			return d.Previous, nil
 		}))

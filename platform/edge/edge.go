@@ -48,6 +48,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -104,9 +105,10 @@ type Gateway struct {
 	shed      *shed.Shed
 	rates     *ratelimit.Limits
 	auth      *auth.Auth
-	fit       *config.Value[bool] // the services' kill switch; nothing is signed while it is thrown
-	envoy     *config.Value[bool] // requests may ask for faults by Envoy's headers
-	plain     http.Handler        // net/http as the engine
+	fit       *config.Value[bool]     // the services' kill switch; nothing is signed while it is thrown
+	ignored   *config.Value[[]string] // apps that are not reachable under their names
+	envoy     *config.Value[bool]     // requests may ask for faults by Envoy's headers
+	plain     http.Handler            // net/http as the engine
 
 	chain   *filter.Chain
 	table   atomic.Pointer[route.Table]
@@ -118,9 +120,10 @@ type Gateway struct {
 
 	panics *filter.Panics
 
-	mu      sync.Mutex     // guards what follows, from most of which table is built
-	doors   map[*Door]bool // that are open
-	apps    []string
+	mu      sync.Mutex        // guards what follows, from most of which table is built
+	doors   map[*Door]bool    // that are open
+	known   []string          // apps in the registry
+	apps    []string          // of these, those that are reachable under their names
 	written route.Settings    // documents of routes and surgical rules as they are, in force or not
 	asked   map[string]string // the newest documents of routes, by property
 	refused string            // why the newest documents are not in force; empty when they are
@@ -141,6 +144,7 @@ func New(c Config) *Gateway {
 		auth:    auth.New(auth.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance, Apps: c.Calls.Transport()}),
 		doors:   map[*Door]bool{},
 		fit:     c.Properties.Bool("ipc.fit.enabled", true),
+		ignored: c.Properties.List("zuul.ignoredServices", nil),
 		envoy:   c.Properties.Bool("ipc.fit.envoyHeaders", false),
 	}
 	g.pushPlan = &filter.Plan{Route: "push", Endpoint: g.push.Endpoint(), Upgrades: true, Timeout: -1}
@@ -187,6 +191,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.auth.Close()
 	defer g.programs.Set(nil)
 	defer g.props.Prefix(program.Prefix, g.setPrograms)() // first, for routes name them
+	defer g.ignored.OnChange(func([]string, []string) { g.expose() })()
 	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
 	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
@@ -235,10 +240,35 @@ func (g *Gateway) setApps(all []roadbed.Instance) {
 		}
 	}
 	g.mu.Lock()
+	g.known = apps
+	g.mu.Unlock()
+	g.expose()
+}
+
+// expose has those apps reachable under their names that the property zuul.ignoredServices does not name. In there * stands
+// for any characters. While a pattern is none, no app is: better that than one which was to be hidden.
+func (g *Gateway) expose() {
+	g.mu.Lock()
 	defer g.mu.Unlock()
 	defer g.panics.Catch("apps", nil)
-	g.apps = apps
-	g.table.Store(g.table.Load().WithApps(apps))
+	patterns := g.ignored.Get()
+	for _, p := range patterns {
+		if _, err := path.Match(p, ""); err != nil {
+			g.props.Refuse("zuul.ignoredServices", strings.Join(patterns, ","), fmt.Errorf("%q is no pattern; write names of apps, with * for any characters", p))
+			patterns = []string{"*"}
+			break
+		}
+	}
+	g.apps = nil
+	for _, app := range g.known {
+		if !slices.ContainsFunc(patterns, func(p string) bool {
+			named, _ := path.Match(strings.ToLower(p), strings.ToLower(app))
+			return named
+		}) {
+			g.apps = append(g.apps, app)
+		}
+	}
+	g.table.Store(g.table.Load().WithApps(g.apps))
 }
 
 // routable reports whether app can be a path's first segment. Anybody may register anything; a name that no path can

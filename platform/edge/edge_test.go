@@ -107,7 +107,8 @@ func TestAppsAreReachableUnderTheirName(t *testing.T) {
 	}{
 		{"/hello/", 200, "GET / prefix /hello"},
 		{"/hello/a/b?c=d", 200, "GET /a/b?c=d prefix /hello"},
-		{"/HELLO/a%2Fb", 200, "GET /a%2Fb prefix /HELLO"},
+		{"/hello/a%2Fb", 200, "GET /a%2Fb prefix /hello"},
+		{"/HELLO?x=1", 308, ""},
 		{"/hello?x=1", 308, ""},
 		{"/nobody/", 404, "no route leads to /nobody/; there are /hello/"},
 		{"/", 200, `<a href="/hello/">`},
@@ -119,8 +120,19 @@ func TestAppsAreReachableUnderTheirName(t *testing.T) {
 		if resp.StatusCode != tt.status || !strings.Contains(body, tt.says) {
 			t.Errorf("GET %s: got %d %q, want %d with %q", tt.path, resp.StatusCode, body, tt.status, tt.says)
 		}
-		if resp.StatusCode == 308 && resp.Header.Get("Location") != "/hello/?x=1" {
-			t.Errorf("GET %s: leads to %q, want /hello/?x=1", tt.path, resp.Header.Get("Location"))
+		if want := map[string]string{"/hello?x=1": "/hello/?x=1", "/HELLO?x=1": "/hello?x=1"}[tt.path]; resp.Header.Get("Location") != want {
+			t.Errorf("GET %s: leads to %q, want %q", tt.path, resp.Header.Get("Location"), want)
+		}
+	}
+}
+
+func TestIgnoredServicesAreNotReachableUnderTheirNames(t *testing.T) {
+	for ignored, want := range map[string]string{"": "billing hello internal-a", "BILLING,internal-*": "hello", "*": "", "hello,[": ""} {
+		props := config.New(config.Options{Override: map[string]string{"zuul.ignoredServices": ignored}})
+		nobody := http.NotFoundHandler()
+		h := newHouseWith(t, props, map[string]http.Handler{"hello": nobody, "billing": nobody, "internal-a": nobody})
+		if got := strings.Join(h.table.Load().Apps(), " "); got != want {
+			t.Errorf("without %q: got %q, want %q", ignored, got, want)
 		}
 	}
 }

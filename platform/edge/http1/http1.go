@@ -191,6 +191,9 @@ func NewServer(c Config) *Server {
 // Change has the settings be these for requests and connections to come.
 func (s *Server) Change(to Settings) { s.settings.Store(to.withDefaults()) }
 
+// Rules are those that requests are held to from now on, until the next change.
+func (s *Server) Rules() *Rules { return &s.settings.Load().Rules }
+
 // Open returns how many connections there are.
 func (s *Server) Open() int {
 	s.mu.Lock()

@@ -55,55 +55,93 @@ func (h *head) aim(x *filter.Exchange) *Refusal {
 	return r
 }
 
-// clean returns the path as it is routed and sent on: without dot segments (RFC 3986 section 5.2.4), whether their dots were
-// encoded or not, and, if the rules say so, without empty ones.
+// clean returns the path as it is routed and sent on: see [Rules.path].
 func (h *head) clean(p []byte, x *filter.Exchange) (string, *Refusal) {
-	merge := h.rules.MergeSlashes && bytes.Contains(p, []byte("//"))
-	if !h.special && !merge {
+	if !h.special && !h.rules.MergeSlashes {
 		return view(p), nil
 	}
-	dots := bytes.Contains(p, []byte("/."))
+	return h.rules.path(p, x)
+}
+
+// path returns p as it is routed and sent on. What is written in several ways becomes one, or a route that guards something
+// could be passed by spelling it otherwise: letters, digits and -._~ that are percent-encoded are decoded, and the digits of
+// other triples are capitals (RFC 3986 sections 6.2.2.1 and 6.2.2.2); dot segments are removed (section 5.2.4), whether their
+// dots were encoded or not, and, if the rules say so, empty ones. Encoded slashes stay what they are.
+func (r *Rules) path(p []byte, x *filter.Exchange) (string, *Refusal) {
+	dots, other := bytes.Contains(p, []byte("/.")), r.MergeSlashes && bytes.Contains(p, []byte("//"))
 	for i := 0; i < len(p); i++ {
 		switch p[i] {
 		case '\\':
-			if h.rules.EncodedSlash == Reject {
+			if r.EncodedSlash == Reject {
 				return "", encodedSlash
 			}
 		case '%':
 			if i+2 >= len(p) || hex(p[i+1]) > 15 || hex(p[i+2]) > 15 {
 				return "", percent
 			}
-			switch hex(p[i+1])<<4 | hex(p[i+2]) {
-			case 0:
+			switch c := hex(p[i+1])<<4 | hex(p[i+2]); {
+			case c == 0:
 				return "", percentZero
-			case '/', '\\':
-				if h.rules.EncodedSlash == Reject {
-					return "", encodedSlash
-				}
-			case '.':
-				dots = true
+			case (c == '/' || c == '\\') && r.EncodedSlash == Reject:
+				return "", encodedSlash
+			case class[c]&hostByte != 0, p[i+1] >= 'a', p[i+2] >= 'a':
+				other = true
 			}
 			i += 2
 		}
 	}
-	if !dots && !merge {
+	if !dots && !other {
 		return view(p), nil
 	}
 	room := bytesOf(x.Keep(p)) // of the exchange's own; it only gets shorter
 	n := 0
 	for i := 0; i < len(p); i++ {
 		c := p[i]
-		if c == '%' && p[i+1] == '2' && p[i+2]|0x20 == 'e' {
-			c = '.'
-			i += 2
+		if c == '%' {
+			v := hex(p[i+1])<<4 | hex(p[i+2])
+			if class[v]&hostByte == 0 {
+				room[n], room[n+1], room[n+2] = '%', digits[v>>4], digits[v&15]
+				n += 3
+				i += 2
+				continue
+			}
+			c, i = v, i+2
 		}
-		if merge && c == '/' && n > 0 && room[n-1] == '/' {
+		if c == '/' && r.MergeSlashes && n > 0 && room[n-1] == '/' {
 			continue
 		}
 		room[n] = c
 		n++
 	}
 	return removeDots(room[:n])
+}
+
+const digits = "0123456789ABCDEF"
+
+// Hold holds a request that came by another version of HTTP to those rules that are not about framing: its path becomes what
+// it is in HTTP/1.1, and fields with an underscore in their names are treated as the rules say.
+func (r *Rules) Hold(x *filter.Exchange) *Refusal {
+	q := &x.Request
+	if strings.HasPrefix(q.Path, "/") {
+		path, refused := r.path(bytesOf(q.Path), x)
+		if refused != nil {
+			return refused
+		}
+		q.Path = path
+	}
+	if r.Underscores == Keep {
+		return nil
+	}
+	found := false
+	q.Header.DelFunc(func(f *filter.Field) bool {
+		lined := strings.IndexByte(f.Name, '_') >= 0
+		found = found || lined
+		return lined
+	})
+	if found && r.Underscores == Reject {
+		return underscore
+	}
+	return nil
 }
 
 // removeDots takes the dot segments out of a path that begins with /, in place.

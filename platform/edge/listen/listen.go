@@ -90,17 +90,25 @@ func New(c Config) *Server {
 	if c.TLS != nil {
 		serve = s.telling(c.Serve)
 	}
-	h := &nethttp.Handler{Serve: serve, Finished: c.Finished, Listener: c.Name, Log: c.Log}
+	h := &nethttp.Handler{Serve: serve, Finished: c.Finished, Hold: s.hold, Listener: c.Name, Log: c.Log}
 	s.http2 = newHTTP2(h, c.Calm, c.Idle, c.Log)
 	one := c.HTTP1
 	one.Serve, one.Finished, one.Listener, one.Log = serve, c.Finished, c.Name, c.Log
 	if c.TLS == nil {
 		one.HTTP2 = s.plainHTTP2
 	} else {
-		s.h3 = newHTTP3(&nethttp.Handler{Serve: c.Serve, Finished: c.Finished, Listener: c.Name, Log: c.Log}, c.TLS, c.Idle)
+		s.h3 = newHTTP3(&nethttp.Handler{Serve: c.Serve, Finished: c.Finished, Hold: s.hold, Listener: c.Name, Log: c.Log}, c.TLS, c.Idle)
 	}
 	s.http1 = http1.NewServer(one)
 	return s
+}
+
+// hold holds requests of other versions to the rules of HTTP/1.1 that concern them, too.
+func (s *Server) hold(x *filter.Exchange) error {
+	if r := s.http1.Rules().Hold(x); r != nil {
+		return r
+	}
+	return nil
 }
 
 // telling is serve, and tells clients of HTTP/3 while that is served.

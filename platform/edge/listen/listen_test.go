@@ -125,6 +125,44 @@ func TestEachProtocolReachesItsEngine(t *testing.T) {
 	}
 }
 
+func TestWhateverTheProtocolPathsAndNamesAreTheSame(t *testing.T) {
+	one := client(t, func(p *http.Protocols) { p.SetHTTP1(true) })
+	two := client(t, func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) })
+	addr, s := opened(t, Config{Serve: func(x *filter.Exchange) {
+		x.Answer(200, fmt.Sprintf("%s %v", x.Request.Path, x.Request.Header.Has("X_Forwarded_User")))
+	}})
+	ask := func(path, want string) {
+		t.Helper()
+		for _, c := range []*http.Client{one, two} {
+			req, err := http.NewRequest("GET", "http://"+addr+"/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.URL.Opaque = path
+			req.Header["X_Forwarded_User"] = []string{"root"}
+			resp, err := c.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			b, err := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			if got := string(b); err != nil || !strings.Contains(got, want) {
+				t.Errorf("%s by %s: got %d %q, want %q", path, resp.Proto, resp.StatusCode, got, want)
+			}
+		}
+	}
+	ask("/a/../%61dmin/%2e", "/admin/ false")
+	ask("/a//%2f", "/a//%2F false")
+	ask("/a/..;/b", "has a parameter")
+	ask("/%00", "has %00")
+	s.Change(http1.Settings{Rules: http1.Rules{MergeSlashes: true, Underscores: http1.Keep}})
+	ask("/a//b", "/a/b true")
+	s.Change(http1.Settings{Rules: http1.Rules{EncodedSlash: http1.Reject}})
+	ask("/a%2fb", "edge.path.encodedslash")
+	s.Change(http1.Settings{Rules: http1.Rules{Underscores: http1.Reject}})
+	ask("/a", "edge.headers.underscores")
+}
+
 func TestHTTP3IsServedBesideTLS(t *testing.T) {
 	addr, s := opened(t, Config{TLS: secure(t, ClientAuth{})})
 	p, err := net.ListenPacket("udp", "127.0.0.1:0")

@@ -46,6 +46,10 @@ type Handler struct {
 	// Client returns the connection of a request; if it is nil or returns nil, addresses are read from the request.
 	Client func(*http.Request) *filter.Client
 
+	// Hold holds requests of HTTP/2 and 3 to rules that the listener has for all; it may change path and fields, and says why
+	// a request is refused. nil: there are none.
+	Hold func(*filter.Exchange) error
+
 	Listener string       // the listener's name
 	Log      *slog.Logger // nil: slog.Default()
 
@@ -99,12 +103,28 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			panic(http.ErrAbortHandler)
 		}
 	}()
-	if why := unsound(r); r.ProtoMajor > 1 && why != "" {
+	if why := h.unfit(x); why != "" {
 		x.refuse(why)
 	} else {
 		h.Serve(&x.Exchange)
 	}
 	whole = h.answer(x)
+}
+
+// unfit tells why Serve may not get to see the request; "" if it may.
+func (h *Handler) unfit(x *exchange) string {
+	if x.r.ProtoMajor < 2 {
+		return ""
+	}
+	if why := unsound(x.r); why != "" {
+		return why
+	}
+	if h.Hold != nil {
+		if err := h.Hold(&x.Exchange); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 // refuse answers a request that Serve may not get to see.

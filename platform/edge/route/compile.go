@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"regexp/syntax"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
@@ -349,4 +350,33 @@ func older(a, b *route) int {
 		return -1
 	}
 	return x.Compare(y)
+}
+
+// spelled returns a path of a document as requests have it once the edge has read them: letters, digits and -._~ as they are,
+// other bytes that no path may hold percent-encoded, with capitals for digits.
+func spelled(path string) string {
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		c := path[i]
+		if v, err := strconv.ParseUint(path[i+1:min(i+3, len(path))], 16, 8); c == '%' && err == nil && i+2 < len(path) {
+			if unreserved(byte(v)) {
+				b.WriteByte(byte(v))
+			} else {
+				b.WriteString(strings.ToUpper(path[i : i+3]))
+			}
+			i += 2
+			continue
+		}
+		if c <= ' ' || c >= 0x7f || c == '%' {
+			fmt.Fprintf(&b, "%%%02X", c)
+			continue
+		}
+		b.WriteByte(c)
+	}
+	return b.String()
+}
+
+// unreserved reports whether a byte means the same percent-encoded or not. spec: RFC 3986 §2.3
+func unreserved(c byte) bool {
+	return 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || strings.IndexByte("-._~", c) >= 0
 }

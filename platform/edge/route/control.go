@@ -290,7 +290,7 @@ func Asked(method, target string, fields []string) (*filter.Exchange, error) {
 	u = (&url.URL{}).ResolveReference(u) // without dot segments
 	x := &filter.Exchange{}
 	q := &x.Request
-	q.Method, q.Scheme, q.Host, q.Path, q.RawQuery, q.Proto = method, u.Scheme, u.Host, u.EscapedPath(), u.RawQuery, 11
+	q.Method, q.Scheme, q.Host, q.Path, q.RawQuery, q.Proto = method, u.Scheme, u.Host, spelled(u.EscapedPath()), u.RawQuery, 11
 	if q.Scheme == "" {
 		q.Scheme = "http"
 	}

@@ -94,6 +94,7 @@ func (d *decoder) readMatch(n *node, m *Match) {
 		d.texts("hosts", &m.Hosts),
 		field{"path", func(v *node) {
 			d.fields(v, "path", d.text("exact", &m.Path.Exact), d.text("prefix", &m.Path.Prefix), d.text("regex", &m.Path.Regex))
+			m.Path.Exact, m.Path.Prefix = spelled(m.Path.Exact), spelled(m.Path.Prefix)
 		}},
 		d.texts("methods", &m.Methods),
 		d.values("headers", &m.Headers),

@@ -63,8 +63,11 @@ func (t *Table) Explain(x *filter.Exchange, s *Surgery) Explanation {
 	default:
 		e.Route, e.Backends = x.Plan.Route, []string{a.name}
 		e.Why = fmt.Sprintf("%s is in the registry and reachable under its name", a.name)
-		if x.Plan == a.slash {
+		switch x.Plan {
+		case a.slash:
 			e.Endpoint = "Redirect to " + x.Request.Path + "/"
+		case a.small:
+			e.Endpoint = "Redirect to " + smallName(x.Request.Path)
 		}
 	}
 	if s != nil {

@@ -498,9 +498,9 @@ func (g *gateways) match(o *Object, n *node) (m Match) {
 			g.fields(v, "path", g.text("type", &kind), g.text("value", &value))
 			switch kind {
 			case "Exact":
-				m.Path.Exact = value
+				m.Path.Exact = spelled(value)
 			case "PathPrefix":
-				m.Path.Prefix = value
+				m.Path.Prefix = spelled(value)
 			case "RegularExpression":
 				m.Path.Regex = value
 			default:

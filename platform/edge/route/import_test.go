@@ -304,7 +304,7 @@ func TestZuulsRoutesInSpringsYAMLBecomeRoutes(t *testing.T) {
 	noted(t, out, 24, "zuul.routes.never", "asked rest first")
 	noted(t, out, 27, "users.ribbon.listOfServers")
 	noted(t, out, 28, "roadbed config set ribbon.ReadTimeout 3000")
-	noted(t, out, 0, "zuul.ignored-services", "/APP/")
+	noted(t, out, 0, "zuul.ignored-services", "roadbed config set zuul.ignoredServices '*'")
 }
 
 func TestZuulsPrefixAndStripPrefixAreKeptAsZuulHasThem(t *testing.T) {

@@ -366,6 +366,17 @@ func TestAppsAreReachableUnderTheirNames(t *testing.T) {
 	if err := x.Plan.Endpoint.Apply(x); err != nil || x.Response.Status != 308 || x.Response.Header.Get("Location") != "/hello/?x=1" {
 		t.Errorf("/hello?x=1: got %d to %q, %v, want 308 to /hello/?x=1", x.Response.Status, x.Response.Header.Get("Location"), err)
 	}
+	for _, c := range [][2]string{{"/HELLO/Greet", "/hello/Greet"}, {"/Hello", "/hello"}} { // whoever guards /hello guards it all
+		if x = asked("POST", "http://h"+c[0]); !table.Match(x) || x.Plan.Endpoint == nil {
+			t.Fatalf("%s: got plan %+v, want an endpoint that leads to small letters", c[0], x.Plan)
+		}
+		if err := x.Plan.Endpoint.Apply(x); err != nil || x.Response.Status != 308 || x.Response.Header.Get("Location") != c[1] {
+			t.Errorf("%s: got %d to %q, %v, want 308 to %s", c[0], x.Response.Status, x.Response.Header.Get("Location"), err, c[1])
+		}
+		if e := table.Explain(asked("POST", "http://h"+c[0]), nil); e.Endpoint != "Redirect to "+c[1] {
+			t.Errorf("%s: explained as %q, want Redirect to %s", c[0], e.Endpoint, c[1])
+		}
+	}
 	if x = asked("POST", "http://h/hello"); !table.Match(x) || x.Plan.Endpoint != nil || x.Path != "/" {
 		t.Errorf("POST /hello: got path %q plan %+v, want it passed on", x.Path, x.Plan)
 	}
@@ -375,6 +386,19 @@ func TestAppsAreReachableUnderTheirNames(t *testing.T) {
 	next := table.WithApps([]string{"bye"})
 	if x = asked("GET", "http://h/bye/"); !next.Match(x) || table.Match(asked("GET", "http://h/bye/")) {
 		t.Error("an app that came is not in the next table, or in the one before")
+	}
+}
+
+func TestPathsOfRoutesAreSpelledAsThoseOfRequests(t *testing.T) {
+	for in, want := range map[string]string{"/%61dmin": "/admin", "/caf%c3%a9": "/caf%C3%A9", "/café": "/caf%C3%A9", "/a b": "/a%20b", "/a%2fb": "/a%2Fb", "/100%": "/100%25"} {
+		for _, kind := range []string{"prefix", "exact"} {
+			table := tabled(t, Config{}, fmt.Sprintf(`[{"id":"a","match":{"path":{%q:%q}},"backends":[{"vip":"a"}]}]`, kind, in))
+			x := asked("GET", "http://h/")
+			x.Request.Path = want
+			if !table.Match(x) {
+				t.Errorf("%s %s: does not take %s", kind, in, want)
+			}
+		}
 	}
 }
 

@@ -385,3 +385,18 @@ var addSlash = &filter.Filter{Name: "Redirect", Kind: filter.Endpoint, Apply: fu
 	redirect(x, x.Request.Path+"/", http.StatusPermanentRedirect)
 	return nil
 }}
+
+// inSmall sends /APP/x to /app/x.
+var inSmall = &filter.Filter{Name: "Redirect", Kind: filter.Endpoint, Apply: func(x *filter.Exchange) error {
+	redirect(x, smallName(x.Request.Path), http.StatusPermanentRedirect)
+	return nil
+}}
+
+// smallName is path with its first segment in small letters.
+func smallName(path string) string {
+	end := strings.IndexByte(path[1:], '/') + 1
+	if end == 0 {
+		end = len(path)
+	}
+	return strings.ToLower(path[:end]) + path[end:]
+}

@@ -48,6 +48,7 @@ type app struct {
 	name  string
 	plan  *filter.Plan
 	slash *filter.Plan // sends /app to /app/, or relative links of its pages would lead astray
+	small *filter.Plan // sends /APP/ to /app/: routes tell large letters from small ones, and who guards /app guards no /APP
 }
 
 // paths are the routes of one host.
@@ -205,7 +206,7 @@ func (t *Table) WithApps(names []string) *Table {
 			n.apps[k] = old
 			continue
 		}
-		n.apps[k] = &app{name: name, plan: &filter.Plan{Route: name, Upgrades: true}, slash: &filter.Plan{Route: name, Endpoint: addSlash}}
+		n.apps[k] = &app{name: name, plan: &filter.Plan{Route: name, Upgrades: true}, slash: &filter.Plan{Route: name, Endpoint: addSlash}, small: &filter.Plan{Route: name, Endpoint: inSmall}}
 	}
 	n.there = sync.OnceValue(n.list)
 	return &n
@@ -249,7 +250,12 @@ func (t *Table) Match(x *filter.Exchange) bool {
 		x.App = a.name
 	}
 	path := x.Request.Path
-	if strings.IndexByte(path[1:], '/') < 0 && (x.Request.Method == "GET" || x.Request.Method == "HEAD") {
+	end := strings.IndexByte(path[1:], '/')
+	switch {
+	case hasCapital(path[1 : 1+max(end, 0)]), end < 0 && hasCapital(path):
+		x.Plan = a.small
+		return true
+	case end < 0 && (x.Request.Method == "GET" || x.Request.Method == "HEAD"):
 		x.Plan = a.slash
 		return true
 	}
@@ -378,6 +384,15 @@ func hostname(host string) string {
 		host = host[:i]
 	}
 	return strings.TrimSuffix(host, ".")
+}
+
+func hasCapital(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; 'A' <= c && c <= 'Z' {
+			return true
+		}
+	}
+	return false
 }
 
 // lower returns s in small letters, in buf if it had capitals; empty if s is longer than any name.

@@ -180,7 +180,7 @@ func (i *importer) zuul(file Text) error {
 	}
 	f.order()
 	if f.ignoredServices != "" {
-		f.note(f.name, 0, "zuul.ignored-services: "+f.ignoredServices, "every app in the registry is reachable under /APP/", "a route with {path: {prefix: /APP}} and an answer of 404 closes one")
+		f.note(f.name, 0, "zuul.ignored-services: "+f.ignoredServices, "it is no route", "set the edge's property of that name: roadbed config set zuul.ignoredServices '"+f.ignoredServices+"'")
 	}
 	if len(f.routes) > 0 && f.retryable == "" {
 		f.note(f.name, 0, "zuul.retryable", "Zuul 1 retries nothing unless told; the edge retries what is safe to repeat", "give routes retry: {max: 0} if that must not be")
