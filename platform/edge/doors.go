@@ -165,6 +165,8 @@ func (g *Gateway) connections() (open, most int) {
 //	server.http.request.headers.read.timeout      10000  ms from the first byte of a head to its last
 //	edge.http.request.firstbyte.timeout           65000  ms of a new connection
 //	httpRequestReadTimeout                        5000   ms between bytes of a body
+//	edge.http.body.minrate                        240    bytes a second of a body that must come
+//	edge.http.response.minrate                    240    bytes a second of an answer that must be taken
 //	idleTimeout                                   65000  ms between requests
 //	maxConnections                                20000
 //	edge.connections.perip                        1000
@@ -188,7 +190,7 @@ var (
 	numbers = []string{
 		"server.http.decoder.maxInitialLineLength", "server.http.decoder.maxHeaderSize", "edge.http.maxHeaders", "server.http.request.headers.read.timeout",
 		"edge.http.request.firstbyte.timeout", "httpRequestReadTimeout", "idleTimeout", "maxConnections", "edge.connections.perip", "maxRequestsPerConnection",
-		"connectionExpiry", "server.connection.expiry.delta",
+		"connectionExpiry", "server.connection.expiry.delta", "edge.http.body.minrate", "edge.http.response.minrate",
 	}
 	words = map[string]string{"edge.headers.underscores": "drop", "edge.path.encodedslash": "keep", "edge.http1.pipelining": "serve"}
 )
@@ -236,6 +238,7 @@ func (l *limits) settings() http1.Settings {
 			MergeSlashes: l.merge.Get(),
 		},
 		FirstByte: ms("edge.http.request.firstbyte.timeout"), Idle: ms("idleTimeout"), Head: ms("server.http.request.headers.read.timeout"), BodyIdle: ms("httpRequestReadTimeout"),
+		BodyRate: n("edge.http.body.minrate"), AnswerRate: n("edge.http.response.minrate"),
 		Connections: n("maxConnections"), PerAddress: n("edge.connections.perip"), Requests: n("maxRequestsPerConnection"),
 		Expiry: ms("connectionExpiry"), Jitter: ms("server.connection.expiry.delta"),
 		RejectPipelining: choice("edge.http1.pipelining", map[string]http1.Choice{"serve": http1.Keep, "reject": http1.Reject}) == http1.Reject,

@@ -333,6 +333,7 @@ func (c *conn) begin() *Refusal {
 		q.Scheme = "https"
 	}
 	set := c.s.settings.Load()
+	c.sock.rate = set.AnswerRate
 	if set.EarlyHints && q.Proto == 11 {
 		if c.hints == nil {
 			c.hints = c.interim
@@ -348,7 +349,7 @@ func (c *conn) begin() *Refusal {
 	if q.ContentLength < 0 {
 		mode = byChunks
 	}
-	w.idle, w.rate = set.BodyIdle, true
+	w.idle, w.rate = set.BodyIdle, set.BodyRate
 	w.stream.begin(mode, q.ContentLength, w.head.rules, &q.Trailer)
 	w.body.begin(c, w.head.continues && q.Proto == 11 && len(w.ready) == 0 && !w.whole())
 	q.Body = &w.body
@@ -477,7 +478,7 @@ const (
 func (c *conn) skip() bool {
 	w, b := c.w, copies.Get().(*[32 << 10]byte)
 	defer copies.Put(b)
-	w.idle, w.rate = skipTime, false
+	w.idle, w.rate = skipTime, 0
 	for by, n := filter.Now()+int64(skipTime), 0; n < skipBytes && filter.Now() < by; {
 		k, err := w.Read(b[:])
 		if n += k; err != nil {

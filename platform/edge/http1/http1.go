@@ -112,6 +112,9 @@ type Settings struct {
 	Head      time.Duration // from the first byte of a head to its last; default 10 s
 	BodyIdle  time.Duration // between bytes of a request's body; default 5 s
 
+	BodyRate   int // bytes a second of a request's body that must come, over 10 s after the first 5; default 240
+	AnswerRate int // bytes a second of an answer that must be taken, over a minute; default 240
+
 	Connections int           // at once; default 20000
 	PerAddress  int           // connections of one client's address at once; default 1000
 	Requests    int           // of one connection, which then closes; default 4000
@@ -139,7 +142,7 @@ func (s Settings) withDefaults() *Settings {
 	for _, d := range []struct {
 		of *int
 		to int
-	}{{&s.Connections, 20000}, {&s.PerAddress, 1000}, {&s.Requests, 4000}} {
+	}{{&s.Connections, 20000}, {&s.PerAddress, 1000}, {&s.Requests, 4000}, {&s.BodyRate, minRate}, {&s.AnswerRate, minRate}} {
 		if *d.of <= 0 {
 			*d.of = d.to
 		}

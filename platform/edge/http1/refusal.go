@@ -69,7 +69,7 @@ var (
 	chunkExt      = bad("chunk-extensions", "the extensions of chunks are longer than allowed in all", "send shorter ones or none")
 	chunkEnd      = bad("chunk-end", "a chunk's data is not followed by CR LF", "let the size be that of the data (RFC 9112 section 7.1)")
 	trailerSize   = &Refusal{"trailer-size", 431, filter.FailureHeaderFieldsTooLarge, "the trailers are longer than allowed", "send less"}
-	slowBody      = &Refusal{"body-slow", 408, filter.FailureClientTimeout, "the body comes too slowly", "send at least 240 bytes a second, and never pause for long (httpRequestReadTimeout, edge.http.body.minrate)"}
+	slowBody      = &Refusal{"body-slow", 408, filter.FailureClientTimeout, "the body comes too slowly", "send faster, and never pause for long (httpRequestReadTimeout, edge.http.body.minrate)"}
 	statusLine    = bad("status-line", "the first line is not a version, a status of three digits and a reason", "the origin must answer as in: HTTP/1.1 200 OK (RFC 9112 section 4)")
 	stateless     = bad("status-line", "the origin changed the protocol without being asked to", "101 answers a request with Upgrade only (RFC 9110 section 15.2.2)")
 )

@@ -1,6 +1,7 @@
 package http1
 
 import (
+	"cmp"
 	"crypto/tls"
 	"errors"
 	"io"
@@ -32,6 +33,7 @@ type sock struct {
 	// anew. A connection that is never late costs no timer.
 	want, armed int64       // by filter.Now; 0: none
 	cut         atomic.Bool // reading is over, whatever was waited for
+	rate        int         // bytes a second that the other side must take; 0: minRate
 	writeBy     int64       // the deadline of writes that is set, which is only moved when it comes near
 }
 
@@ -158,13 +160,12 @@ func (k *sock) read(p []byte, wait time.Duration) (int, error) {
 	}
 }
 
-// minRate is the least a reader must take of what waits for it, in bytes a second, over slowWindow.
 const (
-	minRate    = 240
-	slowWindow = 60 * time.Second
+	minRate    = 240              // bytes a second that a reader must take, and a sender must send, unless settings say otherwise
+	slowWindow = 60 * time.Second // over which a reader must
 )
 
-var errSlow = errors.New("http1: the other side takes less than 240 bytes a second")
+var errSlow = errors.New("http1: the other side takes what is sent to it too slowly")
 
 // write writes all of p, and gives up if the other side hardly takes any.
 func (k *sock) write(p []byte) error {
@@ -187,9 +188,9 @@ func (k *sock) write(p []byte) error {
 // writeSlow writes p by the net.Conn, which waits, until the time by at most unless that is 0.
 func (k *sock) writeSlow(p []byte, by int64) error {
 	for len(p) > 0 {
-		now, least := filter.Now(), int64(slowWindow)
+		now, least, rate := filter.Now(), int64(slowWindow), int64(cmp.Or(k.rate, minRate))
 		if k.raw == nil {
-			least += int64(len(p)) * int64(time.Second) / minRate // a TLS connection that timed out is no more
+			least += int64(len(p)) * int64(time.Second) / rate // a TLS connection that timed out is no more
 		}
 		if by != 0 || k.writeBy == 0 || k.writeBy < now+least {
 			if k.writeBy = by; by == 0 {
@@ -205,7 +206,7 @@ func (k *sock) writeSlow(p []byte, by int64) error {
 			return err
 		case by != 0 && filter.Now() >= by:
 			return err
-		case k.raw == nil || int64(n) < (filter.Now()-now)/int64(time.Second)*minRate:
+		case k.raw == nil || int64(n) < (filter.Now()-now)/int64(time.Second)*rate:
 			return errSlow
 		}
 	}

@@ -38,7 +38,7 @@ type stream struct {
 	count   int64  // bytes of the body that came
 
 	idle   time.Duration // between bytes of the body, at most
-	rate   bool          // whether the sender must keep up minRate
+	rate   int           // bytes a second that the sender must keep up; 0: any
 	waited time.Duration // for bytes of the body
 	came   int64         // bytes that were waited for, since the window began
 	window time.Duration
@@ -209,7 +209,7 @@ func noEOF(err error) error {
 	return err
 }
 
-// Of a body that must keep up minRate, the first seconds are not looked at, then each window is.
+// Of a body that must keep up a rate, the first seconds are not looked at, then each window is.
 const (
 	rateGrace  = 5 * time.Second
 	rateWindow = 10 * time.Second
@@ -218,7 +218,7 @@ const (
 // wait reads from the connection, within the time allowed between bytes. Only waiting counts against a slow sender: while
 // nobody asks for more it cannot be late.
 func (t *stream) wait(p []byte) (int, error) {
-	if !t.rate {
+	if t.rate == 0 {
 		return t.s.read(p, t.idle)
 	}
 	before := filter.Now()
@@ -229,7 +229,7 @@ func (t *stream) wait(p []byte) (int, error) {
 		t.window += took
 		t.came += int64(n)
 		if t.window >= rateWindow {
-			if t.came < int64(t.window/time.Second)*minRate {
+			if t.came < int64(t.window/time.Second)*int64(t.rate) {
 				return n, slowBody
 			}
 			t.window, t.came = 0, 0

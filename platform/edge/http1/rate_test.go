@@ -1,0 +1,83 @@
+package http1
+
+import (
+	"io"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+// overPipe serves one connection in memory with those settings, and returns the client's end.
+func overPipe(t *testing.T, set Settings, serve func(*filter.Exchange)) net.Conn {
+	t.Helper()
+	s := NewServer(Config{Serve: serve, Settings: set, Log: slog.New(slog.DiscardHandler)})
+	near, far := net.Pipe()
+	go func() {
+		s.ServeConn(far, nil, nil)
+		s.Drain(t.Context())
+	}()
+	return near
+}
+
+func TestAClientThatTakesItsAnswerTooSlowlyIsCutOff(t *testing.T) {
+	for _, tt := range []struct {
+		rate   int // allowed
+		takes  int // a second
+		cutOff bool
+	}{{0, 100, true}, {0, 500, false}, {1000, 100, true}, {50, 100, false}} {
+		synctest.Test(t, func(t *testing.T) {
+			const size = 64 << 10
+			c := overPipe(t, Settings{AnswerRate: tt.rate}, func(x *filter.Exchange) { x.Answer(200, strings.Repeat("x", size)) })
+			defer c.Close()
+			go io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+			got, b := 0, make([]byte, tt.takes)
+			var err error
+			for got < size && err == nil {
+				time.Sleep(time.Second)
+				var n int
+				n, err = c.Read(b)
+				got += n
+			}
+			if cut := got < size; cut != tt.cutOff {
+				t.Errorf("at least %d bytes a second, %d are taken: got %d of %d bytes, cut off: %t, want %t", max(tt.rate, minRate*(1-min(1, tt.rate))), tt.takes, got, size, cut, tt.cutOff)
+			}
+		})
+	}
+}
+
+func TestABodyThatComesTooSlowlyIsRefused(t *testing.T) {
+	for _, tt := range []struct {
+		rate, sends, status int
+	}{{0, 100, 408}, {0, 300, 200}, {1000, 300, 408}, {50, 100, 200}} {
+		synctest.Test(t, func(t *testing.T) {
+			c := overPipe(t, Settings{BodyRate: tt.rate}, func(x *filter.Exchange) {
+				io.Copy(io.Discard, x.Request.Body)
+				x.Answer(200, "")
+			})
+			var sending sync.WaitGroup
+			defer sending.Wait()
+			defer c.Close()
+			sending.Go(func() {
+				io.WriteString(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9000\r\n\r\n")
+				part := strings.Repeat("x", tt.sends)
+				for range 9000 / tt.sends {
+					time.Sleep(time.Second)
+					if _, err := io.WriteString(c, part); err != nil {
+						return
+					}
+				}
+			})
+			b := make([]byte, 12)
+			io.ReadFull(c, b)
+			if got, want := string(b[9:]), map[int]string{200: "200", 408: "408"}[tt.status]; got != want {
+				t.Errorf("at least %d bytes a second (0: 240), %d come: got %q, want %s", tt.rate, tt.sends, b, want)
+			}
+		})
+	}
+}
