@@ -25,6 +25,7 @@ FUZZED      = \
 	./platform/edge/program \
 	./platform/edge/push \
 	./platform/edge/ratelimit \
+	./platform/edge/region \
 	./platform/edge/route \
 	./platform/edge/shed \
 	./platform/edge/standard \

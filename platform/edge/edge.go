@@ -67,6 +67,7 @@ import (
 	"github.com/roadbed/roadbed/platform/edge/program"
 	"github.com/roadbed/roadbed/platform/edge/push"
 	"github.com/roadbed/roadbed/platform/edge/ratelimit"
+	"github.com/roadbed/roadbed/platform/edge/region"
 	"github.com/roadbed/roadbed/platform/edge/route"
 	"github.com/roadbed/roadbed/platform/edge/shed"
 	"github.com/roadbed/roadbed/platform/edge/standard"
@@ -110,7 +111,11 @@ type Gateway struct {
 	envoy     *config.Value[bool]     // requests may ask for faults by Envoy's headers
 	plain     http.Handler            // net/http as the engine
 
-	chain   *filter.Chain
+	regions *region.Regions
+
+	chain   atomic.Pointer[filter.Chain] // one of the two that follow
+	single  *filter.Chain                // while there is no other region
+	several *filter.Chain
 	table   atomic.Pointer[route.Table]
 	surgery atomic.Pointer[route.Surgery]
 	faults  atomic.Pointer[faults]
@@ -149,20 +154,25 @@ func New(c Config) *Gateway {
 	}
 	g.pushPlan = &filter.Plan{Route: "push", Endpoint: g.push.Endpoint(), Upgrades: true, Timeout: -1}
 	g.shed = shed.New(shed.Config{Properties: c.Properties, Meter: c.Meter, Connections: g.connections})
+	g.regions = region.New(region.Config{Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log, Refuse: g.shed.Visits})
 	s := standard.New(standard.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance})
 	var err error
 	g.programs, err = program.New(program.Config{Properties: c.Properties, Meter: c.Meter, Log: c.Log, Region: c.Location.Region, Zone: c.Location.Zone, Changed: c.Changed})
 	if err != nil {
 		panic(err) // the language of expressions does not depend on anything
 	}
-	g.chain, err = filter.NewChain(filter.ChainConfig{
+	way := filter.ChainConfig{
 		Filters: slices.Concat(s.Filters(), g.shed.Filters(), g.rates.Filters(), g.auth.Filters(), g.programs.Filters(), []*filter.Filter{g.routing(), g.scope(), g.bend()}),
 		Proxy:   g.origins.Filter(), Error: s.ErrorResponse, NoRoute: g.nowhere(s.NoRoute),
 		Properties: c.Properties, Meter: c.Meter, Log: c.Log,
-	})
-	if err != nil {
-		panic(err) // two filters of one name: a mistake in this function
 	}
+	for _, chain := range []**filter.Chain{&g.single, &g.several} {
+		if *chain, err = filter.NewChain(way); err != nil {
+			panic(err) // two filters of one name: a mistake in this function
+		}
+		way.Filters = append(way.Filters, g.regions.Filters()...)
+	}
+	g.chain.Store(g.single)
 	empty, err := route.NewTable(g.routes(nil), nil)
 	if err != nil {
 		panic(err) // no route can be wrong
@@ -195,6 +205,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
 	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
+	defer g.regions.Close()
+	defer g.props.Prefix(region.Prefix, g.setRegions)()
 	defer g.props.Prefix("fault.", func(all map[string]string) {
 		defer g.panics.Catch("faults", nil)
 		g.faults.Store(newFaults(all, g.faults.Load(), g.meter, g.log))
@@ -207,15 +219,16 @@ func (g *Gateway) Run(ctx context.Context) error {
 	loop := func(where string, run func(context.Context) error) error {
 		return g.panics.Loop(ctx, where, func() error { return run(ctx) })
 	}
-	both.Go(func() { loop("push", g.push.Run) }) //nolint:errcheck // it only ends with ctx
-	both.Go(func() { loop("shed", g.shed.Run) }) //nolint:errcheck // as above
+	both.Go(func() { loop("push", g.push.Run) })       //nolint:errcheck // it only ends with ctx
+	both.Go(func() { loop("shed", g.shed.Run) })       //nolint:errcheck // as above
+	both.Go(func() { loop("regions", g.regions.Run) }) //nolint:errcheck // as above
 	err := loop("access log", g.access.Run)
 	cancel()
 	return err
 }
 
 // Serve fills the response of x. It is what engines call for each request.
-func (g *Gateway) Serve(x *filter.Exchange) { g.chain.Run(x) }
+func (g *Gateway) Serve(x *filter.Exchange) { g.chain.Load().Run(x) }
 
 // Finished takes note of a request that is over. Engines call it once for each that was served.
 func (g *Gateway) Finished(x *filter.Exchange) {
@@ -319,6 +332,16 @@ func (g *Gateway) compile(all map[string]string) {
 	g.refused = ""
 	g.table.Store(t)
 	g.shed.RoutesRank(slices.ContainsFunc(t.Routes(), func(r route.Route) bool { return r.Priority != 0 }))
+}
+
+// setRegions takes regions into force. While there is none, no request passes their filters.
+func (g *Gateway) setRegions(all map[string]string) {
+	g.regions.Set(all)
+	chain := g.single
+	if g.regions.Any() {
+		chain = g.several
+	}
+	g.chain.Store(chain)
 }
 
 // setSurgery takes the surgical rules that make sense into force.

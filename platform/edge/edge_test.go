@@ -42,6 +42,12 @@ func newHouse(t testing.TB, backends map[string]http.Handler) *house {
 
 func newHouseWith(t testing.TB, props *config.Properties, backends map[string]http.Handler) *house {
 	t.Helper()
+	return newHouseIn(t, "", props, backends)
+}
+
+// newHouseIn returns a gateway of a region.
+func newHouseIn(t testing.TB, region string, props *config.Properties, backends map[string]http.Handler) *house {
+	t.Helper()
 	lists := ipc.Static{}
 	var all []roadbed.Instance
 	for app, h := range backends {
@@ -55,8 +61,8 @@ func newHouseWith(t testing.TB, props *config.Properties, backends map[string]ht
 	log := slog.New(slog.DiscardHandler)
 	key := fault.Key("a key for tests, thirty-two long")
 	calls := ipc.New(ipc.Options{App: "edge", Lists: lists, Config: props, Log: log, FaultKey: func() fault.Key { return key }})
-	g := New(Config{Calls: calls, Properties: props, Meter: meter.New(nil), Log: log})
-	t.Cleanup(func() { g.origins.Close(); calls.Close() })
+	g := New(Config{Calls: calls, Properties: props, Meter: meter.New(nil), Location: roadbed.Location{Region: region}, Log: log})
+	t.Cleanup(func() { g.regions.Close(); g.origins.Close(); calls.Close() })
 	g.setApps(all)
 	h := &house{Gateway: g, lists: lists, front: httptest.NewServer(g)}
 	t.Cleanup(h.front.Close)

@@ -267,7 +267,7 @@ func (g *Gateway) scope() *filter.Filter {
 	return &filter.Filter{
 		Name: "FaultScope", Kind: filter.Inbound, Order: -90,
 		If: func(x *filter.Exchange) bool {
-			return (len(g.faults.Load().scenarios) > 0 || g.envoy.Get()) && g.fit.Get() && x.Plan != nil
+			return (len(g.faults.Load().scenarios) > 0 || g.envoy.Get()) && g.fit.Get() && x.Plan != nil && x.Away == ""
 		},
 		Apply: func(x *filter.Exchange) error {
 			now := g.faults.Load()

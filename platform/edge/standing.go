@@ -118,7 +118,7 @@ func (g *Gateway) mountStanding(s *api.Surface) {
 		OperationID: "list-edge-filters", Method: http.MethodGet, Path: "/api/v1/edge/filters",
 		Summary: "The edge's filters, in the order they run in", Description: "Endpoints stand between inbound and outbound ones. Those of single routes are not among them.",
 	}, func(context.Context, *struct{}) (*struct{ Body []filter.Standing }, error) {
-		return &struct{ Body []filter.Standing }{g.chain.Standings()}, nil
+		return &struct{ Body []filter.Standing }{g.chain.Load().Standings()}, nil
 	})
 	huma.Register(s.API, huma.Operation{
 		OperationID: "list-edge-origins", Method: http.MethodGet, Path: "/api/v1/edge/origins",

@@ -65,6 +65,8 @@ func (l *Log) append(b []byte, x *filter.Exchange, category filter.Category, too
 		b = strconv.AppendInt(b, int64(x.Priority), 10)
 	}
 	b = text(b, `,"region":`, l.region)
+	b = text(b, `,"hop":`, x.Hop)
+	b = text(b, `,"away":`, x.Away)
 	b = text(b, `,"user":`, clip(x.User, 64))
 	if x.Client != nil && x.Client.TLS != nil {
 		b = append(b, `,"tls":"`...)

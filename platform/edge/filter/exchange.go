@@ -168,6 +168,7 @@ type Exchange struct {
 	Force    bool   // ask Instance even if it is not UP
 	Surgical string // id of the surgical rule that decided who is asked; empty: none
 	Hop      string // the region that sent it here through a tunnel; empty: none
+	Away     string // the region that it is sent to through a tunnel; empty: it is served here
 
 	Attempts []Attempt
 	Passport Passport

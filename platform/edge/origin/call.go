@@ -51,6 +51,7 @@ type call struct {
 	told    bool // the header has what an attempt tells
 	entered bool // it counts as in flight
 	open    bool // the passage was begun
+	back    bool // the request was not answered, and can be answered otherwise without harm
 	reused  bool // the present attempt has a connection that served another before
 	unsent  bool // not a byte of it was written
 	retries int
@@ -64,6 +65,9 @@ func (c *call) begin() (trip ipc.Trip, err error) {
 	x, q := c.x, &c.x.Request
 	c.set, c.general = c.origin.set.Load(), c.proxy.general.Get()
 	trip = ipc.Trip{App: c.origin.name, Timeout: -1, Group: x.Group, Instance: x.Instance, Force: x.Force, Addr: x.Addr, Room: c.set.concurrent, ID: x.ID, Method: q.Method, Path: q.Path}
+	if c.proxy.edges && trip.Room == 0 {
+		trip.Room = -1
+	}
 	if x.Deadline != 0 {
 		if trip.Timeout = time.Duration(x.Deadline - filter.Now()); trip.Timeout <= 0 {
 			return trip, c.proxy.failed(late, x.App, ipc.ErrDeadlineSpent)
@@ -112,7 +116,9 @@ func (c *call) begun() {
 	kind := h.Get("Content-Type")
 	c.web = noWeb
 	if c.grpc = isGRPC(kind); !c.grpc {
-		c.web = webOf(kind)
+		if c.web = webOf(kind); c.proxy.edges {
+			c.web = noWeb
+		}
 		c.grpc = c.web != noWeb
 	}
 	c.announced = h.Get("Trailer")
@@ -145,6 +151,7 @@ func (c *call) run() error {
 		if k == concurrency {
 			c.origin.rejected.Inc()
 		}
+		c.back = c.mayComeBack(k)
 		return c.fail(k, err)
 	}
 	c.open = true
@@ -162,6 +169,7 @@ func (c *call) run() error {
 		start := filter.Now()
 		k, err := c.attempt(left)
 		o := c.outcome(k, err)
+		o.NoRetry = o.NoRetry || p.edges && k == unavailable && c.mayComeBack(k) // who refused would have it waited for
 		now := filter.Now()
 		c.note(k, err, now-start)
 		switch k {
@@ -172,6 +180,9 @@ func (c *call) run() error {
 		}
 		wait, again := c.passage.Outcome(o)
 		if !again {
+			if c.mayComeBack(k) {
+				return c.comeBack(k, &o)
+			}
 			return c.last(k, err, &o)
 		}
 		c.discard()
@@ -526,7 +537,7 @@ func (c *call) end() {
 		c.upload.end()
 	}
 	c.x, c.origin, c.answer, c.said = nil, nil, answer{}, saying{}
-	c.told, c.open, c.grpc, c.web, c.key = false, false, false, noWeb, ""
+	c.told, c.open, c.back, c.grpc, c.web, c.key = false, false, false, false, noWeb, ""
 	c.out = http1.Outgoing{}
 	c.proxy.free.Put(c)
 }

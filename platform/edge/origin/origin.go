@@ -60,6 +60,10 @@ type Config struct {
 	Properties *config.Properties
 	Meter      *meter.Registry
 	Log        *slog.Logger // nil: slog.Default()
+
+	// Edges says that the apps are other edges, see [Proxy.Relay]: any number of requests may be in flight to them over any
+	// number of connections, and gRPC-Web is theirs to translate.
+	Edges bool
 }
 
 // Proxy has requests answered by apps. Its methods may be used from many goroutines.
@@ -109,7 +113,8 @@ type Proxy struct {
 	mirrors   mirrors
 
 	origins    atomic.Pointer[map[string]*origin] // by app; copied on write
-	processors atomic.Int32                       // as sweep has seen last; to ask takes the scheduler's lock
+	edges      bool
+	processors atomic.Int32 // as sweep has seen last; to ask takes the scheduler's lock
 
 	mu   sync.Mutex // guards additions to origins
 	shut bool
@@ -120,7 +125,7 @@ type Proxy struct {
 // New returns a proxy. Close it after use.
 func New(c Config) *Proxy {
 	p := &Proxy{
-		calls: c.Calls, props: c.Properties, meter: c.Meter, log: c.Log,
+		calls: c.Calls, props: c.Properties, meter: c.Meter, log: c.Log, edges: c.Edges,
 		general:   config.Must(config.Bind(c.Properties, "edge.", usual)),
 		protected: c.Properties.List("edge.headers.protected", nil),
 		retried:   c.Properties.List("zuul.retry.allowed.statuses.idempotent", []string{asProfile}),

@@ -58,6 +58,7 @@ const (
 	zuulPerHost        = 50
 	zuulWaterline      = 4 // per processor
 	defaultWaterline   = 32
+	edgesWaterline     = 256
 	defaultConnect     = 500 * time.Millisecond
 	defaultIdle        = time.Minute
 )
@@ -67,12 +68,18 @@ func (p *Proxy) limits(s *settings) (perHost, waterline int) {
 	zuul := p.general.Get().zuul()
 	perHost, waterline = s.perHost, s.waterline
 	if perHost == 0 {
-		if perHost = defaultPerHost; zuul {
+		switch perHost = defaultPerHost; {
+		case p.edges:
+			perHost = -1
+		case zuul:
 			perHost = zuulPerHost
 		}
 	}
 	if waterline < 0 {
-		if waterline = defaultWaterline; zuul {
+		switch waterline = defaultWaterline; {
+		case p.edges:
+			waterline = edgesWaterline
+		case zuul:
 			waterline = zuulWaterline
 		}
 	}

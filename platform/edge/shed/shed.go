@@ -127,16 +127,18 @@ const (
 	byOrigin                  // the app's
 	byAdmission               // too many of the app's answers failed
 	byForce                   // a drill
+	byRoom                    // there is little room left for requests of other regions
 	reasons
 )
 
-var reasonNames = [reasons]string{"edge", "origin", "admission", "forced"}
+var reasonNames = [reasons]string{"edge", "origin", "admission", "forced", "headroom"}
 
 var sentences = [reasons]string{
 	"the edge has more to do than it can, and more important requests go first",
 	"the service that answers this has more to do than it can, and more important requests go first",
 	"most answers of the service fail; some requests are kept from it",
 	"a drill refuses requests of this importance",
+	"this region takes no more requests of others, and more important ones go first",
 }
 
 // New returns a shedder that lets everything in until [Shed.Run] measures. It follows these live properties:
@@ -216,6 +218,18 @@ func (s *Shed) judge(x *filter.Exchange) bool {
 		return true
 	}
 	return false
+}
+
+// Visits judges a request that another region has sent, of the room for which so much is used, from 0 to 1: the more, the
+// more important it must be. It reports whether it refused x.
+func (s *Shed) Visits(x *filter.Exchange, used float64) bool {
+	set := s.settings.Get()
+	score := s.ranks.score(x, set.User)
+	if score <= sacred || !set.On || float64(score) <= threshold(used) {
+		return false
+	}
+	s.refuse(x, score, byRoom)
+	return true
 }
 
 // refuse answers x.

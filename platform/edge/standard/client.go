@@ -193,6 +193,7 @@ func connectionInfo(p *config.Properties) *filter.Filter {
 				believed = believed && !strings.EqualFold(h, host)
 			}
 		}
+		believed = believed || x.Hop != "" // an edge of ours, which has kept out what its client may not say
 		x.Trusted = believed
 		if debug := q.Header.Get("X-Edge-Debug"); debug != "" {
 			x.Debug = believed && debug != "0" || t.Token != "" && subtle.ConstantTimeCompare([]byte(debug), []byte(t.Token)) == 1
@@ -235,7 +236,7 @@ func clientOf(h *filter.Header, peer netip.Addr, t *trust) netip.Addr {
 				return from // what stands before that is nobody's word
 			}
 			from = a
-			if when == "MUTUAL_SSL_AUTH" || when == "TRUSTED_CIDRS" && !t.CIDRs.contains(a) {
+			if when != "ALWAYS" && !(when == "TRUSTED_CIDRS" && t.CIDRs.contains(a)) {
 				return from
 			}
 		}

@@ -1,0 +1,111 @@
+package region
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+// tunnel is the way from this edge to the edges of another region, and how it does. It outlives documents.
+type tunnel struct {
+	region string
+	app    string // under which its edges are called
+	stamp  stamp
+
+	inFlight atomic.Int64
+	total    atomic.Int64
+	tally    tally
+
+	misses atomic.Int32 // requests in a row that had no answer
+	shut   atomic.Int64 // by filter.Now: nobody is sent until then, and then one to try; 0: open
+
+	leave               func(*filter.Exchange)
+	answered, lost, not *meter.Counter
+}
+
+const (
+	missesAllowed = 5
+	shutFor       = int64(2 * time.Second)
+)
+
+func newTunnel(region string, m *meter.Registry) *tunnel {
+	t := &tunnel{region: region, app: appOf(region)}
+	t.leave = func(*filter.Exchange) { t.inFlight.Add(-1) }
+	count := func(result string) *meter.Counter {
+		return m.Counter("edge.region.requests", "edge.region.to", region, "edge.region.result", result)
+	}
+	t.answered, t.lost, t.not = count("answered"), count("failed"), count("returned")
+	m.GaugeFunc("edge.region.concurrent.requests", func() float64 { return float64(t.inFlight.Load()) }, "edge.region.to", region)
+	return t
+}
+
+// open reports whether a request may be sent: the region answers, or it is this one's turn to see whether it does.
+func (t *tunnel) open() bool {
+	until := t.shut.Load()
+	if until == 0 {
+		return true
+	}
+	now := filter.Now()
+	return now >= until && t.shut.CompareAndSwap(until, now+shutFor)
+}
+
+// answers notes an answer; bad is that it says that something failed.
+func (t *tunnel) answers(bad bool) {
+	t.tally.add(bad)
+	t.answered.Inc()
+	if t.misses.Load() != 0 {
+		t.misses.Store(0)
+	}
+	if t.shut.Load() != 0 {
+		t.shut.Store(0)
+	}
+}
+
+// missed notes that there was no answer.
+func (t *tunnel) missed() {
+	t.tally.add(true)
+	if t.misses.Add(1) >= missesAllowed {
+		t.shut.Store(filter.Now() + shutFor)
+	}
+}
+
+// tally counts requests and failures of the last ten seconds.
+type tally struct {
+	parts [tallyParts]struct {
+		second   atomic.Int64
+		all, bad atomic.Int32
+	}
+}
+
+const tallyParts = 12 // seconds; ten are told, and the others are written
+
+// add counts a request. A count that comes in the very moment in which a part begins anew may be lost.
+//
+// hot path: 0 allocs, BenchmarkStays
+func (t *tally) add(bad bool) {
+	now := filter.Now() / int64(time.Second)
+	p := &t.parts[uint64(now)%tallyParts]
+	if was := p.second.Load(); was != now && p.second.CompareAndSwap(was, now) {
+		p.all.Store(0)
+		p.bad.Store(0)
+	}
+	p.all.Add(1)
+	if bad {
+		p.bad.Add(1)
+	}
+}
+
+// last returns the counts of the last ten seconds.
+func (t *tally) last() (all, bad int) {
+	now := filter.Now() / int64(time.Second)
+	for i := range t.parts {
+		p := &t.parts[i]
+		if s := p.second.Load(); s > now-10 && s <= now {
+			all += int(p.all.Load())
+			bad += int(p.bad.Load())
+		}
+	}
+	return all, bad
+}

@@ -1,0 +1,372 @@
+package edge
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/region"
+)
+
+// world is the gateways of several regions, each with the app hello, which says where it is and whom it sees.
+type world struct {
+	t       testing.TB
+	regions map[string]*house
+	docs    map[string]region.Document
+}
+
+func newWorld(t testing.TB, override map[string]string, names ...string) *world {
+	t.Helper()
+	w := &world{t: t, regions: map[string]*house{}, docs: map[string]region.Document{}}
+	if override == nil {
+		override = map[string]string{}
+	}
+	override["edge.regions.key"] = "a key for tests, thirty-two long"
+	for _, name := range names {
+		h := newHouseIn(t, name, config.New(config.Options{Override: override}), map[string]http.Handler{"hello": inRegion(name)})
+		w.regions[name] = h
+		w.docs[name] = region.Document{State: region.Serving, Edges: []string{h.front.URL}}
+	}
+	w.set()
+	return w
+}
+
+// inRegion answers where it is, and what it was asked; and /echo as what it was told after an upgrade.
+func inRegion(name string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Served-In", name)
+		switch {
+		case r.Header.Get("Upgrade") != "":
+			c, buf, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nX-Served-In: %s\r\n\r\n", r.Header.Get("Upgrade"), name)
+			io.Copy(c, buf) //nolint:errcheck // a test's
+		case strings.HasSuffix(r.URL.Path, "/fails"):
+			http.Error(w, "as asked", 500)
+		case strings.HasSuffix(r.URL.Path, "/slow"):
+			time.Sleep(200 * time.Millisecond)
+		}
+		body, _ := io.ReadAll(r.Body)
+		json.NewEncoder(w).Encode(map[string]any{"method": r.Method, "uri": r.RequestURI, "host": r.Host, "body": string(body), "header": r.Header}) //nolint:errcheck // a test's
+	})
+}
+
+// set has all regions take the documents as they are now.
+func (w *world) set() {
+	all := map[string]string{}
+	for name, d := range w.docs {
+		all[region.Prefix+name] = d.Text()
+	}
+	for _, h := range w.regions {
+		h.setRegions(all)
+	}
+}
+
+func evacuated(to map[string]int, edges ...string) region.Document {
+	return region.Document{State: region.Evacuated, To: to, Edges: edges}
+}
+
+// echo is what the app hello was asked.
+type echo struct {
+	Method, URI, Host, Body string
+	Header                  http.Header
+}
+
+func echoed(t testing.TB, body string) (e echo) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(body), &e); err != nil {
+		t.Fatalf("the answer was %q: %v", body, err)
+	}
+	return e
+}
+
+func TestAnEvacuatedRegionsUsersAreServedElsewhere(t *testing.T) {
+	w := newWorld(t, nil, "east", "west")
+	east := w.regions["east"]
+	if resp, _ := east.get(t, "/hello/a?b=c"); resp.Header.Get("X-Served-In") != "east" {
+		t.Fatalf("while all serve: served in %q, want east", resp.Header.Get("X-Served-In"))
+	}
+	w.docs["east"] = evacuated(map[string]int{"west": 100}, east.front.URL)
+	w.set()
+	resp, body := east.get(t, "/hello/a%2Fb?c=d", "X-Member", "ana", "X-Forwarded-For", "203.0.113.9", "X-Edge-Hop", "forged", "Accept-Encoding", "identity")
+	if resp.StatusCode != 200 || resp.Header.Get("X-Served-In") != "west" {
+		t.Fatalf("evacuated: got %d, served in %q; want 200 in west", resp.StatusCode, resp.Header.Get("X-Served-In"))
+	}
+	e := echoed(t, body)
+	host := strings.TrimPrefix(east.front.URL, "http://")
+	if e.URI != "/a%2Fb?c=d" || e.Host != host {
+		t.Errorf("west's app was asked for %s of %s, want /a%%2Fb?c=d of %s as the client asked", e.URI, e.Host, host)
+	}
+	for name, want := range map[string]string{
+		"X-Forwarded-For": "127.0.0.1, 127.0.0.1", "X-Forwarded-Host": host, "X-Forwarded-Proto": "http", "X-Member": "ana", "X-Forwarded-Prefix": "/hello",
+		"X-Edge-Hop": "", "Via": "1.1 roadbed-edge,1.1 roadbed-edge",
+	} {
+		if got := strings.Join(e.Header.Values(name), ","); got != want {
+			t.Errorf("west's app sees %s %q, want %q", name, got, want)
+		}
+	}
+	if n := len(resp.Header.Values("X-Request-Id")); n != 1 {
+		t.Errorf("the answer has %d request ids, want 1", n)
+	}
+	// What is not there here may be there.
+	if resp, body := east.get(t, "/nowhere/"); resp.StatusCode != 404 || !strings.Contains(body, "no route leads to /nowhere/") {
+		t.Errorf("a route that nobody has: got %d %q, want west's 404", resp.StatusCode, body)
+	}
+}
+
+func TestBodiesAndUpgradesGoThroughTheTunnel(t *testing.T) {
+	w := newWorld(t, nil, "east", "west")
+	w.docs["east"] = evacuated(map[string]int{"west": 100})
+	w.set()
+	front := w.regions["east"].front
+	body := strings.Repeat("0123456789", 50_000)
+	resp, err := front.Client().Post(front.URL+"/hello/", "text/plain", io.NopCloser(strings.NewReader(body)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err != nil || resp.Header.Get("X-Served-In") != "west" || echoed(t, string(got)).Body != body {
+		t.Errorf("POST of %d bytes: served in %q, err %v, got %d bytes of an answer; want them all back from west", len(body), resp.Header.Get("X-Served-In"), err, len(got))
+	}
+
+	c, err := net.Dial("tcp", front.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	c.SetDeadline(time.Now().Add(20 * time.Second)) //nolint:errcheck // it can be set
+	fmt.Fprintf(c, "GET /hello/echo HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n")
+	r := bufio.NewReader(c)
+	up, err := http.ReadResponse(r, nil)
+	if err != nil || up.StatusCode != 101 || up.Header.Get("X-Served-In") != "west" {
+		t.Fatalf("upgrade: got %v %v, want 101 of west", up, err)
+	}
+	fmt.Fprint(c, "hello\n")
+	if line, err := r.ReadString('\n'); line != "hello\n" {
+		t.Errorf("through the tunnel: got %q %v, want hello back", line, err)
+	}
+}
+
+func TestWhatCannotBeReachedIsServedHere(t *testing.T) {
+	w := newWorld(t, nil, "east", "west")
+	east := w.regions["east"]
+	dead, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dead.Close()
+	w.docs["east"] = evacuated(map[string]int{"west": 100})
+	w.docs["west"] = region.Document{State: region.Serving, Edges: []string{"http://" + dead.Addr().String()}}
+	w.set()
+	for _, method := range []string{"GET", "POST", "PUT", "GET", "DELETE", "POST", "PATCH"} {
+		req, _ := http.NewRequest(method, east.front.URL+"/hello/x", strings.NewReader("some body"))
+		resp, err := east.front.Client().Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, _ := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != 200 || resp.Header.Get("X-Served-In") != "east" {
+			t.Errorf("%s while nobody is in west: got %d in %q, want 200 in east", method, resp.StatusCode, resp.Header.Get("X-Served-In"))
+			continue
+		}
+		e := echoed(t, string(body))
+		if e.Method != method || e.URI != "/x" || e.Body != "some body" || e.Header.Get("X-Edge-Hop") != "" || len(e.Header.Values("Via")) != 1 || e.Header.Get("X-Forwarded-Prefix") != "/hello" {
+			t.Errorf("%s: the app was asked %+v; want the request as it came", method, e)
+		}
+	}
+	d := w.docs["east"]
+	d.Strict = true
+	w.docs["east"] = d
+	w.set()
+	if resp, body := east.get(t, "/hello/x"); resp.StatusCode != 503 || resp.Header.Get("Retry-After") == "" || !strings.Contains(body, "another region, which cannot be reached") {
+		t.Errorf("strict: got %d %q, Retry-After %q; want 503, a reason, and when to try again", resp.StatusCode, body, resp.Header.Get("Retry-After"))
+	}
+}
+
+func TestARequestThatBrokeIsServedHereIfItMayBeSentTwice(t *testing.T) {
+	breaks, err := net.Listen("tcp", "127.0.0.1:0") // takes a request, and dies of it
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer breaks.Close()
+	go func() {
+		for {
+			c, err := breaks.Accept()
+			if err != nil {
+				return
+			}
+			http.ReadRequest(bufio.NewReader(c)) //nolint:errcheck // whatever it was
+			c.Close()
+		}
+	}()
+	w := newWorld(t, nil, "east", "west")
+	w.docs["east"] = evacuated(map[string]int{"west": 100})
+	w.docs["west"] = region.Document{State: region.Serving, Edges: []string{"http://" + breaks.Addr().String()}}
+	w.set()
+	east := w.regions["east"]
+	if resp, _ := east.get(t, "/hello/x"); resp.StatusCode != 200 || resp.Header.Get("X-Served-In") != "east" {
+		t.Errorf("GET: got %d in %q, want 200 in east", resp.StatusCode, resp.Header.Get("X-Served-In"))
+	}
+	resp, err := east.front.Client().Post(east.front.URL+"/hello/x", "text/plain", strings.NewReader("once"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 504 {
+		t.Errorf("POST, which west may have done: got %d, want 504", resp.StatusCode)
+	}
+}
+
+func TestVisitorsBeyondTheHeadroomAreServedAtHome(t *testing.T) {
+	w := newWorld(t, nil, "east", "west")
+	w.docs["east"] = evacuated(map[string]int{"west": 100})
+	d := w.docs["west"]
+	d.Headroom = 4
+	w.docs["west"] = d
+	w.set()
+	var wg sync.WaitGroup
+	var in [2]atomic.Int64
+	for range 40 {
+		wg.Go(func() {
+			resp, err := http.Get(w.regions["east"].front.URL + "/hello/slow")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer resp.Body.Close()
+			switch at := resp.Header.Get("X-Served-In"); {
+			case resp.StatusCode != 200:
+				t.Errorf("got %d, want 200", resp.StatusCode)
+			case at == "west":
+				in[0].Add(1)
+			default:
+				in[1].Add(1)
+			}
+		})
+	}
+	wg.Wait()
+	if west, east := in[0].Load(), in[1].Load(); west == 0 || east == 0 || west > 20 {
+		t.Errorf("of 40 at once: %d in west, which has room for 4, and %d in east; want a few there and the others here", west, east)
+	}
+	// West's own users have nothing to do with its headroom.
+	if resp, _ := w.regions["west"].get(t, "/hello/"); resp.StatusCode != 200 {
+		t.Errorf("west's own user: got %d, want 200", resp.StatusCode)
+	}
+}
+
+// TestAnEvacuationUnderLoadFailsNobody moves two hundred users of one region to two others, who all come again at each tenth
+// of the ramp, while it goes on.
+func TestAnEvacuationUnderLoadFailsNobody(t *testing.T) {
+	w := newWorld(t, nil, "east", "west", "north")
+	const users, tenths = 200, 10
+	seconds := 3600
+	at := func(tenth int) {
+		w.docs["east"] = region.Document{State: region.Draining, To: map[string]int{"west": 60, "north": 40}, RampSeconds: &seconds, Edges: w.docs["east"].Edges,
+			Since: time.Now().Add(-time.Hour * time.Duration(tenth) / tenths)}
+		w.set()
+	}
+	var where [tenths + 1][users]string
+	var failed atomic.Int64
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 8}}
+	defer client.CloseIdleConnections()
+	visit := func(user int) string {
+		req, _ := http.NewRequest("GET", w.regions["east"].front.URL+"/hello/", nil)
+		req.Header.Set("X-Member", fmt.Sprint("user-", user))
+		resp, err := client.Do(req)
+		if err != nil {
+			failed.Add(1)
+			return ""
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 {
+			failed.Add(1)
+		}
+		return resp.Header.Get("X-Served-In")
+	}
+	for tenth := range tenths + 1 {
+		var wg sync.WaitGroup
+		for part := range 4 {
+			wg.Go(func() {
+				for i := part; i < users; i += 4 {
+					visit(i) // while shares change
+				}
+			})
+		}
+		at(tenth)
+		wg.Wait()
+		for part := range 4 {
+			wg.Go(func() {
+				for i := part; i < users; i += 4 {
+					where[tenth][i] = visit(i)
+				}
+			})
+		}
+		wg.Wait()
+	}
+	if n := failed.Load(); n != 0 {
+		t.Errorf("%d of %d requests failed, want none", n, 2*(tenths+1)*users)
+	}
+	half, to := 0, map[string]int{}
+	for i := range users {
+		moves := 0
+		for k := 1; k <= tenths; k++ {
+			if where[k][i] != where[k-1][i] {
+				moves++
+			}
+		}
+		if moves != 1 || where[0][i] != "east" {
+			t.Errorf("user %d was served in %s first and moved %d times; want in east, and once", i, where[0][i], moves)
+		}
+		if where[tenths/2][i] != "east" {
+			half++
+		}
+		to[where[tenths][i]]++
+	}
+	if half < users*3/8 || half > users*5/8 {
+		t.Errorf("%d of %d users had moved after half of the ramp, want about half", half, users)
+	}
+	if to["east"] != 0 || to["west"] < users*45/100 || to["west"] > users*75/100 {
+		t.Errorf("they went %v, want 60 %% to west and nobody in east", to)
+	}
+}
+
+func TestWithoutRegionsNoRequestMeetsTheirFilters(t *testing.T) {
+	w := newWorld(t, nil, "east")
+	has := func() (n int) {
+		s := api.New("test", "1")
+		w.regions["east"].Mount(s)
+		for _, f := range ask[[]filter.Standing](t, s, "/api/v1/edge/filters") {
+			if f.Name == "Hop" || f.Name == "Visitors" || f.Name == "Region" || f.Name == "Tunnel" || f.Name == "RegionNoted" {
+				n++
+			}
+		}
+		return n
+	}
+	if n := has(); n != 5 {
+		t.Errorf("with a region: %d filters of regions, want 5", n)
+	}
+	delete(w.docs, "east")
+	w.set()
+	if n := has(); n != 0 {
+		t.Errorf("without: %d filters of regions, want none", n)
+	}
+	if resp, _ := w.regions["east"].get(t, "/hello/", "X-Edge-Hop", "east"); resp.StatusCode != 200 {
+		t.Errorf("without: got %d, want 200", resp.StatusCode)
+	}
+}
