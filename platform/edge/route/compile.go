@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math/rand/v2"
+	"net/http"
 	"regexp"
 	"regexp/syntax"
 	"slices"
@@ -19,6 +20,7 @@ type route struct {
 	spec    Route
 	plan    *filter.Plan
 	methods []string
+	shared  bool // pages of other origins may ask: a preflight is for the method that it tells of
 	headers []test
 	query   []test
 	cookies []test
@@ -194,7 +196,7 @@ func (r *route) pick(x *filter.Exchange) int {
 //
 // hot path: 0 allocs, BenchmarkMatchHeaders
 func (r *route) takes(x *filter.Exchange) bool {
-	if len(r.methods) > 0 && !slices.Contains(r.methods, x.Request.Method) {
+	if !r.takesMethod(x) {
 		return false
 	}
 	for i := range r.headers {
@@ -216,6 +218,16 @@ func (r *route) takes(x *filter.Exchange) bool {
 		return false
 	}
 	return r.when == nil || r.when(x)
+}
+
+// takesMethod reports whether the method of x is one of r's, or x asks beforehand for one, where r answers that.
+// spec: Fetch standard, CORS-preflight fetch
+func (r *route) takesMethod(x *filter.Exchange) bool {
+	if len(r.methods) == 0 || slices.Contains(r.methods, x.Request.Method) {
+		return true
+	}
+	h := &x.Request.Header
+	return r.shared && x.Request.Method == http.MethodOptions && h.Has("Origin") && slices.Contains(r.methods, h.Get("Access-Control-Request-Method"))
 }
 
 func (t *test) inHeader(h *filter.Header) bool {
@@ -256,7 +268,7 @@ func (t *test) inCookies(h *filter.Header) bool {
 
 // unlike says which predicate of r x does not meet, for a person; empty if it meets all.
 func (r *route) unlike(x *filter.Exchange) string {
-	if len(r.methods) > 0 && !slices.Contains(r.methods, x.Request.Method) {
+	if !r.takesMethod(x) {
 		return "it wants the method " + strings.Join(r.methods, " or ")
 	}
 	for i := range r.headers {

@@ -237,8 +237,13 @@ func (r *route) filters(c *Config) error {
 		if err != nil {
 			return err
 		}
+		if f.Plug == "cors" {
+			r.shared = true
+		}
 		for _, m := range made {
 			switch {
+			case m.Kind == filter.Inbound && f.Plug == "cors": // before any that wants to know who asks, which preflights do not tell
+				p.Inbound = slices.Insert(p.Inbound, 0, m)
 			case m.Kind == filter.Inbound:
 				p.Inbound = append(p.Inbound, m)
 			case m.Kind == filter.Outbound:
