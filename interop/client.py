@@ -1,10 +1,11 @@
-"""Python's HTTP clients: client.py httpx|httpx2|requests BASE reads calls from standard input, a line each of method, target,
+"""Python's HTTP clients: client.py httpx|httpx2|requests|curl3 BASE reads calls from standard input, a line each of method, target,
 body's form (none, length or chunked) and body in base64, and prints what came back as JSON, a line each."""
 
 import base64
 import json
 import sys
 
+import curl_cffi
 import httpx
 import requests
 
@@ -35,6 +36,20 @@ if kind == "requests":
                 r = session.request(method, url, headers=headers, data=body, timeout=20)
                 say(r.status_code, r.headers, r.content)
             except requests.RequestException as e:
+                say(0, {}, repr(e).encode())
+elif kind == "curl3":  # curl with ngtcp2, by HTTP/3 and nothing else where there is TLS
+    version = curl_cffi.CurlHttpVersion.V3ONLY if base.startswith("https:") else curl_cffi.CurlHttpVersion.V1_1
+    with curl_cffi.Session(http_version=version, verify=False, timeout=20, default_headers=False) as session:
+        for method, url, headers, body in calls():
+            try:
+                r = session.request(method, url, headers=headers, data=body if body is None or isinstance(body, bytes) else b"".join(body))
+                if r.http_version != (30 if base.startswith("https:") else 2):
+                    raise RuntimeError(f"it went by version {r.http_version} of HTTP")
+                lines = {}
+                for k, v in r.headers.multi_items():
+                    lines[k] = lines[k] + ", " + v if k in lines else v
+                say(r.status_code, lines, r.content)
+            except Exception as e:
                 say(0, {}, repr(e).encode())
 else:
     with httpx.Client(http2=kind == "httpx2", verify=False, follow_redirects=True, timeout=20) as client:

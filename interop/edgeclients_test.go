@@ -265,7 +265,7 @@ func TestRealClientsGetThroughTheEdgeWhatTheyGetDirectly(t *testing.T) {
 	needNPM(t)
 	needJava(t)
 	addr := serveBin(t)
-	r := newRoad(t, "--edge-tls-port", "7443")
+	r := newRoad(t, "--edge-tls-port", "7443", "--edge-http3")
 	r.leadAll("httpbin", addr)
 	direct, through, secure := "http://"+addr, r.at(7000), strings.Replace(r.at(7443), "http:", "https:", 1)
 	type client struct {
@@ -298,6 +298,7 @@ func TestRealClientsGetThroughTheEdgeWhatTheyGetDirectly(t *testing.T) {
 		"Node's http":               {through, bin(), speaks("node", "client.js", "http")},
 		"Python's httpx":            {through, bin(), inPython("httpx")},
 		"Python's httpx, HTTP 2":    {secure, bin(), inPython("httpx2")},
+		"curl, HTTP 3":              {secure, bin(), inPython("curl3")},
 		"Python's requests":         {through, bin(), inPython("requests")},
 		"Java's HttpClient":         {through, bin(), speaks("java/run", "edge", "Caller", "1")},
 		"Java's, h2c by upgrade":    {through, bin(), speaks("java/run", "edge", "Caller", "2")},
