@@ -56,14 +56,13 @@ type work struct {
 	stream
 	x    filter.Exchange
 	head head
-	out  []byte
 	body requestBody
 
 	used  bool // x is not as new
 	apart bool // no string of x lies in buf
 }
 
-var works = sync.Pool{New: func() any { return &work{out: make([]byte, 0, 4<<10)} }}
+var works = sync.Pool{New: func() any { return new(work) }}
 
 func (c *conn) take() {
 	w := works.Get().(*work)
@@ -88,9 +87,6 @@ func (c *conn) giveBack() {
 	}
 	if len(w.buf) != bufferSize {
 		w.buf = nil
-	}
-	if cap(w.out) > 64<<10 {
-		w.out = make([]byte, 0, 4<<10)
 	}
 	w.stream.s, w.ready, w.trailer, w.body.c, w.apart = nil, nil, nil, nil, false
 	works.Put(w)
@@ -524,7 +520,6 @@ func (c *conn) takeOver() {
 	if w.apart { // what may last long needs no buffers
 		w.buf = nil
 	}
-	w.out = nil
 	c.took(c.sock.c, early)
 	c.given = w.x.Response.Detached
 }

@@ -101,7 +101,9 @@ func (a *reply) write() {
 	}
 	a.close = a.ends(now) || old && length < 0 && !silent
 
-	b := appendStatus(c.w.out[:0], p.Status)
+	o := scratches.Get().(*scratch)
+	defer o.free()
+	b := appendStatus(o.b[:0], p.Status)
 	dated := false
 	fields := p.Header.Fields()
 	for i := range fields {
@@ -134,7 +136,7 @@ func (a *reply) write() {
 		b = append(b, "Connection: keep-alive\r\n"...)
 	}
 	b = append(b, '\r', '\n')
-	c.w.out = b[:0]
+	o.b = b[:0]
 
 	a.begun = true
 	if silent || length == 0 || p.Body == nil {
@@ -146,7 +148,7 @@ func (a *reply) write() {
 			ready = ready[:length]
 			first := min(len(ready), bufferSize) // in one write with the head; a longer rest is not worth copying
 			b = append(b, ready[:first]...)
-			c.w.out = b[:0]
+			o.b = b[:0]
 			if a.failed = c.write(b); a.failed == nil && first < len(ready) {
 				a.failed = c.write(ready[first:])
 			}

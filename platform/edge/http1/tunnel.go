@@ -28,7 +28,7 @@ func (a *answer) tunnel(c net.Conn, early []byte) {
 	var client sock
 	client.init(c)
 	late := append([]byte(nil), a.buf[a.start:a.end]...)
-	a.start, a.end, a.buf, a.out = 0, 0, nil, nil // nothing lies there any more
+	a.start, a.end, a.buf = 0, 0, nil // nothing lies there any more
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer u.Panics.Catch("tunnel", func(error) {

@@ -104,7 +104,8 @@ type Upstream struct {
 	// Of the exchange under way.
 	a       *answer
 	phase   step
-	out     []byte // of the request, not written yet
+	head    *scratch // holds the request's head, and what goes with it, until that is written; nil: it is
+	out     []byte   // of it, not written yet
 	sent    bool
 	err     error
 	stepFn  func() bool
@@ -159,7 +160,6 @@ type answer struct {
 	stream
 	u       *Upstream // nil once the body is over
 	head    head
-	out     []byte
 	trailer filter.Header
 	done    func(*Upstream, bool)
 	release func(*filter.Exchange)
@@ -173,23 +173,30 @@ func newAnswer() *answer {
 		a = new(answer)
 		a.release = func(*filter.Exchange) { a.free() }
 	}
-	if a.buf == nil {
-		a.buf = make([]byte, bufferSize)
-	}
 	return a
 }
+
+// written is called when the request's head has been, or will never be.
+func (u *Upstream) written() {
+	if o := u.head; o != nil {
+		u.head, u.out = nil, nil
+		o.free()
+	}
+}
+
+// buffers are what answers are read into. One is taken when the answer comes, and not before: while the origin is at work
+// there is nothing to be read.
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
 
 func (a *answer) free() {
 	if a.u != nil {
 		a.finish(false)
 	}
 	a.trailer.Reset()
-	if len(a.buf) != bufferSize {
-		a.buf = nil
+	if len(a.buf) == bufferSize {
+		buffers.Put((*[bufferSize]byte)(a.buf))
 	}
-	if cap(a.out) > 64<<10 {
-		a.out = nil
-	}
+	a.buf = nil
 	a.ready, a.done, a.stream.trailer, a.s = nil, nil, nil, nil
 	answers.Put(a)
 }
@@ -212,18 +219,19 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 	if o.Upgrade {
 		upgrade = x.Request.Upgrade
 	}
-	a.out = appendRequest(a.out[:0], o, upgrade)
-	u.a, u.out, u.sent, u.err, u.phase = a, nil, false, nil, probing
+	u.a, u.sent, u.err, u.phase = a, false, nil, probing
+	u.head = scratches.Get().(*scratch)
+	u.head.b = appendRequest(u.head.b[:0], o, upgrade)
 	u.sendErr = nil
 	if u.long = o.ContentLength != 0 && o.Body != nil; u.long {
 		if b, ok := o.Body.(interface{ Buffered() []byte }); ok {
 			if ready := b.Buffered(); int64(len(ready)) == o.ContentLength {
-				a.out = append(a.out, ready...)
+				u.head.b = append(u.head.b, ready...)
 				u.long = false
 			}
 		}
 	}
-	u.out = a.out
+	u.out = u.head.b
 	u.s.arm(filter.Now(), o.Deadline)
 	x.Response.Header.Reset()
 	a.head.reset(upstreamRules)
@@ -246,6 +254,7 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 func (u *Upstream) fail(x *filter.Exchange, e *Error) error {
 	u.close()
 	u.join()
+	u.written()
 	if !u.unwatch() {
 		e.Kind, e.Err = Cancelled, errGone
 	}
@@ -345,7 +354,8 @@ func (u *Upstream) exchange(x *filter.Exchange, o *Outgoing, upgrade bool) *Erro
 			if err := u.s.writeSlow(u.out, o.Deadline); err != nil {
 				return u.failure(err)
 			}
-			u.out, u.phase = nil, reading
+			u.written()
+			u.phase = reading
 			continue
 		}
 		n, r := a.head.response(a.buf[a.start:a.end], &x.Response, upgrade)
@@ -390,12 +400,13 @@ func (u *Upstream) step() bool {
 		case probing:
 			if u.served > 0 || u.s.fd >= 0 {
 				// What lies here now is no answer to what is about to be asked.
+				var unasked [1]byte
 				if u.s.fd < 0 {
 					if u.s.pending() || u.s.held() {
 						u.err = errUnasked
 						return true
 					}
-				} else if n, err := u.s.recv(a.buf); n > 0 {
+				} else if n, err := sysRecv(u.s.fd, unasked[:], false); n > 0 {
 					u.err = errUnasked
 					return true
 				} else if !errors.Is(err, errAgain) {
@@ -420,6 +431,7 @@ func (u *Upstream) step() bool {
 			case len(u.out) > 0:
 				continue
 			}
+			u.written()
 			u.phase = reading
 			if u.s.fd >= 0 {
 				return false
@@ -428,6 +440,9 @@ func (u *Upstream) step() bool {
 			u.phase = reading
 			return true
 		case reading:
+			if a.buf == nil {
+				a.buf = buffers.Get().(*[bufferSize]byte)[:]
+			}
 			n, err := u.s.recv(a.buf[a.end:])
 			if errors.Is(err, errAgain) {
 				return false
@@ -516,6 +531,7 @@ var copies = sync.Pool{New: func() any { return new([32 << 10]byte) }}
 func (u *Upstream) sendBody(o *Outgoing) error {
 	b := copies.Get().(*[32 << 10]byte)
 	defer copies.Put(b)
+	defer u.written()
 	head := u.out
 	if len(head) > len(b)/2 {
 		if u.s.writeSlow(head, 0) != nil {

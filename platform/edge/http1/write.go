@@ -4,9 +4,23 @@ import (
 	"encoding/binary"
 	"net/http"
 	"strconv"
+	"sync"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
+
+// scratch is what a head is put together in. It is held only while that is written: a few of them, which stay near the
+// processor, do for all connections, while one for each would have to be fetched from afar whenever it is that one's turn.
+type scratch struct{ b []byte }
+
+var scratches = sync.Pool{New: func() any { return &scratch{make([]byte, 0, 4<<10)} }}
+
+func (s *scratch) free() {
+	if cap(s.b) > 64<<10 {
+		s.b = make([]byte, 0, 4<<10)
+	}
+	scratches.Put(s)
+}
 
 // statusLines has the first line of a response of each status that has a name.
 var statusLines = func() (t [600]string) {
