@@ -344,12 +344,13 @@ func (x *Exchange) Reset() {
 	request.Reset()
 	trailer.Reset()
 	response.Reset()
-	values, arena, onEnd, more := x.values[:0], x.arena[:0], x.onEnd[:0], x.Passport.more[:0]
+	x.Passport.Reset()
+	values, arena, onEnd, passport := x.values[:0], x.arena[:0], x.onEnd[:0], x.Passport
 	attempts, failed, ran := x.Attempts[:0], x.Failed[:0], x.Ran[:0]
 	in, out := x.in.emptied(), x.out.emptied()
 	*x = Exchange{}
 	x.Request.Header, x.Request.Trailer, x.Response.Header = request, trailer, response
-	x.values, x.arena, x.onEnd, x.Passport.more = values, arena, onEnd, more
+	x.values, x.arena, x.onEnd, x.Passport = values, arena, onEnd, passport
 	x.Attempts, x.Failed, x.Ran = attempts, failed, ran
 	x.in, x.out = in, out
 }

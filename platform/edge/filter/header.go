@@ -150,14 +150,18 @@ func (h *Header) remove(name string, from int) {
 
 // DelFunc removes the fields that drop says.
 func (h *Header) DelFunc(drop func(*Field) bool) {
-	kept := h.fields[:0]
+	n := 0 // that are kept, mostly all
 	for i := range h.fields {
-		if !drop(&h.fields[i]) {
-			kept = append(kept, h.fields[i])
+		if drop(&h.fields[i]) {
+			continue
 		}
+		if n < i {
+			h.fields[n] = h.fields[i]
+		}
+		n++
 	}
-	clear(h.fields[len(kept):])
-	h.fields = kept
+	clear(h.fields[n:])
+	h.fields = h.fields[:n]
 }
 
 // Len returns how many fields there are.

@@ -107,12 +107,8 @@ type Stamp struct {
 	At    int64 // by [Now]
 }
 
-// Passport is the way a request has come, with times. The first 32 stamps take no memory of their own.
-type Passport struct {
-	n     int
-	first [32]Stamp
-	more  []Stamp
-}
+// Passport is the way a request has come, with times. Its memory is used again.
+type Passport struct{ stamps []Stamp }
 
 // Add stamps the passport now.
 //
@@ -121,29 +117,30 @@ func (p *Passport) Add(s State) { p.AddAt(s, Now()) }
 
 // AddAt stamps the passport with a time that is known already.
 func (p *Passport) AddAt(s State, at int64) {
-	if p.n < len(p.first) {
-		p.first[p.n] = Stamp{s, at}
-	} else {
-		p.more = append(p.more, Stamp{s, at})
+	if p.stamps == nil {
+		p.stamps = make([]Stamp, 0, 32) // few requests have more
 	}
-	p.n++
+	p.stamps = append(p.stamps, Stamp{s, at})
 }
 
 // Len returns the number of stamps.
-func (p *Passport) Len() int { return p.n }
+func (p *Passport) Len() int { return len(p.stamps) }
 
 // Stamp returns the i-th stamp.
-func (p *Passport) Stamp(i int) Stamp {
-	if i < len(p.first) {
-		return p.first[i]
+func (p *Passport) Stamp(i int) Stamp { return p.stamps[i] }
+
+// Latest returns the last stamp; that of an empty passport is zero.
+func (p *Passport) Latest() (s Stamp) {
+	if n := len(p.stamps); n > 0 {
+		s = p.stamps[n-1]
 	}
-	return p.more[i-len(p.first)]
+	return s
 }
 
 // Find returns the time of the first stamp of that state.
 func (p *Passport) Find(s State) (at int64, ok bool) {
-	for i := range p.n {
-		if x := p.Stamp(i); x.State == s {
+	for i := range p.stamps {
+		if x := &p.stamps[i]; x.State == s {
 			return x.At, true
 		}
 	}
@@ -151,21 +148,20 @@ func (p *Passport) Find(s State) (at int64, ok bool) {
 }
 
 // Reset empties the passport.
-func (p *Passport) Reset() { p.n, p.more = 0, p.more[:0] }
+func (p *Passport) Reset() { p.stamps = p.stamps[:0] }
 
 // Append appends the passport to b as Zuul logs it, each time in nanoseconds since the first:
 //
 //	CurrentPassport {start_ms=1700000000000, [+0=IN_REQ_HEADERS_RECEIVED, +21000=FILTERS_INBOUND_START, +812000=NOW]}
 func (p *Passport) Append(b []byte) []byte {
 	var start int64
-	if p.n > 0 {
-		start = p.first[0].At
+	if len(p.stamps) > 0 {
+		start = p.stamps[0].At
 	}
 	b = append(b, "CurrentPassport {start_ms="...)
 	b = strconv.AppendInt(b, At(start).UnixMilli(), 10)
 	b = append(b, ", ["...)
-	for i := range p.n {
-		s := p.Stamp(i)
+	for _, s := range p.stamps {
 		b = append(b, '+')
 		b = strconv.AppendInt(b, s.At-start, 10)
 		b = append(b, '=')
