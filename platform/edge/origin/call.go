@@ -245,45 +245,54 @@ func (c *call) left() bool {
 
 // attempt asks the passage's endpoint.
 func (c *call) attempt(left time.Duration) (kind, error) {
-	x := c.x
 	c.reused, c.unsent = false, false
 	c.said = saying{}
-	var bent fault.Shape
-	if x.Fault != nil {
-		a, err := c.passage.Inject(x.Context(), x.Fault)
-		switch {
-		case err != nil && c.left():
-			return cancelled, err
-		case err != nil:
-			return kindOfFault(a), err
-		case a.Status != 0:
-			text := a.Err.Error() + "\n"
-			x.Response.Status = a.Status
-			x.Response.Header.Add("Content-Type", "text/plain; charset=utf-8")
-			x.Response.Body, x.Response.ContentLength = filter.Text(text), int64(len(text))
-			c.said.why = "injected"
-			return answered(a.Status), nil
-		}
-		bent = a.Body
+	if c.x.Fault != nil {
+		return c.bent(left)
 	}
-	var k kind
-	var err error
+	return c.ask(left)
+}
+
+// bent asks the passage's endpoint, or does not, as the faults of the request have it.
+func (c *call) bent(left time.Duration) (kind, error) {
+	x := c.x
+	a, err := c.passage.Inject(x.Context(), x.Fault)
+	switch {
+	case err != nil && c.left():
+		return cancelled, err
+	case err != nil:
+		return kindOfFault(a), err
+	case a.Status != 0:
+		text := a.Err.Error() + "\n"
+		x.Response.Status = a.Status
+		x.Response.Header.Add("Content-Type", "text/plain; charset=utf-8")
+		x.Response.Body, x.Response.ContentLength = filter.Text(text), int64(len(text))
+		c.said.why = "injected"
+		return answered(a.Status), nil
+	}
+	k, err := c.ask(left)
+	if err == nil && !a.Body.IsZero() && x.Response.Body != nil {
+		x.Response.Body = a.Body.Reader(x.Context(), x.Response.Body, x.Response.ContentLength)
+	}
+	return k, err
+}
+
+// ask asks the passage's endpoint, and hears what its answer says to the edge.
+func (c *call) ask(left time.Duration) (k kind, err error) {
 	if after, ok := c.hedges(); ok {
 		k, err = c.race(after, c.limit(left))
 	} else {
 		c.tell()
 		k, err = c.carry(c.passage.Endpoint(), c.limit(left))
 	}
-	if err == nil && x.Response.Status == http.StatusSwitchingProtocols {
-		x.Response.Header.Set("Connection", "Upgrade")
-		return fine, nil
-	}
-	if err == nil && x.Response.Status != 0 {
-		c.said = hear(&x.Response.Header, c.general.Utilization, c.proxy.protected.Get())
-		if !bent.IsZero() && x.Response.Body != nil {
-			x.Response.Body = bent.Reader(x.Context(), x.Response.Body, x.Response.ContentLength)
-		}
-		k = answered(x.Response.Status)
+	switch p := &c.x.Response; {
+	case err != nil, p.Status == 0:
+	case p.Status == http.StatusSwitchingProtocols:
+		p.Header.Set("Connection", "Upgrade")
+		k = fine
+	default:
+		c.said = hear(&p.Header, c.general.Utilization, c.proxy.protected.Get())
+		k = answered(p.Status)
 	}
 	return k, err
 }
