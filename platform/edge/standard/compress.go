@@ -37,7 +37,7 @@ func (e *encodings) UnmarshalText(b []byte) error {
 		return err
 	}
 	for _, s := range list {
-		if s != "zstd" && s != "br" && s != "gzip" {
+		if !slices.Contains(known[:], s) {
 			return fmt.Errorf("%q is none of zstd, br, gzip", s)
 		}
 	}
@@ -106,35 +106,46 @@ func listed(types []string, value string) bool {
 	return slices.ContainsFunc(types, func(t string) bool { return filter.Same(t, value) })
 }
 
+// known are the encodings that there are.
+var known = [...]string{"zstd", "br", "gzip"}
+
 // choose returns which of the encodings offered the client likes best; the first of those it likes equally; empty if none.
 // spec: RFC 9110 §12.5.3
 func choose(h *filter.Header, offered []string) string {
-	best, most := "", 0
+	best, most, liked := "", 0, liking(h)
 	for _, name := range offered {
-		if q := quality(h, name); q > most {
-			best, most = name, q
+		for i := range known {
+			if q := liked[i]; q > most && known[i] == name {
+				best, most = name, q
+			}
 		}
 	}
 	return best
 }
 
-// quality returns how much the client wants an encoding, 0 to 1000.
-func quality(h *filter.Header, name string) int {
-	other := 0
+// liking returns how much the client wants each of the known encodings, 0 to 1000.
+func liking(h *filter.Header) (liked [len(known)]int) {
+	others := 0
+	var named [len(known)]bool
 	for v := range h.Values("Accept-Encoding") {
 		for item := range strings.SplitSeq(v, ",") {
 			coding, params, _ := strings.Cut(item, ";")
-			coding = strings.Trim(coding, " \t")
-			if any := coding == "*"; any || filter.Same(coding, name) || name == "gzip" && filter.Same(coding, "x-gzip") {
-				q := weight(params)
-				if !any {
-					return q
+			if coding = strings.Trim(coding, " \t"); coding == "*" {
+				others = weight(params)
+			}
+			for i, name := range known {
+				if !named[i] && (filter.Same(coding, name) || name == "gzip" && filter.Same(coding, "x-gzip")) {
+					named[i], liked[i] = true, weight(params)
 				}
-				other = q
 			}
 		}
 	}
-	return other
+	for i := range known {
+		if !named[i] {
+			liked[i] = others
+		}
+	}
+	return liked
 }
 
 // weight reads q=0.5 as 500; without a q, or with one that cannot be read, it is 1000 or 0.
