@@ -125,8 +125,17 @@ func (c *cellConfig) inside(base string) string {
 	return u.String()
 }
 
-func (c *cellConfig) api() string       { return c.local(c.apiPort) }
-func (c *cellConfig) edge() string      { return c.at(c.edgeURL, c.edgePort) }
+func (c *cellConfig) api() string  { return c.local(c.apiPort) }
+func (c *cellConfig) edge() string { return c.at(c.edgeURL, c.edgePort) }
+
+// edges is where the edge can be reached, with TLS too if it has that.
+func (c *cellConfig) edges() string {
+	if c.edgeTLS.port == 0 {
+		return c.edge()
+	}
+	return c.edge() + "   " + strings.Replace(c.local(c.edgeTLS.port), "http:", "https:", 1)
+}
+
 func (c *cellConfig) registry() string  { return c.at(c.registryURL, c.eurekaPort) }
 func (c *cellConfig) telemetry() string { return c.at(c.telemetryURL, c.atlasPort) }
 

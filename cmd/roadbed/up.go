@@ -310,7 +310,7 @@ func runUp(ctx context.Context, out io.Writer, cfg cellConfig, demo bool, c *cli
   edge      %s
   Eureka    %s/eureka/
   Atlas     %s
-`, cfg.api(), cfg.edge(), cfg.registry(), cfg.telemetry())
+`, cfg.api(), cfg.edges(), cfg.registry(), cfg.telemetry())
 	if cfg.door.TLS != nil {
 		fmt.Fprintln(out, "\nother machines reach these by https and this one's name, with the token; the edge without")
 	}

@@ -371,11 +371,14 @@ func (g *Gateway) routing() *filter.Filter {
 	}}
 }
 
-// nowhere is the endpoint of requests that no route takes: a page that tells what is here for /, else what otherwise
-// answers, with a sentence that helps.
+// nowhere is the endpoint of requests that no route takes. Who asks from this machine, or may debug, gets a page that tells
+// what is here for /, and else a sentence that helps; others need not know what there is.
 func (g *Gateway) nowhere(otherwise *filter.Filter) *filter.Filter {
 	return &filter.Filter{Name: "NoRoute", Kind: filter.Endpoint, Apply: func(x *filter.Exchange) error {
 		t := g.table.Load()
+		if !x.Debug && !x.From.IsLoopback() {
+			return &filter.Error{Status: http.StatusNotFound, Category: filter.SuccessLocalNoRoute, Reason: "no route leads to " + x.Request.Path}
+		}
 		if x.Request.Path == "/" {
 			page := index(t.Apps())
 			x.Answer(http.StatusOK, page)

@@ -132,6 +132,21 @@ func TestAppsAreReachableUnderTheirName(t *testing.T) {
 	}
 }
 
+func TestStrangersAreNotToldWhatThereIs(t *testing.T) {
+	props := config.New(config.Options{Override: map[string]string{"edge.trusted.cidrs": "127.0.0.1"}})
+	h := newHouseWith(t, props, map[string]http.Handler{"billing": http.NotFoundHandler()})
+	for _, path := range []string{"/", "/nobody/"} {
+		if resp, body := h.get(t, path, "X-Forwarded-For", "192.0.2.1"); resp.StatusCode != 404 || !strings.Contains(body, "no route leads to "+path) || strings.Contains(body, "billing") {
+			t.Errorf("%s of a stranger: got %d %q, want 404 and nothing of billing", path, resp.StatusCode, body)
+		}
+		for _, who := range [][2]string{{"X-Forwarded-For", "127.0.0.1"}, {"X-Edge-Debug", "1"}} {
+			if _, body := h.get(t, path, who[0], who[1]); !strings.Contains(body, "/billing/") {
+				t.Errorf("%s with %s: got %q, want it to tell of /billing/", path, who[0], body)
+			}
+		}
+	}
+}
+
 func TestIgnoredServicesAreNotReachableUnderTheirNames(t *testing.T) {
 	for ignored, want := range map[string]string{"": "billing hello internal-a", "BILLING,internal-*": "hello", "*": "", "hello,[": ""} {
 		props := config.New(config.Options{Override: map[string]string{"zuul.ignoredServices": ignored}})

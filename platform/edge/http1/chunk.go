@@ -140,9 +140,15 @@ func sizeMisfit(x byte) *Refusal {
 }
 
 // forbiddenTrailer reports whether a field has no business in a trailer: it frames, routes or authorises, or had to be known
-// before the body (RFC 9110 section 6.5.1). What is the connection's own is left out already.
+// before the body (RFC 9110 section 6.5.1). Whoever adds trailers to the fields would believe what is said of the client and
+// between services, too. What is the connection's own is left out already.
 func forbiddenTrailer(name string) bool {
-	for _, f := range [...]string{"trailer", "authorization", "cookie", "set-cookie", "content-encoding", "content-type", "content-range", "connection"} {
+	for _, p := range [...]string{"x-forwarded-", "x-edge-", "x-ipc-"} {
+		if len(name) >= len(p) && filter.Same(name[:len(p)], p) {
+			return true
+		}
+	}
+	for _, f := range [...]string{"trailer", "authorization", "cookie", "set-cookie", "content-encoding", "content-type", "content-range", "connection", "forwarded", "x-real-ip", "x-fit"} {
 		if filter.Same(name, f) {
 			return true
 		}

@@ -695,7 +695,7 @@ func TestChunks(t *testing.T) {
 		{"digits of both cases", "0a\r\n0123456789\r\n0A\r\n0123456789\r\n0\r\n\r\n", `"01234567890123456789" [] 0`},
 		{"extensions", "5;a=b;c=\"d\"\r\nhello\r\n0;x\r\n\r\n", `"hello" [] 0`},
 		{"a trailer", "0\r\nX-Sum: 1\r\nGrpc-Status: 0\r\n\r\n", `"" [{X-Sum 1} {Grpc-Status 0}] 0`},
-		{"trailers that are none", "0\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\nHost: a\r\nCookie: a\r\nSet-Cookie: b\r\nAuthorization: c\r\nTE: d\r\nTrailer: e\r\nConnection: f\r\nContent-Type: g\r\nContent-Encoding: h\r\nContent-Range: i\r\nX: y\r\n\r\n", `"" [{X y}] 0`},
+		{"trailers that are none", "0\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\nHost: a\r\nCookie: a\r\nSet-Cookie: b\r\nAuthorization: c\r\nTE: d\r\nTrailer: e\r\nConnection: f\r\nContent-Type: g\r\nContent-Encoding: h\r\nContent-Range: i\r\nX-Forwarded-User: j\r\nForwarded: k\r\nX-Ipc-Caller: l\r\nX-Edge-Hop: m\r\nX-Fit: n\r\nX-Real-IP: o\r\nX: y\r\n\r\n", `"" [{X y}] 0`},
 		{"a request in place of trailers", "0\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n", "field-name-space"},
 		{"no size", "\r\nhello\r\n", "chunk-size"},
 		{"an extension without a size", ";a\r\nhello\r\n", "chunk-size"},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
 	"github.com/roadbed/roadbed/config"
@@ -101,8 +102,11 @@ var reasons = [kinds]string{
 	late:         "no time was left to ask %s",
 }
 
-// failed returns the error that the chain answers for a kind.
+// failed returns the error that the chain answers for a kind. Clients are told the name of an app, but no address.
 func (p *Proxy) failed(k kind, app string, err error) error {
+	if strings.IndexByte(app, ':') >= 0 {
+		app = "the origin"
+	}
 	e := &filter.Error{Status: p.statuses.of(k), Category: failures[k].category, Reason: fmt.Sprintf(reasons[k], app), Err: err}
 	switch k {
 	case noServers, maxConns, concurrency, refused, connectError:

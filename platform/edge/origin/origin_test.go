@@ -144,3 +144,15 @@ func TestRefusalsOfTheEdgesOwnNameTheirReason(t *testing.T) {
 		}
 	}
 }
+
+func TestClientsAreToldNoAddresses(t *testing.T) {
+	r := newRig(t, nil)
+	for k := readTimeout; k < kinds; k++ {
+		if text := r.failed(k, "10.1.2.3:8080", nil).Error(); strings.Contains(text, "10.1.2.3") {
+			t.Errorf("kind %d: the client is told %q", k, text)
+		}
+	}
+	if text := r.failed(nonsense, "shop", nil).Error(); !strings.Contains(text, "shop answered what is not HTTP") {
+		t.Errorf("an app's nonsense: the client is told %q", text)
+	}
+}
