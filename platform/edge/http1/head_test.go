@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/hammer"
 )
 
 func testRules(change ...func(*Rules)) *Rules {
@@ -574,57 +575,63 @@ func FuzzRequestHead(f *testing.F) {
 	f.Add([]byte("\r\nGET http://a:80/./%2e%2e/b?c HTTP/1.1\r\nHost: A:80\r\nX: \ta\t\r\n\r\n"))
 	f.Add([]byte(post("Transfer-Encoding: chunked\r\nTrailer: X\r\n") + "0\r\n\r\n"))
 	f.Add([]byte(post("Content-Length: 003\r\nConnection: close\r\n") + "abc"))
-	f.Fuzz(func(t *testing.T, in []byte) {
-		text := string(in)
-		x, h, n, r := parseRequest(text, testRules(func(r *Rules) { r.Underscores = Keep }))
-		half, m := splitting(text, testRules(func(r *Rules) { r.Underscores = Keep }), len(text)/2)
-		if r != nil {
-			if half != r.Rule {
-				t.Fatalf("whole: %s; in halves: %s", r.Rule, half)
-			}
-			if _, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(in))); err == nil && stricter[r.Rule] == "" {
+	f.Fuzz(func(t *testing.T, in []byte) { tryRequestHead(t, in) })
+}
+
+// tryRequestHead reads a head here, in halves, and by net/http.
+func tryRequestHead(t *testing.T, in []byte) (accepted bool) {
+	text := string(in)
+	x, h, n, r := parseRequest(text, testRules(func(r *Rules) { r.Underscores = Keep }))
+	half, m := splitting(text, testRules(func(r *Rules) { r.Underscores = Keep }), len(text)/2)
+	if r != nil {
+		if half != r.Rule {
+			t.Fatalf("whole: %s; in halves: %s", r.Rule, half)
+		}
+		if stricter[r.Rule] == "" {
+			if _, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(in))); err == nil {
 				t.Fatalf("refused by %s (%v), and net/http reads it", r.Rule, r)
 			}
-			return
 		}
-		if n == 0 {
-			return
+		return false
+	}
+	if n == 0 {
+		return false
+	}
+	if m != n || half != describe(x) {
+		t.Fatalf("whole: %d, %s; in halves: %d, %s", n, describe(x), m, half)
+	}
+	br := bufio.NewReader(bytes.NewReader(bytes.TrimPrefix(in[:n], []byte("\r\n"))))
+	q, err := http.ReadRequest(br)
+	if err != nil {
+		t.Fatalf("read here, and net/http says %v", err)
+	}
+	if q.Method != x.Request.Method || q.RequestURI != x.Request.Target || !strings.EqualFold(q.Host, x.Request.Host) {
+		t.Fatalf("got %s %q of %q, net/http has %s %q of %q", x.Request.Method, x.Request.Target, x.Request.Host, q.Method, q.RequestURI, q.Host)
+	}
+	length := q.ContentLength
+	if length != x.Request.ContentLength || (len(q.TransferEncoding) > 0) != (x.Request.ContentLength < 0) {
+		t.Fatalf("length: got %d, net/http has %d, %v", x.Request.ContentLength, length, q.TransferEncoding)
+	}
+	if x.Request.Proto != q.ProtoMajor*10+q.ProtoMinor {
+		t.Fatalf("version: got %d, net/http has %s", x.Request.Proto, q.Proto)
+	}
+	for _, fd := range x.Request.Header.Fields() {
+		if filter.Same(fd.Name, "TE") || filter.Same(fd.Name, "Trailer") {
+			continue
 		}
-		if m != n || half != describe(x) {
-			t.Fatalf("whole: %d, %s; in halves: %d, %s", n, describe(x), m, half)
+		vs := q.Header.Values(fd.Name)
+		found := false
+		for _, v := range vs {
+			found = found || v == fd.Value
 		}
-		br := bufio.NewReader(bytes.NewReader(bytes.TrimPrefix(in[:n], []byte("\r\n"))))
-		q, err := http.ReadRequest(br)
-		if err != nil {
-			t.Fatalf("read here, and net/http says %v", err)
+		if !found {
+			t.Fatalf("field %q: got %q, net/http has %q", fd.Name, fd.Value, vs)
 		}
-		if q.Method != x.Request.Method || q.RequestURI != x.Request.Target || !strings.EqualFold(q.Host, x.Request.Host) {
-			t.Fatalf("got %s %q of %q, net/http has %s %q of %q", x.Request.Method, x.Request.Target, x.Request.Host, q.Method, q.RequestURI, q.Host)
-		}
-		length := q.ContentLength
-		if length != x.Request.ContentLength || (len(q.TransferEncoding) > 0) != (x.Request.ContentLength < 0) {
-			t.Fatalf("length: got %d, net/http has %d, %v", x.Request.ContentLength, length, q.TransferEncoding)
-		}
-		if x.Request.Proto != q.ProtoMajor*10+q.ProtoMinor {
-			t.Fatalf("version: got %d, net/http has %s", x.Request.Proto, q.Proto)
-		}
-		for _, fd := range x.Request.Header.Fields() {
-			if filter.Same(fd.Name, "TE") || filter.Same(fd.Name, "Trailer") {
-				continue
-			}
-			vs := q.Header.Values(fd.Name)
-			found := false
-			for _, v := range vs {
-				found = found || v == fd.Value
-			}
-			if !found {
-				t.Fatalf("field %q: got %q, net/http has %q", fd.Name, fd.Value, vs)
-			}
-		}
-		if h.at != n {
-			t.Fatalf("at %d, n %d", h.at, n)
-		}
-	})
+	}
+	if h.at != n {
+		t.Fatalf("at %d, n %d", h.at, n)
+	}
+	return true
 }
 
 // FuzzResponseHead is FuzzRequestHead for responses.
@@ -633,31 +640,35 @@ func FuzzResponseHead(f *testing.F) {
 	f.Add([]byte("HTTP/1.0 404\r\nConnection: keep-alive\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"))
 	f.Add([]byte("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\nx_y: z\r\n\r\n"))
-	f.Fuzz(func(t *testing.T, in []byte) {
-		p, h, n, r := parseResponse(string(in), false)
-		if r != nil || n == 0 {
-			return
+	f.Fuzz(func(t *testing.T, in []byte) { tryResponseHead(t, in) })
+}
+
+// tryResponseHead reads the head of an answer here and by net/http.
+func tryResponseHead(t *testing.T, in []byte) (accepted bool) {
+	p, h, n, r := parseResponse(string(in), false)
+	if r != nil || n == 0 {
+		return false
+	}
+	q, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(in[:n])), nil)
+	if err != nil {
+		t.Fatalf("read here, and net/http says %v", err)
+	}
+	if q.StatusCode != p.Status || q.ProtoMajor*10+q.ProtoMinor != h.proto {
+		t.Fatalf("got %d by %d, net/http has %d by %s", p.Status, h.proto, q.StatusCode, q.Proto)
+	}
+	if !h.bodiless("GET") && q.ContentLength != p.ContentLength {
+		t.Fatalf("length: got %d, net/http has %d", p.ContentLength, q.ContentLength)
+	}
+	for _, fd := range p.Header.Fields() {
+		found := filter.Same(fd.Name, "TE") || filter.Same(fd.Name, "Trailer") || filter.Same(fd.Name, "Upgrade")
+		for _, v := range q.Header.Values(fd.Name) {
+			found = found || v == fd.Value
 		}
-		q, err := http.ReadResponse(bufio.NewReader(bytes.NewReader(in[:n])), nil)
-		if err != nil {
-			t.Fatalf("read here, and net/http says %v", err)
+		if !found {
+			t.Fatalf("field %q: got %q, net/http has %q", fd.Name, fd.Value, q.Header.Values(fd.Name))
 		}
-		if q.StatusCode != p.Status || q.ProtoMajor*10+q.ProtoMinor != h.proto {
-			t.Fatalf("got %d by %d, net/http has %d by %s", p.Status, h.proto, q.StatusCode, q.Proto)
-		}
-		if !h.bodiless("GET") && q.ContentLength != p.ContentLength {
-			t.Fatalf("length: got %d, net/http has %d", p.ContentLength, q.ContentLength)
-		}
-		for _, fd := range p.Header.Fields() {
-			found := filter.Same(fd.Name, "TE") || filter.Same(fd.Name, "Trailer") || filter.Same(fd.Name, "Upgrade")
-			for _, v := range q.Header.Values(fd.Name) {
-				found = found || v == fd.Value
-			}
-			if !found {
-				t.Fatalf("field %q: got %q, net/http has %q", fd.Name, fd.Value, q.Header.Values(fd.Name))
-			}
-		}
-	})
+	}
+	return true
 }
 
 var errNotRead = errors.New("not read")
@@ -748,31 +759,58 @@ func FuzzChunks(f *testing.F) {
 	for _, s := range []string{"5\r\nhello\r\n0\r\n\r\n", "5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\nrest", "a\r\n0123456789\r\n0\r\n\r\n", "0x5\r\n", "5 \r\nhello\r\n0\r\n\r\n", "5\nhello\n0\n\n"} {
 		f.Add([]byte(s), 1)
 	}
-	f.Fuzz(func(t *testing.T, in []byte, piece int) {
-		if piece < 1 {
-			piece = 1
+	f.Fuzz(func(t *testing.T, in []byte, piece int) { tryChunks(t, in, piece) })
+}
+
+// tryChunks reads a body in chunks here, in pieces, and by net/http.
+func tryChunks(t *testing.T, in []byte, piece int) (accepted bool) {
+	if piece < 1 {
+		piece = 1
+	}
+	body, trailer, rest, err := readChunks(in, testRules(), len(in))
+	body2, trailer2, rest2, err2 := readChunks(in, testRules(), piece)
+	if !bytes.Equal(body, body2) || rest != rest2 || !errors.Is(err2, err) || fmt.Sprint(trailer.Fields()) != fmt.Sprint(trailer2.Fields()) {
+		t.Fatalf("whole: %q, %d, %v, %v; in pieces of %d: %q, %d, %v, %v", body, rest, trailer.Fields(), err, piece, body2, rest2, trailer2.Fields(), err2)
+	}
+	if err != nil {
+		return false
+	}
+	br := bufio.NewReader(io.MultiReader(strings.NewReader(post("Transfer-Encoding: chunked\r\n")), bytes.NewReader(in)))
+	q, err := http.ReadRequest(br)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := io.ReadAll(q.Body)
+	if err != nil || !bytes.Equal(theirs, body) {
+		t.Fatalf("got %q, net/http has %q, %v", body, theirs, err)
+	}
+	left, _ := io.ReadAll(br)
+	if len(left) != rest {
+		t.Fatalf("%d bytes left, net/http leaves %d", rest, len(left))
+	}
+	return true
+}
+
+// Millions of heads and bodies that are nearly right are read as net/http reads them, or refused; see package hammer.
+func TestHammer(t *testing.T) {
+	words := []string{"\r\n", "\r\n\r\n", "\n", "\r", " ", "Content-Length: ", "Transfer-Encoding: ", "chunked", "Host: h\r\n", "Connection: ", "keep-alive", "close", "HTTP/1.1", "HTTP/1.0", "http://h/", "GET ", "POST ", "*", "..", "%2e",
+		"%00", "%", "0\r\n\r\n", "5\r\nhello\r\n", ";a=b", "ffffffffffffffff", "0x", "gzip, ", "Expect: 100-continue\r\n", "Upgrade: websocket\r\n", "Trailer: X\r\n", "X_Y: z\r\n", ":", ", "}
+	t.Run("request heads", func(t *testing.T) {
+		seeds := [][]byte{[]byte(browser)}
+		for _, in := range corpus() {
+			if len(in) < 1000 {
+				seeds = append(seeds, []byte(in))
+			}
 		}
-		body, trailer, rest, err := readChunks(in, testRules(), len(in))
-		body2, trailer2, rest2, err2 := readChunks(in, testRules(), piece)
-		if !bytes.Equal(body, body2) || rest != rest2 || !errors.Is(err2, err) || fmt.Sprint(trailer.Fields()) != fmt.Sprint(trailer2.Fields()) {
-			t.Fatalf("whole: %q, %d, %v, %v; in pieces of %d: %q, %d, %v, %v", body, rest, trailer.Fields(), err, piece, body2, rest2, trailer2.Fields(), err2)
-		}
-		if err != nil {
-			return
-		}
-		br := bufio.NewReader(io.MultiReader(strings.NewReader(post("Transfer-Encoding: chunked\r\n")), bytes.NewReader(in)))
-		q, err := http.ReadRequest(br)
-		if err != nil {
-			t.Fatal(err)
-		}
-		theirs, err := io.ReadAll(q.Body)
-		if err != nil || !bytes.Equal(theirs, body) {
-			t.Fatalf("got %q, net/http has %q, %v", body, theirs, err)
-		}
-		left, _ := io.ReadAll(br)
-		if len(left) != rest {
-			t.Fatalf("%d bytes left, net/http leaves %d", rest, len(left))
-		}
+		hammer.Run(t, seeds, words, tryRequestHead)
+	})
+	t.Run("response heads", func(t *testing.T) {
+		seeds := [][]byte{[]byte(answerHead), []byte("HTTP/1.0 404\r\nConnection: keep-alive\r\n\r\n"), []byte("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), []byte("HTTP/1.1 304 Not Modified\r\nContent-Length: 3\r\nx_y: z\r\n\r\n")}
+		hammer.Run(t, seeds, words, tryResponseHead)
+	})
+	t.Run("chunks", func(t *testing.T) {
+		seeds := [][]byte{[]byte("5\r\nhello\r\n0\r\n\r\n"), []byte("5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\nrest"), []byte("a\r\n0123456789\r\n0\r\n\r\n"), []byte("0x5\r\n"), []byte("5\nhello\n0\n\n")}
+		hammer.Run(t, seeds, words, func(t *testing.T, in []byte) bool { return tryChunks(t, in, 1+len(in)%7) })
 	})
 }
 

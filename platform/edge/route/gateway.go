@@ -482,9 +482,9 @@ func (g *gateways) match(o *Object, n *node) (m Match) {
 		case kind != "Exact":
 			g.mistake(n.line, "method.type %q: use Exact or RegularExpression", kind)
 		case service != "" && method != "":
-			m.Path.Exact = "/" + service + "/" + method
+			m.Path.Exact = spelled("/" + service + "/" + method)
 		case service != "":
-			m.Path.Prefix = "/" + service
+			m.Path.Prefix = spelled("/" + service)
 		case method != "":
 			m.Path.Regex = "/[^/]+/" + regexp.QuoteMeta(method)
 		}

@@ -235,3 +235,19 @@ func TestGatewayAPIObjectsOfSeveralFilesFindEachOther(t *testing.T) {
 		}
 	}
 }
+
+// A service's name is compared with paths as they are sent, whatever letters it has, as a path of an HTTPRoute is.
+func TestPathsOfGRPCRoutesAreSpelledAsTheyAreSent(t *testing.T) {
+	d, err := Parse("t", "apiVersion: gateway.networking.k8s.io/v1\nkind: GRPCRoute\nmetadata: {name: r}\nspec:\n  rules:\n"+
+		"  - {matches: [{method: {service: \"caf\u00e9.Menu\"}}], backendRefs: [{name: a, port: 80}]}\n  - {matches: [{method: {service: \"caf\u00e9.Menu\", method: Order}}], backendRefs: [{name: b, port: 80}]}\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, r := range d.Routes {
+		got = append(got, r.Match.Path.Prefix+r.Match.Path.Exact)
+	}
+	if want := []string{"/caf%C3%A9.Menu", "/caf%C3%A9.Menu/Order"}; !slices.Equal(got, want) {
+		t.Errorf("got paths %q, want %q", got, want)
+	}
+}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/hammer"
 	"pgregory.net/rapid"
 )
 
@@ -831,17 +832,41 @@ func BenchmarkParse10000(b *testing.B) {
 	}
 }
 
+// routeSeeds are documents that are read, or nearly.
+var routeSeeds = []string{
+	`[{"id":"a","match":{"hosts":["*.x.y"],"path":{"prefix":"/"}},"backends":[{"vip":"a","weight":1}]}]`,
+	`[{"id":"a","filters":[{"stripPrefix":2}],"timeouts":{"request":"1s"},"backends":[{"vip":"a"}]}]`,
+	"- id: a\n  match: {path: {regex: '/a.*'}, query: [{name: q, present: false}]}\n  filters: [{redirect: {scheme: https}}]\n",
+	"routes:\n- &x {id: a, backends: [{addr: '[::1]:80', sticky: 'cookie:c'}]}\n",
+	"- id: a\n  filters: [{rewrite: {prefix: /y}}, {rateLimit: {a: [1]}}]\n  backends: [{status: 500}, {vip: b}]\n",
+}
+
 func FuzzRoutes(f *testing.F) {
-	for _, seed := range []string{
-		`[{"id":"a","match":{"hosts":["*.x.y"],"path":{"prefix":"/"}},"backends":[{"vip":"a","weight":1}]}]`,
-		`[{"id":"a","filters":[{"stripPrefix":2}],"timeouts":{"request":"1s"},"backends":[{"vip":"a"}]}]`,
-		"- id: a\n  match: {path: {regex: '/a.*'}, query: [{name: q, present: false}]}\n  filters: [{redirect: {scheme: https}}]\n",
-		"routes:\n- &x {id: a, backends: [{addr: '[::1]:80', sticky: 'cookie:c'}]}\n",
-		"- id: a\n  filters: [{rewrite: {prefix: /y}}, {rateLimit: {a: [1]}}]\n  backends: [{status: 500}, {vip: b}]\n",
-	} {
+	for _, seed := range routeSeeds {
 		f.Add(seed, "/app/x", "a.x.y:80", "q=%31&r")
 	}
 	f.Add(gatewayYAML, "/cart/1", "shop.example.com", "q=a")
+	f.Fuzz(func(t *testing.T, text, path, host, query string) { tryRoutes(t, text, path, host, query) })
+}
+
+// Millions of documents that are nearly right are refused, or mean the same once they are written again; see package hammer.
+func TestHammer(t *testing.T) {
+	seeds := [][]byte{[]byte(gatewayYAML)}
+	for _, s := range routeSeeds {
+		seeds = append(seeds, []byte(s))
+	}
+	words := []string{`"id":`, `"match":`, `"path":`, `{"prefix":"/"}`, `{"exact":"/a"}`, `{"regex":"/a(b)*"}`, `"hosts":["*.x"]`, `"when":"true"`, `"backends":[{"vip":"a"}]`, `"weight":1000000`, `"status":503`, `"sticky":"user"`, `"filters":[{"stripPrefix":1}]`,
+		`"timeouts":{"request":"1s"}`, `"retry":{"max":1}`, `"mirror":{"vip":"m","percent":5}`, "- ", "\n  ", "&x ", "*x", "{", "}", "[", "]", ",", "null", "1e9", "/../", "%2e", "//"}
+	paths, hosts, queries := []string{"/app/x", "/", "/a", "/ab", "/a/./b", "/%2e"}, []string{"a.x.y:80", "x", "a.x", "[::1]:80", ""}, []string{"q=%31&r", "", "q=1"}
+	n := 0
+	hammer.Run(t, seeds, words, func(t *testing.T, in []byte) bool {
+		n++
+		return tryRoutes(t, string(in), paths[n%len(paths)], hosts[n%len(hosts)], queries[n%len(queries)])
+	})
+}
+
+// tryRoutes takes a document into a table, asks it, writes the document again and reads that.
+func tryRoutes(t *testing.T, text, path, host, query string) (accepted bool) {
 	plug := func(json.RawMessage) ([]*filter.Filter, error) { return nil, nil }
 	config := Config{
 		Apps: []string{"app"}, Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){"cors": plug, "rateLimit": plug, "auth": plug},
@@ -850,37 +875,36 @@ func FuzzRoutes(f *testing.F) {
 		},
 		Program: func(string) ([]*filter.Filter, error) { return nil, nil },
 	}
-	f.Fuzz(func(t *testing.T, text, path, host, query string) {
-		d, err := Parse("fuzz", text)
-		if err != nil {
-			return
+	d, err := Parse("fuzz", text)
+	if err != nil {
+		return false
+	}
+	table, err := NewTable(config, d.Routes)
+	if err != nil {
+		return false
+	}
+	for _, method := range []string{"GET", "POST"} {
+		x := asked(method, "http://h/", "Cookie: a=b; c", "X-A: b")
+		x.Request.Path, x.Request.Host, x.Request.RawQuery = path, host, query
+		if table.Match(x) && x.Plan.Endpoint != nil {
+			x.Plan.Endpoint.Apply(x) //nolint:errcheck // only a panic is of interest
+		} else if x.Path != "" && x.Path[0] != '/' {
+			t.Fatalf("%q is asked for as %q", path, x.Path)
 		}
-		table, err := NewTable(config, d.Routes)
-		if err != nil {
-			return
+		table.Explain(x, nil)
+	}
+	again, err := Format(d.Routes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Parse("again", string(again))
+	if err != nil {
+		t.Fatalf("%s was accepted, but not as written again %s: %v", text, again, err)
+	}
+	for i := range back.Routes {
+		if !same(back.Routes[i], d.Routes[i]) {
+			t.Fatalf("%s was written again as %s", text, again)
 		}
-		for _, method := range []string{"GET", "POST"} {
-			x := asked(method, "http://h/", "Cookie: a=b; c", "X-A: b")
-			x.Request.Path, x.Request.Host, x.Request.RawQuery = path, host, query
-			if table.Match(x) && x.Plan.Endpoint != nil {
-				x.Plan.Endpoint.Apply(x) //nolint:errcheck // only a panic is of interest
-			} else if x.Path != "" && x.Path[0] != '/' {
-				t.Fatalf("%q is asked for as %q", path, x.Path)
-			}
-			table.Explain(x, nil)
-		}
-		again, err := Format(d.Routes)
-		if err != nil {
-			t.Fatal(err)
-		}
-		back, err := Parse("again", string(again))
-		if err != nil {
-			t.Fatalf("%s was accepted, but not as written again %s: %v", text, again, err)
-		}
-		for i := range back.Routes {
-			if !same(back.Routes[i], d.Routes[i]) {
-				t.Fatalf("%s was written again as %s", text, again)
-			}
-		}
-	})
+	}
+	return true
 }
