@@ -20,6 +20,7 @@ FUZZED      = \
 	./platform/edge/auth \
 	./platform/edge/filter \
 	./platform/edge/http1 \
+	./platform/edge/http2 \
 	./platform/edge/listen \
 	./platform/edge/origin \
 	./platform/edge/program \
