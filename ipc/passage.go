@@ -71,6 +71,7 @@ type Trip struct {
 	Instance string // the id of the only instance to ask; empty: any
 	Force    bool   // ask that Instance even if it is not UP
 	Addr     string // "host:port" to ask in place of any instance; empty: none
+	Key      uint64 // of who asks: the first attempt goes to the same instance for the same key, while that is fit; 0: to any
 
 	ID, Method, Path string // of the request, for who asks why; copied
 }
@@ -147,6 +148,11 @@ func (p *Passage) Begin(ctx context.Context, e *Engine, c Trip) error {
 func (p *Passage) choose() (*balance.Endpoint, error) {
 	lb := p.cluster.lb
 	if p.call.Addr == "" && p.call.Instance == "" && p.call.Group == "" {
+		if p.call.Key != 0 {
+			if ep := lb.Hashed(p.now, p.call.Key, nil); ep != nil {
+				return ep, nil
+			}
+		}
 		if ep := lb.Pick(p.now); ep != nil {
 			return ep, nil
 		}
@@ -318,6 +324,8 @@ func (p *Passage) Outcome(o Outcome) (wait time.Duration, again bool) {
 		if mate = p.cluster.lb.InGroup(p.now, p.call.Group, p.tried[:p.attempts]); mate == nil {
 			p.most = int16(p.attempts)
 		}
+	} else if p.call.Key != 0 {
+		mate = p.cluster.lb.Hashed(p.now, p.call.Key, p.tried[:p.attempts])
 	}
 	next, wait := p.decide(p.set, t, &u, o.Repeatable || p.all, p.two, p.permit.deadline)
 	p.two = false

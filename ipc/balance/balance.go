@@ -186,7 +186,7 @@ func (b *Balancer) Update(list []roadbed.Instance, now int64) {
 		}
 		ep := b.known[key]
 		if ep == nil {
-			ep = &Endpoint{lb: b, ID: i.ID, Addr: i.Addr(), Zone: i.Location.Zone, Group: i.Group, Secure: i.Secure, HTTP2: h2c, since: noSince}
+			ep = &Endpoint{lb: b, ID: i.ID, Addr: i.Addr(), Zone: i.Location.Zone, Group: i.Group, Secure: i.Secure, HTTP2: h2c, hash: hashOf(i.ID), since: noSince}
 			ep.last.Store(now)
 		}
 		since := int64(noSince)

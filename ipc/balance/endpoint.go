@@ -33,6 +33,7 @@ type Endpoint struct {
 	HTTP2  bool   // speaks HTTP/2 in clear, by what its registration says: protocol=h2c
 
 	lb      *Balancer
+	hash    uint64       // of ID
 	weight  float64      // of 1; guarded by lb.mu
 	tripped atomic.Int64 // until when it is in Ribbon's blackout
 

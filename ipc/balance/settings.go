@@ -3,7 +3,9 @@ package balance
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -235,6 +237,20 @@ func class[T any](what string, known map[string]T) func(string) (T, error) {
 	}
 }
 
+// rules are the rules by names that are not Ribbon's.
+var rules = map[string]Rule{
+	"p2c": P2C, "roundrobin": RoundRobinRule, "random": RandomRule, "leastreq": BestAvailableRule, "fastest": WeightedResponseTimeRule,
+	"availability": AvailabilityFilteringRule, "zoneavoidance": ZoneAvoidanceRule,
+}
+
+func ruleOf(text string) (Rule, error) {
+	r, ok := rules[text]
+	if !ok {
+		return r, fmt.Errorf("use one of %s", strings.Join(slices.Sorted(maps.Keys(rules)), ", "))
+	}
+	return r, nil
+}
+
 // keys returns every property, in the order in which they are applied.
 func keys() []key {
 	ms, sec := time.Millisecond, time.Second
@@ -284,6 +300,7 @@ func keys() []key {
 			"BestAvailableRule": BestAvailableRule, "WeightedResponseTimeRule": WeightedResponseTimeRule,
 			"ResponseTimeWeightedRule": WeightedResponseTimeRule, "ZoneAvoidanceRule": ZoneAvoidanceRule, "RetryRule": RetryRule,
 		}), func(s *Settings) *Rule { return &s.Rule }),
+		field(own("rule"), ruleOf, func(s *Settings) *Rule { return &s.Rule }),
 		field(ribbon("NFLoadBalancerPingClassName"), class("ping", map[string]Ping{
 			"DummyPing": DummyPing, "NoOpPing": DummyPing, "NIWSDiscoveryPing": DiscoveryPing, "PingUrl": URLPing, "PingConstant": ConstantPing,
 		}), func(s *Settings) *Ping { return &s.Ping }),

@@ -166,6 +166,7 @@ type Exchange struct {
 	Instance string // the only one of App to ask, for surgical routing; empty: any
 	Addr     string // host:port to ask in place of any instance; empty: none
 	Force    bool   // ask Instance even if it is not UP
+	Affinity uint64 // the same for who is to have the same instance of App; 0: any will do
 	Surgical string // id of the surgical rule that decided who is asked; empty: none
 	Hop      string // the region that sent it here through a tunnel; empty: none
 	Away     string // the region that it is sent to through a tunnel; empty: it is served here

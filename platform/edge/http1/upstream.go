@@ -99,6 +99,9 @@ type Upstream struct {
 
 	s      sock
 	served int // exchanges that went well
+	ending Ending
+	headAt atomic.Int64 // when the request's head was written, by filter.Now; 0: it was not
+	bodyAt atomic.Int64 // when all of it was; 0: it was not
 	closed bool
 
 	// Of the exchange under way.
@@ -128,6 +131,23 @@ const (
 	reading
 	reread // what is in the buffer already
 )
+
+// Ending is why a connection does not serve another exchange.
+type Ending uint8
+
+// The endings.
+const (
+	Other   Ending = iota
+	Said           // the origin's answer says so
+	NotSent        // the answer came before the whole request was sent
+)
+
+// Ending returns why the connection is closed, for who was told by Done that it is not reusable.
+func (u *Upstream) Ending() Ending { return u.ending }
+
+// Written returns when the head of the request last given to Do was written, and when all of it was, by [filter.Now]; 0 is
+// that it was not yet.
+func (u *Upstream) Written() (head, all int64) { return u.headAt.Load(), u.bodyAt.Load() }
 
 // NewUpstream makes a connection to an origin, which it owns, ready for requests.
 func NewUpstream(c net.Conn) *Upstream {
@@ -223,6 +243,8 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 	u.head = scratches.Get().(*scratch)
 	u.head.b = appendRequest(u.head.b[:0], o, upgrade)
 	u.sendErr = nil
+	u.headAt.Store(0)
+	u.bodyAt.Store(0)
 	if u.long = o.ContentLength != 0 && o.Body != nil; u.long {
 		if b, ok := o.Body.(interface{ Buffered() []byte }); ok {
 			if ready := b.Buffered(); int64(len(ready)) == o.ContentLength {
@@ -356,6 +378,7 @@ func (u *Upstream) exchange(x *filter.Exchange, o *Outgoing, upgrade bool) *Erro
 			}
 			u.written()
 			u.phase = reading
+			u.wrote()
 			continue
 		}
 		n, r := a.head.response(a.buf[a.start:a.end], &x.Response, upgrade)
@@ -433,6 +456,7 @@ func (u *Upstream) step() bool {
 			}
 			u.written()
 			u.phase = reading
+			u.wrote()
 			if u.s.fd >= 0 {
 				return false
 			}
@@ -454,6 +478,13 @@ func (u *Upstream) step() bool {
 			return true
 		}
 	}
+}
+
+// wrote notes that the request was written at once.
+func (u *Upstream) wrote() {
+	now := filter.Now()
+	u.headAt.Store(now)
+	u.bodyAt.Store(now)
 }
 
 // failure says what an error of the connection means.
@@ -537,6 +568,7 @@ func (u *Upstream) sendBody(o *Outgoing) error {
 		if u.s.writeSlow(head, 0) != nil {
 			return nil
 		}
+		u.headAt.Store(filter.Now())
 		head = nil
 	}
 	for sent := int64(0); ; {
@@ -564,7 +596,14 @@ func (u *Upstream) sendBody(o *Outgoing) error {
 		case err == io.EOF, sent == o.ContentLength:
 			u.last.Store(true)
 		}
-		if len(p) > 0 && u.s.writeSlow(p, 0) != nil || u.last.Load() {
+		if len(p) > 0 && u.s.writeSlow(p, 0) != nil {
+			return nil
+		}
+		if head != nil {
+			u.headAt.Store(filter.Now())
+		}
+		if u.last.Load() {
+			u.bodyAt.Store(filter.Now())
 			return nil
 		}
 		head = nil
@@ -617,11 +656,19 @@ func (a *answer) Close() error {
 func (a *answer) finish(ok bool) {
 	u := a.u
 	a.u, u.a = nil, nil
-	ok = ok && a.head.persists() && a.mode != byClose && a.start == a.end
+	u.ending = Other
+	if ok && (!a.head.persists() || a.mode == byClose) {
+		u.ending = Said
+	}
+	ok = ok && u.ending != Said && a.start == a.end
 	if !ok {
 		u.close()
 	}
-	if !u.join() || !u.unwatch() {
+	sent := u.join()
+	if !sent && u.ending == Other {
+		u.ending = NotSent
+	}
+	if !sent || !u.unwatch() {
 		ok = false
 		u.close()
 	}

@@ -64,7 +64,7 @@ type call struct {
 func (c *call) begin() (trip ipc.Trip, err error) {
 	x, q := c.x, &c.x.Request
 	c.set, c.general = c.origin.set.Load(), c.proxy.general.Get()
-	trip = ipc.Trip{App: c.origin.name, Timeout: -1, Group: x.Group, Instance: x.Instance, Force: x.Force, Addr: x.Addr, Room: c.set.concurrent, ID: x.ID, Method: q.Method, Path: q.Path}
+	trip = ipc.Trip{App: c.origin.name, Timeout: -1, Group: x.Group, Instance: x.Instance, Force: x.Force, Addr: x.Addr, Key: x.Affinity, Room: c.set.concurrent, ID: x.ID, Method: q.Method, Path: q.Path}
 	if c.proxy.edges && trip.Room == 0 {
 		trip.Room = -1
 	}

@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/roadbed/roadbed/ipc"
@@ -36,12 +37,29 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 	here, leave := c.present()
 	ctx, cancel := context.WithCancelCause(here)
 	timer := time.AfterFunc(limit, func() { cancel(errNoAnswerYet) })
-	if x.Interim != nil && (x.Request.Proto >= 20 || c.general.EarlyHints) {
-		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{Got1xxResponse: c.interim})
+	way := &way{}
+	trace := httptrace.ClientTrace{
+		ConnectStart: func(string, string) { way.connecting.CompareAndSwap(0, filter.Now()) },
+		GotConn: func(i httptrace.GotConnInfo) { // again if that one turns out to be no good
+			way.got.Store(filter.Now())
+			way.reused.Store(i.Reused)
+			way.head.Store(0)
+			way.all.Store(0)
+		},
+		WroteHeaders: func() { way.head.Store(filter.Now()) },
+		WroteRequest: func(i httptrace.WroteRequestInfo) {
+			if i.Err == nil {
+				way.all.Store(filter.Now())
+			}
+		},
 	}
-	req := c.request(ctx, ep)
-	x.Passport.Add(filter.OutReqHeadersSending)
+	if x.Interim != nil && (x.Request.Proto >= 20 || c.general.EarlyHints) {
+		trace.Got1xxResponse = c.interim
+	}
+	req := c.request(httptrace.WithClientTrace(ctx, &trace), ep)
+	x.Passport.Add(filter.OriginConnAcquireStart)
 	resp, err := c.way.Carrier(ep, http2).RoundTrip(req)
+	c.along(way)
 	if err != nil {
 		timer.Stop()
 		k, why := c.kindOf(ctx, err)
@@ -56,6 +74,41 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 	}
 	c.body = &httpBody{resp: resp, inner: resp.Body, stop: func() { timer.Stop(); leave(); cancel(errDone) }}
 	return c.answered(resp, c.body)
+}
+
+// way is when a request of net/http's came by its stations, by filter.Now; 0: it did not. Goroutines of the transport's note it.
+type way struct {
+	connecting, got, head, all atomic.Int64
+	reused                     atomic.Bool
+}
+
+// along stamps the passport with the way of a request, and counts its connection.
+func (c *call) along(w *way) {
+	x, n := c.x, &c.origin.count
+	n.request.Inc()
+	got, connecting := w.got.Load(), w.connecting.Load()
+	if got == 0 {
+		x.Passport.Add(filter.OriginConnAcquireFailed)
+		if connecting != 0 {
+			n.create.Inc()
+			n.failed.Inc()
+		}
+		return
+	}
+	if w.reused.Load() {
+		n.reuse.Inc()
+	} else {
+		if connecting != 0 {
+			x.Passport.AddAt(filter.OriginChConnecting, connecting)
+			x.Passport.AddAt(filter.OriginChConnected, got)
+			n.creating.Record(time.Duration(got - connecting))
+		}
+		n.create.Inc()
+		n.created.Inc()
+	}
+	x.Passport.AddAt(filter.OriginConnAcquireEnd, got)
+	x.Passport.AddAt(filter.OutReqHeadersSending, got)
+	c.stamp(w.head.Load(), w.all.Load())
 }
 
 // kindOf says what an error of net/http means.

@@ -41,7 +41,9 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 		now = filter.Now()
 		x.Passport.AddAt(filter.OriginConnAcquireEnd, now)
 		x.Passport.AddAt(filter.OutReqHeadersSending, now)
+		u := c.conn.Upstream
 		err = c.exchange(now)
+		c.stamp(u.Written())
 		if err == nil {
 			x.Passport.Add(filter.InRespHeadersReceived)
 			return fine, nil
@@ -56,7 +58,9 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 		if c.left() && !isPanic(e.Err) {
 			return cancelled, err
 		}
-		if e.Kind == http1.Stale {
+		if e.Kind != http1.Stale {
+			s.origin.count.broken.Inc()
+		} else {
 			if s.origin.count.staleTaken.Inc(); s.drain() > 0 || !fresh {
 				x.Passport.Add(filter.OriginChClose)
 			}
@@ -175,6 +179,17 @@ func (c *call) exchange(now int64) error {
 	return err
 }
 
+// stamp notes when the request's head was sent, and when all of it was, as far as that was so when its answer came.
+func (c *call) stamp(head, all int64) {
+	x := c.x
+	if head != 0 {
+		x.Passport.AddAt(filter.OutReqHeadersSent, head)
+	}
+	if all != 0 && x.Request.Body != nil {
+		x.Passport.AddAt(filter.OutReqLastContentSent, all)
+	}
+}
+
 // finished takes back a connection whose answer is over.
 func (c *call) finished(_ *http1.Upstream, reusable bool) {
 	conn := c.conn
@@ -188,6 +203,14 @@ func (c *call) finished(_ *http1.Upstream, reusable bool) {
 		c.watch = nil
 	}
 	if !reusable {
+		switch conn.Ending() {
+		case http1.Said:
+			c.origin.count.said.Inc()
+		case http1.NotSent:
+			c.origin.count.unsent.Inc()
+		default:
+			c.origin.count.already.Inc()
+		}
 		conn.server.lost()
 		return
 	}

@@ -38,16 +38,18 @@ type server struct {
 
 // counters are the meters of an origin's connections, named as Zuul's.
 type counters struct {
-	request, reuse, release, closed, staleInPool, staleTaken, tooMany *meter.Counter
-	create, created, failed, worn, surplus, expired, tripped          *meter.Counter
-	creating                                                          *meter.Timer
+	request, reuse, release, closed, staleTaken, tooMany     *meter.Counter
+	create, created, failed, worn, surplus, expired, tripped *meter.Counter
+	broken, said, unsent, already                            *meter.Counter
+	creating                                                 *meter.Timer
 }
 
 func newCounters(m *meter.Registry, app string) (c counters) {
 	of := func(name string) *meter.Counter { return m.Counter("connectionpool_"+name, "id", app) }
 	return counters{
 		request: of("request"), reuse: of("reuse"), release: of("release"), closed: of("close"),
-		staleInPool: of("fromPoolIsClosed"), staleTaken: of("alreadyClosed"), tooMany: of("maxConnsPerHostExceeded"),
+		staleTaken: of("fromPoolIsClosed"), tooMany: of("maxConnsPerHostExceeded"),
+		broken: of("error"), said: of("headerClose"), unsent: of("outboundIncomplete"), already: of("alreadyClosed"),
 		create: of("create"), created: of("create_success"), failed: of("create_fail"),
 		worn: of("closeExpiredConnLifetime"), surplus: of("closeAbovePoolHighWaterMark"), expired: of("idle"), tripped: of("closeCircuitBreaker"),
 		creating: m.Timer("connectionpool_createTiming", "id", app),

@@ -31,6 +31,7 @@ type route struct {
 	backends []backend
 	total    int
 	sticky   *key
+	affinity *key           // of who asks, for the choice of an instance; nil: any will do
 	failing  []*filter.Plan // by backend that answers with a status; nil: none does
 
 	path pathChange
@@ -108,6 +109,13 @@ func compile(c *Config, spec Route) (*route, error) {
 	}
 	if err := r.plans(c); err != nil {
 		return nil, err
+	}
+	if m := spec.Affinity; m != "" {
+		k, err := parseKey(m)
+		if err != nil {
+			return nil, err
+		}
+		r.affinity = &k
 	}
 	r.weigh()
 	return r, nil

@@ -71,6 +71,7 @@ func (d *decoder) readRoute(n *node) Route {
 			d.fields(v, "timeouts", d.text("request", &r.Timeouts.Request), d.text("attempt", &r.Timeouts.Attempt))
 		}},
 		field{"retry", func(v *node) { r.Retry = d.readRetry(v) }},
+		d.text("affinity", &r.Affinity),
 		d.flag("hedge", &r.Hedge),
 		field{"maxBody", func(v *node) { r.MaxBody = d.size(v, "maxBody") }},
 		d.text("requestBuffering", &r.Buffering),

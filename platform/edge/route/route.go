@@ -58,6 +58,7 @@ type Route struct {
 	Backends  []Backend `json:"backends,omitempty"`
 	Timeouts  Timeouts  `json:"timeouts,omitzero"`
 	Retry     *Retry    `json:"retry,omitempty"`
+	Affinity  string    `json:"affinity,omitempty" doc:"what keeps a client with its instance of the backend while that is fit: user, client, header:NAME, cookie:NAME or query:NAME"`
 	Hedge     bool      `json:"hedge,omitempty" doc:"a second attempt if the first is slow, for GET"`
 	MaxBody   int64     `json:"maxBody,omitempty" doc:"bytes of a request's body; 0 is as for every route"`
 	Buffering string    `json:"requestBuffering,omitempty" doc:"whether a body, or its first 64 KiB, is waited for before the backend is asked: on, off; if left out, on unless it is of unknown length and pauses, or of gRPC"`
@@ -401,6 +402,11 @@ func (r *Route) check() error {
 	}
 	if err := r.Retry.check(); err != nil {
 		return err
+	}
+	if r.Affinity != "" {
+		if _, err := parseKey(r.Affinity); err != nil {
+			return fmt.Errorf("affinity %w", err)
+		}
 	}
 	return r.Mirror.check()
 }

@@ -440,6 +440,7 @@ func TestMistakenRoutesAreRefusedWithTheReason(t *testing.T) {
 		`[{"id":"a","backends":[{"vip":"x"}],"protocol":"h3"}]`:                                               `protocol "h3"`,
 		`[{"id":"a","backends":[{"vip":"x"}],"mirror":{"vip":"y","percent":101}}]`:                            "0 to 100",
 		`[{"id":"a","backends":[{"vip":"x"}],"maxBody":"much"}]`:                                              "number of bytes",
+		`[{"id":"a","backends":[{"vip":"x"}],"affinity":"moon"}]`:                                             "use user, client",
 		`[{"id":"a","backends":[{"vip":"x"}],"requestBuffering":"some"}]`:                                     "use on or off",
 		`[{"id":"a","backends":[{"addr":"10.0.0.1"}]}]`:                                                       "host:port",
 	} {
@@ -490,6 +491,7 @@ func TestJSONAndYAMLSayTheSame(t *testing.T) {
   maxBody: 10MiB
   upgrades: false
   requestBuffering: off
+  affinity: cookie:session
 - <<: {hedge: true, priority: 7}
   id: other
   priority: 8
@@ -508,7 +510,7 @@ func TestJSONAndYAMLSayTheSame(t *testing.T) {
 			t.Errorf("written as JSON and read again, route %s is another:\n%+v\n%+v", y[i].ID, y[i], back[i])
 		}
 	}
-	if y[1].Priority != 8 || !y[1].Hedge || len(y[1].Backends) != 2 || *y[0].Match.Headers[0].Exact != "2" || y[0].MaxBody != 10<<20 || y[0].Buffering != "off" {
+	if y[1].Priority != 8 || !y[1].Hedge || len(y[1].Backends) != 2 || *y[0].Match.Headers[0].Exact != "2" || y[0].MaxBody != 10<<20 || y[0].Buffering != "off" || y[0].Affinity != "cookie:session" {
 		t.Errorf("read %+v", y)
 	}
 	if got, want := string(y[0].Filters[2].With), `{"rate":10,"burst":[1,"two",true,null,"0x10"]}`; got != want {

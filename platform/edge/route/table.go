@@ -11,6 +11,7 @@ import (
 	"sync"
 	"unsafe"
 
+	"github.com/cespare/xxhash/v2"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
@@ -273,6 +274,12 @@ func (r *route) take(x *filter.Exchange) {
 	r.path.apply(x)
 	if x.App != "" || x.Addr != "" {
 		return // somebody has decided
+	}
+	if r.affinity != nil {
+		var buf [64]byte
+		if v, has := r.affinity.of(x, &buf); has {
+			x.Affinity = xxhash.Sum64(v) | 1
+		}
 	}
 	if i := r.pick(x); i >= 0 {
 		b := &r.backends[i]

@@ -5,9 +5,9 @@ import type { EdgeRequest } from './types'
 import { Ago, Empty, Mark } from './ui'
 import { seconds, when } from './format'
 
-type Phase = 'read' | 'filters' | 'connect' | 'origin' | 'answer'
+type Phase = 'read' | 'filters' | 'connect' | 'send' | 'wait' | 'answer'
 
-const phases: [Phase, string][] = [['read', 'reading the request'], ['filters', 'filters'], ['connect', 'getting a connection'], ['origin', 'at the origin'], ['answer', 'passing the answer on']]
+const phases: [Phase, string][] = [['read', 'reading the request'], ['filters', 'filters'], ['connect', 'getting a connection'], ['send', 'sending it to the origin'], ['wait', 'waiting for the origin'], ['answer', 'passing the answer on']]
 
 /** A part of a request's time, from its begin, in ms. */
 export interface Span { phase: Phase; from: number; to: number; states: string[] }
@@ -17,7 +17,8 @@ function after(state: string): Phase | undefined {
   if (state === 'IN_REQ_HEADERS_RECEIVED' || state === 'FILTERS_INBOUND_BUF_START') return 'read'
   if (state === 'FILTERS_INBOUND_START' || state === 'FILTERS_INBOUND_BUF_END' || state === 'FILTERS_OUTBOUND_START') return 'filters'
   if (state === 'ORIGIN_CONN_ACQUIRE_START' || state === 'ORIGIN_CH_CONNECTING' || state === 'ORIGIN_RETRY_START') return 'connect'
-  if (state.startsWith('OUT_REQ_') || state === 'ORIGIN_CONN_ACQUIRE_END') return 'origin'
+  if (state === 'OUT_REQ_LAST_CONTENT_SENT' || state === 'OUT_REQ_HEADERS_SENT') return 'wait'
+  if (state.startsWith('OUT_REQ_') || state === 'ORIGIN_CONN_ACQUIRE_END') return 'send'
   if (state.startsWith('IN_RESP_') || state === 'FILTERS_OUTBOUND_END' || (state.startsWith('OUT_RESP_') && !state.endsWith('ERROR_SENDING'))) return 'answer'
   return undefined
 }
