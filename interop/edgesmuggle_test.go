@@ -58,7 +58,7 @@ func serveEcho(t *testing.T) string {
 }
 
 // run starts a program that runs until the test ends, and waits until addr takes connections.
-func run(t *testing.T, addr, name string, args ...string) {
+func run(t *testing.T, addr, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	said := new(lockedBuffer)
 	cmd := exec.Command(name, args...)
@@ -79,7 +79,7 @@ func run(t *testing.T, addr, name string, args ...string) {
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
-			return
+			return cmd
 		}
 		select {
 		case <-ended:

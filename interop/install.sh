@@ -1,6 +1,6 @@
 #!/bin/sh
 # Installs what the interop tests drive: Node with npm, Python with pip, Chromium, nginx, Apache httpd, and a JDK with Maven,
-# by which it builds the Java programs into java/*/target; what they need of Python's packages goes to python/. Each that is there already stays.
+# by which it builds the Java programs into java/*/target; what they need of Python's packages goes to python/, and of Go's programs to tools/. Each that is there already stays.
 set -eu
 cd "$(dirname "$0")"
 . ./need.sh
@@ -21,6 +21,10 @@ if ! [ -f python/built ] || [ requirements-edge.txt -nt python/built ]; then
 	rm -rf python
 	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target python -r requirements-edge.txt
 	touch python/built
+fi
+
+if ! [ -x tools/pebble ] || ! [ -x tools/pebble-challtestsrv ]; then # Let's Encrypt's authority for tests
+	GOBIN=$PWD/tools go install github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.3 github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv@v2.10.3
 fi
 
 built=java/target/built
