@@ -128,8 +128,34 @@ func (c *call) begun() {
 	}
 }
 
-// run has the request answered.
+// run has the request answered. Its frame, and those of what it waits in, are to be small: with them each request that waits
+// keeps memory that is far from the processor when its answer comes.
 func (c *call) run() error {
+	if err := c.admit(); err != nil {
+		return err
+	}
+	for {
+		left, err := c.passage.Start()
+		if err != nil {
+			return c.fail(late, c.passage.Failed(err))
+		}
+		start := filter.Now()
+		k, err := c.attempt(left)
+		wait, again, err := c.judge(k, err, start)
+		if !again {
+			return err
+		}
+		c.discard()
+		c.part()
+		c.x.Passport.Add(filter.OriginRetryStart)
+		if !c.pause(wait) {
+			return c.fail(cancelled, c.passage.Failed(context.Canceled))
+		}
+	}
+}
+
+// admit begins the call, unless the request may not be answered by the app now.
+func (c *call) admit() error {
 	x, p := c.x, c.proxy
 	trip, err := c.begin()
 	if err != nil {
@@ -161,37 +187,30 @@ func (c *call) run() error {
 		c.connectWithin = defaultConnect
 	}
 	p.mirrors.begin(c)
-	for {
-		left, err := c.passage.Start()
-		if err != nil {
-			return c.fail(late, c.passage.Failed(err))
-		}
-		start := filter.Now()
-		k, err := c.attempt(left)
-		o := c.outcome(k, err)
-		o.NoRetry = o.NoRetry || p.edges && k == unavailable && c.mayComeBack(k) // who refused would have it waited for
-		now := filter.Now()
-		c.note(k, err, now-start)
-		switch k {
-		case readTimeout:
-			x.Passport.AddAt(filter.OriginChReadTimeout, now)
-		case reset, nonsense:
-			x.Passport.AddAt(filter.OriginChIOEx, now)
-		}
-		wait, again := c.passage.Outcome(o)
-		if !again {
-			if c.mayComeBack(k) {
-				return c.comeBack(k, &o)
-			}
-			return c.last(k, err, &o)
-		}
-		c.discard()
-		c.part()
-		x.Passport.Add(filter.OriginRetryStart)
-		if !c.pause(wait) {
-			return c.fail(cancelled, c.passage.Failed(context.Canceled))
-		}
+	return nil
+}
+
+// judge says what follows from an attempt that began at start: another one, for which to wait, or the request's end.
+func (c *call) judge(k kind, err error, start int64) (wait time.Duration, again bool, end error) {
+	x, p := c.x, c.proxy
+	o := c.outcome(k, err)
+	o.NoRetry = o.NoRetry || p.edges && k == unavailable && c.mayComeBack(k) // who refused would have it waited for
+	now := x.Passport.NowAfter(filter.InRespHeadersReceived)
+	c.note(k, err, now-start)
+	switch k {
+	case readTimeout:
+		x.Passport.AddAt(filter.OriginChReadTimeout, now)
+	case reset, nonsense:
+		x.Passport.AddAt(filter.OriginChIOEx, now)
 	}
+	wait, again = c.passage.Outcome(o)
+	switch {
+	case again:
+		return wait, true, nil
+	case c.mayComeBack(k):
+		return 0, false, c.comeBack(k, &o)
+	}
+	return 0, false, c.last(k, err, &o)
 }
 
 // pause waits before another attempt. It reports false if the client has gone away.
