@@ -360,7 +360,7 @@ func (g *Gateway) setSurgery(all map[string]string) {
 
 // routing is the filter that decides who answers.
 func (g *Gateway) routing() *filter.Filter {
-	return &filter.Filter{Name: "Routes", Kind: filter.Inbound, Order: -100, Apply: func(x *filter.Exchange) error {
+	return &filter.Filter{Name: "Routes", Kind: filter.Inbound, Order: -100, Quick: true, Apply: func(x *filter.Exchange) error {
 		if g.push.Wants(x) {
 			x.Plan = g.pushPlan
 			return nil

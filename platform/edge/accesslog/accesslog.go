@@ -124,7 +124,10 @@ func New(c Config) *Log {
 //
 // hot path: 0 allocs, BenchmarkFinished
 func (l *Log) Finished(x *filter.Exchange) {
-	now := filter.Now()
+	now := x.Passport.NowAfter(filter.OutRespLastContentSent)
+	if x.Response.Takeover != nil {
+		now = filter.Now() // the answer was long ago
+	}
 	took := time.Duration(now - x.Start)
 	category, _ := x.Category()
 	l.timers.record(x, category, took)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"maps"
 	"math/rand"
+	"net"
 	"net/http/httptest"
 	"net/netip"
 	"os"
@@ -107,6 +108,29 @@ func TestALineTellsWhatBecameOfARequest(t *testing.T) {
 			t.Errorf("got %v", got)
 		}
 	})
+}
+
+func TestATakenOverConnectionIsTimedToItsEnd(t *testing.T) {
+	for _, c := range []struct {
+		took func(net.Conn, []byte)
+		ms   float64
+	}{{nil, 1}, {func(net.Conn, []byte) {}, 60_001}} {
+		synctest.Test(t, func(t *testing.T) {
+			l := newLog(t, "")
+			var x filter.Exchange
+			usual(&x)
+			x.Response.Takeover = c.took
+			time.Sleep(time.Millisecond)
+			x.Passport.Add(filter.OutRespLastContentSent)
+			if c.took != nil {
+				time.Sleep(time.Minute)
+			}
+			l.Finished(&x)
+			if got := line(t, l)["ms"]; got != c.ms {
+				t.Errorf("taken over %v: got %v ms, want %v", c.took != nil, got, c.ms)
+			}
+		})
+	}
 }
 
 func TestARequestThatItsEngineRefusedIsTold(t *testing.T) {

@@ -187,19 +187,18 @@ type run struct {
 // hot path: 0 allocs, BenchmarkChain
 func (c *Chain) Run(x *Exchange) {
 	r := run{c: c, x: x, full: rand.Uint32()%c.sample == 0, paused: !c.protect.Get()}
-	if n := x.Passport.Len(); n > 0 && x.Passport.Stamp(n-1).State == InReqHeadersReceived {
-		x.Passport.AddAt(FiltersInboundStart, x.Passport.Stamp(n-1).At) // engines hand a head over at once; spares the clock
-	} else {
-		x.Passport.Add(FiltersInboundStart)
-	}
+	x.Passport.AddAt(FiltersInboundStart, x.Passport.NowAfter(InReqHeadersReceived)) // engines hand a head over at once
 	r.all(c.early)
 	if p := x.Plan; p != nil && len(p.Inbound) > 0 {
 		r.all(p.Inbound)
 	}
 	r.all(c.late)
-	x.Passport.Add(FiltersInboundEnd)
-	r.endpoint()
-	x.Passport.Add(FiltersOutboundStart)
+	now := Now()
+	x.Passport.AddAt(FiltersInboundEnd, now)
+	if r.endpoint() {
+		now = Now()
+	}
+	x.Passport.AddAt(FiltersOutboundStart, now)
 	if p := x.Plan; p != nil && len(p.Outbound) > 0 {
 		r.all(p.Outbound)
 	}
@@ -210,8 +209,9 @@ func (c *Chain) Run(x *Exchange) {
 	}
 }
 
-// endpoint has exactly one endpoint run, and one more for the error if that fails.
-func (r *run) endpoint() {
+// endpoint has exactly one endpoint run, and one more for the error if that fails. It reports whether one was: there may be an
+// answer already.
+func (r *run) endpoint() bool {
 	x := r.x
 	if err := x.gone(); err != nil && !x.failing {
 		x.Fail(err)
@@ -219,7 +219,7 @@ func (r *run) endpoint() {
 	switch {
 	case x.failing:
 	case x.answered:
-		return
+		return false
 	case x.Plan != nil && x.Plan.Endpoint != nil:
 		r.one(x.Plan.Endpoint)
 	case x.Plan != nil:
@@ -229,7 +229,7 @@ func (r *run) endpoint() {
 	default:
 		x.SetCategory(SuccessLocalNoRoute, "no route matches")
 		x.Answer(http.StatusNotFound, "")
-		return
+		return false
 	}
 	if !x.failing && x.Response.Status == 0 {
 		x.Fail(&Error{Status: http.StatusInternalServerError, Category: FailureLocal, Reason: "the endpoint of this route left no answer"})
@@ -238,6 +238,7 @@ func (r *run) endpoint() {
 		r.fail()
 	}
 	x.answered = true
+	return true
 }
 
 // fail has the error endpoint answer for x.Err.
@@ -293,13 +294,16 @@ func (r *run) from(fs []*Filter, i int) (next int) {
 
 // step runs one filter, if it is to.
 func (r *run) step(f *Filter) {
-	x, b := r.x, r.c.of(f)
+	x := r.x
 	r.since = 0
 	if f.Kind == Inbound && x.failing ||
 		f.Kind != Endpoint && ((x.stopped || f.Kind == Inbound && x.answered) && !f.Always || x.gone() != nil) {
-		r.note(f, b, skipped, 0)
+		if r.full || x.Debug { // else there is nothing to note
+			r.note(f, r.c.of(f), skipped, 0)
+		}
 		return
 	}
+	b := r.c.of(f)
 	if b.disabled.Get() { // before If, so that it stops one that panics there, too
 		r.note(f, b, disabled, 0)
 		if f.Kind == Endpoint {

@@ -129,12 +129,15 @@ func (p *Passport) Len() int { return len(p.stamps) }
 // Stamp returns the i-th stamp.
 func (p *Passport) Stamp(i int) Stamp { return p.stamps[i] }
 
-// Latest returns the last stamp; that of an empty passport is zero.
-func (p *Passport) Latest() (s Stamp) {
-	if n := len(p.stamps); n > 0 {
-		s = p.stamps[n-1]
+// NowAfter returns the present time for what comes at once after a stamp of state s: if that is the last one, its time, which
+// spares the clock.
+//
+// hot path: 0 allocs, BenchmarkPassport
+func (p *Passport) NowAfter(s State) int64 {
+	if n := len(p.stamps); n > 0 && p.stamps[n-1].State == s {
+		return p.stamps[n-1].At
 	}
-	return s
+	return Now()
 }
 
 // Find returns the time of the first stamp of that state.

@@ -149,10 +149,10 @@ func (c *conn) account() {
 
 func (c *conn) until(now int64, wait time.Duration) {
 	if wait <= 0 {
-		c.arm(now, 0)
+		c.arm(0)
 		return
 	}
-	c.arm(now, now+int64(wait))
+	c.arm(now + int64(wait))
 }
 
 var pipelining = &Refusal{"pipelining", 400, filter.FailurePipelineReject, "a request came before the one in front of it was answered", "wait for each answer: this listener does not serve pipelined requests (edge.http1.pipelining)"}
@@ -308,10 +308,9 @@ func (c *conn) incomplete() {
 	if c.headBy != 0 {
 		return
 	}
-	now, wait := filter.Now(), c.s.settings.Load().Head
-	if wait > 0 {
-		c.headBy = now + int64(wait)
-		c.arm(now, c.headBy)
+	if wait := c.s.settings.Load().Head; wait > 0 {
+		c.headBy = filter.Now() + int64(wait)
+		c.arm(c.headBy)
 	}
 }
 

@@ -88,7 +88,7 @@ func (a *reply) ends(now int64) bool {
 func (a *reply) write() {
 	c, x := a.c, a.x
 	q, p := &x.Request, &x.Response
-	now := filter.Now()
+	now := x.Passport.NowAfter(filter.FiltersOutboundEnd)
 	x.Passport.AddAt(filter.OutRespHeadersSending, now)
 	old := q.Proto == 10
 	silent := q.Method == "HEAD" || p.Status < 200 || p.Status == 204 || p.Status == 304 // has no body, whatever there is

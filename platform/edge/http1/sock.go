@@ -109,10 +109,10 @@ func (k *sock) held() bool {
 	return n > 0 || !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
-// arm sets the deadline of reads; 0 is none.
-func (k *sock) arm(now, want int64) {
+// arm sets the deadline of reads; 0 is none. One that has passed already rings when it is next waited for.
+func (k *sock) arm(want int64) {
 	k.want = want
-	if want != 0 && (k.armed == 0 || k.armed > want || k.armed <= now) {
+	if want != 0 && (k.armed == 0 || k.armed > want) {
 		k.set(want)
 	}
 }
@@ -137,12 +137,11 @@ func (k *sock) early(err error) bool {
 
 // read waits for bytes, for so long at most; 0 is without end.
 func (k *sock) read(p []byte, wait time.Duration) (int, error) {
-	now := filter.Now()
 	want := int64(0)
 	if wait > 0 {
-		want = now + int64(wait)
+		want = filter.Now() + int64(wait)
 	}
-	k.arm(now, want)
+	k.arm(want)
 	for {
 		if k.cut.Load() { // looked at after the deadline was set: stop sets it the other way round
 			return 0, net.ErrClosed

@@ -50,7 +50,7 @@ type tunnel struct {
 // pump copies from one side to the other, beginning with first. It holds memory only while bytes come.
 func (t *tunnel) pump(to, from *sock, first []byte) {
 	err := to.writeSlow(first, 0)
-	from.arm(filter.Now(), filter.Now()+t.idle)
+	from.arm(filter.Now() + t.idle)
 	for err == nil {
 		ended := false
 		again := from.each(func() bool {

@@ -254,7 +254,7 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 		}
 	}
 	u.out = u.head.b
-	u.s.arm(filter.Now(), o.Deadline)
+	u.s.arm(o.Deadline)
 	x.Response.Header.Reset()
 	a.head.reset(upstreamRules)
 	if u.waiter = x.Waiter; u.waiter != nil && !u.waiter.Wait(&u.stop) {

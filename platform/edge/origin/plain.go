@@ -38,7 +38,9 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 			x.Passport.Add(filter.OriginConnAcquireFailed)
 			return k, err
 		}
-		now = filter.Now()
+		if !c.reused {
+			now = filter.Now()
+		}
 		x.Passport.AddAt(filter.OriginConnAcquireEnd, now)
 		x.Passport.AddAt(filter.OutReqHeadersSending, now)
 		u := c.conn.Upstream
