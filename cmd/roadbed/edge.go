@@ -443,8 +443,8 @@ func (c *cli) surgicalAdd() *cobra.Command {
 					return err
 				}
 			} else {
-				if cmd.Flags().Changed("percent") {
-					r.Select.Percent = &percent
+				if cmd.Flags().Changed("percent") || r.Select.Hash != "" && len(r.Select.IDs) == 0 {
+					r.Select.Percent = &percent // all of them, if nothing else is said
 				}
 				r.Match.Path.Prefix = path
 				if fromHost != "" {

@@ -522,3 +522,26 @@ func BenchmarkFinished(b *testing.B) {
 	cancel()
 	<-done
 }
+
+func TestAFileThatCannotBeTurnedOverDoesNotFillTheDisk(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "access.log")
+	block := filepath.Join(name+".1", "in the way")
+	if err := os.MkdirAll(block, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f, err := open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	f.size = mostAt
+	if n, err := f.write([]byte("line\n")); n != 0 || err == nil || !strings.Contains(err.Error(), "is full") {
+		t.Errorf("beyond %d bytes: got %d, %v; want none written, and why", mostAt, n, err)
+	}
+	if err := os.RemoveAll(name + ".1"); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := f.write([]byte("line\n")); n != 5 || err != nil {
+		t.Errorf("once nothing is in the way: got %d, %v; want all 5 bytes", n, err)
+	}
+}

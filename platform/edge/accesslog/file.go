@@ -2,11 +2,16 @@ package accesslog
 
 import (
 	"errors"
+	"fmt"
 	"os"
 )
 
-// rotateAt is how large the file may become, in bytes; then it becomes FILE.1.
-const rotateAt = 64 << 20
+// rotateAt is how large the file may become, in bytes; then it becomes FILE.1. Where that cannot be, nothing is written beyond
+// mostAt.
+const (
+	rotateAt = 64 << 20
+	mostAt   = 2 * rotateAt
+)
 
 // file is what lines are written to.
 type file struct {
@@ -38,6 +43,13 @@ func (f *file) write(lines []byte) (int, error) {
 			return 0, err
 		}
 		*f = *again
+	}
+	if f.size >= mostAt {
+		f.close()
+		if err := os.Rename(f.name, f.name+".1"); err != nil {
+			return 0, fmt.Errorf("%s is full, and cannot be put aside: %w", f.name, err)
+		}
+		return f.write(lines)
 	}
 	n, err := f.f.Write(lines)
 	f.size += int64(n)

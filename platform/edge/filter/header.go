@@ -78,6 +78,17 @@ func Token(s string) bool {
 	return s != ""
 }
 
+// Plain reports whether s has letters, digits and -._ alone, as ids and names of apps have.
+func Plain(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_') {
+			return false
+		}
+	}
+	return s != ""
+}
+
 // Count returns how many fields have that name.
 func (h *Header) Count(name string) (n int) {
 	for range h.Values(name) {

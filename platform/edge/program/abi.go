@@ -645,6 +645,9 @@ func getProperty(c *call) status {
 	return c.give(2, v)
 }
 
+// maxProperties is how many properties modules may set for one request; together they have at most maxShared bytes.
+const maxProperties = 256
+
 func setProperty(c *call) status {
 	path, ok := c.text(0)
 	value, also := c.text(2)
@@ -653,6 +656,15 @@ func setProperty(c *call) status {
 	}
 	name := strings.Join(splitPath(path), ".")
 	if c.w.x == nil || name == ClaimsKey || strings.HasPrefix(name, "wasm:") || len(name)+len(value) > maxShared {
+		return statusBadArgument
+	}
+	n, held := 0, len(name)+len(value)
+	c.w.x.Values(func(key string, v any) {
+		if s, ok := v.(string); ok && key != name {
+			n, held = n+1, held+len(key)+len(s)
+		}
+	})
+	if n >= maxProperties || held > maxShared {
 		return statusBadArgument
 	}
 	c.w.x.Set(name, value)

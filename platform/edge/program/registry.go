@@ -45,7 +45,9 @@ type Registry struct {
 
 	current atomic.Pointer[set]
 
-	mu      sync.Mutex        // guards changes of current, and what follows
+	setting sync.Mutex // held by Set, which may take its time; taken before mu
+
+	mu      sync.Mutex        // guards what follows, which only Set changes, and that List sees it with the current that it belongs to
 	texts   map[string]string // of the documents that are in force or were refused, by name
 	refused map[string]string // why the newest document of a program is not in force
 }
@@ -84,8 +86,8 @@ func New(c Config) (*Registry, error) {
 // Set takes the programs of all, the properties that begin with [Prefix], into force. One with a mistake stays as it was. Of
 // programs that are gone it lets go what they hold once no request needs it, so that Set(nil) ends them all.
 func (r *Registry) Set(all map[string]string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
+	r.setting.Lock()
+	defer r.setting.Unlock()
 	old := r.current.Load()
 	next := &set{byName: make(map[string]*entry, len(all))}
 	texts := make(map[string]string, len(all))
@@ -94,9 +96,12 @@ func (r *Registry) Set(all map[string]string) {
 		name := strings.TrimPrefix(key, Prefix)
 		texts[name] = text
 		was := old.byName[name]
-		if was != nil && r.texts[name] == text {
-			next.byName[name] = was
-			if why := r.refused[name]; why != "" {
+		why := r.refused[name]
+		if r.texts[name] == text && (was != nil || why != "") {
+			if was != nil {
+				next.byName[name] = was
+			}
+			if why != "" {
 				refused[name] = why
 			}
 			continue
@@ -115,7 +120,6 @@ func (r *Registry) Set(all map[string]string) {
 		}
 		next.byName[name] = e
 	}
-	r.texts, r.refused = texts, refused
 	for _, e := range next.byName {
 		if e.doc.Global {
 			for _, k := range e.kinds() {
@@ -128,7 +132,10 @@ func (r *Registry) Set(all map[string]string) {
 			return cmp.Or(cmp.Compare(a.doc.Order, b.doc.Order), cmp.Compare(a.name, b.name))
 		})
 	}
+	r.mu.Lock()
 	r.current.Store(next)
+	r.texts, r.refused = texts, refused
+	r.mu.Unlock()
 	kept := make(map[*version]bool)
 	for _, e := range next.byName {
 		kept[e.now], kept[e.former] = true, true
@@ -360,6 +367,9 @@ func (r *Registry) run(e *entry, x *filter.Exchange, k filter.Kind, body bool) e
 		return nil
 	}
 	e.failed.Inc()
+	if p, ok := errors.AsType[*panicked](err); ok && v.panicked.CompareAndSwap(false, true) {
+		r.log.Error("program panicked", "program", e.name, "version", v.id, "panic", p.value, "stack", string(p.stack))
+	}
 	err = fmt.Errorf("program %s: %w", e.name, err)
 	if e.doc.Guard || k == filter.Endpoint {
 		return refuse(x, e.name, err)

@@ -93,7 +93,7 @@ func (s *script) run(x *filter.Exchange) (err error) {
 	defer func() {
 		q.x = nil // nothing that the script has kept leads to the exchange any more
 		if v := recover(); v != nil {
-			err = fmt.Errorf("the script panicked: %v\n%s", v, debug.Stack())
+			err = &panicked{v, debug.Stack()}
 		}
 	}()
 	if _, err := starlark.Call(newThread(s.name, s.limit), s.apply, starlark.Tuple{q, contextValue{q}}, nil); err != nil {
@@ -101,6 +101,15 @@ func (s *script) run(x *filter.Exchange) (err error) {
 	}
 	return nil
 }
+
+// panicked is the error of a script that panicked. Where it was in our code is for the log alone.
+type panicked struct {
+	value any
+	stack []byte
+}
+
+// Error says what was given to panic.
+func (p *panicked) Error() string { return fmt.Sprintf("the script panicked: %v", p.value) }
 
 var errOver = errors.New("the request is over")
 

@@ -18,7 +18,8 @@ type version struct {
 	idle  [3]bool // for which kinds it has nothing to do
 	close func()  // nil: nothing to close
 
-	out atomic.Bool // it failed too often, and is not run any more
+	out      atomic.Bool // it failed too often, and is not run any more
+	panicked atomic.Bool // the log has its first panic
 
 	mu       sync.Mutex // guards what follows
 	runs     int64

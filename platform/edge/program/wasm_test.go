@@ -401,3 +401,37 @@ func BenchmarkModule(b *testing.B) {
 		x.End()
 	}
 }
+
+func TestPropertiesThatModulesSetAreBounded(t *testing.T) {
+	a := &assembly{imports: []string{"proxy_set_property:iiii"}}
+	a.add("proxy_on_request_headers", 3, true, a.call("proxy_set_property", "iiii", a.text("mine"), a.text("value")), i32(0))
+	r, _ := registry(t, wasmDoc(a.bytes(), ""))
+	for _, tt := range []struct {
+		name string
+		held func(x *filter.Exchange)
+		want any
+	}{
+		{"nothing else is set", func(*filter.Exchange) {}, "value"},
+		{"it is set already", func(x *filter.Exchange) { x.Set("mine", strings.Repeat("x", maxShared)) }, "value"},
+		{"there is no room", func(x *filter.Exchange) { x.Set("other", strings.Repeat("x", maxShared-10)) }, nil},
+		{"there are too many", func(x *filter.Exchange) {
+			for i := range maxProperties {
+				x.Set(fmt.Sprint(i), "")
+			}
+		}, nil},
+	} {
+		x := request()
+		tt.held(x)
+		for _, f := range r.Filters() {
+			if f.Kind == filter.Inbound && !f.Body {
+				if err := f.Apply(x); err != nil {
+					t.Fatalf("%s: %v", tt.name, err)
+				}
+			}
+		}
+		if got := x.Value("mine"); got != tt.want {
+			t.Errorf("%s: got %v, want %v", tt.name, got, tt.want)
+		}
+		x.End()
+	}
+}

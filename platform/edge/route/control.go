@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/roadbed/roadbed/platform/api"
@@ -33,6 +34,10 @@ type Control struct {
 	// Written returns the properties as they are now, whether in force or not, and why the documents of routes are not
 	// in force; empty if they are.
 	Written func() (now Settings, refused string)
+
+	mu      sync.Mutex // guards what follows
+	read    Settings   // of which objects are; nil: none yet
+	objects []Object
 }
 
 // Settings are the properties of [RoutesProperty] and below, and of [SurgicalProperty], by their full names. They do not
@@ -152,7 +157,7 @@ func (c *Control) Mount(s *api.Surface) {
 		OperationID: "check-edge-surgical", Method: http.MethodPost, Path: "/api/v1/edge/surgical/{id}/check",
 		Summary: "Check a surgical rule", Description: "The body is the rule, JSON or YAML, or {\"text\": rule}. Nothing changes: to put it into force, set the property " + SurgicalProperty + "ID.",
 	}, func(_ context.Context, in *ruleIn) (*struct{ Body Rule }, error) {
-		if !token(in.ID) {
+		if !filter.Plain(in.ID) {
 			return nil, api.Problem(http.StatusUnprocessableEntity, "a surgical rule's id has letters, digits and -._ alone; got %q", in.ID)
 		}
 		s, wrong := NewSurgery(c.Config(), map[string]string{in.ID: textOf(in.RawBody)}, nil)
@@ -191,17 +196,28 @@ func (c *Control) view() RoutesView {
 		}
 		v.Documents = append(v.Documents, DocumentView{d.Name, len(d.Text), n})
 	}
-	if doc, err := ParseAll(texts); err == nil {
-		v.Objects = doc.Objects
-	}
+	v.Objects = c.objectsOf(now)
 	return v
+}
+
+// objectsOf returns the objects of the Gateway API in the documents. They are read again only when those change.
+func (c *Control) objectsOf(now Settings) []Object {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.read == nil || !maps.Equal(c.read, now) {
+		c.read, c.objects = now, nil
+		if doc, err := ParseAll(now.Texts()); err == nil {
+			c.objects = doc.Objects
+		}
+	}
+	return c.objects
 }
 
 // check says what would be different with a document among all others.
 func (c *Control) check(name, text string) (*RoutesChange, error) {
 	key := RoutesProperty
 	if name != "" {
-		if !token(name) {
+		if !filter.Plain(name) {
 			return nil, api.Problem(http.StatusUnprocessableEntity, "a document's name has letters, digits and -._ alone; got %q", name)
 		}
 		key += "." + name

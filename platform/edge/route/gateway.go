@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
+	"github.com/roadbed/roadbed/platform/edge/filter"
 	"regexp"
 	"slices"
 	"strings"
@@ -133,7 +134,7 @@ func (g *gateways) object(n *node) {
 		}
 	}
 	o.Namespace = cmp.Or(o.Namespace, "default")
-	if !token(o.Name) || !token(o.Namespace) {
+	if !filter.Plain(o.Name) || !filter.Plain(o.Namespace) {
 		g.mistake(n.line, "%s: metadata.name %q or namespace %q is no name", o.Kind, o.Name, o.Namespace)
 		return
 	}
@@ -684,7 +685,7 @@ func (g *gateways) ref(o *Object, n *node) (name string, weight int, ok bool) {
 	switch {
 	case group != "" && group != "core" || kind != "Service":
 		o.set("ResolvedRefs", false, "InvalidKind", "backendRef %s is a %s; only a Service stands for an app", name, kind)
-	case !token(name):
+	case !filter.Plain(name):
 		g.mistake(n.line, "backendRef %q is no app's name", name)
 	case namespace != o.Namespace && !slices.ContainsFunc(g.grants, func(a grant) bool {
 		return a.kind == o.Kind && a.from == o.Namespace && a.to == namespace && (a.name == "" || a.name == name)

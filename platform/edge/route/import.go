@@ -136,7 +136,7 @@ func anything(json.RawMessage) ([]*filter.Filter, error) { return nil, nil }
 // free returns id as a route may have it, with a number if it is taken.
 func (i *importer) free(id string) string {
 	id = strings.Trim(strings.Map(func(c rune) rune {
-		if c < 0x80 && token(string(c)) {
+		if c < 0x80 && filter.Plain(string(c)) {
 			return c
 		}
 		return '-'

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"github.com/roadbed/roadbed/platform/edge/filter"
 	"math"
 	"path"
 	"regexp"
@@ -562,7 +563,7 @@ func (f *nginxFile) idFor(hosts []string, path string) string {
 		host = strings.Replace(hosts[0], "*", "any", 1)
 	}
 	return strings.TrimRight(host+"_"+strings.Trim(strings.Map(func(c rune) rune {
-		if c < 0x80 && token(string(c)) {
+		if c < 0x80 && filter.Plain(string(c)) {
 			return c
 		}
 		return '-'

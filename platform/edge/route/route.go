@@ -44,6 +44,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"github.com/roadbed/roadbed/platform/edge/filter"
 	"slices"
 	"strings"
 	"time"
@@ -325,7 +326,7 @@ func (r *Route) check() error {
 	switch {
 	case r.ID == "":
 		return errors.New("it needs an id of letters, digits and -._")
-	case !token(r.ID) || len(r.ID) > 253:
+	case !filter.Plain(r.ID) || len(r.ID) > 253:
 		return errors.New("its id has more than letters, digits and -._, or more than 253 of them")
 	case given > 1:
 		return errors.New("give the path exact, prefix or regex, not both")
@@ -423,7 +424,7 @@ func checkHost(h string) error {
 }
 
 func checkMethod(m string) error {
-	if m == "" || len(m) > 32 || m != strings.ToUpper(m) || !token(m) {
+	if m == "" || len(m) > 32 || m != strings.ToUpper(m) || !filter.Plain(m) {
 		return fmt.Errorf("method %q: write it in capitals", m)
 	}
 	return nil
@@ -542,24 +543,13 @@ func duration(what, text string) (time.Duration, error) {
 	return d, nil
 }
 
-// token reports whether s may be an id or an app.
-func token(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_') {
-			return false
-		}
-	}
-	return s != ""
-}
-
 // vip reports whether s may be a virtual address: an app, or an app and a port.
 func vip(s string) bool {
 	name, port, has := strings.Cut(s, ":")
 	if has && (port == "" || len(port) > 5 || strings.Trim(port, "0123456789") != "") {
 		return false
 	}
-	return token(name)
+	return filter.Plain(name)
 }
 
 // address reports whether s is host:port.
@@ -580,7 +570,7 @@ func address(s string) bool {
 	if strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]") {
 		return len(host) > 4 && strings.Trim(host[1:len(host)-1], "0123456789abcdefABCDEF:.%") == ""
 	}
-	return token(host)
+	return filter.Plain(host)
 }
 
 // fieldName reports whether s is a token of HTTP. spec: RFC 9110 §5.6.2

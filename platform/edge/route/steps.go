@@ -158,7 +158,7 @@ func checkAuthority(what, s string) error {
 }
 
 func checkHostOnly(what, s string) error {
-	if !token(s) {
+	if !filter.Plain(s) {
 		return fmt.Errorf("%s %q: write a name; a port goes under port", what, s)
 	}
 	return nil

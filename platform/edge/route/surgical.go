@@ -122,7 +122,7 @@ func (r *Rule) check() error {
 		return errors.New("to: an address stands for itself; leave out instance and asg")
 	case t.Instance != "" && (len(t.Instance) > 255 || !printable(t.Instance)):
 		return errors.New("to.instance is no instance's id")
-	case t.ASG != "" && !token(t.ASG):
+	case t.ASG != "" && !filter.Plain(t.ASG):
 		return fmt.Errorf("to.asg %q is no server group's name", t.ASG)
 	case r.Force && t.Instance == "":
 		return errors.New("force: say which instance with to.instance")

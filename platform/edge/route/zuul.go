@@ -3,6 +3,7 @@ package route
 import (
 	"cmp"
 	"fmt"
+	"github.com/roadbed/roadbed/platform/edge/filter"
 	"net/url"
 	"regexp"
 	"slices"
@@ -320,7 +321,7 @@ func (f *zuulFile) route(z *zuulRoute) {
 		}
 	} else {
 		service := strings.ToLower(cmp.Or(z.service, z.id))
-		if !token(service) {
+		if !filter.Plain(service) {
 			f.note(f.name, z.line, what, fmt.Sprintf("%q is no app's name", service), "write the route by hand")
 			return
 		}

@@ -40,7 +40,7 @@ func (c *CorsConfig) Validate() error {
 	}
 	for _, names := range [][]string{c.Methods, c.Headers, c.Expose} {
 		for _, n := range names {
-			if n != "*" && !fieldName(n) {
+			if n != "*" && !filter.Token(n) {
 				errs = append(errs, fmt.Errorf("%q is no name of a method or header", n))
 			}
 		}
@@ -111,7 +111,7 @@ func (c *cors) answer(x *filter.Exchange) {
 		h.Add("Access-Control-Allow-Credentials", "true")
 	}
 	methods, headers := c.methods, c.headers
-	if slices.Contains(c.Methods, "*") && fieldName(method) { // * itself means nothing once there are credentials
+	if slices.Contains(c.Methods, "*") && filter.Token(method) { // * itself means nothing once there are credentials
 		methods = method
 	}
 	if slices.Contains(c.Headers, "*") {
@@ -223,15 +223,4 @@ func vary(h *filter.Header, name string) {
 	if !h.Contains("Vary", name) && !h.Contains("Vary", "*") {
 		h.Add("Vary", name)
 	}
-}
-
-// fieldName reports whether s is a token, as names of fields and methods are. spec: RFC 9110 §5.6.2
-func fieldName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || strings.IndexByte("!#$%&'*+-.^_`|~", c) >= 0) {
-			return false
-		}
-	}
-	return s != ""
 }

@@ -35,17 +35,20 @@ func wrong(q *filter.Request) string {
 	}
 	dots, only := 0, true // of the segment so far
 	for i := 0; i <= len(q.Path); i++ {
-		if i == len(q.Path) || q.Path[i] == '/' {
+		c, encoded := byte('/'), false
+		if i < len(q.Path) {
+			c = q.Path[i]
+		}
+		if c == '%' && i+2 < len(q.Path) {
+			c, encoded = unhex(q.Path[i+1])<<4|unhex(q.Path[i+2]), true
+			i += 2
+		}
+		if c == '/' || c == '\\' && encoded { // encoded ones pass, but some servers would read them as /
 			if only && (dots == 1 || dots == 2) {
 				return "the path has a dot segment; send it resolved"
 			}
 			dots, only = 0, true
 			continue
-		}
-		c := q.Path[i]
-		if c == '%' && i+2 < len(q.Path) {
-			c = unhex(q.Path[i+1])<<4 | unhex(q.Path[i+2])
-			i += 2
 		}
 		switch c {
 		case '.':
@@ -105,7 +108,7 @@ func passages(h *filter.Header) (n int) {
 func requestID() *filter.Filter {
 	return &filter.Filter{Name: "RequestId", Kind: filter.Inbound, Order: -995, Quick: true, Apply: func(x *filter.Exchange) error {
 		h := &x.Request.Header
-		if id := h.Get("X-Request-Id"); len(id) >= 8 && len(id) <= 64 && token(id) && h.Count("X-Request-Id") == 1 {
+		if id := h.Get("X-Request-Id"); len(id) >= 8 && len(id) <= 64 && filter.Plain(id) && h.Count("X-Request-Id") == 1 {
 			x.ID = id
 			return nil
 		}
@@ -123,16 +126,6 @@ func hex(b []byte, v uint64) {
 	for i := range b {
 		b[i] = "0123456789abcdef"[v>>(4*i)&15]
 	}
-}
-
-func token(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !('a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_') {
-			return false
-		}
-	}
-	return s != ""
 }
 
 // deadline says until when the request must be answered, before its route is known. Event streams and upgrades have as
