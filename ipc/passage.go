@@ -380,7 +380,7 @@ func (p *Passage) took(t *try, o *Outcome) {
 // answered counts the call under its answer.
 func (p *Passage) answered(t *try, o *Outcome) {
 	kind, e, r := None, success, resultSuccess
-	if o.Status >= 500 {
+	if balance.Failing(o.Status) {
 		kind, e, r = Failed, failure, resultFailure
 		if o.Why == "injected" {
 			kind = Injected

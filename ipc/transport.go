@@ -577,7 +577,7 @@ func (r *injectedReset) Unwrap() []error { return []error{r.err, syscall.ECONNRE
 func (x *exchange) deliver(resp *http.Response) *http.Response {
 	end := x.answeredAt
 	kind, e, r := None, success, resultSuccess
-	if resp.StatusCode >= 500 {
+	if balance.Failing(resp.StatusCode) {
 		kind, e, r = Failed, failure, resultFailure
 		if resp.Header.Get(headerError) == "injected" {
 			kind = Injected

@@ -97,10 +97,14 @@ const (
 	Abandoned                // the caller went away; says nothing
 )
 
+// Failing reports whether a status says that the callee is not well. That it does not know a method (501) or a version of
+// HTTP (505) is said of the request: who asks for what nobody knows could otherwise open breakers for everybody.
+func Failing(status int) bool { return status >= 500 && status != 501 && status != 505 }
+
 // OfStatus returns the verdict on an HTTP answer.
 func OfStatus(status int) Verdict {
 	switch {
-	case status < 500:
+	case !Failing(status):
 		return Answered
 	case status >= 502 && status <= 504:
 		return Gateway

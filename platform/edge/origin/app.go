@@ -13,9 +13,10 @@ import (
 // origin is an app as this edge calls it.
 type origin struct {
 	proxy    *Proxy
-	app      string // as routes name it
-	name     string // in lower case
-	dotted   bool   // it may be a host's name
+	app      string      // as routes name it
+	name     string      // in lower case
+	dotted   bool        // it may be a host's name
+	two      atomic.Bool // it has answered over HTTP/2
 	set      atomic.Pointer[settings]
 	unfollow func()
 	inFlight atomic.Int64

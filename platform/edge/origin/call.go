@@ -329,14 +329,18 @@ func kindOfFault(a fault.Action) kind {
 
 // carry sends the request to ep and fills x.Response with the answer's head, for which it waits no longer than limit.
 func (c *call) carry(ep *balance.Endpoint, limit time.Duration) (kind, error) {
-	protocol := c.set.protocol
-	if plan := c.x.Plan; plan != nil && plan.Protocol != "" {
-		protocol = plan.Protocol
-	}
-	if two := c.grpc || protocol != "" || ep.HTTP2; two || ep.Secure {
+	if two := c.grpc || c.protocol() != "" || ep.HTTP2; two || ep.Secure {
 		return c.overHTTP(ep, limit, two)
 	}
 	return c.plainly(ep, limit)
+}
+
+// protocol returns what the route, or else the app, is said to speak; "" is HTTP/1.1.
+func (c *call) protocol() string {
+	if plan := c.x.Plan; plan != nil && plan.Protocol != "" {
+		return plan.Protocol
+	}
+	return c.set.protocol
 }
 
 // limit returns how long an attempt may take until its answer begins: the least of what was set and what is left, which
@@ -496,6 +500,10 @@ func (c *call) last(k kind, err error, o *ipc.Outcome) error {
 				}
 			}
 			return c.fail(cancelled, err)
+		}
+		if k == noGRPC {
+			c.passage.Failed(context.Canceled) // which says nothing about the app
+			return c.fail(k, err)
 		}
 		return c.fail(k, c.passage.Failed(o.Err))
 	}

@@ -33,6 +33,7 @@ const (
 	nonsense // the origin's answer breaks the rules of HTTP
 	refused  // by the circuit breaker, or a callee's overload
 	late     // there was no time for an attempt
+	noGRPC   // it does not speak HTTP/2, as gRPC wants
 	kinds
 )
 
@@ -59,6 +60,7 @@ var failures = [kinds]struct {
 	nonsense:     {"ORIGIN_OTHER", 502, filter.FailureOrigin, ""},
 	refused:      {"ORIGIN_SERVICE_UNAVAILABLE", 503, filter.FailureOriginThrottled, "serviceunavailable"},
 	late:         {"READ_TIMEOUT", 504, filter.FailureDeadline, "readtimeout"},
+	noGRPC:       {"ORIGIN_OTHER", 502, filter.FailureOrigin, ""},
 }
 
 // statuses are the live properties zuul.error.outbound.NAME.status.
@@ -100,6 +102,7 @@ var reasons = [kinds]string{
 	nonsense:     "%s answered what is not HTTP",
 	refused:      "%s is overloaded or failing and is left alone for a moment; try again",
 	late:         "no time was left to ask %s",
+	noGRPC:       "%s does not speak HTTP/2, which gRPC wants",
 }
 
 // failed returns the error that the chain answers for a kind. Clients are told the name of an app, but no address.

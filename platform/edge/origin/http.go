@@ -63,6 +63,9 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 	if err != nil {
 		timer.Stop()
 		k, why := c.kindOf(ctx, err)
+		if (k == reset || k == nonsense) && c.guessed(ep) {
+			k = noGRPC
+		}
 		leave()
 		cancel(errDone)
 		return k, why
@@ -109,6 +112,12 @@ func (c *call) along(w *way) {
 	x.Passport.AddAt(filter.OriginConnAcquireEnd, got)
 	x.Passport.AddAt(filter.OutReqHeadersSending, got)
 	c.stamp(w.head.Load(), w.all.Load())
+}
+
+// guessed reports whether ep is asked over HTTP/2 by nothing but the word of the client, who says that it speaks gRPC. Failures
+// are not held against the app then, for anybody can say so, and have it fail for everybody.
+func (c *call) guessed(ep *balance.Endpoint) bool {
+	return c.grpc && !c.origin.two.Load() && c.protocol() == "" && !ep.HTTP2
 }
 
 // kindOf says what an error of net/http means.
@@ -308,6 +317,9 @@ func (c *call) interim(status int, header textproto.MIMEHeader) (err error) {
 func (c *call) answered(resp *http.Response, body *httpBody) (kind, error) {
 	r := &c.x.Response
 	r.Status, r.ContentLength = resp.StatusCode, resp.ContentLength
+	if resp.ProtoMajor == 2 && !c.origin.two.Load() {
+		c.origin.two.Store(true)
+	}
 	for _, k := range slices.Sorted(maps.Keys(resp.Header)) {
 		for _, v := range resp.Header[k] {
 			r.Header.Add(k, v)

@@ -3,6 +3,7 @@ package origin
 import (
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"testing"
@@ -154,5 +155,28 @@ func TestClientsAreToldNoAddresses(t *testing.T) {
 	}
 	if text := r.failed(nonsense, "shop", nil).Error(); !strings.Contains(text, "shop answered what is not HTTP") {
 		t.Errorf("an app's nonsense: the client is told %q", text)
+	}
+}
+
+func TestNobodyOpensABreakerByWhatTheOriginDoesNotSpeak(t *testing.T) {
+	serves := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == "FOO" {
+			w.WriteHeader(http.StatusNotImplemented)
+		}
+	}))
+	defer serves.Close()
+	for name, addr := range map[string]string{"an HTTP/1.1 server": serves.Listener.Addr().String(), "one that answers the preface": scripts(t, act{raw: said200("")}).addr()} {
+		r := newRig(t, nil, addr)
+		for range 40 {
+			if code, _, h := r.ask("POST", "/", "x", "Content-Type", "application/grpc"); code != 502 {
+				t.Fatalf("gRPC to %s: got %d %v, want 502", name, code, h)
+			}
+			r.ask("FOO", "/", "")
+		}
+		for _, c := range r.calls.Snapshot() {
+			if at := c.App.Endpoints[0]; c.Breaker != "CLOSED" || at.EjectedUntil != nil || at.Failures != 0 {
+				t.Errorf("%s: after requests that it does not speak its breaker is %s, %d have failed, ejected until %v", name, c.Breaker, at.Failures, at.EjectedUntil)
+			}
+		}
 	}
 }

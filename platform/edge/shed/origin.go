@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/roadbed/roadbed/ipc/balance"
 	"github.com/roadbed/roadbed/ipc/limit"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
@@ -182,7 +183,7 @@ func (s *Shed) noted(x *filter.Exchange) {
 	f.over = true
 	now, status := filter.Now(), x.Response.Status
 	f.app.now.all.Add(1)
-	if status < 500 {
+	if !balance.Failing(status) {
 		f.app.now.good.Add(1)
 	}
 	if status == http.StatusServiceUnavailable || status == http.StatusGatewayTimeout {
