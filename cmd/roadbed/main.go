@@ -99,7 +99,7 @@ Start with:
 	root.AddCommand(
 		c.up(), c.serve(), c.run(), c.sidecar(), c.demo(),
 		c.services(), c.clusters(), c.instances(), c.registry(), c.logs(), c.changes(),
-		c.groups(), c.config(), c.rollouts(), c.edge(), c.faults(), c.fit(), c.kill(),
+		c.groups(), c.config(), c.rollouts(), c.edge(), c.regions(), c.faults(), c.fit(), c.kill(),
 		c.backup(), c.restore(), c.version(), guard(),
 	)
 	root.SetHelpCommandGroupID("keep")

@@ -14,6 +14,7 @@ func (g *Gateway) Mount(s *api.Surface) {
 	g.programs.Mount(s)
 	g.mountStanding(s)
 	g.shed.Mount(s)
+	g.regions.Mount(s)
 	c := route.Control{
 		Table: g.table.Load, Surgery: g.surgery.Load,
 		Config: func() route.Config { return g.routes(nil) },

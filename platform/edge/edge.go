@@ -336,6 +336,7 @@ func (g *Gateway) compile(all map[string]string) {
 
 // setRegions takes regions into force. While there is none, no request passes their filters.
 func (g *Gateway) setRegions(all map[string]string) {
+	defer g.panics.Catch("regions", nil)
 	g.regions.Set(all)
 	chain := g.single
 	if g.regions.Any() {

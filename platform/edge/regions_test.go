@@ -23,12 +23,12 @@ import (
 type world struct {
 	t       testing.TB
 	regions map[string]*house
-	docs    map[string]region.Document
+	docs    map[string]region.RegionDocument
 }
 
 func newWorld(t testing.TB, override map[string]string, names ...string) *world {
 	t.Helper()
-	w := &world{t: t, regions: map[string]*house{}, docs: map[string]region.Document{}}
+	w := &world{t: t, regions: map[string]*house{}, docs: map[string]region.RegionDocument{}}
 	if override == nil {
 		override = map[string]string{}
 	}
@@ -36,7 +36,7 @@ func newWorld(t testing.TB, override map[string]string, names ...string) *world 
 	for _, name := range names {
 		h := newHouseIn(t, name, config.New(config.Options{Override: override}), map[string]http.Handler{"hello": inRegion(name)})
 		w.regions[name] = h
-		w.docs[name] = region.Document{State: region.Serving, Edges: []string{h.front.URL}}
+		w.docs[name] = region.RegionDocument{State: region.Serving, Edges: []string{h.front.URL}}
 	}
 	w.set()
 	return w
@@ -76,8 +76,8 @@ func (w *world) set() {
 	}
 }
 
-func evacuated(to map[string]int, edges ...string) region.Document {
-	return region.Document{State: region.Evacuated, To: to, Edges: edges}
+func evacuated(to map[string]int, edges ...string) region.RegionDocument {
+	return region.RegionDocument{State: region.Evacuated, To: to, Edges: edges}
 }
 
 // echo is what the app hello was asked.
@@ -171,7 +171,7 @@ func TestWhatCannotBeReachedIsServedHere(t *testing.T) {
 	}
 	dead.Close()
 	w.docs["east"] = evacuated(map[string]int{"west": 100})
-	w.docs["west"] = region.Document{State: region.Serving, Edges: []string{"http://" + dead.Addr().String()}}
+	w.docs["west"] = region.RegionDocument{State: region.Serving, Edges: []string{"http://" + dead.Addr().String()}}
 	w.set()
 	for _, method := range []string{"GET", "POST", "PUT", "GET", "DELETE", "POST", "PATCH"} {
 		req, _ := http.NewRequest(method, east.front.URL+"/hello/x", strings.NewReader("some body"))
@@ -217,7 +217,7 @@ func TestARequestThatBrokeIsServedHereIfItMayBeSentTwice(t *testing.T) {
 	}()
 	w := newWorld(t, nil, "east", "west")
 	w.docs["east"] = evacuated(map[string]int{"west": 100})
-	w.docs["west"] = region.Document{State: region.Serving, Edges: []string{"http://" + breaks.Addr().String()}}
+	w.docs["west"] = region.RegionDocument{State: region.Serving, Edges: []string{"http://" + breaks.Addr().String()}}
 	w.set()
 	east := w.regions["east"]
 	if resp, _ := east.get(t, "/hello/x"); resp.StatusCode != 200 || resp.Header.Get("X-Served-In") != "east" {
@@ -277,7 +277,7 @@ func TestAnEvacuationUnderLoadFailsNobody(t *testing.T) {
 	const users, tenths = 200, 10
 	seconds := 3600
 	at := func(tenth int) {
-		w.docs["east"] = region.Document{State: region.Draining, To: map[string]int{"west": 60, "north": 40}, RampSeconds: &seconds, Edges: w.docs["east"].Edges,
+		w.docs["east"] = region.RegionDocument{State: region.Draining, To: map[string]int{"west": 60, "north": 40}, RampSeconds: &seconds, Edges: w.docs["east"].Edges,
 			Since: time.Now().Add(-time.Hour * time.Duration(tenth) / tenths)}
 		w.set()
 	}

@@ -38,12 +38,12 @@ const (
 	whole       = 100 // percent
 )
 
-// Document is one region as the property edge.region.NAME holds it, in JSON.
+// RegionDocument is one region as the property edge.region.NAME holds it, in JSON.
 //
 // From From percent of its users at Since on, the share that is served elsewhere moves to what State and Weight say, at an
 // even pace, for RampSeconds. Every edge works it out from the same four numbers, so that all agree, and one that is started
 // in between goes on where the others are.
-type Document struct {
+type RegionDocument struct {
 	Region      string         `json:"region,omitempty" doc:"its name, as the property's"`
 	State       State          `json:"state" enum:"SERVING,DRAINING,EVACUATED"`
 	Weight      *int           `json:"weight,omitempty" doc:"percent of its users that it keeps while SERVING; 100 if left out" minimum:"0" maximum:"100"`
@@ -58,11 +58,11 @@ type Document struct {
 }
 
 // Parse reads the document of the region of that name. It fails, with all that is wrong, if the document cannot be meant.
-func Parse(name, text string) (*Document, error) {
+func Parse(name, text string) (*RegionDocument, error) {
 	if len(text) > maxDocument {
 		return nil, fmt.Errorf("the document has %d bytes; at most %d are allowed", len(text), maxDocument)
 	}
-	d := new(Document)
+	d := new(RegionDocument)
 	dec := json.NewDecoder(strings.NewReader(text))
 	dec.DisallowUnknownFields()
 	if err := dec.Decode(d); err != nil {
@@ -85,7 +85,7 @@ func validName(s string) bool {
 	return s != "" && len(s) <= 63
 }
 
-func (d *Document) validate(name string) error {
+func (d *RegionDocument) validate(name string) error {
 	var all []error
 	wrong := func(is bool, format string, args ...any) {
 		if is {
@@ -123,14 +123,14 @@ func (d *Document) validate(name string) error {
 	return errors.Join(all...)
 }
 
-func (d *Document) weight() int {
+func (d *RegionDocument) weight() int {
 	if d.Weight == nil {
 		return whole
 	}
 	return *d.Weight
 }
 
-func (d *Document) ramp() time.Duration {
+func (d *RegionDocument) ramp() time.Duration {
 	if d.RampSeconds == nil {
 		return DefaultRamp * time.Second
 	}
@@ -138,7 +138,7 @@ func (d *Document) ramp() time.Duration {
 }
 
 // goal returns the percent of users that are elsewhere in the end.
-func (d *Document) goal() float64 {
+func (d *RegionDocument) goal() float64 {
 	if d.State == Serving {
 		return float64(whole - d.weight())
 	}
@@ -146,7 +146,7 @@ func (d *Document) goal() float64 {
 }
 
 // share returns the percent of users that are elsewhere at a time, lag being for how long the ramp stood still until then.
-func (d *Document) share(at time.Time, lag time.Duration) float64 {
+func (d *RegionDocument) share(at time.Time, lag time.Duration) float64 {
 	goal, ramp := d.goal(), d.ramp()
 	if d.State == Evacuated || ramp <= 0 {
 		return goal
@@ -156,12 +156,12 @@ func (d *Document) share(at time.Time, lag time.Duration) float64 {
 }
 
 // same reports whether two documents say the same of who goes where when, so that a ramp goes on.
-func (d *Document) same(o *Document) bool {
+func (d *RegionDocument) same(o *RegionDocument) bool {
 	return o != nil && d.State == o.State && d.weight() == o.weight() && d.ramp() == o.ramp() && d.Since.Equal(o.Since) && d.From == o.From
 }
 
 // Text returns d as the property holds it.
-func (d *Document) Text() string {
+func (d *RegionDocument) Text() string {
 	b, err := json.Marshal(d)
 	if err != nil {
 		panic(err) // strings and numbers; a From that is no number is refused

@@ -7,7 +7,7 @@
 //	{"state": "DRAINING", "to": {"west": 60, "north": 40}, "rampSeconds": 60, "since": "2026-01-31T10:00:00Z",
 //	 "edges": ["http://10.1.0.7:7000", "http://10.1.0.8:7000"]}
 //
-// [Document] says what it may hold; `roadbed region` writes it. While there is no such property no request meets anything of this package.
+// [RegionDocument] says what it may hold; `roadbed region` writes it. While there is no such property no request meets anything of this package.
 //
 // # Who goes where
 //
@@ -91,7 +91,7 @@ type Config struct {
 //
 // Live properties:
 //
-//	edge.region.NAME              (none)           a region, see [Document]
+//	edge.region.NAME              (none)           a region, see [RegionDocument]
 //	edge.regions.home             (none)           what names a request's home region: header:NAME or cookie:NAME
 //	edge.regions.user             header:X-Member  what names a user whom the edge has not authenticated: header:NAME or cookie:NAME; without it the address does
 //	edge.regions.key              (none)           signs hops, the same in all regions, 16 characters or more; fault.key if there is none
@@ -159,7 +159,7 @@ type picture struct {
 // region is one region with its document.
 type region struct {
 	name    string
-	doc     *Document
+	doc     *RegionDocument
 	to      []target      // that can be asked
 	*tunnel               // to it; nil: it is this one
 	share   atomic.Uint64 // of users that are served elsewhere, of buckets
@@ -281,9 +281,7 @@ func (r *Regions) reach(p *picture) {
 		r.proxy = origin.New(origin.Config{Calls: r.calls, Properties: r.props, Meter: r.meter, Log: r.log, Edges: true})
 	}
 	p.proxy = r.proxy
-	by := map[string]*region{}
 	for _, g := range p.regions {
-		by[g.name] = g
 		if g.name == r.own {
 			continue
 		}
@@ -299,8 +297,7 @@ func (r *Regions) reach(p *picture) {
 	}
 	for _, g := range p.regions {
 		for _, name := range slices.Sorted(maps.Keys(g.doc.To)) {
-			to := by[name]
-			if to == nil || to.doc.State != Serving || to.doc.weight() == 0 || name != r.own && len(to.doc.Edges) == 0 {
+			if p.unfit(name, r.own) != "" {
 				continue
 			}
 			g.to = append(g.to, target{name: name, weight: g.doc.To[name], tunnel: r.tunnels[name]})
@@ -375,10 +372,8 @@ func (p *picture) homeOf(x *filter.Exchange, set *settings) *region {
 		return p.own
 	}
 	if name := set.Home.of(&x.Request.Header); name != "" {
-		for _, g := range p.regions {
-			if g.name == name {
-				return g
-			}
+		if g := p.find(name); g != nil {
+			return g
 		}
 	}
 	return p.own

@@ -1,0 +1,23 @@
+package edge
+
+import "github.com/roadbed/roadbed/platform/edge/region"
+
+// What the API tells and takes of regions, for those who call it.
+type (
+	RegionsView    = region.RegionsView    // of GET /api/v1/edge/regions
+	RegionView     = region.RegionView     // of GET /api/v1/edge/regions/REGION
+	RegionDocument = region.RegionDocument // one property that holds a region
+	RegionChange   = region.RegionChange   // of POST /api/v1/edge/regions/REGION/check
+	RegionChanged  = region.RegionChanged  // its answer
+	RegionState    = region.State
+)
+
+// The states of a region.
+const (
+	RegionServing   = region.Serving
+	RegionDraining  = region.Draining
+	RegionEvacuated = region.Evacuated
+)
+
+// RegionProperty is what the properties that hold regions begin with.
+const RegionProperty = region.Prefix
