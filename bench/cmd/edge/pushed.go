@@ -30,17 +30,16 @@ const (
 // clientsEnv makes this program hold connections for push: where the edge is, the number of the first, and how many.
 const clientsEnv = "ROADBED_BENCH_CLIENTS"
 
-// pushed lets clients hold idle WebSockets at the edge and watches its memory.
+// pushed lets clients hold idle WebSockets at as many edges as it takes, for a process may open only so many files, and
+// watches their memory. Each edge knows the others, so that any of them says of any client that it is there.
 func (b *bench) pushed() error {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	n, can := b.clients, int(min(limit.Max, 1<<30))-filesApart
-	if n > can {
-		log.Printf("a process may open %d files here: %d clients in place of %d; `ulimit -Hn` shows the limit", limit.Max, can, n)
-		n = can
-	}
+	can := int(min(limit.Max, 1<<30)) - filesApart
+	number := (b.clients + can - 1) / can
+	share := (b.clients + number - 1) / number
 	origin, at, err := b.startOrigin()
 	if err != nil {
 		return err
@@ -51,42 +50,51 @@ func (b *bench) pushed() error {
 		return err
 	}
 	defer ours.Stop()
-	if err := ours.setAll(map[string]string{"edge.push.enabled": "true", "edge.push.identity": "header:X-Who", "maxConnections": fmt.Sprint(n + filesApart)}); err != nil {
-		return err
-	}
-	edge := strings.TrimSuffix(strings.TrimPrefix(ours.url, "http://"), path)
-	some, err := holdClients(edge, 0, warmClients)
-	if err != nil {
-		return err
-	}
-	defer some.leave()
-	before, err := ours.Resident()
-	if err != nil {
-		return err
-	}
-	began := time.Now()
-	for first := warmClients; first < n; {
-		count := min(n-first, can)
-		more, err := holdClients(edge, first, count)
+	edges, peers := []*platform{ours}, []string{ours.api}
+	for i := 1; i < number; i++ {
+		more, err := ours.another(fmt.Sprintf("edge%d", i+1), b.routes)
 		if err != nil {
 			return err
 		}
-		defer more.leave()
-		first += count
+		defer more.proxy.Stop()
+		edges, peers = append(edges, more), append(peers, more.api)
 	}
-	log.Printf("%d clients came in %v", n, time.Since(began).Round(time.Millisecond))
-	time.Sleep(settlingPush)
-	after, err := ours.Resident()
-	if err != nil {
+	if err := ours.setAll(map[string]string{"edge.push.enabled": "true", "edge.push.identity": "header:X-Who", "edge.push.peers": strings.Join(peers, ","), "maxConnections": fmt.Sprint(share + filesApart)}); err != nil {
 		return err
 	}
+	began, grown, n := time.Now(), uint64(0), 0
+	for i, e := range edges {
+		edge := strings.TrimSuffix(strings.TrimPrefix(e.url, "http://"), path)
+		some, err := holdClients(edge, i*share, warmClients)
+		if err != nil {
+			return err
+		}
+		defer some.leave()
+		before, err := e.Resident()
+		if err != nil {
+			return err
+		}
+		most, err := holdClients(edge, i*share+warmClients, share-warmClients)
+		if err != nil {
+			return err
+		}
+		defer most.leave()
+		time.Sleep(settlingPush)
+		after, err := e.Resident()
+		if err != nil {
+			return err
+		}
+		grown += uint64(max(0, int64(after)-int64(before)))
+		n += share - warmClients
+	}
+	log.Printf("%d clients came to %d edges in %v", share*number, number, time.Since(began).Round(time.Millisecond))
 	for i := range sampledPush {
-		who := name(i * (n - 1) / (sampledPush - 1))
-		if err := present(ours.api, who); err != nil {
+		who := name(i * (share*number - 1) / (sampledPush - 1))
+		if err := present(edges[i%number].api, who); err != nil {
 			return err
 		}
 	}
-	b.table.keep(fmt.Sprintf("KiB that each of %d idle WebSockets for push costs", n), float64(after-before)/1024/float64(n-warmClients), mostByPush)
+	b.table.keep(fmt.Sprintf("KiB that each of %d idle WebSockets for push costs, at %d edges", share*number, number), float64(grown)/1024/float64(n), mostByPush)
 	return nil
 }
 

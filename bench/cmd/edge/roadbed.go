@@ -25,6 +25,8 @@ type platform struct {
 	rest *process.Process
 	base string // of the registry and of configuration
 	api  string // of the edge
+
+	serve func(name, ready string, args ...string) (*process.Process, error) // starts one more process beside them
 }
 
 // crowded starts the origin and ours before it, ready for a crowd; stop ends both.
@@ -70,12 +72,12 @@ func (b *bench) startRoadbed(origin netip.AddrPort) (*platform, error) {
 	}
 	engine, registry, restAPI, edgeAPI, edge, secure := port[0], port[1], port[2], port[3], port[4], port[5]
 	p := &platform{base: "http://127.0.0.1:" + registry, api: "http://127.0.0.1:" + edgeAPI}
-	serve := func(name, ready string, args ...string) (*process.Process, error) {
+	p.serve = func(name, ready string, args ...string) (*process.Process, error) {
 		cmd := exec.Command(binary, append([]string{"serve", "--data", filepath.Join(dir, "state"), "--engine-port", engine, "--eureka-port", registry}, args...)...)
 		cmd.Dir = dir // away from anybody's roadbed.yaml
 		return process.Start(name, filepath.Join(dir, name+".log"), ready, cmd)
 	}
-	if p.rest, err = serve("rest", p.base+"/eureka/apps/delta", "--roles", "engine,registry,properties", "--api-port", restAPI); err != nil {
+	if p.rest, err = p.serve("rest", p.base+"/eureka/apps/delta", "--roles", "engine,registry,properties", "--api-port", restAPI); err != nil {
 		return nil, err
 	}
 	if err := p.prepare(origin, b.routes); err != nil {
@@ -83,7 +85,7 @@ func (b *bench) startRoadbed(origin netip.AddrPort) (*platform, error) {
 		return nil, err
 	}
 	p.url, p.secure = "http://127.0.0.1:"+edge+path, "https://127.0.0.1:"+secure+path
-	if p.Process, err = serve("roadbed", p.url, "--roles", "edge", "--edge-port", edge, "--api-port", edgeAPI, "--edge-tls-port", secure, "--edge-certs", filepath.Join(b.dir, "certs")); err != nil {
+	if p.Process, err = p.serve("roadbed", p.url, "--roles", "edge", "--edge-port", edge, "--api-port", edgeAPI, "--edge-tls-port", secure, "--edge-certs", filepath.Join(b.dir, "certs")); err != nil {
 		p.rest.Stop()
 		return nil, err
 	}
@@ -92,6 +94,25 @@ func (b *bench) startRoadbed(origin netip.AddrPort) (*platform, error) {
 		return nil, err
 	}
 	return p, nil
+}
+
+// another starts one more edge of the same platform, which has as many routes.
+func (p *platform) another(name string, routes int) (*platform, error) {
+	ports, err := process.FreePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	api, edge := strconv.Itoa(ports[0]), strconv.Itoa(ports[1])
+	more := &platform{rest: p.rest, base: p.base, api: "http://127.0.0.1:" + api}
+	more.url = "http://127.0.0.1:" + edge + path
+	if more.Process, err = p.serve(name, more.url, "--roles", "edge", "--edge-port", edge, "--api-port", api); err != nil {
+		return nil, err
+	}
+	if err := more.inForce(routes); err != nil {
+		more.proxy.Stop()
+		return nil, err
+	}
+	return more, nil
 }
 
 // inForce waits until the edge has all routes.
