@@ -71,13 +71,19 @@ func (r *road) once(name, addr string) {
 // register puts an instance of an app that does not renew itself into the registry for an hour.
 func (r *road) register(app, addr string) {
 	r.t.Helper()
+	r.registerAs(app, app+"-1", addr)
+}
+
+// registerAs is register for one of several instances.
+func (r *road) registerAs(app, id, addr string) {
+	r.t.Helper()
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	body := fmt.Sprintf(`{"instance":{"instanceId":"%s-1","hostName":%q,"app":%q,"ipAddr":%q,"status":"UP","port":{"$":%s,"@enabled":"true"},`+
+	body := fmt.Sprintf(`{"instance":{"instanceId":%q,"hostName":%q,"app":%q,"ipAddr":%q,"status":"UP","port":{"$":%s,"@enabled":"true"},`+
 		`"dataCenterInfo":{"@class":"com.netflix.appinfo.InstanceInfo$DefaultDataCenterInfo","name":"MyOwn"},"leaseInfo":{"durationInSecs":3600},"vipAddress":%q}}`,
-		app, host, app, host, port, app)
+		id, host, app, host, port, app)
 	if err := send(r.t.Context(), http.MethodPost, r.at(8761)+"/eureka/apps/"+app, body, http.StatusNoContent); err != nil {
 		r.t.Fatal(err)
 	}
