@@ -3,7 +3,7 @@ package filter
 import "sync/atomic"
 
 // Waiter is how an engine wakes up who waits for an origin when the client has gone away. There is one for each connection of
-// a client that has one request at a time; engines that have several tell by [Exchange.Context].
+// a client that has one request at a time, and one for each stream of HTTP/2; other engines tell by [Exchange.Context].
 type Waiter struct{ stop atomic.Pointer[func()] }
 
 var gone = func() {}

@@ -380,7 +380,11 @@ func (c *conn) refuse(r *Refusal) bool {
 	c.s.refused(r)
 	a := reply{c: c, x: x, close: true}
 	a.refuse(r)
-	a.send()
+	if r == noVersion && c.served == 1 && c.s.c.HTTP2 != nil {
+		a.failed = r // it may be an HTTP/2 client whose preface is wrong, and would take words for frames. spec: RFC 9113 §3.4
+	} else {
+		a.send()
+	}
 	c.linger = true
 	c.finish(&a)
 	return true

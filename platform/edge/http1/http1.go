@@ -168,6 +168,7 @@ type Server struct {
 	conns     map[*conn]bool        // that speak HTTP; guarded by mu
 	taken     map[*conn]bool        // that were taken over; guarded by mu
 	watching  bool                  // the watch goes round; guarded by mu
+	others    int                   // connections that others serve; guarded by mu
 	from      map[netip.Addr]int    // connections of each address; guarded by mu
 	running   sync.WaitGroup
 
@@ -201,8 +202,10 @@ func (s *Server) Rules() *Rules { return &s.settings.Load().Rules }
 func (s *Server) Open() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return len(s.conns) + len(s.taken)
+	return s.open()
 }
+
+func (s *Server) open() int { return len(s.conns) + len(s.taken) + s.others }
 
 // Most returns how many connections there may be.
 func (s *Server) Most() int { return s.settings.Load().Connections }
@@ -261,11 +264,7 @@ func (s *Server) admit(c *conn) bool {
 	set, who := s.settings.Load(), c.client.Remote.Addr()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ending.Load() {
-		return false
-	}
-	if len(s.conns)+len(s.taken) >= set.Connections || who.IsValid() && s.from[who] >= set.PerAddress {
-		s.throttled.Inc()
+	if s.ending.Load() || s.full(who) {
 		return false
 	}
 	s.conns[c] = true
@@ -273,11 +272,8 @@ func (s *Server) admit(c *conn) bool {
 		s.watching = true
 		s.watcher.Go(s.watch)
 	}
-	if who.IsValid() {
-		s.from[who]++
-	}
+	s.arrived(who)
 	s.running.Add(1)
-	s.connected.Inc()
 	if set.Expiry > 0 {
 		c.expires = filter.Now() + int64(set.Expiry) - rand.Int64N(max(int64(min(set.Jitter, set.Expiry)), 1))
 	}
@@ -294,14 +290,55 @@ func (s *Server) leave(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	delete(s.taken, c)
-	if who := c.client.Remote.Addr(); who.IsValid() {
+	s.left(c.client.Remote.Addr())
+	s.mu.Unlock()
+	s.running.Done()
+}
+
+// full reports whether there are too many connections for one more of that address. The caller holds mu.
+func (s *Server) full(who netip.Addr) bool {
+	set := s.settings.Load()
+	full := s.open() >= set.Connections || who.IsValid() && s.from[who] >= set.PerAddress
+	if full {
+		s.throttled.Inc()
+	}
+	return full
+}
+
+// arrived counts a connection of that address. The caller holds mu.
+func (s *Server) arrived(who netip.Addr) {
+	if who.IsValid() {
+		s.from[who]++
+	}
+	s.connected.Inc()
+}
+
+// left counts it no longer. The caller holds mu.
+func (s *Server) left(who netip.Addr) {
+	if who.IsValid() {
 		if s.from[who]--; s.from[who] == 0 {
 			delete(s.from, who)
 		}
 	}
-	s.mu.Unlock()
 	s.closed.Inc()
-	s.running.Done()
+}
+
+// Admit counts a connection that somebody else serves among those that are limited, until leave is called; ok is false if
+// there are too many.
+func (s *Server) Admit(who netip.Addr) (leave func(), ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.full(who) {
+		return nil, false
+	}
+	s.others++
+	s.arrived(who)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.others--
+		s.left(who)
+	}, true
 }
 
 // closeIdle closes connections that have no request under way.

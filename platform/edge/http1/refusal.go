@@ -38,6 +38,7 @@ var (
 	blankLines    = bad("blank-lines", "there is more than one empty line before the request", "begin with the request line (RFC 9112 section 2.2)")
 	requestLine   = bad("request-line", "the first line is not a method, a target and a version with one space between each", "write it as in: GET /path HTTP/1.1 (RFC 9112 section 3)")
 	badVersion    = bad("version", "the protocol is not HTTP", "the request line ends in HTTP/1.1 or HTTP/1.0, in capitals (RFC 9112 section 2.3)")
+	noVersion     = bad(badVersion.Rule, badVersion.What, badVersion.Why) // not even something like it
 	otherVersion  = refusal(505, "version", "the version of HTTP is neither 1.0 nor 1.1", "use HTTP/1.1; HTTP/2 begins with its preface or with ALPN, not with this line")
 	underscore    = bad("underscore", "a field's name has an underscore", "this listener refuses these (edge.headers.underscores): many servers read _ as -")
 	noHost        = bad("host", "there is no Host field", "HTTP/1.1 wants exactly one (RFC 9112 section 3.2)")

@@ -34,7 +34,7 @@ var (
 	errGone    = errors.New("http2: the client went away")
 	errReset   = errors.New("http2: the client took the request back")
 	errDrained = errors.New("http2: the edge ends")
-	errSlow    = errors.New("http2: the client takes less than 240 bytes a second")
+	errSlow    = errors.New("http2: the client takes its answers too slowly")
 	errIdle    = errors.New("http2: the connection was idle for too long")
 	errSilent  = errors.New("http2: the client does not answer a ping")
 	errHead    = errors.New("http2: the head of a request did not come in time")
@@ -110,7 +110,7 @@ type incoming struct {
 
 func newConn(s *Server, nc net.Conn, client *filter.Client) *conn {
 	c := &conn{s: s, nc: nc, client: client, started: filter.Now(), window: initialWindow, initial: initialWindow, credit: connWindow}
-	c.moved = c.started
+	c.moved, c.calm.window, c.calm.second = c.started, c.started, c.started
 	c.room.L = &c.mu
 	c.enc.most = tableSize
 	c.head.c = c
@@ -866,16 +866,13 @@ func (c *conn) flush(yield bool) {
 	c.mu.Unlock()
 }
 
-// Of a client that takes hardly anything: the least is 240 bytes a second, over a minute.
-const (
-	minRate    = 240
-	slowWindow = 60 * time.Second
-)
+// slowWindow is over what time the rate is looked at by which a client takes its answers.
+const slowWindow = 60 * time.Second
 
 // write writes b, and gives up if the client hardly takes any of it. Who writes is alone.
 func (c *conn) write(b []byte) error {
 	now := filter.Now()
-	least := int64(slowWindow) + int64(len(b))*int64(time.Second)/minRate
+	least := int64(slowWindow) + int64(len(b))*int64(time.Second)/int64(max(c.s.settings.Load().AnswerRate, 1))
 	if c.writeBy < now+least {
 		c.writeBy = now + least + least/2
 		c.nc.SetWriteDeadline(filter.At(c.writeBy)) //nolint:errcheck // a connection that is closed says so when it is written to
@@ -900,7 +897,7 @@ func (c *conn) goAway() {
 
 // leave tells the client what its last request is. Later ones are not looked at. The caller holds mu.
 func (c *conn) leave() {
-	c.parts, c.partedAt = leaving, filter.Now()
+	c.parts, c.partedAt, c.urgent = leaving, filter.Now(), true
 	c.out = appendGoAway(c.out, c.last, noError, "")
 	if len(c.opened) == 0 {
 		c.quit()

@@ -237,6 +237,9 @@ func TestAnswersArriveAsTheyWereMeant(t *testing.T) {
 			x.Response.Status, x.Response.ContentLength, x.Response.Body, x.Response.Trailer = 200, 5, io.NopCloser(strings.NewReader("hello")), trailer
 		}, "200", "hello", "x-sum=7"},
 		{"trailers alone", "GET", func(x *filter.Exchange) { x.Response.Status, x.Response.Trailer = 200, trailer }, "200", "", "x-sum=7"},
+		{"trailers that are none, of nothing", "GET", func(x *filter.Exchange) {
+			x.Response.Status, x.Response.Body, x.Response.Trailer = 200, filter.Text(""), new(filter.Header)
+		}, "200", "", ""},
 		{"a large body at hand", "GET", func(x *filter.Exchange) { x.Answer(200, string(big)) }, "200", string(big), ""},
 		{"a large body", "GET", func(x *filter.Exchange) {
 			x.Response.Status, x.Response.ContentLength, x.Response.Body = 200, int64(len(big)), io.NopCloser(bytes.NewReader(big))
@@ -270,6 +273,9 @@ func TestAnswersArriveAsTheyWereMeant(t *testing.T) {
 			}
 			if got.String() != tt.want || tt.body != "" && string(got.body) != tt.body || tt.body == "" && len(got.body) > 0 && got.status == "200" && !got.wasReset || tail != tt.tail {
 				t.Errorf("%s: got %v, %d bytes, %q; want %s, %d bytes, %q", tt.name, got, len(got.body), tail, tt.want, len(tt.body), tt.tail)
+			}
+			if strings.HasPrefix(tt.name, "trailers that are none") && got.frames != 1 {
+				t.Errorf("%s: the answer took %d frames, want it to end with its head", tt.name, got.frames)
 			}
 			if tt.method == "HEAD" && !slices.Contains(got.fields, field{Name: "content-length", Value: "5"}) {
 				t.Errorf("HEAD: no length in %v", got.fields)

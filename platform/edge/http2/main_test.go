@@ -94,6 +94,7 @@ type player struct {
 	dec   *hpack.Decoder
 	block bytes.Buffer
 	enc   *hpack.Encoder
+	all   map[uint32]*result
 }
 
 // play connects, and says the preface.
@@ -164,6 +165,8 @@ type result struct {
 	goAway   xhttp2.ErrCode
 	went     bool
 	closed   bool
+	over     bool
+	frames   int // HEADERS and DATA
 }
 
 // String tells it in short.
@@ -182,12 +185,22 @@ func (r result) String() string {
 }
 
 // await reads until the stream is over.
-func (p *player) await(id uint32) (r result) {
-	for {
+func (p *player) await(id uint32) result {
+	if p.all == nil {
+		p.all = map[uint32]*result{}
+	}
+	of := func(id uint32) *result {
+		if p.all[id] == nil {
+			p.all[id] = &result{}
+		}
+		return p.all[id]
+	}
+	r := of(id)
+	for !r.over {
 		f, err := p.fr.ReadFrame()
 		if err != nil {
 			r.closed = true
-			return r
+			return *r
 		}
 		switch f := f.(type) {
 		case *xhttp2.SettingsFrame:
@@ -200,11 +213,12 @@ func (p *player) await(id uint32) (r result) {
 			}
 		case *xhttp2.HeadersFrame:
 			block := append([]byte(nil), f.HeaderBlockFragment()...)
+			to, last := of(f.StreamID), f.StreamEnded()
 			for ended := f.HeadersEnded(); !ended; {
 				k, err := p.fr.ReadFrame()
 				if err != nil {
 					p.t.Errorf("read CONTINUATION: %v", err)
-					return r
+					return *r
 				}
 				c := k.(*xhttp2.ContinuationFrame)
 				block = append(block, c.HeaderBlockFragment()...)
@@ -213,41 +227,33 @@ func (p *player) await(id uint32) (r result) {
 			all, err := p.dec.DecodeFull(block)
 			if err != nil {
 				p.t.Errorf("decode a head: %v", err)
-				return r
-			}
-			if f.StreamID != id {
-				continue
+				return *r
 			}
 			switch {
 			case all[0].Name == ":status" && all[0].Value[0] == '1':
-				r.interim = append(r.interim, all[0].Value)
+				to.interim = append(to.interim, all[0].Value)
 			case all[0].Name == ":status":
-				r.status, r.fields = all[0].Value, all[1:]
+				to.status, to.fields = all[0].Value, all[1:]
 			default:
-				r.trailers = all
+				to.trailers = all
 			}
-			if f.StreamEnded() {
-				return r
-			}
+			to.frames++
+			to.over = to.over || last
 		case *xhttp2.DataFrame:
-			if f.StreamID != id {
-				continue
-			}
-			r.body = append(r.body, f.Data()...)
-			if f.StreamEnded() {
-				return r
-			}
+			to := of(f.StreamID)
+			to.body = append(to.body, f.Data()...)
+			to.frames++
+			to.over = to.over || f.StreamEnded()
 		case *xhttp2.RSTStreamFrame:
-			if f.StreamID == id {
-				r.reset, r.wasReset = f.ErrCode, true
-				return r
-			}
+			to := of(f.StreamID)
+			to.reset, to.wasReset, to.over = f.ErrCode, true, true
 		case *xhttp2.GoAwayFrame:
 			if r.goAway, r.went = f.ErrCode, true; f.ErrCode != xhttp2.ErrCodeNo {
-				return r
+				return *r
 			}
 		}
 	}
+	return *r
 }
 
 var errTest = errors.New("as the test wants it")

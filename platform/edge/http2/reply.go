@@ -171,6 +171,7 @@ func (r *reply) write() {
 			return
 		}
 	}
+	trailers = trailers && !(bare && p.Trailer.Len() == 0) // gRPC wants the stream to end with the head if there are none
 	var ready []byte
 	some := false
 	if body, ok := p.Body.(interface{ Buffered() []byte }); ok && !bare {
@@ -375,7 +376,8 @@ func (r *reply) hold() bool {
 	if st.drip.took < slowWindow {
 		return !st.slow
 	}
-	slow := st.x.Written-st.drip.bytes < int64(st.drip.took/time.Second)*minRate
+	least := int64(st.c.s.settings.Load().AnswerRate)
+	slow := st.x.Written-st.drip.bytes < int64(st.drip.took/time.Second)*least
 	st.drip = pace{bytes: st.x.Written}
 	return !slow && !st.slow
 }
@@ -396,7 +398,7 @@ func (r *reply) broken() {
 		x.SetCategory(filter.FailureBadRequest, bad.Error())
 		why = protocolError
 	case errors.Is(r.failed, errSlow):
-		x.SetCategory(filter.FailureClientTimeout, "the client takes less than 240 bytes a second of the answer")
+		x.SetCategory(filter.FailureClientTimeout, "the client takes its answer too slowly (edge.http.response.minrate)")
 		why = cancelled
 	case errors.As(r.failed, &up) && up.Kind == http1.Cancelled, !errors.As(r.failed, &e):
 		x.SetCategory(filter.FailureClientCancelled, "the client went away")

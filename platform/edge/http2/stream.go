@@ -120,9 +120,9 @@ func (st *stream) reject(why error) {
 		x.Request.Path, _, _ = strings.Cut(x.Request.Target, "?")
 	}
 	if s.c.Finished != nil {
-		s.c.Finished(x)
+		st.tell(func() { s.c.Finished(x) })
 	}
-	x.End()
+	st.tell(x.End)
 	st.recycle()
 }
 
@@ -181,10 +181,6 @@ func (st *stream) panicked(v any) {
 // finish tells that the request is over, and forgets it.
 func (st *stream) finish() {
 	c, x := st.c, &st.x
-	if x.Response.Body != nil {
-		x.Response.Body.Close() //nolint:errcheck // it was read to its end, or nobody wants it
-		x.Response.Body = nil
-	}
 	c.mu.Lock()
 	if !st.done {
 		st.end()
@@ -194,17 +190,22 @@ func (st *stream) finish() {
 		c.giveCredit(n)
 	}
 	x.Read = st.got
-	pending := len(c.out) > 0 && !c.writing
-	if pending {
+	if len(c.out) > 0 && !c.writing {
 		c.flush(len(c.opened) > 0)
 	} else {
 		c.mu.Unlock()
 	}
 	x.Passport.Add(filter.OutRespLastContentSent)
+	st.tell(func() {
+		if x.Response.Body != nil {
+			x.Response.Body.Close() //nolint:errcheck // it was read to its end, or nobody wants it
+			x.Response.Body = nil
+		}
+	})
 	if c.s.c.Finished != nil {
-		st.tell()
+		st.tell(func() { c.s.c.Finished(x) })
 	}
-	x.End()
+	st.tell(x.End)
 	c.mu.Lock()
 	c.serving--
 	st.over = true
@@ -215,14 +216,14 @@ func (st *stream) finish() {
 	}
 }
 
-// tell calls Finished, and bears its panic.
-func (st *stream) tell() {
+// tell calls fn, and bears its panic.
+func (st *stream) tell(fn func()) {
 	defer func() {
 		if v := recover(); v != nil {
 			st.panicked(v)
 		}
 	}()
-	st.c.s.c.Finished(&st.x)
+	fn()
 }
 
 // end ends the stream, if it is open still: nothing is written of it any more. The caller holds mu.
@@ -334,7 +335,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// Of a body that must keep up minRate, the first seconds are not looked at, then each window is.
+// Of a body that must keep up a rate, the first seconds are not looked at, then each window is.
 const (
 	rateGrace  = 5 * time.Second
 	rateWindow = 10 * time.Second
@@ -354,7 +355,7 @@ func (st *stream) await() {
 	st.pace.took += took
 	st.pace.bytes += int64(len(st.in) - st.at)
 	if st.pace.took >= rateWindow {
-		if st.pace.bytes < int64(st.pace.took/time.Second)*minRate && !st.ended {
+		if least := int64(st.c.s.settings.Load().BodyRate); st.pace.bytes < int64(st.pace.took/time.Second)*least && !st.ended {
 			st.refuse(http1.SlowBody)
 		}
 		st.pace = pace{}

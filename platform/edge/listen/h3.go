@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -16,13 +17,31 @@ import (
 
 // newHTTP3 returns a server of h's exchanges over QUIC. Nothing is taken in the first flight (0-RTT), which anybody could
 // send again.
-func newHTTP3(h *nethttp.Handler, c *tls.Config, idle time.Duration) *http3.Server {
+func newHTTP3(h *nethttp.Handler, c *tls.Config, idle time.Duration, admit func(*quic.Conn)) *http3.Server {
 	return &http3.Server{
 		Handler:        h,
 		TLSConfig:      &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c, nil }}, // as it is now: its ticket keys turn
 		MaxHeaderBytes: 32 << 10,
-		QUICConfig:     &quic.Config{MaxIdleTimeout: idle, MaxIncomingStreams: 100, HandshakeIdleTimeout: 10 * time.Second},
+		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
+			admit(c)
+			return ctx
+		},
+		QUICConfig: &quic.Config{MaxIdleTimeout: idle, MaxIncomingStreams: 100, HandshakeIdleTimeout: 10 * time.Second},
 	}
+}
+
+// admitQUIC counts a connection among those that are limited, or closes it if there are too many.
+func (s *Server) admitQUIC(c *quic.Conn) {
+	var who netip.Addr
+	if at, ok := c.RemoteAddr().(*net.UDPAddr); ok {
+		who = at.AddrPort().Addr().Unmap()
+	}
+	leave, ok := s.http1.Admit(who)
+	if !ok {
+		c.CloseWithError(quic.ApplicationErrorCode(http3.ErrCodeExcessiveLoad), "too many connections") //nolint:errcheck // it is closed in any case
+		return
+	}
+	context.AfterFunc(c.Context(), leave)
 }
 
 // ServeQUIC serves HTTP/3 on p until [Server.Drain] is called. While it does, answers over TLS tell of it. spec: RFC 7838

@@ -13,8 +13,7 @@
 //   - Certificates are read again when their files change, all of them or none, and no connection notices.
 //   - TLS 1.2 with forward secrecy and authenticated encryption, or 1.3; nothing older, no early data.
 //   - A connection that does not tell its client by the PROXY protocol, where that is required, is closed.
-//   - HTTP/2 clients that flood a connection with what costs them nothing (resets, CONTINUATION, PING, SETTINGS, PRIORITY,
-//     empty DATA) are told to calm down and cut off.
+//   - The limits of connections, in all and of one address, hold for all protocols together.
 //
 // # What it does not
 //   - OCSP responses are stapled to certificates that came by ACME only.
@@ -35,7 +34,7 @@ import (
 	"github.com/quic-go/quic-go/http3"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 	"github.com/roadbed/roadbed/platform/edge/http1"
-	_ "github.com/roadbed/roadbed/platform/edge/listen/connect" // must be initialised before net/http
+	"github.com/roadbed/roadbed/platform/edge/http2"
 	"github.com/roadbed/roadbed/platform/edge/nethttp"
 )
 
@@ -44,13 +43,12 @@ type Config struct {
 	Name  string      // told in filter.Client
 	TLS   *tls.Config // nil: in clear
 	Proxy ProxyProtocol
-	Calm  Calm
 
 	Serve    func(*filter.Exchange)
 	Finished func(*filter.Exchange)
-	HTTP1    http1.Config // settings of the HTTP/1.1 engine; Serve, Finished, Listener and Log are set here
+	HTTP1    http1.Config // settings of the engines of HTTP/1.1 and HTTP/2; Serve, Finished, Listener and Log are set here
 
-	Idle time.Duration // how long a connection may be silent between requests: 65 s
+	Idle time.Duration // how long a connection of HTTP/3 may be silent between requests: 65 s
 	Log  *slog.Logger
 }
 
@@ -58,7 +56,7 @@ type Config struct {
 type Server struct {
 	c     Config
 	http1 *http1.Server
-	http2 *http2Server
+	http2 *http2.Server
 	h3    *http3.Server
 	alt   atomic.Pointer[string] // Alt-Svc, while HTTP/3 is served
 
@@ -90,14 +88,13 @@ func New(c Config) *Server {
 	if c.TLS != nil {
 		serve = s.telling(c.Serve)
 	}
-	h := &nethttp.Handler{Serve: serve, Finished: c.Finished, Hold: s.hold, Listener: c.Name, Log: c.Log}
-	s.http2 = newHTTP2(h, c.Calm, c.Idle, c.Log)
 	one := c.HTTP1
 	one.Serve, one.Finished, one.Listener, one.Log = serve, c.Finished, c.Name, c.Log
+	s.http2 = http2.NewServer(http2.Config{Serve: serve, Finished: c.Finished, Listener: c.Name, Meter: one.Meter, Log: c.Log, Settings: one.Settings})
 	if c.TLS == nil {
-		one.HTTP2 = s.plainHTTP2
+		one.HTTP2 = s.http2.ServeConn
 	} else {
-		s.h3 = newHTTP3(&nethttp.Handler{Serve: c.Serve, Finished: c.Finished, Hold: s.hold, Listener: c.Name, Log: c.Log}, c.TLS, c.Idle)
+		s.h3 = newHTTP3(&nethttp.Handler{Serve: c.Serve, Finished: c.Finished, Hold: s.hold, Listener: c.Name, Log: c.Log}, c.TLS, c.Idle, s.admitQUIC)
 	}
 	s.http1 = http1.NewServer(one)
 	return s
@@ -121,14 +118,17 @@ func (s *Server) telling(serve func(*filter.Exchange)) func(*filter.Exchange) {
 	}
 }
 
-// Open returns how many connections there are that [http1.Settings] limits: those of HTTP/1.1.
+// Open returns how many connections there are.
 func (s *Server) Open() int { return s.http1.Open() }
 
 // Most returns how many of these there may be.
 func (s *Server) Most() int { return s.http1.Most() }
 
-// Change has HTTP/1.1 served with these settings from now on.
-func (s *Server) Change(to http1.Settings) { s.http1.Change(to) }
+// Change has HTTP/1.1 and HTTP/2 served with these settings from now on.
+func (s *Server) Change(to http1.Settings) {
+	s.http1.Change(to)
+	s.http2.Change(to)
+}
 
 // Serve serves the connections of l until [Server.Drain] is called, or l fails.
 func (s *Server) Serve(l net.Listener) error {
@@ -201,7 +201,13 @@ func (s *Server) conn(c net.Conn) {
 	case secure == nil:
 		s.http1.ServeConn(c, client, early)
 	case secure.ConnectionState().NegotiatedProtocol == "h2":
-		s.http2.serve(secure, client)
+		leave, ok := s.http1.Admit(client.Remote.Addr())
+		if !ok {
+			c.Close()
+			return
+		}
+		defer leave()
+		s.http2.ServeConn(secure, client, nil)
 	default:
 		s.http1.ServeConn(secure, client, nil)
 	}
@@ -232,11 +238,6 @@ func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure 
 	state := secure.ConnectionState()
 	client.TLS, client.Identity = &state, filter.Identity(&state)
 	return nil, secure, nil
-}
-
-// plainHTTP2 serves a connection in clear that begins with the preface of HTTP/2.
-func (s *Server) plainHTTP2(c net.Conn, client *filter.Client, early []byte) {
-	s.http2.serve(&prefixed{c, early}, client)
 }
 
 // prefixed is a connection of which something was read already.
@@ -274,7 +275,7 @@ func (s *Server) Drain(ctx context.Context) {
 	within(ctx, lastHandshake, &s.greeted)
 	var both sync.WaitGroup
 	both.Go(func() { s.http1.Drain(ctx) }) //nolint:errcheck // it tells that ctx ended
-	both.Go(func() { s.http2.drain(ctx) })
+	both.Go(func() { s.http2.Drain(ctx) }) //nolint:errcheck // as above
 	both.Go(func() { s.drainQUIC(ctx) })
 	both.Wait()
 	s.mu.Lock()

@@ -8,7 +8,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/binary"
 	"encoding/pem"
 	"io"
 	"log/slog"
@@ -19,7 +18,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/pires/go-proxyproto"
@@ -320,94 +318,3 @@ func (s *scripted) Write(p []byte) (int, error)      { return s.out.Write(p) }
 func (s *scripted) Close() error                     { s.closed = true; return nil }
 func (s *scripted) SetReadDeadline(time.Time) error  { return nil }
 func (s *scripted) SetWriteDeadline(time.Time) error { return nil }
-
-func frame(kind, flags byte, stream uint32, payload int) []byte {
-	b := make([]byte, 9+payload)
-	b[0], b[1], b[2], b[3], b[4] = byte(payload>>16), byte(payload>>8), byte(payload), kind, flags
-	binary.BigEndian.PutUint32(b[5:], stream)
-	return b
-}
-
-func TestAbusiveHTTP2ConnectionsAreToldToCalmDown(t *testing.T) {
-	many := func(n int, make func(i int) []byte) []byte {
-		out := []byte(clientPreface)
-		for i := range n {
-			out = append(out, make(i)...)
-		}
-		return out
-	}
-	id := func(i int) uint32 { return uint32(2*i + 1) }
-	tests := []struct {
-		name  string
-		sent  []byte
-		abuse bool
-	}{
-		{"rapid reset", many(300, func(i int) []byte {
-			return append(frame(frameHeaders, 5, id(i), 20), frame(frameReset, 0, id(i), 4)...)
-		}), true},
-		{"as many resets as half of the streams", many(600, func(i int) []byte {
-			b := frame(frameHeaders, 5, id(i), 20)
-			if i%3 == 0 {
-				b = append(b, frame(frameReset, 0, id(i), 4)...)
-			}
-			return b
-		}), false},
-		{"a flood of CONTINUATION", append(many(1, func(int) []byte { return frame(frameHeaders, 1, 1, 20) }), many(17, func(int) []byte { return frame(frameContinuation, 0, 1, 1) })[len(clientPreface):]...), true},
-		{"some CONTINUATION", append(many(1, func(int) []byte { return frame(frameHeaders, 1, 1, 20) }), many(16, func(int) []byte { return frame(frameContinuation, 0, 1, 1) })[len(clientPreface):]...), false},
-		{"a flood of PING", many(101, func(int) []byte { return frame(framePing, 0, 0, 8) }), true},
-		{"a flood of SETTINGS", many(101, func(int) []byte { return frame(frameSettings, 0, 0, 0) }), true},
-		{"a flood of PRIORITY", many(101, func(i int) []byte { return frame(framePriority, 0, id(i), 5) }), true},
-		{"a flood of empty DATA", many(101, func(int) []byte { return frame(frameData, 0, 1, 0) }), true},
-		{"requests that end in empty DATA", many(500, func(i int) []byte {
-			return append(frame(frameHeaders, 4, id(i), 20), frame(frameData, flagEndStream, id(i), 0)...)
-		}), false},
-	}
-	for _, tt := range tests {
-		for _, piece := range []int{1, 7, 16 << 10} {
-			s := &scripted{in: bytes.NewReader(tt.sent)}
-			c := newCalmConn(s, Calm{})
-			buf := make([]byte, piece)
-			var err error
-			got := 0
-			for err == nil {
-				var n int
-				n, err = c.Read(buf)
-				got += n
-			}
-			if abuse := err != io.EOF; abuse != tt.abuse {
-				t.Errorf("%s, %d bytes a read: got %v, want abuse %v", tt.name, piece, err, tt.abuse)
-			}
-			if tt.abuse && (s.out.Len() != 17 || s.out.Bytes()[3] != 7 || s.out.Bytes()[16] != 0xb || !s.closed) {
-				t.Errorf("%s: the client was told % x and closed %v, want GOAWAY with ENHANCE_YOUR_CALM", tt.name, s.out.Bytes(), s.closed)
-			}
-			if !tt.abuse && got != len(tt.sent) {
-				t.Errorf("%s: got %d of %d bytes", tt.name, got, len(tt.sent))
-			}
-		}
-	}
-}
-
-func TestPingsOfAClientThatIsSentALotAreNoFlood(t *testing.T) {
-	s := &scripted{in: bytes.NewReader(bytes.Repeat(frame(framePing, 0, 0, 8), 1000))}
-	c := newCalmConn(s, Calm{})
-	c.preface = 0
-	buf := make([]byte, 17)
-	for i := range 1000 {
-		c.Write(make([]byte, 100))
-		if _, err := io.ReadFull(c, buf); err != nil {
-			t.Fatalf("ping %d: %v", i, err)
-		}
-	}
-}
-
-func TestControlFramesSpreadOverTimeAreNoFlood(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCalmConn(&scripted{}, Calm{})
-		for i := range 1000 {
-			if err := c.frame(framePing, 0, 8, 0); err != nil {
-				t.Fatalf("ping %d: %v", i, err)
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-	})
-}

@@ -423,3 +423,47 @@ func TestWhoIsShakingHandsWhenDrainingBeginsIsServed(t *testing.T) {
 	cl.CloseIdleConnections()
 	<-drained
 }
+
+func TestTheLimitsOfConnectionsHoldForAllProtocolsTogether(t *testing.T) {
+	addr, s := opened(t, Config{TLS: secure(t, ClientAuth{}), HTTP1: http1.Config{Settings: http1.Settings{PerAddress: 2}}})
+	one := client(t, func(p *http.Protocols) { p.SetHTTP1(true) })
+	two := client(t, func(p *http.Protocols) { p.SetHTTP2(true) })
+	for _, c := range []*http.Client{one, two} {
+		if got := get(t, c, "https://"+addr+"/a"); !strings.Contains(got, "GET https /a") {
+			t.Errorf("got %q", got)
+		}
+	}
+	if n := s.Open(); n != 2 {
+		t.Errorf("%d connections are counted, want 2", n)
+	}
+	p, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- s.ServeQUIC(p) }()
+	tr := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if got := get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String()+"/a"); strings.HasPrefix(got, "GET https") {
+		t.Errorf("a third connection, of HTTP/3: got %q, want it refused", got)
+	}
+	if got := get(t, client(t, func(p *http.Protocols) { p.SetHTTP2(true) }), "https://"+addr+"/a"); strings.HasPrefix(got, "GET https") {
+		t.Errorf("a third connection, of HTTP/2: got %q, want it refused", got)
+	}
+	two.CloseIdleConnections()
+	for s.Open() != 1 {
+		time.Sleep(time.Millisecond)
+	}
+	tr.Close()
+	tr = &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
+	if got := get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String()+"/a"); got != "GET https /a 30 from 127.0.0.1 by test" {
+		t.Errorf("after another has gone: got %q", got)
+	}
+	tr.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	s.drainQUIC(ctx)
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	p.Close()
+}

@@ -1,5 +1,5 @@
-// Package nethttp lets Go's own HTTP server be an engine of the edge. It serves what the edge's HTTP/1.1 engine does not:
-// HTTP/2, HTTP/3 and tests. Its behaviour is also the reference that the other engine is compared with.
+// Package nethttp lets Go's own HTTP server be an engine of the edge. It serves what the edge's engines do not: HTTP/3 and
+// tests. Its behaviour is also the reference that they are compared with.
 //
 //	http.Server{Handler: &nethttp.Handler{Serve: chain.Run, Finished: done}}
 //
