@@ -53,6 +53,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
@@ -113,12 +114,18 @@ type Gateway struct {
 
 	regions *region.Regions
 
-	chain   atomic.Pointer[filter.Chain] // one of the two that follow
-	single  *filter.Chain                // while there is no other region
-	several *filter.Chain
+	leaving *leaving
+
+	chain   atomic.Pointer[filter.Chain] // of the filters that are of use
+	always  filter.ChainConfig           // those that always are
+	going   *filter.Filter               // while the edge is out of service
+	between []*filter.Filter             // while there are regions
+	chains  [4]*filter.Chain             // that there were, by whether between and going are in; guarded by chaining
 	table   atomic.Pointer[route.Table]
 	surgery atomic.Pointer[route.Surgery]
 	faults  atomic.Pointer[faults]
+
+	chaining sync.Mutex // held while the chain is changed
 
 	ready chan struct{} // closed once Run has taken in what is known of routes and apps
 	begun sync.Once
@@ -152,27 +159,23 @@ func New(c Config) *Gateway {
 		ignored: c.Properties.List("zuul.ignoredServices", nil),
 		envoy:   c.Properties.Bool("ipc.fit.envoyHeaders", false),
 	}
+	g.leaving = newLeaving(c.Properties)
 	g.pushPlan = &filter.Plan{Route: "push", Endpoint: g.push.Endpoint(), Upgrades: true, Timeout: -1}
 	g.shed = shed.New(shed.Config{Properties: c.Properties, Meter: c.Meter, Connections: g.connections})
-	g.regions = region.New(region.Config{Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log, Refuse: g.shed.Visits})
-	s := standard.New(standard.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance})
+	g.regions = region.New(region.Config{Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log, Refuse: g.shed.Visits, Moving: func(elsewhere func(string) bool, within time.Duration) { g.push.Move(elsewhere, within) }})
+	s := standard.New(standard.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance, Healthy: g.leaving.healthy})
 	var err error
 	g.programs, err = program.New(program.Config{Properties: c.Properties, Meter: c.Meter, Log: c.Log, Region: c.Location.Region, Zone: c.Location.Zone, Changed: c.Changed})
 	if err != nil {
 		panic(err) // the language of expressions does not depend on anything
 	}
-	way := filter.ChainConfig{
+	g.always = filter.ChainConfig{
 		Filters: slices.Concat(s.Filters(), g.shed.Filters(), g.rates.Filters(), g.auth.Filters(), g.programs.Filters(), []*filter.Filter{g.routing(), g.scope(), g.bend()}),
 		Proxy:   g.origins.Filter(), Error: s.ErrorResponse, NoRoute: g.nowhere(s.NoRoute),
 		Properties: c.Properties, Meter: c.Meter, Log: c.Log,
 	}
-	for _, chain := range []**filter.Chain{&g.single, &g.several} {
-		if *chain, err = filter.NewChain(way); err != nil {
-			panic(err) // two filters of one name: a mistake in this function
-		}
-		way.Filters = append(way.Filters, g.regions.Filters()...)
-	}
-	g.chain.Store(g.single)
+	g.between, g.going = g.regions.Filters(), g.leaving.filter()
+	g.rechain()
 	empty, err := route.NewTable(g.routes(nil), nil)
 	if err != nil {
 		panic(err) // no route can be wrong
@@ -205,6 +208,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
 	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
+	defer g.leaving.out.OnChange(func(bool, bool) { g.leave() })()
+	g.leave() // it may have been so before
 	defer g.regions.Close()
 	defer g.props.Prefix(region.Prefix, g.setRegions)()
 	defer g.props.Prefix("fault.", func(all map[string]string) {
@@ -338,11 +343,30 @@ func (g *Gateway) compile(all map[string]string) {
 func (g *Gateway) setRegions(all map[string]string) {
 	defer g.panics.Catch("regions", nil)
 	g.regions.Set(all)
-	chain := g.single
+	g.rechain()
+}
+
+// rechain has the chain consist of the filters that are of use now.
+func (g *Gateway) rechain() {
+	g.chaining.Lock()
+	defer g.chaining.Unlock()
+	way, which := g.always, 0
+	way.Filters = slices.Clone(way.Filters)
 	if g.regions.Any() {
-		chain = g.several
+		which |= 1
+		way.Filters = append(way.Filters, g.between...)
 	}
-	g.chain.Store(chain)
+	if g.leaving.since.Load() != 0 {
+		which |= 2
+		way.Filters = append(way.Filters, g.going)
+	}
+	if g.chains[which] == nil {
+		var err error
+		if g.chains[which], err = filter.NewChain(way); err != nil {
+			panic(err) // two filters of one name: a mistake in New
+		}
+	}
+	g.chain.Store(g.chains[which])
 }
 
 // setSurgery takes the surgical rules that make sense into force.

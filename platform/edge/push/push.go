@@ -261,6 +261,44 @@ func (p *Push) schedule(c *conn, now time.Time) {
 	p.wheel.add(c, at)
 }
 
+// Move asks the clients whose identities which reports to connect anew, each at a moment of its own before so much time is
+// over, and cuts those off who have not gone some seconds later. Those who are asked by then anyway are left alone. It returns
+// how many are asked.
+func (p *Push) Move(which func(id string) bool, within time.Duration) (n int) {
+	now := time.Now()
+	var chosen []*conn
+	for i := range p.shards {
+		s := &p.shards[i]
+		s.mu.Lock()
+		for id, c := range s.by {
+			if which(id) {
+				chosen = append(chosen, c)
+			}
+		}
+		s.mu.Unlock()
+	}
+	for _, c := range chosen {
+		if c.hurry(now, within) {
+			n++
+		}
+	}
+	return n
+}
+
+// hurry has c be asked to go within so much time, and reports whether that is sooner than it was.
+func (c *conn) hurry(now time.Time, within time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.asked || !c.until.After(now.Add(within)) {
+		return false
+	}
+	c.until = now.Add(rand.N(within + 1))
+	if c.p.wheel.take(c) { // else something is being done for it, and it is put on the wheel anew
+		c.p.wheel.add(c, c.until)
+	}
+	return true
+}
+
 // Wants reports whether a request is for push: it asks for /ws or /sse, and push is switched on.
 func (p *Push) Wants(x *filter.Exchange) bool {
 	return (x.Request.Path == "/ws" || x.Request.Path == "/sse") && p.on.Get()
@@ -361,7 +399,7 @@ func (p *Push) detach(c *conn) {
 		delete(s.by, c.id)
 	}
 	s.mu.Unlock()
-	p.wheel.remove(c)
+	p.wheel.take(c)
 	p.open.Add(-1)
 	p.ended.Inc()
 }

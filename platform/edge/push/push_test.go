@@ -543,3 +543,35 @@ func TestPushWorksOverOtherEngines(t *testing.T) {
 		time.Sleep(time.Millisecond)
 	}
 }
+
+func TestClientsThatAreToMoveAreAskedInTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPush(map[string]string{"zuul.push.keepalive.interval.seconds": "0"})
+		defer running(t, p)()
+		began := time.Now()
+		moved, stays := join(t, p, "alice", false), join(t, p, "bob", false)
+		defer moved.Close()
+		defer stays.Close()
+		time.Sleep(10 * time.Second)
+		isAlice := func(id string) bool { return id == "alice" }
+		if n := p.Move(isAlice, 20*time.Second); n != 1 {
+			t.Errorf("asked to move: %d clients, want 1", n)
+		}
+		if n := p.Move(isAlice, 20*time.Second); n != 0 {
+			t.Errorf("asked once more: %d clients, want none", n)
+		}
+		if got, at := next(t, moved), time.Since(began); got != "text _CLOSE_" || at < 10*time.Second || at > 32*time.Second {
+			t.Errorf("alice got %q after %v, want _CLOSE_ from 10 s to 31 s", got, at)
+		}
+		asked := time.Since(began)
+		if got := next(t, moved); !strings.HasPrefix(got, "close 1000") {
+			t.Errorf("then alice got %q, want to be cut off", got)
+		}
+		if at := time.Since(began); at-asked > 6*time.Second {
+			t.Errorf("alice was cut off after %v, want within seconds of %v", at, asked)
+		}
+		if got, at := next(t, stays), time.Since(began); got != "text _CLOSE_" || at < 20*time.Minute {
+			t.Errorf("bob got %q after %v, want _CLOSE_ after half an hour, less three minutes at most", got, at)
+		}
+	})
+}

@@ -41,13 +41,13 @@ func (w *wheel) insert(c *conn, due int64) {
 	*head = c
 }
 
-// remove takes c out.
-func (w *wheel) remove(c *conn) {
+// take takes c out, and reports whether it was there.
+func (w *wheel) take(c *conn) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.at, c)
 	if c.slot == 0 {
-		return
+		return false
 	}
 	if c.prev != nil {
 		c.prev.next = c.next
@@ -58,6 +58,7 @@ func (w *wheel) remove(c *conn) {
 		c.next.prev = c.prev
 	}
 	c.slot, c.next, c.prev = 0, nil, nil
+	return true
 }
 
 // due returns what is due at now, and takes it out.

@@ -82,6 +82,10 @@ type Config struct {
 	Meter      *meter.Registry
 	Log        *slog.Logger
 
+	// Moving is told, once a second at most, that more users of this region are elsewhere: who holds a connection for some of
+	// them may ask them to connect anew within so much time. It must not wait. nil: nobody does.
+	Moving func(elsewhere func(name string) bool, within time.Duration)
+
 	// Refuse answers a visitor by its importance where so much of the headroom is used, from 0 to 1, and reports whether it
 	// did. nil: none is refused.
 	Refuse func(x *filter.Exchange, used float64) bool
@@ -106,6 +110,7 @@ type Regions struct {
 	meter *meter.Registry
 	log   *slog.Logger
 	judge func(*filter.Exchange, float64) bool
+	moves func(elsewhere func(string) bool, within time.Duration)
 
 	now  atomic.Pointer[picture] // nil: there are no regions
 	seen seen
@@ -169,7 +174,7 @@ type region struct {
 // New returns the regions of an edge, of which there are none until [Regions.Set] is told of some; [Regions.Run] moves users.
 func New(c Config) *Regions {
 	r := &Regions{
-		own: c.Region, props: c.Properties, meter: c.Meter, log: c.Log, judge: c.Refuse,
+		own: c.Region, props: c.Properties, meter: c.Meter, log: c.Log, judge: c.Refuse, moves: c.Moving,
 		set:   config.Must(config.Bind(c.Properties, "edge.regions.", settings{User: source{name: "X-Member"}, Gate: true, Errors: 0.05, Requests: 20})),
 		fault: c.Properties.String("fault.key", ""),
 		kept:  c.Meter.Counter("edge.region.kept"),
@@ -189,6 +194,7 @@ const rampStep = 100 * time.Millisecond
 
 // Run moves the shares of users along, until ctx ends.
 func (r *Regions) Run(ctx context.Context) error {
+	var moved moved
 	for {
 		select {
 		case <-ctx.Done():
@@ -202,7 +208,9 @@ func (r *Regions) Run(ctx context.Context) error {
 				timer.Stop()
 				return nil
 			case <-timer.C:
-				r.step(time.Now())
+				now := time.Now()
+				r.step(now)
+				r.tell(&moved, now)
 			}
 		}
 	}
@@ -549,15 +557,41 @@ func via(proto int) string {
 	return "1.1 roadbed-edge"
 }
 
-// Home returns who is asked for users by that name: whether they are served elsewhere now, for those who hold connections
-// to them. It is false while there are no regions.
-func (r *Regions) Home(name string) (elsewhere bool) {
+// moved is what was told last of users of this region that are elsewhere.
+type moved struct {
+	share uint64
+	at    time.Time
+}
+
+const (
+	tellEvery = time.Second
+	spread    = 5 * time.Second  // of those who are asked to go, beside the ramp's own pace
+	spreadAll = 30 * time.Second // where there is no ramp
+)
+
+// tell has those told who hold connections for users, if more of these are elsewhere now.
+func (r *Regions) tell(m *moved, now time.Time) {
 	p := r.now.Load()
-	if p == nil || p.own == nil {
-		return false
+	if p == nil || p.own == nil || r.moves == nil {
+		return
 	}
-	u := user{name: name}
-	return u.moved(r.own, p.own.share.Load())
+	share := p.own.share.Load()
+	if share <= m.share {
+		m.share = share
+		return
+	}
+	if now.Sub(m.at) < tellEvery || len(p.own.to) == 0 {
+		return
+	}
+	m.share, m.at = share, now
+	within := spread
+	if p.own.doc.State == Evacuated || p.own.doc.ramp() == 0 {
+		within = spreadAll
+	}
+	r.moves(func(name string) bool {
+		u := user{name: name}
+		return u.moved(p.own.name, share)
+	}, within)
 }
 
 // lists is [ipc.Lists] of the edges of regions.

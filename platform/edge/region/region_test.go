@@ -545,3 +545,42 @@ func TestRequestsThatStayAndThatArriveTakeNoMemory(t *testing.T) {
 		t.Errorf("a visitor: got %v allocations, from %q; want 0, from east", n, x.Hop)
 	}
 }
+
+func TestWhoHoldsConnectionsIsToldWhoHasMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegions(t, "east")
+		asked := map[string]time.Duration{}
+		began := time.Now()
+		last := -time.Second
+		r.moves = func(elsewhere func(string) bool, within time.Duration) {
+			now := time.Since(began)
+			if now-last < time.Second || within != spread {
+				t.Errorf("told after %v and %v, to go within %v; want a second between at least, and %v", last, now, within, spread)
+			}
+			last = now
+			for i := range 100 {
+				if name := fmt.Sprint("user-", i); elsewhere(name) && asked[name] == 0 {
+					asked[name] = now
+				}
+			}
+		}
+		go r.Run(t.Context()) //nolint:errcheck // it ends with the test
+		defer r.Close()
+		r.Set(docs("east", draining(began, 20), "west", westServes))
+		time.Sleep(10 * time.Second)
+		synctest.Wait()
+		if n := len(asked); n < 30 || n > 65 {
+			t.Errorf("%d of 100 were asked by half of the ramp, want about half", n)
+		}
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		if n := len(asked); n != 100 {
+			t.Errorf("%d of 100 were asked in the end, want all", n)
+		}
+		for name := range asked {
+			if got := r.goes(&filter.Exchange{User: name}); got != "west" {
+				t.Errorf("%s was asked to go, and is served in %s", name, got)
+			}
+		}
+	})
+}
