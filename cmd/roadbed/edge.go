@@ -11,7 +11,9 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -27,7 +29,7 @@ import (
 func (c *cli) edge() *cobra.Command {
 	cmd := &cobra.Command{Use: "edge", GroupID: "change", Short: "The front door: routes, imports, surgical rules, programs", Args: noArgs, RunE: showHelp}
 	routes := &cobra.Command{Use: "route", Aliases: []string{"routes"}, Short: "Which requests go where", Args: noArgs, RunE: showHelp}
-	routes.AddCommand(c.routeList(), c.routeExplain(), c.routeApply(), c.routeStatus())
+	routes.AddCommand(c.routeList(), c.routeExplain(), c.routeApply(), c.routeTest(), c.routeStatus())
 	surgical := &cobra.Command{Use: "surgical", Short: "Send single requests elsewhere, for a while", Args: noArgs, RunE: showHelp}
 	surgical.AddCommand(c.surgicalAdd(), c.surgicalList(), c.surgicalRemove())
 	cmd.AddCommand(routes, c.edgeImport(), surgical, c.programs())
@@ -229,33 +231,86 @@ func (c *cli) routeApply() *cobra.Command {
 	var name string
 	var dry, glass bool
 	cmd := &cobra.Command{
-		Use:   "apply FILE",
-		Short: "Put a document of routes into force, if it is right",
+		Use:   "apply FILE...",
+		Short: "Put documents of routes into force, all of them or none",
 		Long: `Check a document of routes, JSON or YAML or of the Kubernetes Gateway API, with those that are
-there, and put it into force: one mistake, and nothing changes. "-" is standard input.
+there, and put it into force: one mistake, and nothing changes. "-" is standard input. Several
+files become one document, which is in force as a whole or not at all.
 
 The document is the property edge.routes, or edge.routes.NAME with --name, so that it is in the
 change log, can be taken back with 'roadbed config history', and reaches every edge. Each holds
 up to 64 KiB; give longer ones names of their own.`,
 		Example: `  roadbed edge route apply routes.yaml --dry-run
-  roadbed edge route apply shop.yaml --name shop --why "the new cart"`,
-		Args: exactArgs("a FILE"),
+  roadbed edge route apply shop.yaml --name shop --why "the new cart"
+  roadbed edge route apply gateway.yaml routes/*.yaml`,
+		Args: someArgs("the files to apply"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
-			text, err := readFile(cmd.InOrStdin(), args[0])
+			text, where, err := readDocuments(cmd.InOrStdin(), args)
 			if err != nil {
 				return err
 			}
-			return applyRoutes(cmd, client, name, text, dry, glass)
+			return where.tell(applyRoutes(cmd, client, name, text, dry, glass))
 		},
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&name, "name", "", "of a document beside the first one")
 	fs.BoolVar(&dry, "dry-run", false, "only check it, and say what would change")
 	breakGlass(cmd, &glass)
+	return cmd
+}
+
+func (c *cli) routeTest() *cobra.Command {
+	var l listing
+	cmd := &cobra.Command{
+		Use:   "test [FILE]",
+		Short: "Try requests on the routes in force, and compare what becomes of them",
+		Long: `Find out what becomes of requests by the routes in force, and compare that with what must. Nobody
+is asked. It ends with status 1 if one of them comes out otherwise. "-" is standard input.
+
+Tests are a list, by itself or under tests in a document of routes, whose own are then tried before
+those routes are taken into force; without FILE they are tried again:
+
+  tests:
+  - {request: GET http://shop.example.com/cart/1, route: shop, backend: cart, path: /1}
+  - {request: POST /old, headers: ["X-Device: tv"], user: u-17, status: 410}
+  - {request: /nothing, route: none}`,
+		Args: atMostOne("a FILE"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			text := ""
+			if len(args) > 0 {
+				if text, err = readFile(cmd.InOrStdin(), args[0]); err != nil {
+					return err
+				}
+			}
+			failed, all := 0, 0
+			fetch := func(ctx context.Context) (out []edge.RouteOutcome, err error) {
+				err = client.Do(ctx, http.MethodPost, "/api/v1/edge/routes/test", map[string]string{"text": text}, &out)
+				failed, all = 0, len(out)
+				for _, o := range out {
+					if !o.OK {
+						failed++
+					}
+				}
+				return out, err
+			}
+			err = show(cmd, &l, []string{"REQUEST", "OK", "GOT", "WHY"}, fetch, func(o edge.RouteOutcome) []string {
+				return []string{o.Request, map[bool]string{true: "yes", false: "no"}[o.OK], o.Got, orDash(o.Why)}
+			})
+			if err == nil && failed > 0 {
+				err = fmt.Errorf("%d of %s did not come out as they must", failed, counted(all, "request"))
+			}
+			return err
+		},
+	}
+	l.flags(cmd)
 	return cmd
 }
 
@@ -314,6 +369,55 @@ func counted(n int, thing string) string {
 	return fmt.Sprintf("%d %ss", n, thing)
 }
 
+// lines says where each file of a document begins, the first line being 1.
+type lines []struct {
+	file string
+	from int
+}
+
+// tell has an error that names a line of the document name the file and its line.
+func (l lines) tell(err error) error {
+	if err == nil || len(l) < 2 {
+		return err
+	}
+	text := wheresRE.ReplaceAllStringFunc(err.Error(), func(at string) string {
+		line, convErr := strconv.Atoi(at[strings.LastIndexByte(at, ':')+1:])
+		if convErr != nil {
+			return at
+		}
+		for _, f := range slices.Backward(l) {
+			if line >= f.from {
+				return fmt.Sprintf("%s:%d", f.file, line-f.from+1)
+			}
+		}
+		return at
+	})
+	if text == err.Error() {
+		return err
+	}
+	return errors.New(text)
+}
+
+var wheresRE = regexp.MustCompile(`\bedge\.routes(\.[\w.-]+)?:\d+`)
+
+// readDocuments reads files into one document of YAML, and says where each begins in it.
+func readDocuments(in io.Reader, names []string) (text string, where lines, err error) {
+	if len(names) == 1 {
+		text, err = readFile(in, names[0])
+		return text, nil, err
+	}
+	for _, name := range names {
+		part, err := readFile(in, name)
+		if err != nil {
+			return "", nil, err
+		}
+		text += "---\n"
+		where = append(where, lines{{name, 1 + strings.Count(text, "\n")}}...)
+		text += strings.TrimRight(part, "\n") + "\n"
+	}
+	return text, where, nil
+}
+
 // readFile reads a whole file, or in if its name is "-".
 func readFile(in io.Reader, name string) (string, error) {
 	if name != "-" {
@@ -340,12 +444,7 @@ that could not be carried, with its line, why, and what to do.
 With --apply the routes are put into force, as by 'roadbed edge route apply'.`,
 		Example: `  roadbed edge import /etc/nginx/nginx.conf /etc/nginx/conf.d/*.conf > routes.yaml
   roadbed edge import application.yml --apply --name zuul`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return usageError{errors.New("name the files to import")}
-			}
-			return nil
-		},
+		Args: someArgs("the files to import"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			for _, f := range []string{"name", "dry-run", "break-glass"} {
 				if cmd.Flags().Changed(f) && !apply {

@@ -137,6 +137,16 @@ func exactArgs(names ...string) cobra.PositionalArgs {
 	}
 }
 
+// someArgs wants at least one argument.
+func someArgs(what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return usageError{errors.New("name " + what)}
+		}
+		return nil
+	}
+}
+
 // cli is what all verbs share: where the platform is and who is asking.
 type cli struct {
 	base, tokenFile, actor, why string

@@ -324,7 +324,14 @@ func (g *Gateway) compile(all map[string]string) {
 	if err == nil {
 		c := g.routes(g.table.Load())
 		c.Apps = g.apps
-		t, err = route.NewTable(c, doc.Routes)
+		if t, err = route.NewTable(c, doc.Routes); err == nil {
+			err = t.Hold(doc.Tests)
+			if err != nil && len(g.table.Load().Routes()) == 0 {
+				// An edge that has just begun may not know all apps. No routes at all would be worse.
+				g.log.Warn("tests of the routes do not hold; there are no others to keep, so they are in force all the same", "why", err)
+				err = nil
+			}
+		}
 	}
 	if err != nil {
 		g.refused = err.Error()

@@ -10,6 +10,7 @@ type (
 	RouteDocument    = route.DocumentView // one property that holds routes
 	RouteObject      = route.Object       // of the Gateway API
 	RouteNote        = route.Note         // on what could not be carried
+	RouteOutcome     = route.Outcome      // of POST /api/v1/edge/routes/test
 	RouteValue       = route.Value        // that a header must have
 	RouteText        = route.Text         // a document, and where it stands
 	ImportedRoutes   = route.Imported     // of ImportRoutes

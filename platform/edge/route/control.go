@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
@@ -132,6 +133,16 @@ func (c *Control) Mount(s *api.Surface) {
 		}
 		return &struct{ Body RoutesChange }{*out}, nil
 	})
+	huma.Register(s.API, huma.Operation{
+		OperationID: "test-edge-routes", Method: http.MethodPost, Path: "/api/v1/edge/routes/test", MaxBodyBytes: maxBytes,
+		Summary: "Find out what becomes of requests", Description: "The body has tests, JSON or YAML, as a list or under tests, or is {\"text\": tests}; if that is empty those of the documents in force are tried. Nobody is asked.",
+	}, func(_ context.Context, in *struct{ RawBody []byte }) (*struct{ Body []Outcome }, error) {
+		out, err := c.try(textOf(in.RawBody))
+		if err != nil {
+			return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
+		}
+		return &struct{ Body []Outcome }{out}, nil
+	})
 	type explainIn struct {
 		URL    string   `query:"url" required:"true" doc:"URL as a client would ask for it" example:"http://localhost:7000/hello/"`
 		Method string   `query:"method" default:"GET"`
@@ -234,11 +245,39 @@ func (c *Control) check(name, text string) (*RoutesChange, error) {
 	}
 	config := c.Config()
 	config.Former = nil // a check takes nothing over
-	if _, err := NewTable(config, doc.Routes); err != nil {
+	table, err := NewTable(config, doc.Routes)
+	if err == nil {
+		err = table.Hold(doc.Tests)
+	}
+	if err != nil {
 		return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
 	}
 	out := diff(c.Table().Routes(), doc.Routes)
 	out.Document, out.Objects, out.Notes = key, doc.Objects, doc.Notes
+	return out, nil
+}
+
+// try finds out what becomes of the requests of text, or of those of the documents if it has none.
+func (c *Control) try(text string) ([]Outcome, error) {
+	all, err := ParseGolden("tests", text)
+	if err != nil {
+		return nil, err
+	}
+	if len(all) == 0 && strings.TrimSpace(text) != "" {
+		return nil, errors.New("it has no tests; write a list of them, such as [{request: GET /cart/1, route: shop}]")
+	}
+	if len(all) == 0 {
+		written, _ := c.Written()
+		doc, err := ParseAll(written.Texts())
+		if err != nil {
+			return nil, err
+		}
+		all = doc.Tests
+	}
+	out, t := []Outcome{}, c.Table()
+	for _, g := range all {
+		out = append(out, t.Try(g))
+	}
 	return out, nil
 }
 

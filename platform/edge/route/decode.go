@@ -26,8 +26,13 @@ func (d *decoder) mistake(line int, format string, args ...any) {
 
 // document reads a list of routes, a mapping with such a list, or nothing.
 func (d *decoder) document(n *node, doc *Document) {
-	if n.kind == mapping && n.get("routes") != nil {
-		d.fields(n, "the document", field{"routes", func(v *node) { n = v }})
+	if n.kind == mapping && (n.get("routes") != nil || n.get("tests") != nil) {
+		routes := &node{kind: null}
+		d.fields(n, "the document", field{"routes", func(v *node) { routes = v }},
+			field{"tests", func(v *node) {
+				d.each(v, "tests", func(v *node) { doc.Tests = append(doc.Tests, d.readGolden(v)) })
+			}})
+		n = routes
 	}
 	if n.kind == null {
 		return

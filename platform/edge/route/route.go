@@ -234,6 +234,7 @@ func Mistaken(err error) (names []string) {
 // Document is what a text says.
 type Document struct {
 	Routes  []Route
+	Tests   []Golden // what must hold for the routes; see [Table.Hold]
 	Objects []Object // of the Kubernetes Gateway API, and what has become of them
 	Notes   []Note   // what of these could not be carried into routes
 }
@@ -282,6 +283,9 @@ func ParseAll(texts []Text) (*Document, error) {
 	}
 	if len(doc.Routes) > MaxRoutes {
 		mistakes = append(mistakes, &Mistake{Document: texts[0].Name, Reason: fmt.Sprintf("there are %d routes; at most %d are allowed", len(doc.Routes), MaxRoutes)})
+	}
+	if len(doc.Tests) > maxGolden {
+		mistakes = append(mistakes, &Mistake{Document: texts[0].Name, Reason: fmt.Sprintf("there are %d tests; at most %d are allowed", len(doc.Tests), maxGolden)})
 	}
 	first := make(map[string]*Route, len(doc.Routes))
 	for i := range doc.Routes {
