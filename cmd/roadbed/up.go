@@ -96,10 +96,16 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 	for _, p := range []struct {
 		flag string
 		port int
-	}{{"api-port", c.apiPort}, {"edge-port", c.edgePort}, {"eureka-port", c.eurekaPort}, {"atlas-port", c.atlasPort}} {
+	}{{"api-port", c.apiPort}, {"edge-port", c.edgePort}, {"edge-tls-port", c.edgeTLS.port}, {"eureka-port", c.eurekaPort}, {"atlas-port", c.atlasPort}} {
+		if p.flag == "edge-tls-port" && p.port == 0 {
+			continue // there is none
+		}
 		if at := p.port + c.offset; at < 1 || at > 65535 {
 			return c, usageError{fmt.Errorf("--%s %d with --port-offset %d is port %d; ports are 1 to 65535", p.flag, p.port, c.offset, at)}
 		}
+	}
+	if e := &c.edgeTLS; e.port == 0 && (e.certs != "" || len(e.acmeHosts) > 0 || e.clientCA != "" || e.http3) {
+		return c, usageError{errors.New("--edge-certs, --edge-acme, --edge-client-ca and --edge-http3 are of the edge's TLS; say with --edge-tls-port where that is, such as 443")}
 	}
 	if len(c.zones) == 0 || slices.Contains(c.zones, "") {
 		return c, usageError{errors.New("--zones needs at least one name")}

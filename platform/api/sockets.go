@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -24,6 +25,8 @@ type Sockets struct {
 	named []*os.File          // from systemd: which address each has is known only when it is looked at
 	open  []socket
 	ready *os.File // the process before waits for a byte on it
+
+	program string // the file that takes this process's place; "" if it is not known
 }
 
 type socket struct {
@@ -38,7 +41,7 @@ const (
 
 // Inherit returns the sockets that this process was given. Call it once, early.
 func Inherit() (*Sockets, error) {
-	s := &Sockets{given: map[string]*os.File{}}
+	s := &Sockets{given: map[string]*os.File{}, program: startedAs()}
 	if list := os.Getenv(socketsEnv); list != "" {
 		syscall.CloseOnExec(firstFD)
 		s.ready = os.NewFile(firstFD, "ready")
@@ -61,6 +64,26 @@ func Inherit() (*Sockets, error) {
 		return s, errors.Join(os.Unsetenv("LISTEN_PID"), os.Unsetenv("LISTEN_FDS"), os.Unsetenv("LISTEN_FDNAMES"))
 	}
 	return s, nil
+}
+
+// startedAs returns the file by whose name this program was started; "" if that cannot be told. The system could tell later, too,
+// but of the file that this process runs, which by then may have another name, and where a link led when it began.
+func startedAs() string {
+	own, err := os.Executable()
+	if err != nil {
+		return ""
+	}
+	named, err := exec.LookPath(os.Args[0])
+	if err != nil {
+		return own
+	}
+	named, err = filepath.Abs(named)
+	a, err1 := os.Stat(own)
+	b, err2 := os.Stat(named)
+	if errors.Join(err, err1, err2) != nil || !os.SameFile(a, b) {
+		return own
+	}
+	return named
 }
 
 // take returns the socket that was passed for the address, nil if there is none.
@@ -196,23 +219,21 @@ func (s *Sockets) Ready() error {
 	return nil
 }
 
-// Replace starts the program anew, with the same arguments and environment but whatever its file is now, gives it all
+// Replace starts the program anew, with the same arguments and environment but whatever is now at the path it was started from, gives it all
 // sockets, and returns once it serves. It fails if the new process ends before, or ctx does; then this one goes on as if
 // nothing had been tried. After a success this process shall stop accepting, drain and end.
 func (s *Sockets) Replace(ctx context.Context) (pid int, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	program, err := os.Executable()
-	if err != nil {
-		return 0, fmt.Errorf("find the program to start anew: %w", err)
+	if s.program == "" {
+		return 0, errors.New("the file that this program was started from is not known; start the new one by hand")
 	}
-	program = strings.TrimSuffix(program, " (deleted)") // Linux says so when another file has taken its place
 	reads, writes, err := os.Pipe()
 	if err != nil {
 		return 0, err
 	}
 	defer reads.Close()
-	cmd := exec.Command(program, os.Args[1:]...)
+	cmd := exec.Command(s.program, os.Args[1:]...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{writes}
 	var keys []string
@@ -236,7 +257,7 @@ func (s *Sockets) Replace(ctx context.Context) (pid int, err error) {
 	}
 	cmd.Env = append(os.Environ(), socketsEnv+"="+strings.Join(keys, ","))
 	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("start %s: %w", program, err)
+		return 0, fmt.Errorf("start %s: %w", s.program, err)
 	}
 	writes.Close()
 	served := make(chan bool, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -75,11 +76,37 @@ func TestSocketsOfSystemdAreFoundByTheirAddress(t *testing.T) {
 	}
 }
 
+func TestWhatTakesThePlaceIsWhatIsAtThePathThen(t *testing.T) {
+	own, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(t.TempDir(), "current")
+	if err := os.Symlink(own, link); err != nil {
+		t.Fatal(err)
+	}
+	args := os.Args
+	defer func() { os.Args = args }()
+	os.Args = []string{link}
+	if got := startedAs(); got != link {
+		t.Errorf("started by a link: got %s, want the link, %s, which may lead elsewhere later", got, link)
+	}
+	other := filepath.Join(t.TempDir(), "other")
+	if err := os.WriteFile(other, []byte("#!/bin/sh\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{other, "a name of its own"} { // whoever started it can say what he likes
+		if os.Args = []string{name}; startedAs() != own {
+			t.Errorf("started as %q: got %s, want %s", name, startedAs(), own)
+		}
+	}
+}
+
 func TestAReplacementThatEndsAtOnceChangesNothing(t *testing.T) {
 	if os.Getenv(socketsEnv) != "" {
 		os.Exit(3) // this is the replacement
 	}
-	s := &Sockets{}
+	s := &Sockets{program: startedAs()}
 	l, err := s.Listen("127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
