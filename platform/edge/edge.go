@@ -192,7 +192,7 @@ func New(c Config) *Gateway {
 func (g *Gateway) routes(former *route.Table) route.Config {
 	return route.Config{
 		Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){
-			"cors": standard.RouteCors, "rateLimit": g.rates.Route, "auth": g.auth.Route,
+			"cors": standard.RouteCors, "rateLimit": g.rates.Route, "auth": g.auth.Route, "queue": g.shed.RouteQueue,
 		},
 		Former: former, Predicate: g.programs.Predicate, Program: g.programs.Program,
 	}

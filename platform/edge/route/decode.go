@@ -158,7 +158,7 @@ func (d *decoder) readMirror(n *node) *Mirror {
 }
 
 // plugs are the keys of filters that other packages make.
-var plugs = []string{"cors", "rateLimit", "auth"}
+var plugs = []string{"cors", "rateLimit", "auth", "queue"}
 
 func (d *decoder) readFilter(n *node) (f Filter) {
 	f.line = n.line

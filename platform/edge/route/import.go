@@ -127,7 +127,7 @@ var lenient = Config{
 	},
 	Program: func(string) ([]*filter.Filter, error) { return nil, nil },
 	Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){
-		"cors": anything, "rateLimit": anything, "auth": anything,
+		"cors": anything, "rateLimit": anything, "auth": anything, "queue": anything,
 	},
 }
 

@@ -143,7 +143,7 @@ type Filter struct {
 	Mirror          *Mirror   `json:"mirror,omitempty"`
 	Program         string    `json:"program,omitempty" doc:"a program of the platform's, by name"`
 
-	Plug string          `json:"-"` // the key of a filter that another package makes: cors, rateLimit, auth
+	Plug string          `json:"-"` // the key of a filter that another package makes: cors, rateLimit, auth, queue
 	With json.RawMessage `json:"-"` // what stands under that key
 
 	line int

@@ -188,6 +188,7 @@ func (s *Shed) Filters() []*filter.Filter {
 		{Name: "LoadShed", Kind: filter.Inbound, Order: -650, Quick: true, If: func(*filter.Exchange) bool { return s.inEffect.Load() }, Apply: s.early},
 		{Name: "OriginShed", Kind: filter.Inbound, Order: -85, Quick: true, If: func(x *filter.Exchange) bool { return x.Plan != nil }, Apply: s.routed},
 		{Name: "OriginFlight", Kind: filter.Inbound, Order: 970, Quick: true, If: func(x *filter.Exchange) bool { return x.Request.Body != nil && x.Value(key) == nil }, Apply: s.taken},
+		{Name: "RouteQueue", Kind: filter.Inbound, Order: 965, Quick: true, Guard: true, If: func(x *filter.Exchange) bool { return x.Plan != nil && x.Value(queueKey) != nil }, Apply: queued},
 		{Name: "OriginNoted", Kind: filter.Outbound, Order: -950, Quick: true, Always: true, Apply: func(x *filter.Exchange) error { s.noted(x); return nil }},
 	}
 }
