@@ -2,6 +2,8 @@ package ipc
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,6 +21,7 @@ type cluster struct {
 	hedges atomic.Pointer[hedging] // nil until its command hedges
 	calls  calls
 	wire   atomic.Pointer[wire] // nil: as usual
+	lull   atomic.Pointer[lull] // the last; nil: there was none
 	lb     *balance.Balancer
 	ready  chan struct{}                                 // closed once the first list has come
 	zones  atomic.Pointer[map[string]*[2]*meter.Counter] // attempts by the callee's zone: success, failure
@@ -35,6 +38,45 @@ type cluster struct {
 	unfollow func()
 	first    sync.Once
 	closed   bool
+}
+
+// lull is a time in which callers were asked to retry less.
+type lull struct {
+	until   int64
+	retries int // of one call, at most
+}
+
+const longestLull = time.Hour
+
+// asked takes what an answer says in [HeaderBackoff]. What makes no sense is nothing.
+func (cl *cluster) asked(s string) {
+	if s == "" {
+		return
+	}
+	l, window := lull{retries: -1}, -1
+	for part := range strings.SplitSeq(s, ";") {
+		k, v, _ := strings.Cut(strings.TrimSpace(part), "=")
+		n, err := strconv.ParseUint(v, 10, 31)
+		switch {
+		case err != nil:
+			return
+		case k == "max-retries":
+			l.retries = int(n)
+		case k == "window":
+			window = int(n)
+		}
+	}
+	if l.retries < 0 || window < 0 {
+		return
+	}
+	l.until = cl.engine.clock.now() + int64(min(time.Duration(window)*time.Second, longestLull))
+	cl.lull.Store(&l)
+}
+
+// lulls reports whether callers were asked to make no more than so many retries of a call.
+func (cl *cluster) lulls(now int64, retries int) bool {
+	l := cl.lull.Load()
+	return l != nil && now < l.until && retries >= l.retries
 }
 
 func newCluster(e *Engine, name string, cmd *Command) *cluster {

@@ -91,7 +91,7 @@ func (c *course) decide(set *settings, t *try, o *upshot, idempotent, extra bool
 		}
 		return next, wait
 	case settled, notSafe, callerGone:
-	case overBudget, toldNot:
+	case overBudget, toldNot, askedNot:
 		c.noRetry()
 	default:
 		if c.sent > 1 {
@@ -128,6 +128,9 @@ func (c *course) onward(set *settings, wait time.Duration, charged bool, deadlin
 	}
 	e := c.cluster.engine
 	now := e.clock.now()
+	if charged && c.cluster.lulls(now, c.attempts-1) {
+		return askedNot, nil
+	}
 	next := c.cluster.lb.Another(now, c.tried[:c.attempts], charged)
 	if next == nil {
 		return nobodyElse, nil

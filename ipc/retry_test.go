@@ -255,3 +255,41 @@ func TestFaultsOnResponseBodies(t *testing.T) {
 		}
 	})
 }
+
+func TestCallersRetryLessForAsLongAsTheyAreAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asks := "max-retries=0;window=10"
+		n, lists := everywhere(3, func(r *http.Request) (*http.Response, error) { return answer(503, HeaderBackoff, asks)(r) })
+		e := newTestEngine(t, Options{Lists: lists, Transport: n})
+		attempts := func() int {
+			before := n.attempts()
+			get(e, t.Context(), "GET", "http://app/")
+			return n.attempts() - before
+		}
+		if got := attempts(); got != 1 {
+			t.Errorf("no retries are wanted: got %d attempts, want 1", got)
+		}
+		if why, ok := e.Why("app", 1); !ok || !strings.Contains(fmt.Sprintf("%+v", why), HeaderBackoff) {
+			t.Errorf("the reason that is told is %v, want one that names %s", why, HeaderBackoff)
+		}
+		asks = ""
+		if got := attempts(); got != 1 {
+			t.Errorf("another call within the window: got %d attempts, want 1", got)
+		}
+		time.Sleep(10 * time.Second)
+		if got := attempts(); got != 3 {
+			t.Errorf("after the window: got %d attempts, want 3", got)
+		}
+		for _, asks = range []string{"max-retries=1;window=10", " window=10; max-retries=1 "} {
+			if got := attempts(); got != 2 {
+				t.Errorf("%q: got %d attempts, want 2", asks, got)
+			}
+			time.Sleep(10 * time.Second)
+		}
+		for _, asks = range []string{"max-retries=0", "window=10", "max-retries=-1;window=1", "max-retries=0;window=soon", "no"} {
+			if got := attempts(); got != 3 {
+				t.Errorf("%q makes no sense: got %d attempts, want 3", asks, got)
+			}
+		}
+	})
+}

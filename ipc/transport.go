@@ -33,6 +33,10 @@ const (
 	HeaderNoRetry     = "X-Ipc-No-Retry" // in a response: "1" = do not try again, here or upstream
 	HeaderRequestID   = "X-Request-Id"
 
+	// HeaderBackoff, in a response such as the edge's when it sheds load, asks all callers to retry less for a while:
+	// "max-retries=0;window=10" is no retries of a call to that app within 10 s.
+	HeaderBackoff = "X-Edge-Backoff"
+
 	headerError = "X-Ipc-Error" // in a response: why it is no answer of the handler's: "injected", "shed"
 )
 
@@ -292,6 +296,7 @@ func (x *exchange) upshot(resp *http.Response, err error) (o upshot) {
 	if err == nil {
 		if o.status = resp.StatusCode; o.status >= 400 {
 			o.noRetry, o.retryAfter, o.whole = resp.Header.Get(HeaderNoRetry) == "1", resp.Header.Get("Retry-After"), x.source.canSend()
+			x.cluster.asked(resp.Header.Get(HeaderBackoff))
 		}
 		return o
 	}

@@ -54,6 +54,7 @@ const (
 	tooLate
 	nobodyElse
 	overBudget
+	askedNot
 	callerGone
 	tooMany
 	outrun
@@ -71,6 +72,7 @@ var verdicts = [...]string{
 	tooLate:     "not tried again: another attempt would end after the deadline",
 	nobodyElse:  "not tried again: there is no other instance to try",
 	overBudget:  "not tried again: the budget for retries is spent",
+	askedNot:    "not tried again: the app asks callers to retry less for a while, by " + HeaderBackoff,
 	callerGone:  "",
 	outrun:      "the other attempt's outcome counts",
 	tooMany:     "not tried again: " + strconv.Itoa(maxAttempts) + " attempts are enough",

@@ -49,6 +49,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/ipc/limit"
 	"github.com/roadbed/roadbed/meter"
 	"github.com/roadbed/roadbed/platform/api"
@@ -114,6 +115,7 @@ type Shed struct {
 	flights  sync.Pool
 
 	retry  [longestTry]string
+	lull   [longestTry]string
 	groups [4]string
 	counts [4][reasons]*meter.Counter
 	meter  *meter.Registry
@@ -165,6 +167,7 @@ func New(c Config) *Shed {
 	s.level.floor = vital
 	for i := range s.retry {
 		s.retry[i] = strconv.Itoa(i + 1)
+		s.lull[i] = "max-retries=0;window=" + s.retry[i]
 	}
 	for g := range s.counts {
 		s.groups[g] = roadbed.Criticality(g).String()
@@ -238,7 +241,9 @@ func (s *Shed) refuse(x *filter.Exchange, score int, why reason) {
 	group := groupOf(score)
 	x.Answer(http.StatusServiceUnavailable, "")
 	h := &x.Response.Header
-	h.Add("Retry-After", s.retry[rand.IntN(longestTry)])
+	after := rand.IntN(longestTry)
+	h.Add("Retry-After", s.retry[after])
+	h.Add(ipc.HeaderBackoff, s.lull[after])
 	h.Add("X-Edge-Shed", s.groups[group])
 	if why == byForce {
 		h.Add("X-Edge-Shed-Forced", "true")
