@@ -165,7 +165,7 @@ func New(c Config) *Gateway {
 	g.regions = region.New(region.Config{Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log, Refuse: g.shed.Visits, Moving: func(elsewhere func(string) bool, within time.Duration) { g.push.Move(elsewhere, within) }})
 	s := standard.New(standard.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance, Healthy: g.leaving.healthy})
 	var err error
-	g.programs, err = program.New(program.Config{Properties: c.Properties, Meter: c.Meter, Log: c.Log, Region: c.Location.Region, Zone: c.Location.Zone, Changed: c.Changed})
+	g.programs, err = program.New(program.Config{Properties: c.Properties, Meter: c.Meter, Log: c.Log, Region: c.Location.Region, Zone: c.Location.Zone, Apps: c.Calls.Transport(), Changed: c.Changed})
 	if err != nil {
 		panic(err) // the language of expressions does not depend on anything
 	}

@@ -83,7 +83,7 @@ func (c *call) allocate(n uint32) (uint32, bool) {
 }
 
 // host defines the functions that modules may import. All of proxy-wasm 0.2.1 are there, so that every module links; those
-// of gRPC, HTTP calls, queues, timers and foreign functions are not offered: the module gets the ABI's status for that, 12.
+// of gRPC, queues, timers and foreign functions are not offered: the module gets the ABI's status for that, 12.
 func (m *module) host(ctx context.Context) error {
 	b := m.wasm.NewHostModuleBuilder("env")
 	define := func(name, params string, fn func(c *call) status) {
@@ -154,17 +154,22 @@ func (m *module) host(ctx context.Context) error {
 		return c.metric(func(x *metric) { x.value = int64(c.a[1]) }, int64(c.a[1]), false)
 	})
 	define("proxy_get_metric", "ii", getMetric)
-	define("proxy_continue_stream", "i", func(c *call) status { return inRange(c.u(0), 1) })
+	define("proxy_continue_stream", "i", func(c *call) status {
+		c.w.resumed = true
+		return inRange(c.u(0), 1)
+	})
+	define("proxy_http_call", "iiiiiiiiii", httpCall)
 	define("proxy_close_stream", "i", func(*call) status { return statusNotOffered })
 	define("proxy_set_effective_context", "i", func(c *call) status {
 		if id := c.u(0); id != 1 && id != c.w.id {
 			return statusBadArgument
 		}
+		c.w.effective = c.u(0)
 		return statusOK
 	})
 	define("proxy_done", "", func(*call) status { return statusOK }) // contexts end with their request
 	for name, params := range map[string]string{
-		"proxy_set_tick_period_milliseconds": "i", "proxy_get_status": "iii", "proxy_http_call": "iiiiiiiiii",
+		"proxy_set_tick_period_milliseconds": "i", "proxy_get_status": "iii",
 		"proxy_grpc_call": "iiiiiiiiiiii", "proxy_grpc_stream": "iiiiiiiii", "proxy_grpc_send": "iiii", "proxy_grpc_cancel": "i", "proxy_grpc_close": "i",
 		"proxy_register_shared_queue": "iii", "proxy_resolve_shared_queue": "iiiii", "proxy_enqueue_shared_queue": "iii", "proxy_dequeue_shared_queue": "iii",
 		"proxy_call_foreign_function": "iiiiii",
@@ -211,6 +216,10 @@ func (c *call) header() (*filter.Header, status) {
 		return &x.Request.Header, statusOK
 	case which == 2 && x != nil:
 		return &x.Response.Header, statusOK
+	case which == 6 && c.w.reply != nil:
+		return &c.w.reply.header, statusOK
+	case which == 7 && c.w.reply != nil:
+		return &c.w.reply.trailer, statusOK
 	case which <= 7:
 		return nil, statusNotFound
 	}
@@ -220,7 +229,7 @@ func (c *call) header() (*filter.Header, status) {
 // writable is header, provided that it is that of what is under way.
 func (c *call) writable() (*filter.Header, status) {
 	h, s := c.header()
-	if s == statusOK && (c.u(0) == 0) != (c.w.kind == filter.Inbound) {
+	if s == statusOK && (c.u(0) > 2 || (c.u(0) == 0) != (c.w.kind == filter.Inbound)) {
 		return nil, statusBadArgument
 	}
 	return h, s
@@ -229,6 +238,12 @@ func (c *call) writable() (*filter.Header, status) {
 // pseudo are the names under which proxy-wasm shows what is no header field.
 func (c *call) pseudo() []filter.Field {
 	x := c.w.x
+	switch c.u(0) {
+	case 6:
+		return c.w.reply.pseudo()
+	case 7:
+		return nil
+	}
 	if c.u(0) == 2 {
 		return []filter.Field{{Name: ":status", Value: strconv.Itoa(x.Response.Status)}}
 	}
@@ -250,11 +265,7 @@ func (c *call) pairs() ([]filter.Field, status) {
 	if s != statusOK {
 		return nil, s
 	}
-	list := c.pseudo()
-	for _, f := range h.Fields() {
-		list = append(list, filter.Field{Name: strings.ToLower(f.Name), Value: f.Value})
-	}
-	return list, statusOK
+	return lowered(c.pseudo(), h), statusOK
 }
 
 // serialize writes fields as proxy-wasm has them: how many, the lengths of each, then names and values with a 0 after each.
@@ -392,8 +403,11 @@ func setPairs(c *call) status {
 
 // length is how long the body is that goes with the header; -1 if that is unknown.
 func (c *call) length() int64 {
-	if c.u(0) == 2 {
+	switch c.u(0) {
+	case 2:
 		return c.w.x.Response.ContentLength
+	case 6, 7:
+		return -1
 	}
 	return c.w.x.Request.ContentLength
 }
@@ -472,7 +486,11 @@ func (c *call) buffer() ([]byte, status) {
 		return nil, statusOK
 	case 7:
 		return []byte(w.m.config), statusOK
-	case 2, 3, 4, 5, 8:
+	case 4:
+		if w.reply != nil {
+			return w.reply.body, statusOK
+		}
+	case 2, 3, 5, 8:
 	default:
 		return nil, statusBadArgument
 	}

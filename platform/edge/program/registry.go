@@ -30,6 +30,7 @@ type Config struct {
 	Meter        *meter.Registry
 	Log          *slog.Logger
 	Region, Zone string
+	Apps         http.RoundTripper // reaches apps by their names, http://APP/..., for modules; nil: they make no HTTP calls
 
 	// Changed is told what the registry did by itself: RETURNED to the former version, or DISABLED. It must not wait.
 	Changed func(name, what, why string)
@@ -41,6 +42,7 @@ type Registry struct {
 	props   *config.Properties
 	meter   *meter.Registry
 	log     *slog.Logger
+	apps    http.RoundTripper
 	changed func(name, what, why string)
 
 	current atomic.Pointer[set]
@@ -74,7 +76,7 @@ func New(c Config) (*Registry, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Registry{Expressions: e, props: c.Properties, meter: c.Meter, log: cmp.Or(c.Log, slog.Default()), changed: c.Changed,
+	r := &Registry{Expressions: e, props: c.Properties, meter: c.Meter, apps: c.Apps, log: cmp.Or(c.Log, slog.Default()), changed: c.Changed,
 		texts: make(map[string]string), refused: make(map[string]string)}
 	if r.changed == nil {
 		r.changed = func(string, string, string) {}
@@ -217,7 +219,7 @@ func (r *Registry) compile(name string, d *Document) (*version, error) {
 		if err != nil {
 			return nil, err
 		}
-		m, err := newModule(name, code, d.Config, r.log, r.meter)
+		m, err := newModule(name, code, d.Config, r.log, r.meter, r.apps)
 		if err != nil {
 			return nil, err
 		}

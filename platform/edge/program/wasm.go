@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"runtime"
 	"strings"
 	"sync"
@@ -41,6 +42,9 @@ type module struct {
 	code    wazero.CompiledModule
 	workers []*worker
 	turn    atomic.Uint32
+	apps    http.RoundTripper // reaches apps by their names; nil: HTTP calls are not offered
+	room    chan struct{}     // a place for each call under way
+	panics  *filter.Panics
 
 	users   atomic.Int64 // who runs, and exchanges that have a stream here
 	retired atomic.Bool
@@ -83,6 +87,12 @@ type worker struct {
 	alloc  bool // the module's allocator is running
 	lines  int
 	answer bool // the module has answered
+
+	calls     []callout // that the module wants, and that were not begun yet
+	token     uint32    // of the last one
+	effective uint32    // the context that the module says it is in
+	resumed   bool      // the module has the request go on
+	reply     *reply    // of the call that it is told of; nil: none
 }
 
 // stream is what an exchange has in a module.
@@ -95,9 +105,9 @@ type stream struct {
 type workerKey struct{}
 
 // newModule compiles a module and starts its instances, so that no request waits for that and a module that cannot start is refused.
-func newModule(name string, code []byte, config string, log *slog.Logger, reg *meter.Registry) (m *module, err error) {
+func newModule(name string, code []byte, config string, log *slog.Logger, reg *meter.Registry, apps http.RoundTripper) (m *module, err error) {
 	ctx := context.Background()
-	m = &module{name: name, config: config, log: log, meter: reg, shared: make(map[string]shared)}
+	m = &module{name: name, config: config, log: log, meter: reg, apps: apps, room: make(chan struct{}, maxCallouts), panics: filter.NewPanics(reg, log), shared: make(map[string]shared)}
 	m.wasm = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithMemoryLimitPages(modulePages).WithCloseOnContextDone(true))
 	defer func() {
 		if v := recover(); v != nil {
@@ -125,7 +135,7 @@ func newModule(name string, code []byte, config string, log *slog.Logger, reg *m
 		return m, errors.New("the module exports neither proxy_on_memory_allocate nor malloc")
 	}
 	for _, name := range []string{"proxy_on_memory_allocate", "malloc", "proxy_on_context_create", "proxy_on_vm_start", "proxy_on_configure",
-		"proxy_on_request_headers", "proxy_on_request_body", "proxy_on_response_headers", "proxy_on_response_body", "proxy_on_done", "proxy_on_log", "proxy_on_delete"} {
+		"proxy_on_request_headers", "proxy_on_request_body", "proxy_on_response_headers", "proxy_on_response_body", "proxy_on_done", "proxy_on_log", "proxy_on_delete", "proxy_on_http_call_response"} {
 		if f := exports[name]; f != nil {
 			if err := signature(name, f); err != nil {
 				return m, err
@@ -154,6 +164,7 @@ var params = map[string]struct {
 	"proxy_on_memory_allocate": {1, true}, "malloc": {1, true}, "proxy_on_context_create": {2, false}, "proxy_on_vm_start": {2, true}, "proxy_on_configure": {2, true},
 	"proxy_on_request_headers": {3, true}, "proxy_on_request_body": {3, true}, "proxy_on_response_headers": {3, true}, "proxy_on_response_body": {3, true},
 	"proxy_on_done": {1, true}, "proxy_on_log": {1, false}, "proxy_on_delete": {1, false},
+	"proxy_on_http_call_response": {5, false},
 }
 
 func signature(name string, f api.FunctionDefinition) error {
@@ -205,7 +216,8 @@ func (m *module) close() {
 // start makes an instance. Call it with mu held.
 func (w *worker) start() error {
 	w.alive++
-	w.nextID, w.x = 1, nil
+	w.nextID, w.x, w.effective = 1, nil, 1
+	w.drop()
 	ctx, cancel := w.context(maxStart)
 	defer cancel()
 	exports := w.m.code.ExportedFunctions()
@@ -329,8 +341,9 @@ func (m *module) run(x *filter.Exchange, k filter.Kind, body bool) error {
 	}
 	ctx, cancel := w.context(maxCall)
 	defer cancel()
-	w.x, w.kind, w.body, w.answer = x, k, body, false
+	w.x, w.kind, w.body, w.answer, w.resumed = x, k, body, false, false
 	defer func() { w.x = nil }()
+	defer w.drop()
 	if s == nil || s.alive != w.alive {
 		w.nextID++
 		fresh := s == nil
@@ -344,7 +357,7 @@ func (m *module) run(x *filter.Exchange, k filter.Kind, body bool) error {
 			return err
 		}
 	}
-	w.id = s.id
+	w.id, w.effective = s.id, s.id
 	names := [2]string{"proxy_on_request_headers", "proxy_on_request_body"}
 	n, end := x.Request.Header.Len(), x.Request.Body == nil
 	if k == filter.Outbound {
@@ -354,20 +367,33 @@ func (m *module) run(x *filter.Exchange, k filter.Kind, body bool) error {
 	if body {
 		end = len(x.Whole) == 0
 	}
-	paused, err := w.call(ctx, names[0], uint64(s.id), uint64(n), truth(end))
+	waits, err := w.step(ctx, s, names[0], uint64(s.id), uint64(n), truth(end))
 	if err != nil || w.answer {
 		return err
 	}
 	if body && !end {
-		paused, err = w.call(ctx, names[1], uint64(s.id), uint64(len(x.Whole)), 1)
+		fresh, done := w.context(maxCall) // the one before may have waited
+		defer done()
+		waits, err = w.step(fresh, s, names[1], uint64(s.id), uint64(len(x.Whole)), 1)
 		if err != nil || w.answer {
 			return err
 		}
 	}
-	if uint32(paused) != 0 {
+	if waits {
 		return errors.New("the module paused the request, and there is nothing that could have it go on")
 	}
 	return nil
+}
+
+// step runs a callback that may have the request wait, and makes the calls that it wants. It reports whether the request still is
+// to wait.
+func (w *worker) step(ctx context.Context, s *stream, name string, args ...uint64) (waits bool, err error) {
+	w.resumed = false
+	paused, err := w.call(ctx, name, args...)
+	if err != nil || w.answer || len(w.calls) == 0 {
+		return uint32(paused) != 0 && !w.resumed, err
+	}
+	return w.resume(s, uint32(paused) != 0 && !w.resumed)
 }
 
 func truth(b bool) uint64 {
