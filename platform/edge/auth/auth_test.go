@@ -256,6 +256,16 @@ func TestOptionalLetsStrangersInButNoLiars(t *testing.T) {
 	}
 }
 
+func TestTwoAuthorizationsAreNone(t *testing.T) {
+	good := "Bearer " + sign(jwt.SigningMethodRS256, "rsa", rsaKey, nil)
+	for _, second := range []string{"Bearer x.y.z", "Basic cm9vdDpyb290", good} {
+		g := newGate(t, `{"jwt": {"keys": `+publicSet+`}, "optional": true}`)
+		if x := g.run(request("Authorization", good, "Authorization", second)); x.Response.Status != 401 || x.User != "" {
+			t.Errorf("a good token and %.20s: got %d as %q, want 401 as nobody: the service may look at the other one", second, x.Response.Status, x.User)
+		}
+	}
+}
+
 func TestATokenIsBelievedNoLongerThanItIsValid(t *testing.T) {
 	g := newGate(t, doc(publicSet, ""))
 	tok := sign(jwt.SigningMethodRS256, "rsa", rsaKey, jwt.MapClaims{"exp": 1_800_000_060})

@@ -58,6 +58,9 @@ func (c *checker) check(x *filter.Exchange) error {
 		h.Del(f)
 	}
 	x.User = ""
+	if h.Count("Authorization") > 1 { // spec: RFC 9110 §11.6.2. The service might believe another than the one that is checked here
+		return c.refuse(x, "none", wrong("Authorization is there more than once; send one"))
+	}
 	var before error // what another kind of token than is accepted here, perhaps, has come to
 	for i, m := range c.methods {
 		_, isToken := m.(*tokens)

@@ -336,7 +336,7 @@ func (r *Regions) Filters() []*filter.Filter {
 			If: func(x *filter.Exchange) bool { return x.Away != "" }, Apply: r.tunnelled},
 		{Name: "RegionNoted", Kind: filter.Outbound, Order: -940, Quick: true, Always: true,
 			If: func(x *filter.Exchange) bool { return x.Away == "" && x.Hop == "" }, Apply: func(x *filter.Exchange) error {
-				r.here.add(x.Response.Status >= 500)
+				r.here.add(balance.Failing(x.Response.Status))
 				return nil
 			}},
 	}
@@ -502,7 +502,7 @@ func (r *Regions) tunnelled(x *filter.Exchange) error {
 				}
 				return err
 			}
-			t.answers(x.Response.Status >= 500)
+			t.answers(balance.Failing(x.Response.Status))
 			x.Respond()
 			return nil
 		}
