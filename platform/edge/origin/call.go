@@ -471,7 +471,7 @@ func (c *call) noteAt(ep *balance.Endpoint, k kind, err error, took int64) {
 			a.Port = a.Port*10 + int(d-'0')
 		}
 	}
-	if n := len(ep.Zone); n > 0 {
+	if n := len(ep.Zone); n > 1 && ep.Zone[n-2] >= '0' && ep.Zone[n-2] <= '9' && ep.Zone[n-1] >= 'a' { // us-east-1a; of others nobody knows
 		a.Region = ep.Zone[:n-1]
 	}
 	x.Attempts = append(x.Attempts, a)
