@@ -34,6 +34,18 @@ func TestEdgeConsole(t *testing.T) {
 
 	b.until(10*time.Second, "how to write a program is said, for there is none", `/There are no programs\.[^]*edge\.program\.NAME/.test(`+text("edge-programs")+`)`)
 
+	if b.eval(`document.querySelector('[data-testid="edge-regions"]') !== null`) == true {
+		t.Error("there is one region, and the page speaks of regions")
+	}
+	d.cli("region", "put", "local", "--edges", fmt.Sprintf("http://127.0.0.1:%d", 7000+d.offset))
+	d.cli("region", "put", "west", "--edges", "http://127.0.0.1:1")
+	b.until(15*time.Second, "regions are there once there are two", `/local here\s+serving\s+–/.test(`+text("region-local")+`)`)
+	d.cli("region", "evacuate", "local", "--ramp", "0", "--reason", "interop test")
+	b.until(15*time.Second, "one that is evacuated is seen, and why", `/draining\s+100[^]*west 100[^]*interop test/.test(`+text("region-local")+`)`)
+	b.until(15*time.Second, "and that the other does not answer", `/does not answer/.test(`+text("region-west")+`)`)
+	d.cli("region", "restore", "local", "--ramp", "0")
+	b.until(15*time.Second, "and that it is back", `/serving\s+–/.test(`+text("region-local")+`)`)
+
 	b.fill("explain-url", "/api/home?x=1")
 	b.click("explain-go")
 	b.until(10*time.Second, "a URL is explained in a sentence", `/takes the route api, and api is asked for \/home\./.test(`+text("explain-sentence")+`)`)

@@ -1,13 +1,14 @@
 // The edge: which requests go where, whom it asks and how they do, who asks most, what was slow, and what it refuses.
 
 import { useEffect, useState } from 'preact/hooks'
-import type { EdgeFilter, EdgeProgram, EdgeRequest, EdgeRoute, EdgeRoutes, Origin, Shedding, Talker } from './types'
+import type { EdgeFilter, EdgeProgram, EdgeRequest, EdgeRoute, EdgeRoutes, Origin, Regions as AllRegions, Shedding, Talker } from './types'
 import type { Model } from './model'
 import { Empty, Mark, useRead } from './ui'
 import { count, percent, rate, seconds, words } from './format'
 import { Explain } from './explain'
 import { Origins } from './origins'
 import { SlowRequests } from './passport'
+import { Regions } from './regions'
 
 const every = 2_000
 const at = '/api/v1/edge/'
@@ -20,6 +21,7 @@ export function EdgePage({ model }: { model: Model }) {
   const filters = useRead<EdgeFilter[]>(at + 'filters', 5_000)
   const shed = useSome<Shedding>(at + 'shed')
   const programs = useSome<EdgeProgram[]>(at + 'programs')
+  const regions = useSome<AllRegions>(at + 'regions')
   if (!routes.data && routes.error) return <div class="panel"><Empty title={routes.error}>An edge runs with <code>roadbed up</code>, or in a process of its own with <code>roadbed serve --roles edge</code>.</Empty></div>
   const error = [routes, origins, top, slow, filters].find(r => r.error)?.error
   const r = routes.data
@@ -32,6 +34,7 @@ export function EdgePage({ model }: { model: Model }) {
       </div>
       {error && <p class="problem" role="alert">{error} What is shown may be old.</p>}
       {r?.refused && <p class="notice danger" data-testid="edge-refused"><Mark kind="danger" size={12} /><span><b role="alert">The newest routes are not in force.</b> <span>{r.refused} The ones before stay. Mend them with <code>roadbed edge route apply</code>.</span></span></p>}
+      {regions && <Regions all={regions} />}
       <Explain example={exampleOf(r)} />
       {origins.data && <Origins origins={origins.data} now={model.now} />}
       {r && <Routes routes={r.routes ?? []} apps={apps} />}

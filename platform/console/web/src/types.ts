@@ -266,6 +266,25 @@ export interface EdgeExplanation {
 
 export interface EdgeFilter { name: string; kind: 'INBOUND' | 'ENDPOINT' | 'OUTBOUND'; order: number; disabled: boolean; guard: boolean; running: number; limit: number; runs: number; skipped: number; failed: number; mean: number } // mean in ns
 
+export interface Regions {
+  region: string
+  regions: RegionView[]
+  visitors: { inFlight: number; headroom: number; taken: number; refused: number; forged: number }
+  kept: number
+  problem?: string
+}
+
+export interface RegionView {
+  region: string
+  own?: boolean
+  document: { state: string; to?: Record<string, number>; reason?: string }
+  moved: number
+  goal: number
+  paused?: string
+  refused?: string
+  tunnel?: { inFlight: number; requests: number; last: number; failed: number; shut: boolean }
+}
+
 export interface Origin {
   app: string
   breaker: string
