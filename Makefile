@@ -65,6 +65,7 @@ soak:
 interop:
 	./interop/install.sh
 	cd interop && $(GO) test -count=1 -timeout 20m ./...
+	cd interop/gatewayapi && $(GO) test -count=1 -timeout 10m ./...
 
 ## bench: side-by-side tables against peers
 bench:

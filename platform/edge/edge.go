@@ -411,7 +411,7 @@ func (g *Gateway) nowhere(otherwise *filter.Filter) *filter.Filter {
 		if !x.Debug && !x.From.IsLoopback() {
 			return &filter.Error{Status: http.StatusNotFound, Category: filter.SuccessLocalNoRoute, Reason: "no route leads to " + x.Request.Path}
 		}
-		if x.Request.Path == "/" {
+		if x.Request.Path == "/" && !t.Documented() {
 			page := index(t.Apps())
 			x.Answer(http.StatusOK, page)
 			x.Response.Header.Set("Content-Type", "text/html; charset=utf-8")

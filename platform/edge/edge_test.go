@@ -147,6 +147,15 @@ func TestStrangersAreNotToldWhatThereIs(t *testing.T) {
 	}
 }
 
+// Who has said by routes what is to be where is not answered at / with a list of apps.
+func TestThereIsNoListOfAppsOnceThereAreRoutes(t *testing.T) {
+	h := newHouse(t, map[string]http.Handler{"billing": http.NotFoundHandler()})
+	h.route(`[{"id":"a","match":{"path":{"prefix":"/a"}},"backends":[{"vip":"billing"}]}]`)
+	if resp, body := h.get(t, "/"); resp.StatusCode != 404 || strings.Contains(body, "<a href") {
+		t.Errorf("/: got %d %q, want 404 and no page", resp.StatusCode, body)
+	}
+}
+
 func TestIgnoredServicesAreNotReachableUnderTheirNames(t *testing.T) {
 	for ignored, want := range map[string]string{"": "billing hello internal-a", "BILLING,internal-*": "hello", "*": "", "hello,[": ""} {
 		props := config.New(config.Options{Override: map[string]string{"zuul.ignoredServices": ignored}})

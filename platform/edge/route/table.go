@@ -213,6 +213,9 @@ func (t *Table) WithApps(names []string) *Table {
 	return &n
 }
 
+// Documented reports whether there are routes beside those of apps, disabled ones included.
+func (t *Table) Documented() bool { return len(t.routes)+len(t.idle) > 0 }
+
 // Routes returns the routes in the order of their precedence where that does not depend on the host, disabled ones last.
 func (t *Table) Routes() []Route {
 	all := make([]Route, 0, len(t.routes)+len(t.idle))
