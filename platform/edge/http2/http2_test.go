@@ -400,3 +400,25 @@ func TestManyRequestsOfAllKindsAtOnce(t *testing.T) {
 	}
 	all.Wait()
 }
+
+// TestAConnectionThatIsCutForgetsItsStreams has a request end between its connection's failure and when that turns to it: the
+// memory of its stream may serve another connection by then.
+func TestAConnectionThatIsCutForgetsItsStreams(t *testing.T) {
+	begun, release := make(chan struct{}), make(chan struct{})
+	var done told
+	addr, s := front(t, Config{Finished: done.finished, Serve: func(x *filter.Exchange) { close(begun); <-release; x.Answer(200, "") }})
+	p := play(t, addr)
+	p.ask(1, true, usual())
+	<-begun
+	c := s.all()[0]
+	c.mu.Lock()
+	c.fail(errGone)
+	c.mu.Unlock()
+	close(release)
+	done.wait(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.opened) != 0 {
+		t.Errorf("%d streams are open still, want none: their requests are over", len(c.opened))
+	}
+}

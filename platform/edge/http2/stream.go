@@ -185,6 +185,7 @@ func (st *stream) finish() {
 	if !st.done {
 		st.end()
 	}
+	c.forget(st) // should the connection have failed
 	st.shut = true
 	if n := len(st.in) - st.at; n > 0 {
 		c.giveCredit(n)
