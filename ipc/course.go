@@ -240,3 +240,62 @@ func reported(ep *balance.Endpoint, utilization, load string, now int64) {
 		}
 	}
 }
+
+// told returns what a caller is told of a call that has no answer.
+func (c *course) told(kind Kind, err error) *Error {
+	out := &Error{Command: c.cluster.name, Kind: kind, Attempts: c.attempts, Cause: err}
+	if c.endpoint != nil {
+		out.Endpoint = c.endpoint.Addr
+	}
+	if inner, ok := err.(*Error); ok {
+		out.Cause = inner.Cause
+	}
+	return out
+}
+
+// meaning says how a call ended by the status of its answer, and by its X-Ipc-Error.
+func (c *Command) meaning(p *permit, status int, why string) (kind Kind, e event, r result) {
+	switch {
+	case isShed(status, why): // it costs the callee next to nothing, and says nothing against what is more important
+		if p.lease != nil {
+			p.lease.dropped = true
+		}
+		return Shed, unanswered, resultFailure
+	case !balance.Failing(status):
+		return None, success, resultSuccess
+	case c.hastily(p, status):
+		return TimedOut, hasty, resultFailure
+	case why == "injected":
+		return Injected, failure, resultFailure
+	}
+	return Failed, failure, resultFailure
+}
+
+// settle counts an HTTP call that has an answer of that meaning.
+func (c *Command) settle(ctx context.Context, p *permit, kind Kind, e event, r result, end int64) {
+	c.finish(p, e, end)
+	how := ending{event: e, ran: true, start: p.start}
+	if r == resultFailure {
+		how.fallback = fallbackMissing
+	}
+	c.tell(ctx, &how, kind, r, end)
+}
+
+// settleFailed counts an HTTP call that has no answer.
+func (c *Command) settleFailed(ctx context.Context, p *permit, kind Kind, err error, end int64) {
+	how := ending{event: c.counted(p, eventOf(kind, err)), ran: true, start: p.start}
+	c.finish(p, how.event, end)
+	if kind != Cancelled {
+		c.count(fallbackMissing)
+		how.fallback = fallbackMissing
+	}
+	c.tell(ctx, &how, kind, resultFailure, end)
+}
+
+// tell has log and meters tell of an HTTP call.
+func (c *Command) tell(ctx context.Context, how *ending, kind Kind, r result, end int64) {
+	c.logCall(ctx, how)
+	if c.engine.meter != nil {
+		c.record(r, kind, time.Duration(end-how.start))
+	}
+}

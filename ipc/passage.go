@@ -379,32 +379,9 @@ func (p *Passage) took(t *try, o *Outcome) {
 
 // answered counts the call under its answer.
 func (p *Passage) answered(t *try, o *Outcome) {
-	kind, e, r := None, success, resultSuccess
-	if balance.Failing(o.Status) {
-		kind, e, r = Failed, failure, resultFailure
-		if o.Why == "injected" {
-			kind = Injected
-		}
-	}
-	if p.cmd.hastily(&p.permit, o.Status) {
-		kind, e = TimedOut, hasty
-	}
-	if isShed(o.Status, o.Why) {
-		kind, e, r = Shed, unanswered, resultFailure
-		if p.permit.lease != nil {
-			p.permit.lease.dropped = true
-		}
-	}
+	kind, e, r := p.cmd.meaning(&p.permit, o.Status, o.Why)
 	p.said = true
-	p.cmd.finish(&p.permit, e, t.end)
-	how := ending{event: e, ran: true, start: p.permit.start}
-	if r == resultFailure {
-		how.fallback = fallbackMissing
-	}
-	p.cmd.logCall(p.ctx, &how)
-	if p.engine.meter != nil {
-		p.cluster.cmd.record(r, kind, time.Duration(t.end-p.permit.start))
-	}
+	p.cmd.settle(p.ctx, &p.permit, kind, e, r, t.end)
 	p.remember(t.end, kind, o.Status, nil)
 }
 
@@ -416,24 +393,9 @@ func (p *Passage) Failed(err error) error {
 	kind := classify(err, p.now >= p.permit.deadline, gone)
 	if !p.said {
 		p.said = true
-		how := ending{event: p.cmd.counted(&p.permit, eventOf(kind, err)), ran: true, start: p.permit.start}
-		p.cmd.finish(&p.permit, how.event, p.now)
-		if kind != Cancelled {
-			p.cmd.count(fallbackMissing)
-			how.fallback = fallbackMissing
-		}
-		p.cmd.logCall(p.ctx, &how)
-		if p.engine.meter != nil {
-			p.cluster.cmd.record(resultFailure, kind, time.Duration(p.now-p.permit.start))
-		}
+		p.cmd.settleFailed(p.ctx, &p.permit, kind, err, p.now)
 	}
-	out := &Error{Command: p.cluster.name, Kind: kind, Attempts: p.attempts, Cause: err}
-	if p.endpoint != nil {
-		out.Endpoint = p.endpoint.Addr
-	}
-	if inner, ok := err.(*Error); ok {
-		out.Cause = inner.Cause
-	}
+	out := p.told(kind, err)
 	p.remember(p.now, kind, 0, out)
 	p.End()
 	return out

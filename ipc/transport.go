@@ -581,32 +581,9 @@ func (r *injectedReset) Unwrap() []error { return []error{r.err, syscall.ECONNRE
 // deliver hands the response to the caller; the call goes on until its body ends.
 func (x *exchange) deliver(resp *http.Response) *http.Response {
 	end := x.answeredAt
-	kind, e, r := None, success, resultSuccess
-	if balance.Failing(resp.StatusCode) {
-		kind, e, r = Failed, failure, resultFailure
-		if resp.Header.Get(headerError) == "injected" {
-			kind = Injected
-		}
-	}
-	if x.cmd.hastily(&x.permit, resp.StatusCode) {
-		kind, e = TimedOut, hasty
-	}
-	if wasShed(resp) { // it costs the callee next to nothing, and says nothing against what is more important
-		kind, e, r = Shed, unanswered, resultFailure
-		if x.permit.lease != nil {
-			x.permit.lease.dropped = true
-		}
-	}
+	kind, e, r := x.cmd.meaning(&x.permit, resp.StatusCode, first(resp.Header[headerError]))
 	if !x.joined {
-		x.cmd.finish(&x.permit, e, end)
-		how := ending{event: e, ran: true, start: x.permit.start}
-		if r == resultFailure {
-			how.fallback = fallbackMissing
-		}
-		x.cmd.logCall(x.orig.Context(), &how)
-		if x.engine.meter != nil {
-			x.cluster.cmd.record(r, kind, time.Duration(end-x.permit.start))
-		}
+		x.cmd.settle(x.orig.Context(), &x.permit, kind, e, r, end)
 	}
 	x.remember(x.permit.start, end, kind, resp.StatusCode, nil)
 	x.source.settle()
@@ -631,25 +608,10 @@ func (x *exchange) fail(err error) error {
 	late := errors.Is(x.scope.Err(), context.DeadlineExceeded) || end >= x.deadline
 	kind := classify(err, late, errors.Is(ctx.Err(), context.Canceled))
 	if !x.joined {
-		how := ending{event: x.cmd.counted(&x.permit, eventOf(kind, err)), ran: true, start: x.permit.start}
-		x.cmd.finish(&x.permit, how.event, end)
-		if kind != Cancelled {
-			x.cmd.count(fallbackMissing)
-			how.fallback = fallbackMissing
-		}
-		x.cmd.logCall(ctx, &how)
-		if x.engine.meter != nil {
-			x.cluster.cmd.record(resultFailure, kind, time.Duration(end-x.permit.start))
-		}
+		x.cmd.settleFailed(ctx, &x.permit, kind, err, end)
 	}
 	x.finish()
-	out := &Error{Command: x.cluster.name, Kind: kind, Attempts: x.attempts, Cause: err}
-	if x.endpoint != nil {
-		out.Endpoint = x.endpoint.Addr
-	}
-	if inner, ok := err.(*Error); ok {
-		out.Cause = inner.Cause
-	}
+	out := x.told(kind, err)
 	x.remember(x.permit.start, end, kind, 0, out)
 	return out
 }

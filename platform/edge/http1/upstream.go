@@ -89,7 +89,7 @@ var (
 const maxInterims = 16
 
 // upstreamRules are those of answers: there is nothing to choose.
-var upstreamRules = &Rules{Limits: Limits{}.withDefaults()}
+var upstreamRules = &Rules{Limits: Limits{}.withDefaults(), Underscores: Keep}
 
 // Upstream is one connection to an origin. It takes one exchange at a time. An idle one holds no buffers.
 type Upstream struct {
