@@ -114,3 +114,17 @@ func FuzzParseRetryAfter(f *testing.F) {
 		}
 	})
 }
+
+func FuzzBackoff(f *testing.F) {
+	for _, s := range []string{"", "max-retries=0;window=10", " window=1 ; max-retries=2 ", "max-retries=-1", "window=99999999999", "=;=", "max-retries=1;window=0;x=1"} {
+		f.Add(s)
+	}
+	e := newTestEngine(f, Options{})
+	f.Fuzz(func(t *testing.T, s string) {
+		cl := newCluster(e, "app", e.Command("app", Settings{}))
+		cl.asked(s)
+		if l := cl.lull.Load(); l != nil && (l.retries < 0 || l.until > e.clock.now()+int64(longestLull)) {
+			t.Errorf("%q: got %+v", s, *l)
+		}
+	})
+}

@@ -173,3 +173,26 @@ func TestWhileOneRequestWaitsOthersUseTheModule(t *testing.T) {
 	close(let)
 	wg.Wait()
 }
+
+func FuzzCallout(f *testing.F) {
+	f.Add("auth", serialize(whois), "body")
+	f.Add("AUTH", serialize(whois[:3]), "")
+	f.Fuzz(func(t *testing.T, app, pairs, body string) {
+		fields, err := deserialize(pairs)
+		if err != nil {
+			return
+		}
+		req, err := calloutRequest(app, fields, body)
+		if err != nil {
+			return
+		}
+		if req.URL.Host != strings.ToLower(app) || req.URL.Scheme != "http" || !filter.Token(req.Method) || !strings.HasPrefix(req.URL.Path, "/") || strings.ContainsAny(req.Host, "/@ ") {
+			t.Errorf("%q, %v became %s %s for %q", app, fields, req.Method, req.URL, req.Host)
+		}
+		for name, values := range req.Header {
+			if !filter.Token(name) || strings.ContainsAny(strings.Join(values, ""), "\r\n") {
+				t.Errorf("%v became the field %q: %q", fields, name, values)
+			}
+		}
+	})
+}

@@ -839,6 +839,7 @@ var routeSeeds = []string{
 	`[{"id":"a","match":{"hosts":["*.x.y"],"path":{"prefix":"/"}},"backends":[{"vip":"a","weight":1}]}]`,
 	`[{"id":"a","filters":[{"stripPrefix":2}],"timeouts":{"request":"1s"},"backends":[{"vip":"a"}]}]`,
 	"- id: a\n  match: {path: {regex: '/a.*'}, query: [{name: q, present: false}]}\n  filters: [{redirect: {scheme: https}}]\n",
+	"routes: [{id: a, affinity: user, requestBuffering: 'off', match: {path: {prefix: /app}}, backends: [{vip: a}]}]\ntests:\n- {request: POST http://a.x.y/app/x?q=1, headers: ['X-A: b'], user: u, route: a, backend: a, path: /app/x}\n- {request: /, route: none, status: 404}\n",
 	"routes:\n- &x {id: a, backends: [{addr: '[::1]:80', sticky: 'cookie:c'}]}\n",
 	"- id: a\n  filters: [{rewrite: {prefix: /y}}, {rateLimit: {a: [1]}}]\n  backends: [{status: 500}, {vip: b}]\n",
 }
@@ -871,7 +872,7 @@ func TestHammer(t *testing.T) {
 func tryRoutes(t *testing.T, text, path, host, query string) (accepted bool) {
 	plug := func(json.RawMessage) ([]*filter.Filter, error) { return nil, nil }
 	config := Config{
-		Apps: []string{"app"}, Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){"cors": plug, "rateLimit": plug, "auth": plug},
+		Apps: []string{"app"}, Filters: map[string]func(json.RawMessage) ([]*filter.Filter, error){"cors": plug, "rateLimit": plug, "auth": plug, "queue": plug},
 		Predicate: func(string) (func(*filter.Exchange) bool, error) {
 			return func(*filter.Exchange) bool { return true }, nil
 		},
@@ -894,6 +895,11 @@ func tryRoutes(t *testing.T, text, path, host, query string) (accepted bool) {
 			t.Fatalf("%q is asked for as %q", path, x.Path)
 		}
 		table.Explain(x, nil)
+	}
+	for _, g := range d.Tests {
+		if o := table.Try(g); o.OK != (o.Why == "") {
+			t.Fatalf("%+v comes to %+v", g, o)
+		}
 	}
 	again, err := Format(d.Routes)
 	if err != nil {
