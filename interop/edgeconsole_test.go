@@ -67,7 +67,7 @@ func TestEdgeConsole(t *testing.T) {
 		resp.Body.Close()
 	}
 	d.cli("fault", "add", "--rules", "client:catalog=delay(120ms)", "--for", "1m", "--why", "interop test")
-	b.until(30*time.Second, "slow requests are drawn with what took so long", `/of it at the origin/.test(`+text("edge-slow")+`) && document.querySelector('.way rect.way-origin')`)
+	b.until(30*time.Second, "slow requests are drawn with what took so long", `/of it waiting for the origin/.test(`+text("edge-slow")+`) && document.querySelector('.way rect.way-wait')`)
 	b.until(20*time.Second, "several of them", `document.querySelectorAll('.ways > li').length >= 6`)
 	b.eval(`document.querySelector('.ways summary').click()`)
 	b.until(5*time.Second, "their states can be read", `/IN_REQ_HEADERS_RECEIVED/.test(document.querySelector('.ways details[open]')?.innerText)`)
