@@ -2,7 +2,6 @@ package edge
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -45,25 +44,8 @@ func TestAnEdgeThatIsTakenOutOfServiceSaysSoAndRefusesNobody(t *testing.T) {
 	h := newHouseWith(t, props, map[string]http.Handler{"hello": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, "hi") })})
 	set("server.outofservice.connections.delay", "0")
 	set("server.outofservice.close.timeout", "0")
-	d, err := h.Door(DoorConfig{Name: "test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.begun.Do(func() { close(h.ready) })
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error)
-	go func() { done <- d.Run(ctx, l, nil) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
-	c, err := net.Dial("tcp", l.Addr().String())
+	at := open(t, h.Gateway)
+	c, err := net.Dial("tcp", at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +83,7 @@ func TestAnEdgeThatIsTakenOutOfServiceSaysSoAndRefusesNobody(t *testing.T) {
 	}
 	c.Close()
 	for what, status := range map[string]int{"/healthcheck": 503, "/hello/": 200} {
-		if c, err = net.Dial("tcp", l.Addr().String()); err != nil {
+		if c, err = net.Dial("tcp", at); err != nil {
 			t.Fatalf("out of service, a new connection: %v", err)
 		}
 		defer c.Close()
@@ -112,7 +94,7 @@ func TestAnEdgeThatIsTakenOutOfServiceSaysSoAndRefusesNobody(t *testing.T) {
 	}
 	set("edge.outOfService", "false")
 	h.leave()
-	if c, err = net.Dial("tcp", l.Addr().String()); err != nil {
+	if c, err = net.Dial("tcp", at); err != nil {
 		t.Fatal(err)
 	}
 	defer c.Close()

@@ -2,11 +2,13 @@ package edge
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -369,4 +371,85 @@ func TestWithoutRegionsNoRequestMeetsTheirFilters(t *testing.T) {
 	if resp, _ := w.regions["east"].get(t, "/hello/", "X-Edge-Hop", "east"); resp.StatusCode != 200 {
 		t.Errorf("without: got %d, want 200", resp.StatusCode)
 	}
+}
+
+func TestGRPCGoesThroughTheTunnel(t *testing.T) {
+	app := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if r.ProtoMajor != 2 || err != nil {
+			http.Error(w, fmt.Sprint("over ", r.Proto, ": ", err), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
+		w.Header().Set("X-Path", r.URL.Path)
+		w.Write(b) //nolint:errcheck // a test's
+		w.Header().Set(http.TrailerPrefix+"Grpc-Status", "0")
+		w.Header().Set(http.TrailerPrefix+"Grpc-Message", "of west")
+	}))
+	app.Config.Protocols = new(http.Protocols)
+	app.Config.Protocols.SetUnencryptedHTTP2(true)
+	app.Start()
+	defer app.Close()
+	w := newWorld(t, nil, "east", "west")
+	w.regions["west"].route(fmt.Sprintf("[{id: grpc, match: {path: {prefix: /shop.Cart}}, backends: [{addr: %q}]}]", app.Listener.Addr()))
+	west := open(t, w.regions["west"].Gateway)
+	w.docs["east"] = evacuated(map[string]int{"west": 100})
+	w.docs["west"] = region.RegionDocument{State: region.Serving, Edges: []string{"http://" + west}}
+	w.set()
+	east := open(t, w.regions["east"].Gateway)
+	tr := &http.Transport{Protocols: new(http.Protocols)}
+	tr.Protocols.SetUnencryptedHTTP2(true)
+	defer tr.CloseIdleConnections()
+	ask := func(kind, body string) (*http.Response, string) {
+		t.Helper()
+		req, err := http.NewRequest("POST", "http://"+east+"/shop.Cart/Add", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", kind)
+		req.Header.Set("TE", "trailers")
+		resp, err := (&http.Client{Transport: tr, Timeout: 20 * time.Second}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return resp, string(b)
+	}
+	frame := "\x00\x00\x00\x00\x02hi"
+	resp, body := ask("application/grpc+proto", frame)
+	if resp.StatusCode != 200 || body != frame || resp.Header.Get("X-Path") != "/shop.Cart/Add" || resp.Trailer.Get("Grpc-Status") != "0" || resp.Trailer.Get("Grpc-Message") != "of west" {
+		t.Errorf("gRPC: got %d %q, header %v, trailers %v; want the frame back, and west's status", resp.StatusCode, body, resp.Header, resp.Trailer)
+	}
+	resp, body = ask("application/grpc-web+proto", frame) // which west translates, and not both
+	if resp.StatusCode != 200 || !strings.HasPrefix(body, frame+"\x80") || !strings.Contains(strings.ToLower(body), "grpc-message: of west") || resp.Header.Get("Content-Type") != "application/grpc-web+proto" {
+		t.Errorf("gRPC-Web: got %d %q, header %v; want the frame back, and the trailers as another", resp.StatusCode, body, resp.Header)
+	}
+}
+
+// open has a door of g serve, until the test ends, and returns its address.
+func open(t *testing.T, g *Gateway) string {
+	t.Helper()
+	d, err := g.Door(DoorConfig{Name: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g.begun.Do(func() { close(g.ready) }) // as Run does
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx, l, nil) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+	return l.Addr().String()
 }
