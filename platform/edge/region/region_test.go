@@ -6,6 +6,7 @@ import (
 	"math"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -389,7 +390,7 @@ func TestARampStandsStillWhileItsTargetFails(t *testing.T) {
 		}
 		answers(5, true)
 		stood := r.percent()
-		if why := r.now.Load().own.ramp.why; !strings.Contains(why, "west fails") || stood > 38 {
+		if why := r.View().Regions[0].Paused; !strings.Contains(why, "west fails") || stood > 38 {
 			t.Fatalf("while west fails: %.1f %%, why %q; want about as many as before, and a reason", stood, why)
 		}
 		answers(30, true)
@@ -401,7 +402,7 @@ func TestARampStandsStillWhileItsTargetFails(t *testing.T) {
 			t.Errorf("15 s after the last failure, 5 of which count as failing: %.1f %%, want %.1f still", got, stood)
 		}
 		answers(10, false)
-		if got, why := r.percent(), r.now.Load().own.ramp.why; got <= stood || why != "" {
+		if got, why := r.percent(), r.View().Regions[0].Paused; got <= stood || why != "" {
 			t.Errorf("25 s after the last failure: %.1f %%, why %q; want more than %.1f, and no reason", got, why, stood)
 		}
 		before := r.percent()
@@ -549,7 +550,13 @@ func TestRequestsThatStayAndThatArriveTakeNoMemory(t *testing.T) {
 func TestWhoHoldsConnectionsIsToldWhoHasMoved(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRegions(t, "east")
+		var mu sync.Mutex // guards asked
 		asked := map[string]time.Duration{}
+		many := func() int {
+			mu.Lock()
+			defer mu.Unlock()
+			return len(asked)
+		}
 		began := time.Now()
 		last := -time.Second
 		r.moves = func(elsewhere func(string) bool, within time.Duration) {
@@ -558,6 +565,8 @@ func TestWhoHoldsConnectionsIsToldWhoHasMoved(t *testing.T) {
 				t.Errorf("told after %v and %v, to go within %v; want a second between at least, and %v", last, now, within, spread)
 			}
 			last = now
+			mu.Lock()
+			defer mu.Unlock()
 			for i := range 100 {
 				if name := fmt.Sprint("user-", i); elsewhere(name) && asked[name] == 0 {
 					asked[name] = now
@@ -569,15 +578,16 @@ func TestWhoHoldsConnectionsIsToldWhoHasMoved(t *testing.T) {
 		r.Set(docs("east", draining(began, 20), "west", westServes))
 		time.Sleep(10 * time.Second)
 		synctest.Wait()
-		if n := len(asked); n < 30 || n > 65 {
+		if n := many(); n < 30 || n > 65 {
 			t.Errorf("%d of 100 were asked by half of the ramp, want about half", n)
 		}
 		time.Sleep(15 * time.Second)
 		synctest.Wait()
-		if n := len(asked); n != 100 {
+		if n := many(); n != 100 {
 			t.Errorf("%d of 100 were asked in the end, want all", n)
 		}
-		for name := range asked {
+		for i := range 100 {
+			name := fmt.Sprint("user-", i)
 			if got := r.goes(&filter.Exchange{User: name}); got != "west" {
 				t.Errorf("%s was asked to go, and is served in %s", name, got)
 			}
