@@ -125,6 +125,9 @@ func kindOf(name string) fieldKind {
 	}
 	switch name[0] | 0x20 {
 	case 'x':
+		if strings.IndexByte(name, '_') >= 0 { // where edge.headers.underscores lets it pass: many servers read it as -
+			name = strings.ReplaceAll(name, "_", "-")
+		}
 		if len(name) < 5 || name[1] != '-' {
 			return ordinary
 		}
@@ -140,7 +143,7 @@ func kindOf(name string) fieldKind {
 			if hasPrefix(name, "X-Edge-") {
 				return forwarded
 			}
-			if filter.Same(name, "X-Envoy-Expected-Rq-Timeout-Ms") {
+			if filter.Same(name, "X-Envoy-Expected-Rq-Timeout-Ms") || filter.Same(name, "X-Envoy-Attempt-Count") {
 				return internal
 			}
 		case 'i':
@@ -151,8 +154,12 @@ func kindOf(name string) fieldKind {
 			if filter.Same(name, "X-Netflix.server.utilization") {
 				return internal
 			}
+		case 'o': // which frameworks and services that decide about requests take for what is asked for
+			if hasPrefix(name, "X-Original-") || filter.Same(name, "X-Originating-URL") {
+				return forwarded
+			}
 		case 'r':
-			if filter.Same(name, "X-Real-IP") {
+			if filter.Same(name, "X-Real-IP") || filter.Same(name, "X-Rewrite-URL") {
 				return forwarded
 			}
 		}

@@ -77,15 +77,15 @@ func text(t testing.TB, x *filter.Exchange) string {
 func TestNothingAClientSaysOfItselfIsBelieved(t *testing.T) {
 	e := newEdge(t)
 	x := e.run(get("X-Fit", "x", "X-Ipc-Deadline", "1", "x-forwarded-for", "10.0.0.1", "X-Forwarded-Host", "evil", "X-Forwarded-Proto", "https",
-		"X-Forwarded-Prefix", "/evil", "X-Forwarded-Proto-Version", "3", "X-Real-IP", "10.0.0.1", "Forwarded", "for=10.0.0.1", "X-Edge-Priority", "1",
+		"X-Forwarded-Prefix", "/evil", "X-Forwarded-Proto-Version", "3", "X-Real-IP", "10.0.0.1", "Forwarded", "for=10.0.0.1", "X-Original-URL", "/admin", "X-Rewrite-URL", "/admin", "X-Originating-URL", "/admin", "X-Envoy-Attempt-Count", "9", "X-Edge-Priority", "1",
 		"X-Forwarded-Client-Cert", "Hash=1", "Endpoint-Load-Metrics", "x", "X-Netflix.server.utilization", "1", "Grpc-Timeout", "1m", "X-Envoy-Expected-Rq-Timeout-Ms", "1",
-		"X-Mine", "stays"))
+		"X_Forwarded_User", "root", "x-forwarded_email", "root", "X_Ipc_Caller", "root", "X_Mine", "stays", "X-Mine", "stays"))
 	h := &x.Request.Header
 	for name, want := range map[string]string{
 		"X-Fit": "", "X-Ipc-Deadline": "", "X-Forwarded-For": "203.0.113.9", "X-Forwarded-Host": "shop.example.com:7000", "X-Forwarded-Proto": "http",
-		"X-Forwarded-Port": "7000", "X-Forwarded-Prefix": "", "X-Forwarded-Proto-Version": "", "X-Real-IP": "", "Forwarded": "", "X-Edge-Priority": "",
+		"X-Forwarded-Port": "7000", "X-Forwarded-Prefix": "", "X-Forwarded-Proto-Version": "", "X-Real-IP": "", "Forwarded": "", "X-Original-URL": "", "X-Rewrite-URL": "", "X-Originating-URL": "", "X-Envoy-Attempt-Count": "", "X-Edge-Priority": "",
 		"X-Forwarded-Client-Cert": "", "Endpoint-Load-Metrics": "", "X-Netflix.server.utilization": "", "Grpc-Timeout": "", "X-Envoy-Expected-Rq-Timeout-Ms": "",
-		"X-Mine": "stays", "Via": "1.1 roadbed-edge",
+		"X_Forwarded_User": "", "x-forwarded_email": "", "X_Ipc_Caller": "", "X_Mine": "stays", "X-Mine": "stays", "Via": "1.1 roadbed-edge",
 	} {
 		if got := h.Get(name); got != want {
 			t.Errorf("the origin gets %s: %q, want %q", name, got, want)
