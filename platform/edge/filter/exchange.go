@@ -77,6 +77,10 @@ type Response struct {
 
 	Flush bool // write on what Body yields as it comes, as for event streams; always so if ContentLength is -1
 
+	// Refused tells that nothing was done of the request, so that it may be asked again: over HTTP/2 REFUSED_STREAM says so in
+	// place of the answer.
+	Refused bool
+
 	Cut bool // cut the connection, with an RST where that can be, in place of an answer
 
 	// Takeover is called with the client's connection once the head, a 101 or an extended CONNECT's 200, was written,

@@ -251,6 +251,7 @@ func TestAnswersArriveAsTheyWereMeant(t *testing.T) {
 			x.Response.Status, x.Response.ContentLength, x.Response.Body = 200, -1, io.NopCloser(io.MultiReader(strings.NewReader("hello"), iotestErr{}))
 		}, "RST INTERNAL_ERROR", "hello", ""},
 		{"cut", "GET", func(x *filter.Exchange) { x.Response.Cut = true }, "RST INTERNAL_ERROR", "", ""},
+		{"refused", "GET", func(x *filter.Exchange) { x.Answer(503, ""); x.Response.Refused = true }, "RST REFUSED_STREAM", "", ""},
 		{"nothing", "GET", func(x *filter.Exchange) {}, "500", "the edge has no answer to this request\n", ""},
 		{"panic", "GET", func(x *filter.Exchange) { panic("as the test wants it") }, "500", "the edge failed at this request; its log tells why\n", ""},
 		{"a head of 60 KB", "GET", func(x *filter.Exchange) {

@@ -64,6 +64,12 @@ func (r *reply) send() {
 		r.failed = errCut
 		return
 	}
+	if x.Response.Refused {
+		st.c.mu.Lock()
+		st.abort(refusedStream)
+		st.c.mu.Unlock()
+		return
+	}
 	st.c.mu.Lock()
 	wrong := st.wrong
 	st.c.mu.Unlock()
@@ -160,7 +166,7 @@ func (r *reply) write() {
 		length = 0
 	}
 	told := length
-	if p.Status == 204 || p.Status == 304 && length == 0 || p.Body == nil && p.Trailer != nil && !silent {
+	if p.Status == 204 || silent && length == 0 && p.Body == nil || p.Status == 304 && length == 0 || p.Body == nil && p.Trailer != nil && !silent {
 		told = -1
 	}
 	trailers := p.Trailer != nil && !silent

@@ -81,6 +81,7 @@ type settings struct {
 	User     string  `config:"user.header"`
 	Admit    bool    `config:"admission.enabled"`
 	MostShut float64 `config:"admission.maxReject"`
+	Streams  bool    `config:"h2refuse"`
 }
 
 // Validate keeps what cannot be meant out of force.
@@ -149,6 +150,7 @@ var sentences = [reasons]string{
 //	edge.shed.force                  100       a drill: scores above are refused; 100 is none
 //	edge.shed.force.percent          100       of users that the drill concerns
 //	edge.shed.user.header            X-Member  names a user; without it the address does
+//	edge.shed.h2refuse               false     refuse streams of HTTP/2 by REFUSED_STREAM in place of 503
 //	edge.shed.admission.enabled      false     keep requests from apps whose answers mostly fail
 //	edge.shed.admission.maxReject    0.9       the largest share of requests that is kept from them
 //	edge.priority.default            50        score of what nothing else ranks: 1 to 100, or a group's name
@@ -248,6 +250,7 @@ func (s *Shed) refuse(x *filter.Exchange, score int, why reason) {
 	if why == byForce {
 		h.Add("X-Edge-Shed-Forced", "true")
 	}
+	x.Response.Refused = s.settings.Get().Streams
 	x.SetCategory(filter.FailureShed, sentences[why])
 	s.counts[group][why].Inc()
 }

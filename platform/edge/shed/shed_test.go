@@ -235,6 +235,17 @@ func TestADrillConcernsItsShareOfUsers(t *testing.T) {
 	}
 }
 
+func TestStreamsAreRefusedInPlaceOfAnAnswerIfThatIsWanted(t *testing.T) {
+	for _, wanted := range []string{"true", "false"} {
+		g := newGate(t, "edge.shed.force", "40", "edge.shed.h2refuse", wanted)
+		g.busy(time.Second, 0)
+		x := g.run(request(80))
+		if x.Response.Status != 503 || x.Response.Refused != (wanted == "true") {
+			t.Errorf("edge.shed.h2refuse=%s: got %d, refused %v", wanted, x.Response.Status, x.Response.Refused)
+		}
+	}
+}
+
 func TestRoutesThatRankAreWaitedFor(t *testing.T) {
 	g := newGate(t)
 	g.busy(time.Second, 0.95)
