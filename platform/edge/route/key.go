@@ -52,10 +52,10 @@ func (k key) of(x *filter.Exchange, buf *[64]byte) ([]byte, bool) {
 	case byUser:
 		s = x.User
 	case byClient:
-		if x.Client == nil {
-			return nil, false
+		a := x.From // what a trusted proxy says, or another region, and not their own address
+		if !a.IsValid() && x.Client != nil {
+			a = x.Client.Remote.Addr()
 		}
-		a := x.Client.Remote.Addr()
 		if a == (netip.Addr{}) {
 			return nil, false
 		}
