@@ -4,11 +4,13 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"net"
 	"os"
 	"runtime"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
@@ -67,6 +69,7 @@ type conn struct {
 	ready []*stream // to be served once what was read is understood
 
 	streams sync.WaitGroup // that are served
+	writeBy atomic.Int64   // the deadline of writes that is set, by filter.Now
 
 	mu      sync.Mutex // guards what follows
 	room    sync.Cond  // there is room in out; its L is mu
@@ -96,8 +99,7 @@ type conn struct {
 	parts     int   // staying, parting or leaving
 	partedAt  int64
 	quitting  bool
-	writeBy   int64 // the deadline of writes
-	settled   bool  // the client's preface and SETTINGS came
+	settled   bool // the client's preface and SETTINGS came
 }
 
 // incoming is a DATA frame whose payload is still to come.
@@ -160,9 +162,14 @@ func (c *conn) farewell(err error) {
 	}
 	c.mu.Lock()
 	c.out = appendGoAway(c.out, c.last, e.code, e.why)
+	c.writeBy.Store(math.MaxInt64)                   // who writes shall leave it
 	c.nc.SetWriteDeadline(time.Now().Add(lastWrite)) //nolint:errcheck // it ends in any case
-	c.writeBy = windowMost << 31
 	c.flush(false)
+	c.mu.Lock()
+	for c.writing && c.failed == nil {
+		c.room.Wait()
+	}
+	c.mu.Unlock()
 	half, ok := c.nc.(interface{ CloseWrite() error })
 	if !ok || half.CloseWrite() != nil {
 		return
@@ -873,9 +880,9 @@ const slowWindow = 60 * time.Second
 func (c *conn) write(b []byte) error {
 	now := filter.Now()
 	least := int64(slowWindow) + int64(len(b))*int64(time.Second)/int64(max(c.s.settings.Load().AnswerRate, 1))
-	if c.writeBy < now+least {
-		c.writeBy = now + least + least/2
-		c.nc.SetWriteDeadline(filter.At(c.writeBy)) //nolint:errcheck // a connection that is closed says so when it is written to
+	if by := now + least + least/2; c.writeBy.Load() < now+least {
+		c.writeBy.Store(by)
+		c.nc.SetWriteDeadline(filter.At(by)) //nolint:errcheck // a connection that is closed says so when it is written to
 	}
 	_, err := c.nc.Write(b)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
