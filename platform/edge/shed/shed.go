@@ -18,7 +18,8 @@
 // Every 100 ms signals are measured: processor time, the wait for a processor, memory, connections. Each tells 0 up to its
 // soft limit, 1 from its hard one. The largest, x, counts at once; after it x falls to half every 2 s. Requests with a score
 // above 100·(1-x³) are answered 503 before anything is looked up for them. Once it is known who answers, the same goes for
-// each app by its own signals: requests in flight, and answers that it is overloaded.
+// each app by its own signals: requests in flight, and answers that it is overloaded. Refusals ask callers to retry nothing for
+// a while (X-Edge-Backoff), which package ipc heeds. A route may have a queue of its own ([Shed.RouteQueue]).
 //
 // # What it promises
 //   - Scores 1 to 5 are never refused here.
@@ -30,7 +31,8 @@
 //
 // # What it does not
 //   - Long answers, event streams and upgraded connections do not count as in flight.
-//   - It does not tell HTTP/2 clients by RST_STREAM; they get the same 503.
+//   - HTTP/2 clients get the same 503, not RST_STREAM, after which most would ask again at once, unless edge.shed.h2refuse says so.
+//   - A route's queue is no part of this: it holds whatever the edge, or the app, could bear, and for all scores alike.
 package shed
 
 import (
