@@ -44,6 +44,9 @@ func newWorld(t testing.TB, override map[string]string, names ...string) *world 
 	return w
 }
 
+// busy counts how often an app was asked for what it answers with 503.
+var busy atomic.Int64
+
 // inRegion answers where it is, and what it was asked; and /echo as what it was told after an upgrade.
 func inRegion(name string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -57,8 +60,10 @@ func inRegion(name string) http.Handler {
 			defer c.Close()
 			fmt.Fprintf(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: %s\r\nX-Served-In: %s\r\n\r\n", r.Header.Get("Upgrade"), name)
 			io.Copy(c, buf) //nolint:errcheck // a test's
-		case strings.HasSuffix(r.URL.Path, "/fails"):
-			http.Error(w, "as asked", 500)
+		case strings.HasSuffix(r.URL.Path, "/busy"):
+			busy.Add(1)
+			http.Error(w, "as asked", http.StatusServiceUnavailable)
+			return
 		case strings.HasSuffix(r.URL.Path, "/slow"):
 			time.Sleep(200 * time.Millisecond)
 		}
@@ -452,4 +457,22 @@ func open(t *testing.T, g *Gateway) string {
 		}
 	})
 	return l.Addr().String()
+}
+
+func TestAttemptsDoNotMultiplyAcrossRegions(t *testing.T) {
+	w := newWorld(t, nil, "east", "west")
+	attempts := func(region string) int64 {
+		t.Helper()
+		before := busy.Load()
+		if resp, _ := w.regions[region].get(t, "/hello/busy"); resp.StatusCode != 503 || resp.Header.Get("X-Served-In") != "west" {
+			t.Errorf("asked in %s: got %d of %q, want west's 503", region, resp.StatusCode, resp.Header.Get("X-Served-In"))
+		}
+		return busy.Load() - before
+	}
+	there := attempts("west")
+	w.docs["east"] = evacuated(map[string]int{"west": 100})
+	w.set()
+	if n := attempts("east"); there == 0 || n > there {
+		t.Errorf("what west tries %d times by itself, it is made to try %d times by east", there, n)
+	}
 }

@@ -42,6 +42,7 @@
 //   - A user who has moved stays there while the share grows, and one who is back stays back while it falls.
 //   - All edges with the same properties and clocks that agree send the same user to the same place; an edge that is started
 //     in the middle of a ramp goes on where the others are.
+//   - What another region has answered is not tried again here: attempts do not multiply.
 //   - A request is sent to another region once at most, whatever the properties of either say.
 //   - A document with a mistake changes nothing; the log, the API and the properties' readers say what is wrong.
 //   - No request is lost because another region cannot be reached, unless it is not idempotent and was sent, or "strict" is set.
@@ -450,6 +451,8 @@ func (t *trip) restore(x *filter.Exchange) {
 	x.Plan, x.App, x.Path, x.Prefix, x.Host, x.Group, x.Instance, x.Addr, x.Surgical, x.Force = t.plan, t.app, t.path, t.prefix, t.host, t.group, t.instance, t.addr, t.surgical, t.force
 }
 
+var nothingAgain = []int{}
+
 // through is the plan of requests that no route of this region takes.
 var through = filter.Plan{Upgrades: true}
 
@@ -471,8 +474,9 @@ func (r *Regions) tunnelled(x *filter.Exchange) error {
 	}()
 	plan := through
 	if x.Plan != nil {
-		plan = *x.Plan // its deadline and its rules for retries hold
+		plan = *x.Plan // its deadlines and methods hold
 	}
+	plan.RetryStatuses, plan.Hedge = nothingAgain, false // the other edge has tried again what it answers
 	plan.Endpoint, plan.Inbound, plan.Outbound, plan.Mirror, plan.Protocol, plan.MaxBody = nil, nil, nil, "", "", 0
 	u := userOf(x, &set.User)
 	var why error
