@@ -478,6 +478,7 @@ func TestHandshakesThatAreNoneAreAnswered(t *testing.T) {
 		closed string
 	}{
 		{"no upgrade", func(x *filter.Exchange) { x.Request.Upgrade = "" }, 426, ""},
+		{"another method", func(x *filter.Exchange) { x.Request.Method = "POST" }, 405, ""},
 		{"another version", func(x *filter.Exchange) { x.Request.Header.Set("Sec-WebSocket-Version", "8") }, 426, ""},
 		{"a short key", func(x *filter.Exchange) { x.Request.Header.Set("Sec-WebSocket-Key", "AAAA") }, 400, ""},
 		{"nobody", func(x *filter.Exchange) { x.Request.Header.Del("X-Member") }, 101, "close 1008 Auth failed"},

@@ -23,6 +23,11 @@ func (p *Push) serveWebSocket(x *filter.Exchange) {
 		x.Response.Header.Add("Upgrade", "websocket")
 		x.SetCategory(filter.FailureBadRequest, "no WebSocket handshake")
 		return
+	case x.Request.Method != http.MethodGet: // which engines make of an extended CONNECT, too
+		x.Answer(http.StatusMethodNotAllowed, "a WebSocket is asked for by GET\n")
+		x.Response.Header.Add("Allow", http.MethodGet)
+		x.SetCategory(filter.FailureBadRequest, "no WebSocket handshake")
+		return
 	case h.Get("Sec-WebSocket-Version") != "13":
 		x.Answer(http.StatusUpgradeRequired, "this edge speaks version 13 of the WebSocket protocol\n")
 		x.Response.Header.Add("Sec-WebSocket-Version", "13")
