@@ -668,7 +668,7 @@ func (a *answer) finish(ok bool) {
 	if !sent && u.ending == Other {
 		u.ending = NotSent
 	}
-	if !sent || !u.unwatch() {
+	if here := u.unwatch(); !sent || !here { // whatever became of the body: the client's next request wants to be watched
 		ok = false
 		u.close()
 	}

@@ -303,13 +303,17 @@ func TestAnEarlyAnswerIsReadWhileTheBodyStillComes(t *testing.T) {
 			http.ReadRequest(bufio.NewReader(far))
 			io.WriteString(far, "HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno")
 		}()
+		var client filter.Waiter // of its connection, for all its requests
 		got, reusable, err := ask(NewUpstream(near), "POST", func(o *Outgoing, x *filter.Exchange) {
 			w := waiting{make(chan struct{})}
-			x.Request.Body = w
+			x.Request.Body, x.Waiter = w, &client
 			o.Body, o.ContentLength = io.MultiReader(strings.NewReader("begin"), w), 1<<30
 		})
 		if got != `413 2 [] "no"` || reusable || err != nil {
 			t.Errorf("got %s, reusable %v, %v, want the 413 and a closed connection", got, reusable, err)
+		}
+		if next := func() {}; !client.Wait(&next) {
+			t.Error("the client's next request is taken for one whose client has gone away")
 		}
 	})
 }

@@ -95,7 +95,7 @@ var reasons = [kinds]string{
 	maxConns:     "there are too many connections to an instance of %s; try again",
 	reset:        "%s broke off its answer; try again",
 	closeNotify:  "%s broke off its answer; try again",
-	cancelled:    "the client went away",
+	cancelled:    "the client of %s went away",
 	concurrency:  "too many requests for %s are in flight; try again",
 	headTooLarge: "the header of %s's answer is too large",
 	other:        "the edge failed at this request to %s; its log tells why",
