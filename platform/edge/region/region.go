@@ -25,7 +25,7 @@
 // If no edge of the region answers, the next region in "to" is asked, and at last the request is served here after all:
 // any request that was not sent, or that the other region refused as too much; of those that were sent and not answered,
 // those that may be sent twice. With "strict" it is answered 503 in place of that. A region that does not answer five times
-// in a row is left alone for two seconds.
+// in a row is tried once every two seconds, for one second, by a GET, HEAD or OPTIONS.
 //
 // # The ramp stands still
 //
@@ -479,6 +479,7 @@ func (r *Regions) tunnelled(x *filter.Exchange) error {
 	plan.RetryStatuses, plan.Hedge = nothingAgain, false // the other edge has tried again what it answers
 	plan.Endpoint, plan.Inbound, plan.Outbound, plan.Mirror, plan.Protocol, plan.MaxBody = nil, nil, nil, "", "", 0
 	u := userOf(x, &set.User)
+	safe := x.Request.Upgrade == "" && (x.Request.Method == http.MethodGet || x.Request.Method == http.MethodHead || x.Request.Method == http.MethodOptions)
 	var why error
 	for skip := uint64(0); ; {
 		t, next := r.next(home, &u, skip)
@@ -486,10 +487,16 @@ func (r *Regions) tunnelled(x *filter.Exchange) error {
 			break
 		}
 		skip = next
-		if !t.open() {
+		may, trial := t.open(safe)
+		if !may {
 			continue
 		}
 		x.Plan, x.App, x.Away = &plan, t.app, t.region
+		if trial {
+			brief := plan
+			brief.AttemptTimeout, brief.Retries = tryFor, -1
+			x.Plan = &brief
+		}
 		x.Path, x.Prefix, x.Host, x.Group, x.Instance, x.Addr, x.Surgical, x.Force = "", "", "", "", "", "", "", false
 		h := &x.Request.Header
 		h.Add(HopHeader, t.stamp.hop(r.key(), r.own, t.region, time.Now().Unix()))

@@ -594,3 +594,39 @@ func TestWhoHoldsConnectionsIsToldWhoHasMoved(t *testing.T) {
 		}
 	})
 }
+
+func TestARegionThatDoesNotAnswerIsTriedNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRegions(t, "east")
+		defer r.Close()
+		r.Set(docs("east", `{"state":"EVACUATED","to":{"west":100}}`, "west", westServes))
+		w := r.tunnels["west"]
+		is := func(when string, safe, may, trial bool) {
+			t.Helper()
+			if gotMay, gotTrial := w.open(safe); gotMay != may || gotTrial != trial {
+				t.Errorf("%s, safe %v: may be sent %v, as a trial %v; want %v, %v", when, safe, gotMay, gotTrial, may, trial)
+			}
+		}
+		for range missesAllowed - 1 {
+			w.missed()
+		}
+		is("after four without an answer", false, true, false)
+		w.answers(false)
+		for range missesAllowed - 1 {
+			w.missed()
+		}
+		is("after four more, with one between", false, true, false)
+		w.missed()
+		is("after five in a row", true, false, false)
+		time.Sleep(2 * time.Second)
+		is("two seconds later", false, false, false)
+		is("two seconds later", true, true, true)
+		is("and once more", true, false, false)
+		time.Sleep(9 * time.Second)
+		is("if nobody has tried for long", false, false, false)
+		time.Sleep(time.Second)
+		is("if nobody has tried for long", false, true, true)
+		w.answers(true)
+		is("once it has answered, be it with an error", true, true, false)
+	})
+}

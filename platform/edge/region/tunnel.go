@@ -28,6 +28,8 @@ type tunnel struct {
 const (
 	missesAllowed = 5
 	shutFor       = int64(2 * time.Second)
+	unsafeAfter   = int64(8 * time.Second) // from when one that is safe could have tried
+	tryFor        = time.Second            // that a trial waits for its answer
 )
 
 func newTunnel(region string, m *meter.Registry) *tunnel {
@@ -41,14 +43,19 @@ func newTunnel(region string, m *meter.Registry) *tunnel {
 	return t
 }
 
-// open reports whether a request may be sent: the region answers, or it is this one's turn to see whether it does.
-func (t *tunnel) open() bool {
+// open reports whether a request may be sent: the region answers, or it is this one's turn to try whether it does. That is
+// for requests that are served here if it does not; others try only if there were none of these for long.
+func (t *tunnel) open(safe bool) (may, trial bool) {
 	until := t.shut.Load()
 	if until == 0 {
-		return true
+		return true, false
 	}
 	now := filter.Now()
-	return now >= until && t.shut.CompareAndSwap(until, now+shutFor)
+	if now < until || !safe && now < until+unsafeAfter {
+		return false, false
+	}
+	may = t.shut.CompareAndSwap(until, now+shutFor)
+	return may, may
 }
 
 // answers notes an answer; bad is that it says that something failed.
