@@ -37,7 +37,7 @@
 // # What it does not
 //   - It does not heed priorities, and pushes nothing.
 //   - It does not upgrade from HTTP/1.1 (h2c): RFC 9113 has no such way any more. Clients begin with the preface.
-//   - A request that the client takes back in the same breath is not served and not told of.
+//   - Streams that are refused by REFUSED_STREAM are counted (edge.http2.refused), but not told of: their heads are not looked at.
 package http2
 
 import (

@@ -61,6 +61,8 @@ func (c *conn) look(now int64, set *http1.Settings) {
 		if after(now, c.partedAt, leaveWithin) {
 			end = errDrained
 		}
+	case c.parts == parting && after(now, c.partedAt, partWithin):
+		c.leave()
 	case c.pinged != 0:
 		if after(now, c.pinged, pongWithin) {
 			end = errSilent
@@ -73,8 +75,6 @@ func (c *conn) look(now int64, set *http1.Settings) {
 		c.leave()
 	case c.parts == staying && c.expires != 0 && now > c.expires:
 		c.goAway()
-	case c.parts == parting && after(now, c.partedAt, partWithin):
-		c.leave()
 	}
 	if end != nil {
 		c.fail(end)
