@@ -136,7 +136,7 @@ func appendLiteral(b []byte, kind byte, index int, name, value string) []byte {
 
 // encoder is the dynamic table of one direction of a connection.
 type encoder struct {
-	entries [tableEntries]entry // a ring; the newest is at first
+	entries *[tableEntries]entry // a ring; the newest is at first; nil: nothing was ever there
 	first   int
 	n       int
 	size    int // as the RFC counts it
@@ -268,6 +268,9 @@ func (e *encoder) field(b []byte, name, value string) []byte {
 
 // add makes a field the newest entry.
 func (e *encoder) add(h uint32, name, value string) {
+	if e.entries == nil {
+		e.entries = new([tableEntries]entry)
+	}
 	size := len(name) + len(value) + overhead
 	e.evict(size)
 	e.first = (e.first + tableEntries - 1) % tableEntries

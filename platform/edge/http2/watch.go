@@ -11,6 +11,7 @@ const (
 	watchEvery  = 500 * time.Millisecond // what the watch has to find out is found out within so much more
 	pingAfter   = time.Minute            // of silence while somebody waits for an answer
 	pongWithin  = 15 * time.Second
+	restAfter   = 5 * time.Second // without a request a connection needs no buffers
 	partWithin  = time.Second     // a round trip takes no longer
 	leaveWithin = 2 * time.Second // a client takes to close a connection that it was told the end of
 )
@@ -90,6 +91,9 @@ func (c *conn) look(now int64, set *http1.Settings) {
 			st.slow = true
 			st.cond.Broadcast()
 		}
+	}
+	if len(c.opened) == 0 && len(c.out) == 0 && !c.writing && after(now, c.moved, restAfter) {
+		c.out, c.spare = nil, nil
 	}
 	if len(c.out) > 0 && !c.writing {
 		go func() { // it may have to wait
