@@ -153,17 +153,18 @@ func bubble(t *testing.T, c Config, client func(s *Server, p *player)) {
 	})
 }
 
+// body answers with the request's.
+func body(x *filter.Exchange) {
+	b, err := io.ReadAll(x.Request.Body)
+	if err != nil {
+		x.Answer(400, err.Error())
+		return
+	}
+	x.Answer(200, string(b))
+}
+
 func TestWhatTakesTooLongIsCutOff(t *testing.T) {
 	post := usual(field{Name: ":method", Value: "POST"})
-	body := func(x *filter.Exchange) {
-		b, err := io.ReadAll(x.Request.Body)
-		if err != nil {
-			x.Fail(err)
-			x.Answer(400, err.Error())
-			return
-		}
-		x.Answer(200, string(b))
-	}
 	endless := func(x *filter.Exchange) {
 		x.Response.Status, x.Response.ContentLength, x.Response.Body = 200, -1, io.NopCloser(zeros{})
 	}
@@ -226,6 +227,29 @@ func (p *player) end() string {
 		if _, err := p.fr.ReadFrame(); err != nil {
 			return "closed"
 		}
+	}
+}
+
+func TestAConversationMayPause(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		kind  string
+		begun bool
+	}{{"gRPC", "application/grpc", false}, {"a body behind the beginning of the answer", "text/plain", true}} {
+		bubble(t, Config{Serve: func(x *filter.Exchange) {
+			if tt.begun {
+				x.Response.Status, x.Response.ContentLength, x.Response.Body = 200, -1, io.NopCloser(x.Request.Body)
+				return
+			}
+			body(x)
+		}}, func(_ *Server, p *player) {
+			p.ask(1, false, usual(field{Name: ":method", Value: "POST"}, field{Name: "content-type", Value: tt.kind}))
+			r := &player{t: p.t, nc: p.nc, fr: xhttp2.NewFramer(io.Discard, p.nc), dec: p.dec}
+			time.AfterFunc(40*time.Second, func() { p.fr.WriteData(1, true, []byte("hello")) })
+			if got := r.await(1); got.String() != "200" || string(got.body) != "hello" {
+				t.Errorf("%s: after 40 s got %v %q, want 200 and hello", tt.name, got, got.body)
+			}
+		})
 	}
 }
 

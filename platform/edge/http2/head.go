@@ -2,6 +2,7 @@ package http2
 
 import (
 	"encoding/binary"
+	"strings"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
 	"github.com/roadbed/roadbed/platform/edge/http1"
@@ -494,6 +495,7 @@ func (c *conn) accept(st *stream) {
 	h, q := &c.head, &st.x.Request
 	st.refused = h.refused
 	st.extended = q.Upgrade != ""
+	st.patient = strings.HasPrefix(q.Header.Get("content-type"), "application/grpc")
 	st.ended, st.left = h.end, -1
 	if h.lengths > 0 {
 		st.left = h.length

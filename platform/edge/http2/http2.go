@@ -29,7 +29,9 @@
 //   - A client that resets a stream, or goes away, ends what the origin was asked for it.
 //   - A connection that floods the edge with what costs it nothing (resets, what makes the edge reset, CONTINUATION, PING,
 //     SETTINGS, PRIORITY, WINDOW_UPDATE, empty DATA) is told to calm down and cut off.
-//   - Slow clients are cut off: a head has 10 s, a body may pause for 5 s, 240 bytes a second is the least either way.
+//   - Slow clients are cut off: a head has 10 s, a body may pause for 5 s, 240 bytes a second is the least either way. Bodies of
+//     gRPC, and others once the answer has begun, may pause for as long as both ends want; a client that is silent for a
+//     minute is asked by PING whether it is there.
 //   - Who is beyond what a connection may ask at once is refused by REFUSED_STREAM, which may be asked again.
 //   - Drain tells clients by GOAWAY, twice, and no request that was sent before they could know is lost.
 //   - No string of a request is changed under who holds it, nor does the connection hold those of an answer.

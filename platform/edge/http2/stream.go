@@ -24,6 +24,7 @@ type stream struct {
 	hints    func(int, *filter.Header)
 	refused  *http1.Refusal // why it is not served, which is answered; nil: it is
 	extended bool           // it is an extended CONNECT
+	patient  bool           // its body may pause for as long as both ends want
 
 	waited time.Duration // for bytes of the body; of who reads it
 	pace   pace          // of those bytes
@@ -85,7 +86,7 @@ func (st *stream) recycle() {
 	if cap(in) > keptBody {
 		in = nil
 	}
-	st.c, st.id, st.waiter, st.refused, st.extended = nil, 0, filter.Waiter{}, nil, false
+	st.c, st.id, st.waiter, st.refused, st.extended, st.patient = nil, 0, filter.Waiter{}, nil, false, false
 	st.waited, st.pace, st.drip = 0, pace{}, pace{}
 	st.lostBy, st.wrong, st.in, st.at, st.got, st.left, st.credit, st.owed, st.wide, st.window = nil, nil, in, 0, 0, 0, 0, 0, 0, 0
 	st.ended, st.expects, st.shut, st.begun, st.done, st.over, st.pins, st.since, st.stuck, st.slow = false, false, false, false, false, false, 0, 0, 0, false
@@ -342,7 +343,8 @@ const (
 	rateWindow = 10 * time.Second
 )
 
-// await waits for bytes of the body. Only waiting counts against a slow sender: while nobody asks for more it cannot be late.
+// await waits for bytes of the body. Those of gRPC come when there is something to say, and so do those that follow when the
+// answer has begun: such a body is one side of a conversation. Of others, only waiting counts against a slow sender: while nobody asks for more it cannot be late.
 // The caller holds mu.
 func (st *stream) await() {
 	now := filter.Now()
@@ -350,7 +352,7 @@ func (st *stream) await() {
 	st.cond.Wait()
 	st.since = 0
 	took := time.Duration(filter.Now() - now)
-	if st.waited += took; st.waited <= rateGrace {
+	if st.waited += took; st.waited <= rateGrace || st.patient || st.begun {
 		return
 	}
 	st.pace.took += took

@@ -85,7 +85,7 @@ func (c *conn) look(now int64, set *http1.Settings) {
 	}
 	for _, st := range c.opened {
 		switch {
-		case after(now, st.since, set.BodyIdle) && !st.extended:
+		case after(now, st.since, set.BodyIdle) && !st.extended && !st.patient && !st.begun:
 			st.refuse(http1.SlowBody)
 		case after(now, st.stuck, slowWindow):
 			st.slow = true
