@@ -5,8 +5,11 @@ package main
 import (
 	"fmt"
 	"log"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/roadbed/roadbed/bench/process"
 )
 
 const (
@@ -48,7 +51,7 @@ func (b *bench) beside() error {
 			return fmt.Errorf("%s: %w", p.Name, err)
 		}
 	}
-	passed := 0.0 // what a request costs that is passed on
+	var passed map[string]float64 // what a request costs that is passed on
 	for _, conns := range []int{few, many} {
 		seen, err := b.turns(all, func(p *proxy) (report, error) { return wrk(p.url, conns, b.phase) })
 		if err != nil {
@@ -59,10 +62,10 @@ func (b *bench) beside() error {
 		b.table.compare("p99, ms"+on, seen.p99, p99Bars)
 		b.table.tell("requests a second"+on, seen.rate)
 		if conns == few {
-			passed = seen.micros[ours.Name]
+			passed = seen.micros
 		}
 	}
-	return b.refusals(ours, passed)
+	return b.refusals(ours, all[slices.Index(columns, "nginx")], passed)
 }
 
 // byName are the figures of all, by name.
@@ -89,20 +92,24 @@ func (b *bench) turns(all []*proxy, load func(*proxy) (report, error)) (byName, 
 }
 
 // refusals has everything but the most important refused, as under overload, and looks at what that costs beside passed, a
-// request that is passed on.
-func (b *bench) refusals(ours *platform, passed float64) error {
+// request that is passed on. nginx, which refuses without a reason, shows what of it is the system's: reading a request and
+// writing an answer.
+func (b *bench) refusals(ours *platform, nginx *proxy, passed map[string]float64) error {
 	// Nothing says how important requests for another route are: they are 50.
-	other := *ours
-	other.url = strings.Replace(ours.url, "/shop/500/", "/shop/499/", 1)
+	others := []*proxy{{ours.Process, refused(ours.url), ""}, {nginx.Process, refused(nginx.url), ""}}
 	if err := ours.setAll(map[string]string{"edge.shed.force": "1", "edge.shed.force.percent": "100"}); err != nil {
 		return err
 	}
-	seen, err := b.turns([]*proxy{&other.proxy}, func(p *proxy) (report, error) { return wrkRefused(p.url, few, b.phase) })
+	seen, err := b.turns(others, func(p *proxy) (report, error) { return wrkRefused(p.url, few, b.phase) })
 	if err != nil {
 		return err
 	}
-	refused := seen.micros[ours.Name]
-	b.table.tell(fmt.Sprintf("CPU time of a request that is refused, µs, %d connections", few), seen.micros)
-	b.table.keep("the same as a share of one that is passed on", refused/passed, mostShedCPU)
+	share := func(p *process.Process) float64 { return seen.micros[p.Name] / passed[p.Name] }
+	b.table.compare(fmt.Sprintf("CPU time of a request that is refused, µs, %d connections", few), seen.micros, nil)
+	b.table.keep("the same as a share of one that is passed on", share(ours.Process), mostShedCPU)
+	b.table.tell("that share where nothing but system calls is left to do", map[string]float64{nginx.Name: share(nginx.Process)})
 	return nil
 }
+
+// refused is where requests are refused, of a proxy that is asked at url.
+func refused(url string) string { return strings.Replace(url, "/shop/500/", "/shop/499/", 1) }
