@@ -39,7 +39,11 @@ func TestAPassportTellsWhenARequestWasConnectedSentAndAnswered(t *testing.T) {
 					}
 					before = m[1]
 				}
-				if s := strings.Join(got, " "); s != tt.want {
+				s, sooner := strings.Join(got, " "), tt.want
+				if protocol == "h2c" { // the answer may be there before the goroutine that sends the body has said so
+					sooner = strings.Replace(tt.want, "OUT_REQ_LAST_CONTENT_SENT ", "", 1)
+				}
+				if s != tt.want && s != sooner {
 					t.Errorf("%s:\ngot  %s\nwant %s", tt.method, s, tt.want)
 				}
 			}
