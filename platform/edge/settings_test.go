@@ -246,6 +246,7 @@ func TestADoorServesWithTheSettingsOfNow(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		io.Copy(io.Discard, resp.Body) // or the client would close the connection, which is counted below
 		resp.Body.Close()
 		if open, most := h.connections(); open != 1 || most != want {
 			t.Errorf("maxConnections=%q: %d of %d connections are told to the shedder, want 1 of %d", limit, open, most, want)
