@@ -300,6 +300,8 @@ func TestRealClientsGetThroughTheEdgeWhatTheyGetDirectly(t *testing.T) {
 		"Python's httpx, HTTP 2":    {secure, bin(), inPython("httpx2")},
 		"curl, HTTP 3":              {secure, bin(), inPython("curl3")},
 		"Python's requests":         {through, bin(), inPython("requests")},
+		"OkHttp":                    {through, bin(), speaks("java/run", "edge", "OkCaller", "1")},
+		"OkHttp, HTTP 2":            {secure, bin(), speaks("java/run", "edge", "OkCaller", "2")},
 		"Java's HttpClient":         {through, bin(), speaks("java/run", "edge", "Caller", "1")},
 		"Java's, h2c by upgrade":    {through, bin(), speaks("java/run", "edge", "Caller", "2")},
 		"Java's HttpClient, HTTP 2": {secure, bin(), speaks("java/run", "edge", "Caller", "2")},

@@ -55,7 +55,7 @@ public final class Caller {
     }
   }
 
-  private static void say(int status, Map<String, String> headers, byte[] body) {
+  static void say(int status, Map<String, String> headers, byte[] body) {
     String h = headers.entrySet().stream().map(e -> quote(e.getKey()) + ":" + quote(e.getValue())).collect(Collectors.joining(","));
     System.out.println("{\"Status\":" + status + ",\"Headers\":{" + h + "},\"Body\":\"" + Base64.getEncoder().encodeToString(body) + "\"}");
   }
@@ -65,14 +65,14 @@ public final class Caller {
   }
 
   /** The tests' certificates are their own. */
-  private static SSLContext trusting() throws Exception {
+  static SSLContext trusting() throws Exception {
     System.setProperty("jdk.internal.httpclient.disableHostnameVerification", "true");
     SSLContext c = SSLContext.getInstance("TLS");
     c.init(null, new TrustManager[] {new Trusting()}, new SecureRandom());
     return c;
   }
 
-  private static final class Trusting extends X509ExtendedTrustManager {
+  static final class Trusting extends X509ExtendedTrustManager {
     @Override
     public void checkClientTrusted(X509Certificate[] chain, String type) {}
 
