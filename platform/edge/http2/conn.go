@@ -83,9 +83,8 @@ type conn struct {
 	opened  []*stream // whose answers somebody waits for
 	serving int       // requests that are served
 	served  int
-	last    uint32   // the highest id of a stream that was seen
-	closed  [32]past // streams that are over
-	closedN int
+	last    uint32    // the highest id of a stream that was seen
+	closed  [128]past // streams that are over, each at the place of its id
 
 	window    int64 // of the connection, to send
 	initial   int64 // of each stream, to send
@@ -95,11 +94,13 @@ type conn struct {
 	pingMark  int   // of sentData, when the client was last heard to ping; the reader's own
 	moved     int64 // when something was last read, or a request ended; by filter.Now
 	pinged    int64 // when the client was asked whether it is there; 0: not
+	freshly   bool  // a frame has come whole since it was looked at what is partial; the reader's own
 	headSince int64 // when a head, or another frame, began that is not whole; 0: none has
 	parts     int   // staying, parting or leaving
 	partedAt  int64
 	quitting  bool
-	settled   bool // the client's preface and SETTINGS came
+	saidAll   int64 // when all was written to a client that is left; 0: it was not yet
+	settled   bool  // the client's preface and SETTINGS came
 }
 
 // incoming is a DATA frame whose payload is still to come.
@@ -274,18 +275,20 @@ type past struct {
 
 // remember notes that a stream is over. The caller holds mu.
 func (c *conn) remember(id uint32, early bool) {
-	c.closed[c.closedN%len(c.closed)] = past{id, early}
-	c.closedN++
+	c.closed[id/2%uint32(len(c.closed))] = past{id, early}
 }
+
+// unopened reports whether the client has not opened a stream that we would know of: of those that come when it was told
+// what the last one is, nothing is looked at. The caller holds mu.
+func (c *conn) unopened(id uint32) bool { return id > c.last && c.parts != leaving }
 
 // recall returns whether a stream was open not long ago, and whether it was ended early. The caller holds mu.
 func (c *conn) recall(id uint32) (was, early bool) {
-	for _, k := range c.closed {
-		if k.id == id {
-			return true, k.early
-		}
+	if id > c.last && c.parts == leaving {
+		return true, true
 	}
-	return false, false
+	k := c.closed[id/2%uint32(len(c.closed))]
+	return k.id == id, k.id == id && k.early
 }
 
 var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
@@ -422,7 +425,7 @@ func (c *conn) frames() error {
 	for {
 		if c.data.left+c.data.pad > 0 {
 			if c.start == c.end {
-				return nil
+				return c.partial(false)
 			}
 			if err := c.take(); err != nil {
 				return err
@@ -454,6 +457,7 @@ func (c *conn) frames() error {
 				at++
 			}
 			c.start += at
+			c.freshly = true
 			if err := c.begin(f, pad); err != nil {
 				return err
 			}
@@ -466,13 +470,16 @@ func (c *conn) frames() error {
 		if err := c.frame(f, b[frameHead:frameHead+f.length]); err != nil {
 			return err
 		}
+		c.freshly = c.freshly || c.head.id == 0
 	}
 }
 
 // partial notes whether something came that is not whole: it must be in time.
 func (c *conn) partial(is bool) error {
 	is = is || c.head.id != 0
-	if is == (c.headSince != 0) {
+	fresh := c.freshly
+	c.freshly = false
+	if is == (c.headSince != 0) && !(is && fresh) { // what is partial now is not what was
 		return nil
 	}
 	c.mu.Lock()
@@ -537,7 +544,7 @@ func (c *conn) begin(f frame, pad int) error {
 		}
 	}
 	c.mu.Lock()
-	if f.id > c.last {
+	if c.unopened(f.id) {
 		c.mu.Unlock()
 		return broken(protocolError, "DATA is of a stream that was not opened")
 	}
@@ -623,7 +630,9 @@ func (c *conn) take() error {
 
 // giveCredit has the client be told that it may send so much more, once that is worth it. The caller holds mu.
 func (c *conn) giveCredit(n int) {
-	if c.owed += int64(n); c.owed >= connWindow/4 {
+	c.owed += int64(n)
+	// While some streams' bodies lie unread, what is left of the window must go round fast enough for the others.
+	if c.owed >= connWindow/4 || c.owed >= c.credit && c.owed >= frameMost || c.owed > 0 && c.credit <= 0 {
 		c.urgent = true
 		c.out = appendWindowUpdate(c.out, 0, int(c.owed))
 		c.credit += c.owed
@@ -675,7 +684,7 @@ func (c *conn) reset(f frame, _ []byte) error {
 	}
 	now := filter.Now()
 	c.mu.Lock()
-	if f.id > c.last {
+	if c.unopened(f.id) {
 		c.mu.Unlock()
 		return broken(protocolError, "RST_STREAM is of a stream that was not opened")
 	}
@@ -795,7 +804,7 @@ func (c *conn) update(f frame, p []byte) error {
 		}
 		return c.calm.control(now, frameWindowUpdate, most)
 	}
-	if f.id > c.last {
+	if c.unopened(f.id) {
 		c.mu.Unlock()
 		return broken(protocolError, "WINDOW_UPDATE is of a stream that was not opened")
 	}
@@ -926,6 +935,7 @@ func (c *conn) quit() {
 			c.room.Wait()
 		}
 		c.fail(errDrained)
+		c.saidAll = filter.Now()
 		c.mu.Unlock()
 		if half, ok := c.nc.(interface{ CloseWrite() error }); !ok || half.CloseWrite() != nil {
 			c.nc.Close() //nolint:errcheck // it is over

@@ -161,9 +161,11 @@ func (s *Server) all() []*conn {
 func (s *Server) Drain(ctx context.Context) error {
 	s.draining.Store(true)
 	for _, c := range s.all() {
-		c.mu.Lock()
-		c.goAway()
-		c.flush(false)
+		go func() { // it may have to wait, and the others not for it
+			c.mu.Lock()
+			c.goAway()
+			c.flush(false)
+		}()
 	}
 	defer s.crew.end()
 	defer s.watcher.Wait()

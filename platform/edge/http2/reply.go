@@ -258,20 +258,21 @@ func (c *conn) put(st *stream, p []byte, end bool) {
 func (r *reply) tail() {
 	st := r.st
 	c, t := st.c, st.x.Response.Trailer
-	some := false
-	from := c.beginHead(st.id)
+	from := -1
 	for _, f := range t.Fields() {
-		if !http1.NoTrailer(f.Name) && http1.Writable(f.Name, f.Value) {
-			some = true
-			c.out = c.enc.field(c.out, f.Name, f.Value)
+		if http1.NoTrailer(f.Name) || !http1.Writable(f.Name, f.Value) {
+			continue
 		}
+		if from < 0 { // a head that was begun cannot be taken back: it may tell the size of the table
+			from = c.beginHead(st.id)
+		}
+		c.out = c.enc.field(c.out, f.Name, f.Value)
 	}
-	if some {
-		c.endHead(from, flagEndStream)
+	if from < 0 {
+		c.put(st, nil, true)
 		return
 	}
-	c.out = c.out[:from]
-	c.put(st, nil, true)
+	c.endHead(from, flagEndStream)
 }
 
 var copies = sync.Pool{New: func() any { return new([32 << 10]byte) }}
@@ -340,7 +341,7 @@ func (r *reply) data(p []byte, end bool) error {
 		if !r.room() {
 			return r.failed
 		}
-		n := int(min(int64(len(p)), st.window, c.window))
+		n := int(max(min(int64(len(p)), st.window, c.window), 0)) // a window may be less than none. spec: RFC 9113 §6.9.2
 		if n > 0 || len(p) == 0 {
 			last := n == len(p)
 			c.put(st, p[:n], end && last)

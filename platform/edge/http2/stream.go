@@ -190,7 +190,9 @@ func (st *stream) finish() {
 	st.shut = true
 	if n := len(st.in) - st.at; n > 0 {
 		c.giveCredit(n)
+		st.at = len(st.in)
 	}
+	st.cond.Broadcast() // who sends the body to an origin still is waited for, and must not wait itself
 	x.Read = st.got
 	if len(c.out) > 0 && !c.writing {
 		c.flush(len(c.opened) > 0)
@@ -349,8 +351,12 @@ const (
 func (st *stream) await() {
 	now := filter.Now()
 	st.since = now
+	starved := st.c.credit <= 0 // the client may not send, for bodies of other streams lie unread
 	st.cond.Wait()
 	st.since = 0
+	if starved {
+		return
+	}
 	took := time.Duration(filter.Now() - now)
 	if st.waited += took; st.waited <= rateGrace || st.patient || st.begun {
 		return

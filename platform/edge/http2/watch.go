@@ -59,7 +59,7 @@ func (c *conn) look(now int64, set *http1.Settings) {
 	case after(now, c.headSince, set.Head):
 		end = errHead
 	case c.quitting:
-		if after(now, c.partedAt, leaveWithin) {
+		if after(now, c.saidAll, leaveWithin) {
 			end = errDrained
 		}
 	case c.parts == parting && after(now, c.partedAt, partWithin):
@@ -85,6 +85,8 @@ func (c *conn) look(now int64, set *http1.Settings) {
 	}
 	for _, st := range c.opened {
 		switch {
+		case st.since != 0 && c.credit <= 0: // it is not the client that keeps it waiting
+			st.since = now
 		case after(now, st.since, set.BodyIdle) && !st.extended && !st.patient && !st.begun:
 			st.refuse(http1.SlowBody)
 		case after(now, st.stuck, slowWindow):
