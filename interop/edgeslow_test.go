@@ -50,8 +50,8 @@ func TestSlowClientsHinderNoOtherApp(t *testing.T) {
 	}
 	under := r.waits(t, time.Duration(lasts)*time.Second)
 	wg.Wait()
-	if under > 2*normal+20*time.Millisecond { // slowhttptest itself runs on the same cores
-		t.Errorf("a healthy client's p99 is %v beside slow ones, %v without; want at most twice that", under, normal)
+	if under > 2*normal+60*time.Millisecond { // slowhttptest and the servers run on the same cores
+		t.Errorf("a healthy client's p99 is %v beside slow ones, %v without; want at most twice that, and 60 ms for slowhttptest itself", under, normal)
 	}
 	if mib := peak(t, r.cmd.Process.Pid); mib >= 200 {
 		t.Errorf("the platform took %d MiB, want less than 200", mib)

@@ -300,11 +300,12 @@ func (m *maker) requestLines() {
 func (m *maker) targets() {
 	of := func(target string) string { return "GET " + target + " HTTP/1.1\r\nHost: {h}\r\n\r\n" }
 	for _, t := range []string{
-		"/{id}?a=b", "/{id}?", "/{id}?a=b?c", "/{id}/a;b=c", "/{id}/a:b@c", "/{id}/a%20b", "/{id}/%C3%A9", "/{id}/a%2fb", "/{id}/a%2Fb", "/{id}?a=%0d%0ab", "/{id}/a+b", "/{id}/~a", "/{id}/a,b",
+		"/{id}?a=b", "/{id}?", "/{id}?a=b?c", "/{id}/a;b=c", "/{id}/a:b@c", "/{id}/a%20b", "/{id}/%C3%A9", "/{id}/a%2Fb", "/{id}?a=%0d%0ab", "/{id}/a+b", "/{id}/~a", "/{id}/a,b",
 		"/{id}/(a)", "/{id}/a!$&'*", "/{id}?a=/../b", "/{id}?a=[1]",
 	} {
 		m.passes("target "+show(t), of(t), get(t))
 	}
+	m.passes("target /{id}/a%2fb", of("/{id}/a%2fb"), get("/{id}/a%2Fb")) // RFC 3986 section 6.2.2.1: one spelling
 	for _, t := range []string{"/{id}?a=\"b\"", "/{id}?a=<b>", "/{id}/a|b", "/{id}/a^b", "/{id}/a`b", "/{id}/{a}", "/{id}/a\\b", "/{id}/a\"b", "/{id}/<a>", "/{id}/a[1]", "/{id}//b", "//{id}", "/{id}/%41"} {
 		m.either("target "+show(t), of(t), get(t))
 	}

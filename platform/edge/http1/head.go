@@ -285,7 +285,7 @@ func (h *head) requestLine(b []byte) *Refusal {
 			return requestLine
 		case len(v) >= 6 && string(v[:5]) == "HTTP/" && v[5] >= '0' && v[5] <= '9':
 			return otherVersion
-		case len(v) < 4 || !is(v[:4], "http"):
+		case (len(v) < 4 || !is(v[:4], "http")) && (len(h.target) == 0 || h.target[0] != '/'):
 			return noVersion
 		default:
 			return badVersion

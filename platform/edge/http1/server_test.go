@@ -532,6 +532,21 @@ func TestTheHTTP2PrefaceIsHandedOn(t *testing.T) {
 	})
 }
 
+func TestWhoSpeaksNeitherIsClosedWithoutWordsThatFramesCouldBeTakenFor(t *testing.T) {
+	answering(t, Config{HTTP2: func(c net.Conn, client *filter.Client, early []byte) {}}, echo, func(t *testing.T, s *Server, dial func() net.Conn) {
+		for _, tt := range []struct{ first, want string }{
+			{"INVALID CONNECTION PREFACE", ""}, {"GET / ICY/1.1", "HTTP/1.1 400"}, {"GET / http/1.1", "HTTP/1.1 400"}, {"GET x http/1.1", "HTTP/1.1 400"},
+		} {
+			c := dial()
+			io.WriteString(c, tt.first+"\r\n\r\n")
+			b, err := io.ReadAll(c)
+			if err != nil || !strings.HasPrefix(string(b), tt.want) || tt.want == "" && len(b) > 0 {
+				t.Errorf("%q: got %q, %v; want %q", tt.first, b, err, tt.want)
+			}
+		}
+	})
+}
+
 func TestPipeliningCanBeRejected(t *testing.T) {
 	answering(t, Config{Settings: Settings{RejectPipelining: true}}, echo, func(t *testing.T, s *Server, dial func() net.Conn) {
 		c := dial()
