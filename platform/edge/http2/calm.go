@@ -10,10 +10,11 @@ const (
 	resetsMost        = 200 // streams reset by the client in resetWindow, if they are more than half of those opened
 	faultsMost        = 200 // streams that the edge had to reset by the client's fault in resetWindow (CVE-2025-8671)
 	resetWindow       = 30 * time.Second
-	continuationsMost = 16   // CONTINUATION frames in a row (CVE-2024-27316)
-	controlsMost      = 100  // frames of each kind of PING, SETTINGS, PRIORITY, and DATA of nothing, in a second
-	updatesMost       = 2000 // WINDOW_UPDATE frames in a second (CVE-2019-9511)
-	updatesForData    = 40   // more of them for each DATA frame that was sent in this second or the one before
+	heardWithin       = 10 * time.Second // until then who has not acknowledged SETTINGS may not know how many streams are too many
+	continuationsMost = 16               // CONTINUATION frames in a row (CVE-2024-27316)
+	controlsMost      = 100              // frames of each kind of PING, SETTINGS, PRIORITY, and DATA of nothing, in a second
+	updatesMost       = 2000             // WINDOW_UPDATE frames in a second (CVE-2019-9511)
+	updatesForData    = 40               // more of them for each DATA frame that was sent in this second or the one before
 )
 
 // calm counts what a client does that costs it nothing. It is the reader's own.

@@ -91,6 +91,7 @@ type conn struct {
 	credit    int64 // that the client has, of the connection
 	owed      int64 // that can be given back to it
 	sentData  int   // DATA frames, in all
+	heard     bool  // the client has our SETTINGS; the reader's own
 	pingMark  int   // of sentData, when the client was last heard to ping; the reader's own
 	moved     int64 // when something was last read, or a request ended; by filter.Now
 	pinged    int64 // when the client was asked whether it is there; 0: not
@@ -708,6 +709,7 @@ func (c *conn) setting(f frame, p []byte) error {
 		if f.length != 0 {
 			return broken(frameSizeError, "SETTINGS with ACK is not empty")
 		}
+		c.heard = true
 		return nil
 	}
 	if f.length%6 != 0 {
@@ -836,10 +838,7 @@ func (c *conn) dispatch() {
 		c.fail(errSlow)
 		go c.nc.Close() //nolint:errcheck // it is over
 	case c.urgent && !c.writing:
-		go func() {
-			c.mu.Lock()
-			c.flush(false)
-		}()
+		c.writeAside()
 	}
 	c.mu.Unlock()
 }
@@ -859,7 +858,22 @@ func (c *conn) flush(yield bool) {
 		runtime.Gosched()
 		c.mu.Lock()
 	}
-	for len(c.out) > 0 && c.failed == nil {
+	c.writeOut(roundsMost)
+}
+
+// roundsMost is how often a request's goroutine writes before another goroutine does so in its place: it has its own request to
+// end, and others may have more to be written for as long as their answers last.
+const roundsMost = 3
+
+// writeOut writes until nothing is in out, at most so often; negative is as often as it takes. Who calls it has set writing, and
+// holds mu, which is released.
+func (c *conn) writeOut(rounds int) {
+	for ; len(c.out) > 0 && c.failed == nil; rounds-- {
+		if rounds == 0 {
+			c.writeAside()
+			c.mu.Unlock()
+			return
+		}
 		b := c.out
 		c.out, c.spare, c.urgent = c.spare[:0], nil, false
 		c.mu.Unlock()
@@ -880,6 +894,15 @@ func (c *conn) flush(yield bool) {
 	c.writing = false
 	c.room.Broadcast()
 	c.mu.Unlock()
+}
+
+// writeAside has another goroutine write what is in out, for who must not wait. Nobody else writes. The caller holds mu.
+func (c *conn) writeAside() {
+	c.writing = true
+	go func() {
+		c.mu.Lock()
+		c.writeOut(-1)
+	}()
 }
 
 // slowWindow is over what time the rate is looked at by which a client takes its answers.

@@ -348,7 +348,7 @@ func (c *conn) notTaken(h *head) error {
 	if h.why != refusedStream {
 		return c.atFault(h.id, st, h.why)
 	}
-	most := len(c.opened) >= streamsMost // which the client was told
+	most := len(c.opened) >= streamsMost && (c.heard || filter.Now()-c.started > int64(heardWithin)) // which the client knows
 	c.urgent = true
 	c.out = appendReset(c.out, h.id, refusedStream)
 	c.remember(h.id, !h.end)

@@ -9,8 +9,8 @@
 // One goroutine reads each connection, and frames are understood where they lie in its buffer. A request is served by a
 // goroutine of its own, of those that are kept for it. Answers are put into one buffer of the connection; who finds
 // nobody writing writes what has gathered there, after others that could run have, so that the answers of concurrent
-// requests go out in few writes, which under TLS are records. There are no timers: one goroutine for all connections looks
-// twice a second at what takes too long.
+// requests go out in few writes, which under TLS are records. There are no timers but for the deadlines of streams that were
+// taken over: one goroutine for all connections looks twice a second at what takes too long.
 //
 // # What is refused
 //
@@ -24,7 +24,8 @@
 // # What it promises
 //   - Bodies stream both ways in constant memory: what a client may send ahead of who reads it is 512 KiB for a stream, up to
 //     4 MiB where it is read as fast as it comes, and 4 MiB for a connection.
-//   - Trailers pass both ways, informational answers and WebSockets (RFC 8441) do, too.
+//   - Trailers pass both ways, WebSockets (RFC 8441) do, too, and informational answers unless the client takes so little that
+//     more than 64 KiB wait to be written.
 //   - An answer that broke off never looks whole: its stream is reset.
 //   - A client that resets a stream, or goes away, ends what the origin was asked for it.
 //   - A connection that floods the edge with what costs it nothing (resets, what makes the edge reset, CONTINUATION, PING,
@@ -39,7 +40,8 @@
 // # What it does not
 //   - It does not heed priorities, and pushes nothing.
 //   - It does not upgrade from HTTP/1.1 (h2c): RFC 9113 has no such way any more. Clients begin with the preface.
-//   - Streams that are refused by REFUSED_STREAM are counted (edge.http2.refused), but not told of: their heads are not looked at.
+//   - Streams that are beyond what may be asked at once are counted (edge.http2.refused), but not told of: their heads are not
+//     looked at.
 package http2
 
 import (

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 
@@ -82,6 +83,8 @@ func (r *reply) send() {
 	switch p := &x.Response; {
 	case p.Status == 0:
 		r.fail(500, filter.FailureLocal, "the edge has no answer to this request")
+	case p.Status < 200 && p.Takeover == nil: // which ends nothing, and 101 is no status of HTTP/2
+		r.fail(502, filter.FailureOrigin, "the answer's status is "+strconv.Itoa(p.Status)+", which is not a final one")
 	case st.extended && p.Takeover == nil && p.Status < 300:
 		r.fail(501, filter.FailureBadRequest, "nobody here speaks the protocol that the request asks for; websocket may be asked for where its service speaks it")
 	}

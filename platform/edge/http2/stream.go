@@ -98,7 +98,13 @@ func (st *stream) lost(why error) {
 	if st.lostBy == nil {
 		st.lostBy = why
 	}
+	st.wake()
+}
+
+// wake has who waits for something of the stream look again, be that room in out. The caller holds mu.
+func (st *stream) wake() {
 	st.cond.Broadcast()
+	st.c.room.Broadcast()
 }
 
 // refuse notes what is wrong with the body. The caller holds mu.
@@ -260,11 +266,12 @@ func (st *stream) abort(why code) {
 	st.lostBy = errOver
 }
 
-// interim passes on an informational answer.
+// interim passes on an informational answer, unless much waits to be written already. It does not wait: who calls it may be
+// reading what an origin sends for others, too.
 func (st *stream) interim(status int, h *filter.Header) {
 	c := st.c
 	c.mu.Lock()
-	if st.begun || st.lostBy != nil || status == 100 || status == 101 { // 100 is said when the body is wanted
+	if st.begun || st.lostBy != nil || len(c.out) > outHigh || status == 100 || status == 101 { // 100 is said when the body is wanted
 		c.mu.Unlock()
 		return
 	}
@@ -272,7 +279,10 @@ func (st *stream) interim(status int, h *filter.Header) {
 	c.out = c.enc.status(c.out, status)
 	c.fields(h)
 	c.endHead(from, 0)
-	c.flush(false)
+	if !c.writing && c.failed == nil {
+		c.writeAside()
+	}
+	c.mu.Unlock()
 }
 
 // requestBody is the body of a request, which may be read by another goroutine than the request's.

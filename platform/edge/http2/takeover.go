@@ -29,8 +29,17 @@ func (r *reply) handOver() {
 	c.final(st, status, -1, now, false)
 	c.flush(false)
 	t := &tunnel{st: st, c: c}
+	returned := false
+	defer func() {
+		if !returned { // it panicked; who has t still finds it closed, for the stream will be another's
+			c.mu.Lock()
+			st.abort(internalError)
+			c.mu.Unlock()
+		}
+		t.Close()
+	}()
 	p.Takeover(t, nil)
-	t.Close()
+	returned = true
 }
 
 // tunnel is a stream as a connection.
@@ -154,7 +163,7 @@ func (t *tunnel) Close() error {
 		c.put(st, nil, true)
 	}
 	st.end()
-	st.cond.Broadcast()
+	st.wake()
 	c.flush(false)
 	return nil
 }
@@ -194,16 +203,19 @@ func (t *tunnel) ring(bell *time.Timer, by time.Time) *time.Timer {
 	if bell != nil {
 		bell.Stop()
 	}
-	t.st.cond.Broadcast()
-	if by.IsZero() || t.closed {
+	if t.closed { // the stream may be another's
 		return nil
 	}
 	st, c := t.st, t.c
+	st.wake()
+	if by.IsZero() {
+		return nil
+	}
 	return time.AfterFunc(max(time.Until(by), 0), func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if !t.closed { // then the stream may be another's
-			st.cond.Broadcast()
+		if !t.closed {
+			st.wake()
 		}
 	})
 }

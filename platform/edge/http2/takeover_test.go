@@ -66,3 +66,26 @@ func TestAWebSocketIsAStreamThatWasTakenOver(t *testing.T) {
 		t.Errorf("finished: %q, want two that ended well, and two that were taken back", got)
 	}
 }
+
+func TestATakeoverThatPanicsResetsItsStreamAndClosesIt(t *testing.T) {
+	var done told
+	leaked := make(chan net.Conn, 1)
+	addr, _ := front(t, Config{Finished: done.finished, Serve: func(x *filter.Exchange) {
+		x.Response.Status = 101
+		x.Response.Takeover = func(c net.Conn, _ []byte) {
+			leaked <- c
+			panic("as the test wants it")
+		}
+	}})
+	p := play(t, addr)
+	p.ask(1, false, append([]field{{Name: ":method", Value: "CONNECT"}, {Name: ":protocol", Value: "websocket"}}, usual()[1:]...))
+	if got := p.await(1); got.String() != "RST INTERNAL_ERROR" {
+		t.Errorf("got %v, want RST INTERNAL_ERROR", got)
+	}
+	done.wait(1)
+	c := <-leaked
+	c.SetDeadline(time.Now().Add(-time.Second))
+	if _, err := c.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("who has the connection still writes to it: got %v, want %v", err, net.ErrClosed)
+	}
+}

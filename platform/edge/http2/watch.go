@@ -98,10 +98,7 @@ func (c *conn) look(now int64, set *http1.Settings) {
 		c.out, c.spare = nil, nil
 	}
 	if len(c.out) > 0 && !c.writing {
-		go func() { // it may have to wait
-			c.mu.Lock()
-			c.flush(false)
-		}()
+		c.writeAside()
 	}
 	c.mu.Unlock()
 }
