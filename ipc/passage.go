@@ -232,6 +232,9 @@ func (e *Engine) Connections(app string) balance.Client {
 	return usualClient
 }
 
+// MaxConcurrent returns how many calls to the app may be in flight by its command's settings.
+func (e *Engine) MaxConcurrent(app string) int { return e.cluster(app).cmd.set.Load().MaxConcurrent }
+
 var usualClient = balance.Defaults().Client
 
 func (cl *cluster) connections() balance.Client {

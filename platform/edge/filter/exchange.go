@@ -3,6 +3,7 @@ package filter
 import (
 	"context"
 	"crypto/tls"
+	"hash/maphash"
 	"io"
 	"net"
 	"net/netip"
@@ -232,6 +233,16 @@ func (x *Exchange) Context() context.Context {
 
 // SetContext makes ctx the context of the request.
 func (x *Exchange) SetContext(ctx context.Context) { x.ctx = ctx }
+
+// ClientKey returns a number for who asks by x.From: an address, of IPv6 a household's first 64 bits.
+func (x *Exchange) ClientKey(seed maphash.Seed) uint64 {
+	from := x.From.Unmap()
+	a := from.As16()
+	if from.Is4() {
+		return maphash.Bytes(seed, a[:])
+	}
+	return maphash.Bytes(seed, a[:8])
+}
 
 // Set keeps a value for later filters.
 func (x *Exchange) Set(key string, val any) {

@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"hash/maphash"
 	"maps"
 	"strings"
 	"sync"
@@ -21,6 +22,8 @@ type origin struct {
 	unfollow func()
 	inFlight atomic.Int64
 	rejected *meter.Counter
+	greedy   *meter.Counter // of clients that have too many in flight
+	clients  clients
 	count    counters
 	adaptive bool // the limit is; only follow's callback uses it
 
@@ -29,10 +32,11 @@ type origin struct {
 }
 
 func newOrigin(p *Proxy, app string) *origin {
-	o := &origin{proxy: p, app: app, name: strings.ToLower(app), dotted: strings.Contains(app, ".")}
+	o := &origin{proxy: p, app: app, name: strings.ToLower(app), dotted: strings.Contains(app, "."), clients: clients{seed: maphash.MakeSeed()}}
 	o.servers.Store(&map[string]*server{})
 	o.count = newCounters(p.meter, o.name)
 	o.rejected = p.meter.Counter("zuul.origin.rejected.requests", "id", o.name)
+	o.greedy = p.meter.Counter("edge.origin.client.rejected", "id", o.name)
 	p.meter.GaugeFunc("zuul.origin.concurrent.requests", func() float64 { return float64(o.inFlight.Load()) }, "id", o.name)
 	p.meter.GaugeFunc("connectionpool_inPool", func() float64 { idle, _ := o.connections(); return float64(idle) }, "id", o.name)
 	p.meter.GaugeFunc("connectionpool_inUse", func() float64 { _, busy := o.connections(); return float64(busy) }, "id", o.name)
@@ -61,17 +65,36 @@ func (o *origin) connections() (idle, busy int) {
 	return idle, busy
 }
 
-// enter takes a place for one more request, if the app's own limit lets it.
-func (o *origin) enter(set *settings) bool {
+// enter takes a place for one more request, if the app's own limit and the one for each client let it; else it says why not.
+func (o *origin) enter(c *call) kind {
+	set := c.set
 	if n := o.inFlight.Add(1); set.concurrent > 0 && n > int64(set.concurrent) {
 		o.inFlight.Add(-1)
 		o.rejected.Inc()
-		return false
+		return concurrency
 	}
-	return true
+	share := c.general.Share
+	if share >= 1 || set.concurrent < 0 || o.proxy.edges || c.x.Hop != "" || !c.x.From.IsValid() {
+		return fine
+	}
+	places := set.concurrent
+	if places == 0 {
+		places = o.proxy.calls.MaxConcurrent(o.name)
+	}
+	var ok bool
+	if c.held, ok = o.clients.enter(c.x, max(1, int(share*float64(places)))); !ok {
+		o.inFlight.Add(-1)
+		o.greedy.Inc()
+		return greedy
+	}
+	return fine
 }
 
-func (o *origin) leave() { o.inFlight.Add(-1) }
+func (o *origin) leave(c *call) {
+	o.inFlight.Add(-1)
+	c.held.leave()
+	c.held = held{}
+}
 
 // sweep closes the connections that were idle for too long, and those of instances that are listed no more.
 func (o *origin) sweep(now int64) {

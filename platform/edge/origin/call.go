@@ -50,6 +50,7 @@ type call struct {
 	grpc    bool
 	told    bool // the header has what an attempt tells
 	entered bool // it counts as in flight
+	held    held // its client's part in that
 	open    bool // the passage was begun
 	back    bool // the request was not answered, and can be answered otherwise without harm
 	reused  bool // the present attempt has a connection that served another before
@@ -161,9 +162,9 @@ func (c *call) admit() error {
 	if err != nil {
 		return err
 	}
-	if !c.origin.enter(c.set) {
-		x.Origin = filter.FailureConcurrency
-		return p.failed(concurrency, x.App, nil)
+	if k := c.origin.enter(c); k != fine {
+		x.Origin = failures[k].category
+		return p.failed(k, x.App, nil)
 	}
 	c.entered = true
 	err = c.passage.Begin(x.Context(), p.calls, trip)
@@ -556,7 +557,7 @@ func (c *call) over() {
 	}
 	if c.entered {
 		c.entered = false
-		c.origin.leave()
+		c.origin.leave(c)
 	}
 }
 

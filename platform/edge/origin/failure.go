@@ -34,6 +34,7 @@ const (
 	refused  // by the circuit breaker, or a callee's overload
 	late     // there was no time for an attempt
 	noGRPC   // it does not speak HTTP/2, as gRPC wants
+	greedy   // its client has so many in flight that others could find no place
 	kinds
 )
 
@@ -61,6 +62,7 @@ var failures = [kinds]struct {
 	refused:      {"ORIGIN_SERVICE_UNAVAILABLE", 503, filter.FailureOriginThrottled, "serviceunavailable"},
 	late:         {"READ_TIMEOUT", 504, filter.FailureDeadline, "readtimeout"},
 	noGRPC:       {"ORIGIN_OTHER", 502, filter.FailureOrigin, ""},
+	greedy:       {"ORIGIN_ORIGIN_CONCURRENCY_EXCEEDED", 503, filter.FailureConcurrency, "originconcurrencyexceeded"},
 }
 
 // statuses are the live properties zuul.error.outbound.NAME.status.
@@ -103,6 +105,7 @@ var reasons = [kinds]string{
 	refused:      "%s is overloaded or failing and is left alone for a moment; try again",
 	late:         "no time was left to ask %s",
 	noGRPC:       "%s does not speak HTTP/2, which gRPC wants",
+	greedy:       "you have too many requests for %s in flight; read the answers and try again",
 }
 
 // failed returns the error that the chain answers for a kind. Clients are told the name of an app, but no address.

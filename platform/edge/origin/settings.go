@@ -1,6 +1,7 @@
 package origin
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -18,6 +19,7 @@ type general struct {
 	UpgradeIdle time.Duration `config:"upgrade.idle"`
 	Upgrades    []string      `config:"upgrade.allowed"`
 	Utilization string        `config:"origin.utilization.header"`
+	Share       float64       `config:"origin.client.share"`
 }
 
 // Validate refuses what cannot be meant.
@@ -28,12 +30,12 @@ func (g *general) Validate() error {
 	if err := config.Between("edge.retry.buffer", g.RetryBuffer, 0, 16<<20); err != nil {
 		return err
 	}
-	return config.Between("edge.upgrade.idle", g.UpgradeIdle, time.Second, 24*time.Hour)
+	return errors.Join(config.Between("edge.upgrade.idle", g.UpgradeIdle, time.Second, 24*time.Hour), config.Between("edge.origin.client.share", g.Share, 0.01, 1))
 }
 
 func (g *general) zuul() bool { return g.Profile == "zuul" }
 
-var usual = general{RetryBuffer: 64 << 10, UpgradeIdle: 5 * time.Minute, Upgrades: []string{"websocket"}}
+var usual = general{RetryBuffer: 64 << 10, UpgradeIdle: 5 * time.Minute, Upgrades: []string{"websocket"}, Share: 0.75}
 
 // settings are one origin's. They never change; new ones take their place.
 type settings struct {

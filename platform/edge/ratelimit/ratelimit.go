@@ -183,11 +183,7 @@ func (l *limiter) key(x *filter.Exchange) uint64 {
 	case byAll:
 		return 0
 	}
-	a := x.From.Unmap().As16()
-	if x.From.Unmap().Is4() {
-		return maphash.Bytes(l.seed, a[:])
-	}
-	return maphash.Bytes(l.seed, a[:8]) // a household's
+	return x.ClientKey(l.seed)
 }
 
 // take takes a token of key at now. It returns how many are left and when the key has all, and, if it had none, how long

@@ -1,0 +1,117 @@
+package origin
+
+import (
+	"hash/maphash"
+	"net/http"
+	"net/netip"
+	"strconv"
+	"sync"
+	"testing"
+
+	"github.com/roadbed/roadbed/platform/edge/filter"
+)
+
+func TestOneClientHasNoMoreThanItsShareOfAnAppsRequestsInFlight(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		props    map[string]string
+		holder   string
+		from     string
+		hop      string
+		held     int
+		category filter.Category
+	}{
+		{"three quarters", nil, "192.0.2.1", "192.0.2.1", "", 150, filter.FailureConcurrency},
+		{"of the app's own number", map[string]string{"zuul.origin.app.concurrency.max.requests": "8"}, "192.0.2.1", "192.0.2.1", "", 6, filter.FailureConcurrency},
+		{"of the command's", map[string]string{"hystrix.command.app.execution.isolation.semaphore.maxConcurrentRequests": "8"}, "192.0.2.1", "192.0.2.1", "", 6, filter.FailureConcurrency},
+		{"a half", map[string]string{"edge.origin.client.share": "0.5", "zuul.origin.app.concurrency.max.requests": "8"}, "192.0.2.1", "192.0.2.1", "", 4, filter.FailureConcurrency},
+		{"a household", map[string]string{"zuul.origin.app.concurrency.max.requests": "8"}, "2001:db8::1", "2001:db8::2", "", 6, filter.FailureConcurrency},
+		{"one at least", map[string]string{"zuul.origin.app.concurrency.max.requests": "2", "edge.origin.client.share": "0.01"}, "192.0.2.1", "192.0.2.1", "", 1, filter.FailureConcurrency},
+		{"somebody else", map[string]string{"zuul.origin.app.concurrency.max.requests": "8"}, "192.0.2.1", "192.0.2.2", "", 6, filter.Success},
+		{"all", map[string]string{"edge.origin.client.share": "1", "zuul.origin.app.concurrency.max.requests": "8"}, "192.0.2.1", "192.0.2.1", "", 7, filter.Success},
+		{"any number", map[string]string{"zuul.origin.app.concurrency.protect.enabled": "false"}, "192.0.2.1", "192.0.2.1", "", 150, filter.Success},
+		{"of another region", map[string]string{"zuul.origin.app.concurrency.max.requests": "8"}, "192.0.2.1", "192.0.2.1", "west", 7, filter.Success},
+		{"nobody knows whom", map[string]string{"zuul.origin.app.concurrency.max.requests": "8"}, "", "", "", 7, filter.Success},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			arrived, hold := make(chan struct{}, tt.held), make(chan struct{})
+			addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+				if q.URL.Path == "/hold" {
+					arrived <- struct{}{}
+					<-hold
+				}
+			})
+			r := newRig(t, tt.props, addr)
+			from := func(addr string) {
+				r.change(func(x *filter.Exchange) { x.Hop, x.From = tt.hop, parsed(addr) })
+			}
+			from(tt.holder)
+			r.fast = true
+			client, url := r.client()
+			var wg sync.WaitGroup
+			for range tt.held {
+				wg.Go(func() {
+					resp, err := client.Get(url + "/hold")
+					if err != nil {
+						t.Errorf("one that was let in: %v", err)
+						return
+					}
+					resp.Body.Close()
+					if resp.StatusCode != 200 {
+						t.Errorf("one that was let in: got %d, want 200", resp.StatusCode)
+					}
+				})
+			}
+			for range tt.held {
+				<-arrived
+			}
+			from(tt.from)
+			refused := int64(0)
+			for range 2 {
+				code, _, _ := r.ask("GET", "/", "")
+				if last := r.last(); last.category != tt.category || (code == 200) != (tt.category == filter.Success) {
+					t.Errorf("one more: got %d %v, want %v", code, last.category, tt.category)
+				}
+				if tt.category != filter.Success {
+					refused++
+				}
+			}
+			if got := r.meter.Counter("edge.origin.client.rejected", "id", "app").Count(); got != refused {
+				t.Errorf("edge.origin.client.rejected: got %d, want %d", got, refused)
+			}
+			close(hold)
+			wg.Wait()
+			if code, _, _ := r.ask("GET", "/", ""); code != 200 {
+				t.Errorf("once those are over: got %d, want 200", code)
+			}
+		})
+	}
+}
+
+func TestPlacesOfClientsAreGivenBackAndTakeNoMemory(t *testing.T) {
+	c := clients{seed: maphash.MakeSeed()}
+	x := &filter.Exchange{From: netip.MustParseAddr("192.0.2.1")}
+	if n := testing.AllocsPerRun(100, func() {
+		h, ok := c.enter(x, 1)
+		if !ok {
+			t.Fatal("the only request: got refused, want a place")
+		}
+		if _, ok := c.enter(x, 1); ok {
+			t.Fatal("a second request of one: got a place, want none")
+		}
+		h.leave()
+	}); n != 0 && !raceEnabled {
+		t.Errorf("a place took %v allocations, want 0", n)
+	}
+	for i := range 1000 { // of many clients with one place each nobody is refused
+		x.From = netip.MustParseAddr("10.0." + strconv.Itoa(i/250) + "." + strconv.Itoa(i%250))
+		if _, ok := c.enter(x, 150); !ok {
+			t.Fatalf("client %d: got refused, want a place", i)
+		}
+	}
+}
+
+func parsed(addr string) netip.Addr {
+	a, _ := netip.ParseAddr(addr)
+	return a
+}
