@@ -125,7 +125,8 @@ type Settings struct {
 	EarlyHints       bool // pass 103 on to clients
 }
 
-func (s Settings) withDefaults() *Settings {
+// Complete returns s with its defaults in place of zero values.
+func (s Settings) Complete() *Settings {
 	s.Rules.Limits = s.Rules.Limits.withDefaults()
 	for _, d := range []struct {
 		of *time.Duration
@@ -193,7 +194,7 @@ func NewServer(c Config) *Server {
 }
 
 // Change has the settings be these for requests and connections to come.
-func (s *Server) Change(to Settings) { s.settings.Store(to.withDefaults()) }
+func (s *Server) Change(to Settings) { s.settings.Store(to.Complete()) }
 
 // Rules are those that requests are held to from now on, until the next change.
 func (s *Server) Rules() *Rules { return &s.settings.Load().Rules }

@@ -8,25 +8,22 @@ import "github.com/roadbed/roadbed/platform/edge/filter"
 // Aim reads a request's target, and fills Target, Path and RawQuery of x.Request, whose Method is set. A CONNECT is refused.
 //
 // hot path: 0 allocs, BenchmarkServer
-func (r *Rules) Aim(x *filter.Exchange, target string) *Refusal {
-	if len(target) > r.Limits.Line {
+func (r *Rules) Aim(x *filter.Exchange, at string) *Refusal {
+	if len(at) > r.Limits.Line {
 		return lineTooLong
 	}
-	h, seen := head{rules: r, target: bytesOf(target)}, uint8(0)
+	h, seen := head{rules: r, target: bytesOf(at)}, uint8(0)
 	for _, c := range h.target {
 		k := class[c]
-		if k&targetByteClass == 0 {
+		if k&target == 0 {
 			return targetByte
 		}
 		seen |= k
 	}
 	h.special = seen&special != 0
-	x.Request.Target = target
+	x.Request.Target = at
 	return h.aim(x)
 }
-
-// targetByteClass is target, which the parameter of Aim hides.
-const targetByteClass = target
 
 // Fit refuses what a field may not be called or hold; drop tells that it is left out instead. Host, framing and what else is
 // the connection's own are the caller's business.
@@ -79,6 +76,3 @@ var (
 	BadExpect  = badExpect
 	SlowBody   = slowBody
 )
-
-// Complete returns s with its defaults in place of zero values.
-func (s Settings) Complete() *Settings { return s.withDefaults() }

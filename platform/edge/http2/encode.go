@@ -5,6 +5,7 @@ import (
 	"strconv"
 	"unsafe"
 
+	"github.com/roadbed/roadbed/platform/edge/filter"
 	"github.com/roadbed/roadbed/platform/edge/http1"
 )
 
@@ -60,24 +61,11 @@ func staticIndex(name string) int {
 		if i == 0 {
 			return 0
 		}
-		if equalLower(name, staticNames[i]) {
+		if filter.Same(name, staticNames[i]) {
 			return int(i)
 		}
 	}
 	return 0
-}
-
-// equalLower reports whether name is lower but for its case.
-func equalLower(name, lower string) bool {
-	if len(name) != len(lower) {
-		return false
-	}
-	for i := range len(name) {
-		if toLower[name[i]] != lower[i] {
-			return false
-		}
-	}
-	return true
 }
 
 var toLower = func() (t [256]byte) {
@@ -251,7 +239,7 @@ func (e *encoder) field(b []byte, name, value string) []byte {
 	}
 	h := hash(name, value)
 	for i := range e.n {
-		if t := &e.entries[(e.first+i)%tableEntries]; t.hash == h && t.value == value && equalLower(name, t.name) {
+		if t := &e.entries[(e.first+i)%tableEntries]; t.hash == h && t.value == value && filter.Same(name, t.name) {
 			return appendInt(b, 0x80, 7, staticSize+1+i)
 		}
 	}
