@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -54,11 +55,12 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 		},
 	}
 	if x.Interim != nil && (x.Request.Proto >= 20 || c.general.EarlyHints) {
-		trace.Got1xxResponse = c.interim
+		trace.Got1xxResponse = func(status int, h textproto.MIMEHeader) error { return way.interim(c, status, h) }
 	}
 	req := c.request(httptrace.WithClientTrace(ctx, &trace), ep)
 	x.Passport.Add(filter.OriginConnAcquireStart)
 	resp, err := c.way.Carrier(ep, http2).RoundTrip(req)
+	way.end()
 	c.along(way)
 	if err != nil {
 		timer.Stop()
@@ -83,6 +85,27 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 type way struct {
 	connecting, got, head, all atomic.Int64
 	reused                     atomic.Bool
+
+	mu   sync.Mutex // held while an informational answer is passed on
+	over bool       // none is any more; guarded by mu
+}
+
+// end has no informational answer be passed on any more: a transport that is reading one may outlast the attempt, and the
+// exchange is another's then.
+func (w *way) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.over = true
+}
+
+// interim passes an informational answer on, unless the attempt is over.
+func (w *way) interim(c *call, status int, h textproto.MIMEHeader) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.over {
+		return nil
+	}
+	return c.interim(status, h)
 }
 
 // along stamps the passport with the way of a request, and counts its connection.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/textproto"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -635,5 +636,17 @@ func TestGRPCPassesWithItsTrailers(t *testing.T) {
 		if code != 200 || h.Get("Content-Type") != kind || body != c.out {
 			t.Errorf("%s: got %d %s %q, want %q", kind, code, h.Get("Content-Type"), body, c.out)
 		}
+	}
+}
+
+func TestAnInformationalAnswerThatComesWhenItsAttemptIsOverIsNotPassedOn(t *testing.T) {
+	var got []int
+	x := &filter.Exchange{Interim: func(status int, _ *filter.Header) { got = append(got, status) }}
+	c, w := &call{proxy: &Proxy{}, x: x}, &way{}
+	w.interim(c, 102, textproto.MIMEHeader{})
+	w.end()
+	c.x = nil // it is another's
+	if err := w.interim(c, 103, textproto.MIMEHeader{}); err != nil || len(got) != 1 || got[0] != 102 {
+		t.Errorf("102 before the end and 103 behind it: %v were passed on, %v; want 102 alone", got, err)
 	}
 }
