@@ -1,12 +1,14 @@
 package origin
 
 import (
+	"errors"
 	"hash/maphash"
 	"net/http"
 	"net/netip"
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
@@ -69,7 +71,11 @@ func TestOneClientHasNoMoreThanItsShareOfAnAppsRequestsInFlight(t *testing.T) {
 			refused := int64(0)
 			for range 2 {
 				code, _, _ := r.ask("GET", "/", "")
-				if last := r.last(); last.category != tt.category || (code == 200) != (tt.category == filter.Success) {
+				last := r.last()
+				if e, ok := errors.AsType[*filter.Error](last.err); tt.category != filter.Success && (!ok || e.RetryAfter != time.Second) {
+					t.Errorf("one more: got %d and %+v, want that it be tried again after 1s", code, e)
+				}
+				if last.category != tt.category || (code == 200) != (tt.category == filter.Success) {
 					t.Errorf("one more: got %d %v, want %v", code, last.category, tt.category)
 				}
 				if tt.category != filter.Success {

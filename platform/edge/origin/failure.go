@@ -115,7 +115,7 @@ func (p *Proxy) failed(k kind, app string, err error) error {
 	}
 	e := &filter.Error{Status: p.statuses.of(k), Category: failures[k].category, Reason: fmt.Sprintf(reasons[k], app), Err: err}
 	switch k {
-	case noServers, maxConns, concurrency, refused, connectError:
+	case noServers, maxConns, concurrency, greedy, refused, connectError:
 		e.RetryAfter = time.Second
 	}
 	return e
