@@ -327,12 +327,13 @@ func (p *Passage) Outcome(o Outcome) (wait time.Duration, again bool) {
 		if mate = p.cluster.lb.InGroup(p.now, p.call.Group, p.tried[:p.attempts]); mate == nil {
 			p.most = int16(p.attempts)
 		}
-	} else if p.call.Key != 0 {
-		mate = p.cluster.lb.Hashed(p.now, p.call.Key, p.tried[:p.attempts])
 	}
 	next, wait := p.decide(p.set, t, &u, o.Repeatable || p.all, p.two, p.permit.deadline)
 	p.two = false
 	if next != nil {
+		if p.call.Key != 0 && p.call.Group == "" {
+			mate = p.cluster.lb.Hashed(p.now, p.call.Key, p.tried[:p.attempts])
+		}
 		if mate != nil {
 			next = mate
 		}
