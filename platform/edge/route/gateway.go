@@ -4,11 +4,12 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"github.com/roadbed/roadbed/platform/edge/filter"
 	"regexp"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
 // Object is one object of the Kubernetes Gateway API in a document, and what has become of it.

@@ -86,7 +86,7 @@ func (t *Table) Try(g Golden) Outcome {
 	switch {
 	case x.Plan == nil:
 		e.Route, status = noRoute, http.StatusNotFound
-	case e.Endpoint != "" && x.Plan.Endpoint.Name != "" && slices.Contains([]string{"StaticResponse", "Redirect"}, x.Plan.Endpoint.Name):
+	case e.Endpoint != "" && slices.Contains([]string{"StaticResponse", "Redirect"}, x.Plan.Endpoint.Name):
 		if err := x.Plan.Endpoint.Apply(x); err == nil {
 			status = x.Response.Status
 		}

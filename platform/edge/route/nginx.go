@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"github.com/roadbed/roadbed/platform/edge/filter"
 	"math"
 	"path"
 	"regexp"
@@ -12,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
 // directive is one of an nginx configuration's.

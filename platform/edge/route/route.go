@@ -44,10 +44,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"github.com/roadbed/roadbed/platform/edge/filter"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
 // Route is one entry of a document. All but ID and Backends may be left out; Backends too if a filter answers.
@@ -577,16 +578,8 @@ func address(s string) bool {
 	return filter.Plain(host)
 }
 
-// fieldName reports whether s is a token of HTTP. spec: RFC 9110 §5.6.2
-func fieldName(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if c <= ' ' || c >= 0x7f || strings.IndexByte(`"(),/:;<=>?@[\]{}`, c) >= 0 {
-			return false
-		}
-	}
-	return s != "" && len(s) <= 256
-}
+// fieldName reports whether s may be a field's name, or a cookie's.
+func fieldName(s string) bool { return filter.Token(s) && len(s) <= 256 }
 
 // fieldValue reports whether s can be written as a field's value. spec: RFC 9110 §5.5
 func fieldValue(s string) bool {

@@ -3,11 +3,12 @@ package route
 import (
 	"cmp"
 	"fmt"
-	"github.com/roadbed/roadbed/platform/edge/filter"
 	"net/url"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
 // setting is one property, where it stands.
