@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -23,6 +24,8 @@ type leaving struct {
 	delay  *config.Value[int]
 	within *config.Value[int]
 	since  atomic.Int64 // by filter.Now; 0: in service
+
+	changing sync.Mutex // held while that follows the property
 }
 
 func newLeaving(p *config.Properties) *leaving {
@@ -73,6 +76,8 @@ func (l *leaving) filter() *filter.Filter {
 
 // leave takes the edge out of service, or puts it back, as the property says.
 func (g *Gateway) leave() {
+	g.leaving.changing.Lock()
+	defer g.leaving.changing.Unlock()
 	defer g.panics.Catch("out of service", nil)
 	if !g.leaving.out.Get() {
 		g.leaving.since.Store(0)
