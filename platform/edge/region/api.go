@@ -135,6 +135,18 @@ func (p *picture) find(name string) *region {
 	return nil
 }
 
+// twin returns a region whose edges are called as those of the region of that name would be, empty if there is none.
+func (p *picture) twin(name string) string {
+	if p != nil {
+		for _, g := range p.regions {
+			if appOf(g.name) == appOf(name) {
+				return g.name
+			}
+		}
+	}
+	return ""
+}
+
 // unfit says why a region can take nobody's users; empty if it can. own is the region of who asks.
 func (p *picture) unfit(name, own string) string {
 	switch g := p.find(name); {
@@ -178,6 +190,9 @@ func (r *Regions) Check(name string, c RegionChange) (*RegionChanged, error) {
 	defer r.mu.Unlock()
 	p := r.now.Load()
 	was := p.find(name)
+	if other := p.twin(name); was == nil && other != "" {
+		return nil, twins(other)
+	}
 	d := RegionDocument{State: Serving}
 	out := &RegionChanged{Property: Prefix + name}
 	if was != nil {

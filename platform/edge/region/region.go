@@ -74,6 +74,7 @@ import (
 	"github.com/roadbed/roadbed/meter"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 	"github.com/roadbed/roadbed/platform/edge/origin"
+	"github.com/roadbed/roadbed/platform/edge/standard"
 )
 
 // Config wires the regions of an edge. Region is required.
@@ -237,10 +238,13 @@ func (r *Regions) Set(all map[string]string) {
 	if r.closed {
 		return
 	}
-	former := map[string]*region{}
+	former, taken := map[string]*region{}, map[string]string{} // the latter by what their edges are called
 	if p := r.now.Load(); p != nil {
 		for _, g := range p.regions {
 			former[g.name] = g
+			if _, stays := all[Prefix+g.name]; stays {
+				taken[appOf(g.name)] = g.name
+			}
 		}
 	}
 	clear(r.refused)
@@ -248,6 +252,9 @@ func (r *Regions) Set(all map[string]string) {
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		name := strings.TrimPrefix(key, Prefix)
 		doc, err := Parse(name, all[key])
+		if other := taken[appOf(name)]; err == nil && other != "" && other != name {
+			err = twins(other)
+		}
 		old := former[name]
 		if err != nil {
 			r.refused[name] = err.Error()
@@ -263,6 +270,7 @@ func (r *Regions) Set(all map[string]string) {
 			g.ramp = old.ramp
 		}
 		next.regions = append(next.regions, g)
+		taken[appOf(name)] = name
 		if name == r.own {
 			next.own, next.headroom = g, doc.Headroom
 		}
@@ -319,6 +327,11 @@ func (r *Regions) Any() bool { return r.now.Load() != nil }
 
 // appOf returns the name under which a region's edges are called.
 func appOf(region string) string { return "region-" + strings.ToLower(region) }
+
+// twins says that a region cannot have the name that it has beside another one.
+func twins(other string) error {
+	return fmt.Errorf("there is a region %s, whose name differs in capitals alone; take another name", other)
+}
 
 // key returns what hops are signed with.
 func (r *Regions) key() string { return cmp.Or(r.set.Get().Key, r.fault.Get()) }
@@ -500,7 +513,7 @@ func (r *Regions) tunnelled(x *filter.Exchange) error {
 		x.Path, x.Prefix, x.Host, x.Group, x.Instance, x.Addr, x.Surgical, x.Force = "", "", "", "", "", "", "", false
 		h := &x.Request.Header
 		h.Add(HopHeader, t.stamp.hop(r.key(), r.own, t.region, time.Now().Unix()))
-		h.Add("Via", via(x.Request.Proto))
+		h.Add("Via", standard.Via(x.Request.Proto))
 		t.inFlight.Add(1)
 		t.total.Add(1)
 		back, err := p.proxy.Relay(x)
@@ -553,19 +566,6 @@ func (r *Regions) next(home *region, u *user, skip uint64) (*tunnel, uint64) {
 	}
 	t := &home.to[i]
 	return t.tunnel, skip | 1<<i // which is nil if it is this region
-}
-
-// via names this edge to the next one. spec: RFC 9110 §7.6.3
-func via(proto int) string {
-	switch proto {
-	case 10:
-		return "1.0 roadbed-edge"
-	case 20:
-		return "2.0 roadbed-edge"
-	case 30:
-		return "3.0 roadbed-edge"
-	}
-	return "1.1 roadbed-edge"
 }
 
 // moved is what was told last of users of this region that are elsewhere.

@@ -130,6 +130,24 @@ func TestADocumentWithAMistakeChangesNothing(t *testing.T) {
 
 // TestUsersStayWhereTheyHaveGone is the assignment's promise as a property: shares that rise and fall, targets that come and
 // go, and users by the thousand.
+func TestARegionWhoseNameDiffersFromAnothersInCapitalsAloneIsRefused(t *testing.T) {
+	r := newRegions(t, "east")
+	r.Set(docs("west", westServes))
+	r.Set(docs("west", westServes, "West", northServes))
+	for _, g := range r.View().Regions {
+		if want := "there is a region west, whose name differs in capitals alone"; g.Region == "West" && !strings.Contains(g.Refused, want) || g.Region == "west" && g.Refused != "" {
+			t.Errorf("%s: refused for %q; want West alone to be, for %q", g.Region, g.Refused, want)
+		}
+	}
+	if _, err := r.Check("WEST", RegionChange{}); err == nil || !strings.Contains(err.Error(), "there is a region west") {
+		t.Errorf("a check of WEST beside west: got %v, want it refused", err)
+	}
+	r.Set(docs("West", northServes))
+	if g := r.now.Load().find("West"); g == nil || len(r.lists.by[g.app]) != 1 || r.lists.by[g.app][0].Port != 2 {
+		t.Errorf("West in place of west: got %+v with edges %v, want it in force with its own", g, r.lists.by)
+	}
+}
+
 func TestUsersStayWhereTheyHaveGone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		home := rapid.StringMatching(`[a-z]{1,8}`).Draw(t, "home")

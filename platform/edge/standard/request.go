@@ -92,6 +92,19 @@ func loop() *filter.Filter {
 		}}
 }
 
+// Via is what this edge calls itself to whoever it passes a request on to that came by that version of HTTP, such as 11.
+func Via(proto int) string {
+	switch proto {
+	case 10:
+		return "1.0 " + pseudonym
+	case 20:
+		return "2.0 " + pseudonym
+	case 30:
+		return "3.0 " + pseudonym
+	}
+	return "1.1 " + pseudonym
+}
+
 // passages returns how often a request came through the edge before.
 func passages(h *filter.Header) (n int) {
 	for v := range h.Values("Via") {
@@ -266,16 +279,7 @@ func onward(p *config.Properties) *filter.Filter {
 	settings := config.Must(config.Bind(p, "edge.", trust{}))
 	return &filter.Filter{Name: "Onward", Kind: filter.Inbound, Order: 950, Quick: true, Apply: func(x *filter.Exchange) error {
 		q := &x.Request
-		via := "1.1 " + pseudonym
-		switch q.Proto {
-		case 10:
-			via = "1.0 " + pseudonym
-		case 20:
-			via = "2.0 " + pseudonym
-		case 30:
-			via = "3.0 " + pseudonym
-		}
-		q.Header.Add("Via", via)
+		q.Header.Add("Via", Via(q.Proto))
 		if x.Prefix != "" {
 			prefix := x.Prefix
 			if before := q.Header.Get("X-Forwarded-Prefix"); before != "" { // a trusted proxy's
