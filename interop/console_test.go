@@ -12,7 +12,6 @@ import (
 	"net/url"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"syscall"
@@ -51,12 +50,7 @@ func (b *lockedBuffer) String() string {
 
 func newDemo(t *testing.T) *demo {
 	t.Helper()
-	d := &demo{t: t, binary: filepath.Join(t.TempDir(), "roadbed"), state: t.TempDir(), offset: freeOffset(t)}
-	build := exec.Command("go", "build", "-o", d.binary, "./cmd/roadbed")
-	build.Dir = ".."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building roadbed: %v\n%s", err, out)
-	}
+	d := &demo{t: t, binary: built(t), state: t.TempDir(), offset: freeOffset(t)}
 	t.Cleanup(func() {
 		d.stop()
 		if t.Failed() {
@@ -99,10 +93,7 @@ func (d *demo) start() {
 	d.said = new(lockedBuffer)
 	d.cmd = exec.Command(d.binary, "up", "--demo", "--data", d.state, "--port-offset", fmt.Sprint(d.offset))
 	d.cmd.Stdout, d.cmd.Stderr = d.said, d.said
-	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // a signal for the tests is none for it
-	if err := d.cmd.Start(); err != nil {
-		d.t.Fatal(err)
-	}
+	begin(d.t, d.cmd)
 	ended := make(chan struct{})
 	d.ended = ended
 	go func() {

@@ -124,26 +124,17 @@ func TestCertificatesAreGotRenewedAndKept(t *testing.T) {
 	data := t.TempDir()
 	said := new(lockedBuffer)
 	var edge *exec.Cmd
-	begin := func() {
+	start := func() {
 		t.Helper()
-		if edge == nil {
-			build := exec.Command("go", "build", "-o", filepath.Join(data, "roadbed"), "./cmd/roadbed")
-			build.Dir = ".."
-			if out, err := build.CombinedOutput(); err != nil {
-				t.Fatalf("building roadbed: %v\n%s", err, out)
-			}
-		}
-		edge = exec.Command(filepath.Join(data, "roadbed"), "up", "--data", filepath.Join(data, "state"), "--port-offset", fmt.Sprint(offset), "--edge-tls-port", "7443", "--edge-acme", "shop.test,refused.test", "--edge-acme-directory", a.directory)
+		edge = exec.Command(built(t), "up", "--data", filepath.Join(data, "state"), "--port-offset", fmt.Sprint(offset), "--edge-tls-port", "7443", "--edge-acme", "shop.test,refused.test", "--edge-acme-directory", a.directory)
 		edge.Stdout, edge.Stderr, edge.Dir = said, said, data
-		if err := edge.Start(); err != nil {
-			t.Fatal(err)
-		}
+		begin(t, edge)
 	}
 	end := func() {
 		edge.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
 		edge.Wait()                          //nolint:errcheck // what it said tells more
 	}
-	begin()
+	start()
 	t.Cleanup(func() {
 		end()
 		if t.Failed() {
@@ -183,7 +174,7 @@ func TestCertificatesAreGotRenewedAndKept(t *testing.T) {
 	time.Sleep(time.Until(first.NotBefore.Add(certLasts * 3 / 4)))
 	end()
 	old := first
-	begin()
+	start()
 	within(t, 30*time.Second, "the edge has a new certificate", func() []string {
 		names := got()
 		return append(names, fmt.Sprint(bytes.Equal(first.Raw, old.Raw)))
@@ -192,7 +183,7 @@ func TestCertificatesAreGotRenewedAndKept(t *testing.T) {
 	// While the authority is away it goes on with what it has.
 	syscall.Kill(-a.cmd.Process.Pid, syscall.SIGKILL) //nolint:errcheck // it is there
 	end()
-	begin()
+	start()
 	within(t, 20*time.Second, "the edge has the certificate that it had", func() []string {
 		was := first
 		return append(got(), fmt.Sprint(bytes.Equal(first.Raw, was.Raw)))

@@ -48,7 +48,7 @@ func TestReloadsDisturbNobody(t *testing.T) {
 		r.set("json", fmt.Sprintf("edge.routes.other%d", part), "["+strings.Join(routes, ",\n")+"]")
 	}
 	r.set("string", "edge.priority.load", "* / 1") // not refused, however busy this machine is
-	talk := r.talk(t, sockets)
+	talked := talk(t, r.edgeAddr(), sockets, time.Second)
 
 	for round := 1; ; round++ {
 		usual := r.load(t, lasts/2)
@@ -76,7 +76,7 @@ func TestReloadsDisturbNobody(t *testing.T) {
 			break
 		}
 	}
-	said := talk()
+	said := talked()
 	if said.Open != sockets || said.Closed != 0 || said.Wrong != 0 || said.Echoed != said.Sent || said.Sent < sockets {
 		t.Errorf("of %d WebSockets: %+v; want all open, none closed, and every message echoed", sockets, said)
 	}
@@ -90,10 +90,11 @@ type spoken struct {
 	Failed                            string
 }
 
-// talk has WebSockets exchange messages with the app chat until the function that it returns is called.
-func (r *road) talk(t *testing.T, number int) func() spoken {
+// talk has WebSockets exchange a message every pause with the app chat behind the edge at addr, until the function that it
+// returns is called.
+func talk(t *testing.T, addr string, number int, pause time.Duration) func() spoken {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "node", "sockets.js", "ws://"+r.edgeAddr()+"/chat", fmt.Sprint(number), "1000")
+	cmd := exec.CommandContext(t.Context(), "node", "sockets.js", "ws://"+addr+"/chat", fmt.Sprint(number), fmt.Sprint(pause.Milliseconds()))
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {

@@ -1,8 +1,6 @@
 package interop
 
 import (
-	"bufio"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -31,10 +29,7 @@ func (r *road) newEdge(t *testing.T) *apart {
 	e := &apart{said: new(lockedBuffer), addr: "127.0.0.1:" + port}
 	e.cmd = exec.Command(r.binary, "serve", "--roles", "edge", "--data", filepath.Join(t.TempDir(), "edge"), "--engine-port", fmt.Sprint(7100+r.offset), "--eureka-port", fmt.Sprint(8761+r.offset), "--edge-port", port, "--api-port", freePort(t))
 	e.cmd.Stdout, e.cmd.Stderr, e.cmd.Dir = e.said, e.said, filepath.Dir(r.binary)
-	e.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := e.cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	begin(t, e.cmd)
 	t.Cleanup(func() {
 		syscall.Kill(-e.cmd.Process.Pid, syscall.SIGTERM) //nolint:errcheck // it, and who took its place
 		e.cmd.Wait()                                      //nolint:errcheck // what it said tells more
@@ -66,24 +61,7 @@ func TestARestartOfTheEdgeDropsNobody(t *testing.T) {
 		resp.Body.Close()
 		return []string{fmt.Sprint(resp.StatusCode)}
 	}, "218")
-	cmd := exec.CommandContext(t.Context(), "node", "sockets.js", "ws://"+e.addr+"/chat", "50", "200")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	defer cmd.Wait() //nolint:errcheck // it has said how it ended
-	defer in.Close()
-	lines := bufio.NewReader(out)
-	if line, err := lines.ReadString('\n'); err != nil || line != "open\n" {
-		t.Fatalf("the WebSockets could not all be opened: %q %v", line, err)
-	}
+	talked := talk(t, e.addr, 50, 200*time.Millisecond)
 
 	var h2c http.Protocols
 	h2c.SetUnencryptedHTTP2(true)
@@ -150,11 +128,7 @@ func TestARestartOfTheEdgeDropsNobody(t *testing.T) {
 	why.Range(func(k, _ any) bool { t.Errorf("a request failed: %v", k); return true })
 
 	time.Sleep(6 * time.Second) // the time of the first edge is over, at which the sockets are
-	in.Close()
-	var said spoken
-	if err := json.NewDecoder(lines).Decode(&said); err != nil {
-		t.Fatalf("what became of the WebSockets: %v", err)
-	}
+	said := talked()
 	t.Logf("WebSockets: %+v", said)
 	if said.Open != 50 || said.Closed != 50 || said.Wrong != 0 || said.Sent < 50*5*4 || said.Echoed < said.Sent-50 {
 		t.Errorf("WebSockets: %+v; want 50 that talk for some seconds more, and then end", said)

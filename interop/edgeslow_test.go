@@ -39,8 +39,8 @@ func TestSlowClientsHinderNoOtherApp(t *testing.T) {
 	var wg sync.WaitGroup
 	for mode, args := range modes {
 		wg.Go(func() {
-			args = append([]string{mode, "-c", fmt.Sprint(each), "-r", fmt.Sprint(each / 2), "-l", fmt.Sprint(lasts), "-p", "3", "-u", r.at(7000) + paths[mode]}, args...)
-			out, err := exec.CommandContext(t.Context(), "slowhttptest", args...).CombinedOutput()
+			args = append([]string{"-n", "19", "slowhttptest", mode, "-c", fmt.Sprint(each), "-r", fmt.Sprint(each / 2), "-l", fmt.Sprint(lasts), "-p", "3", "-u", r.at(7000) + paths[mode]}, args...)
+			out, err := exec.CommandContext(t.Context(), "nice", args...).CombinedOutput() // it runs on the servers' cores
 			mu.Lock()
 			defer mu.Unlock()
 			if said[mode] = string(out); err != nil {
@@ -50,13 +50,16 @@ func TestSlowClientsHinderNoOtherApp(t *testing.T) {
 	}
 	under := r.waits(t, time.Duration(lasts)*time.Second)
 	wg.Wait()
-	if under > 2*normal+60*time.Millisecond { // slowhttptest and the servers run on the same cores
-		t.Errorf("a healthy client's p99 is %v beside slow ones, %v without; want at most twice that, and 60 ms for slowhttptest itself", under, normal)
+	if most := 2*normal.usual + 20*time.Millisecond; under.usual > most { // slowhttptest and the servers run on the same cores
+		t.Errorf("a healthy client's p99 in half of all seconds is above %v beside slow ones, %v without; want at most %v", under.usual, normal.usual, most)
+	}
+	if most := 2*normal.all + 60*time.Millisecond; under.all > most { // and so does whatever else runs here, for a second now and then
+		t.Errorf("a healthy client's p99 is %v beside slow ones, %v without; want at most %v", under.all, normal.all, most)
 	}
 	if mib := peak(t, r.cmd.Process.Pid); mib >= 200 {
 		t.Errorf("the platform took %d MiB, want less than 200", mib)
 	} else {
-		t.Logf("a healthy client's p99: %v without slow ones, %v beside; the platform's peak: %d MiB", normal, under, mib)
+		t.Logf("a healthy client's p99, and that of the median second: %v and %v without slow ones, %v and %v beside; the platform's peak: %d MiB", normal.all, normal.usual, under.all, under.usual, mib)
 	}
 	for mode, out := range said {
 		end := exitStatus.FindStringSubmatch(colours.ReplaceAllString(out, ""))
@@ -76,13 +79,22 @@ var (
 	colours    = regexp.MustCompile("\x1b\\[[0-9;]*m")
 )
 
-// waits asks for something small again and again, and returns the 99th percentile of how long it took.
-func (r *road) waits(t *testing.T, long time.Duration) time.Duration {
+// p99s are 99th percentiles of how long something took: of all that there was, and the median of those of each second.
+type p99s struct{ all, usual time.Duration }
+
+// waits asks for something small again and again, and returns how long it took.
+func (r *road) waits(t *testing.T, long time.Duration) p99s {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{}, Timeout: 10 * time.Second}
 	defer client.CloseIdleConnections()
-	var took []time.Duration
-	for began := time.Now(); time.Since(began) < long; time.Sleep(5 * time.Millisecond) {
+	var all, seconds []time.Duration
+	var took []time.Duration // in this second
+	p99 := func(took []time.Duration) time.Duration {
+		slices.Sort(took)
+		return took[len(took)*99/100].Round(time.Microsecond)
+	}
+	second := time.Now()
+	for began := second; time.Since(began) < long; time.Sleep(5 * time.Millisecond) {
 		at := time.Now()
 		resp, err := client.Get(r.at(7000) + "/get")
 		if err != nil {
@@ -93,8 +105,14 @@ func (r *road) waits(t *testing.T, long time.Duration) time.Duration {
 		if resp.StatusCode != http.StatusOK {
 			t.Errorf("a healthy request got %s", resp.Status)
 		}
-		took = append(took, time.Since(at))
+		all, took = append(all, time.Since(at)), append(took, time.Since(at))
+		if time.Since(second) >= time.Second {
+			seconds, took, second = append(seconds, p99(took)), took[:0], time.Now()
+		}
 	}
-	slices.Sort(took)
-	return took[len(took)*99/100].Round(time.Microsecond)
+	if len(seconds) == 0 {
+		t.Fatalf("%d healthy requests were answered in %v", len(all), long)
+	}
+	slices.Sort(seconds)
+	return p99s{p99(all), seconds[len(seconds)/2]}
 }

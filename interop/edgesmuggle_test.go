@@ -63,10 +63,7 @@ func run(t *testing.T, addr, name string, args ...string) *exec.Cmd {
 	said := new(lockedBuffer)
 	cmd := exec.Command(name, args...)
 	cmd.Stdout, cmd.Stderr = said, said
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	begin(t, cmd)
 	ended := make(chan struct{})
 	go func() { defer close(ended); cmd.Wait() }() //nolint:errcheck // what it said tells more
 	t.Cleanup(func() {

@@ -35,12 +35,7 @@ type road struct {
 // newRoad starts a platform; flags are those of `roadbed up`.
 func newRoad(t *testing.T, flags ...string) *road {
 	t.Helper()
-	r := &road{t: t, binary: filepath.Join(t.TempDir(), "roadbed"), offset: freeOffset(t)}
-	build := exec.Command("go", "build", "-o", r.binary, "./cmd/roadbed")
-	build.Dir = ".."
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("building roadbed: %v\n%s", err, out)
-	}
+	r := &road{t: t, binary: built(t), offset: freeOffset(t)}
 	r.cmd = r.begin("platform ready", append([]string{"up", "--data", t.TempDir(), "--port-offset", fmt.Sprint(r.offset)}, flags...)...)
 	return r
 }
@@ -53,10 +48,7 @@ func (r *road) begin(until string, args ...string) *exec.Cmd {
 	said := new(lockedBuffer)
 	cmd := exec.Command(r.binary, args...)
 	cmd.Stdout, cmd.Stderr, cmd.Dir = said, said, filepath.Dir(r.binary)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		r.t.Fatal(err)
-	}
+	begin(r.t, cmd)
 	r.t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
 		cmd.Wait()                          //nolint:errcheck // what it said tells more

@@ -112,7 +112,7 @@ func newRoad(t *testing.T) *road {
 	return r
 }
 
-// start runs a program until the test ends, once addr takes connections.
+// start runs a program until the test ends, be it by SIGKILL, and returns once addr takes connections.
 func (r *road) start(cmd *exec.Cmd, addr string) {
 	r.t.Helper()
 	var said strings.Builder
@@ -121,14 +121,35 @@ func (r *road) start(cmd *exec.Cmd, addr string) {
 	if err := cmd.Start(); err != nil {
 		r.t.Fatal(err)
 	}
+	ended := make(chan struct{})
+	go func() { defer close(ended); cmd.Wait() }() //nolint:errcheck // what it said tells more
+	guard := exec.Command("sh", "-c", `read _; kill -9 "-$0"`, fmt.Sprint(cmd.Process.Pid))
+	guard.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	in, err := guard.StdinPipe() // the system closes it when the test is gone
+	if err == nil {
+		err = guard.Start()
+	}
 	r.t.Cleanup(func() {
 		cmd.Process.Signal(syscall.SIGTERM) //nolint:errcheck // it may have ended
-		cmd.Wait()                          //nolint:errcheck // what it said tells more
+		<-ended
+		if guard.Process != nil {
+			guard.Process.Kill() //nolint:errcheck // it may have ended
+			guard.Wait()         //nolint:errcheck // it was killed
+			in.Close()
+		}
 		if r.t.Failed() {
 			r.t.Logf("%s said:\n%.3000s", cmd.Path, said.String())
 		}
 	})
+	if err != nil {
+		r.t.Fatal(err)
+	}
 	for began := time.Now(); ; time.Sleep(20 * time.Millisecond) {
+		select {
+		case <-ended:
+			r.t.Fatalf("%s ended", cmd.Path)
+		default:
+		}
 		if c, err := net.Dial("tcp", addr); err == nil {
 			c.Close()
 			return
