@@ -7,6 +7,7 @@ need() {
 	fi
 	sudo=""
 	[ "$(id -u)" = 0 ] || sudo=sudo
-	$sudo apt-get update -qq
+	[ -n "${updated-}" ] || $sudo apt-get update -qq
+	updated=yes
 	$sudo apt-get install -y -qq --no-install-recommends "$2"
 }

@@ -79,7 +79,7 @@ func TestProgramsDoNotOutliveTestsThatAreKilled(t *testing.T) {
 		select {}
 	}
 	tests := exec.Command(os.Args[0], "-test.run", "^"+t.Name()+"$")
-	tests.Env = append(os.Environ(), told+"=1")
+	tests.Env = append(os.Environ(), told+"=1", "TMPDIR="+t.TempDir())
 	out, err := tests.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
