@@ -178,7 +178,7 @@ type regionChange struct {
 
 func (f *regionChange) flags(cmd *cobra.Command, sends bool) {
 	fs := cmd.Flags()
-	fs.DurationVar(&f.ramp, "ramp", time.Minute, "over how long users move; 0 is at once")
+	fs.DurationVar(&f.ramp, "ramp", edge.RegionRamp, "over how long users move; 0 is at once")
 	fs.StringVar(&f.reason, "reason", "", "why, kept with the region and in the change log; that of --why if left out")
 	if sends {
 		fs.StringToIntVar(&f.to, "to", nil, "where users go, in percent: west=60,north=40 (default all other regions that serve)")
@@ -247,11 +247,7 @@ func pace(d *edge.RegionDocument) string {
 	if d.State == edge.RegionEvacuated || d.Since.IsZero() {
 		return "at once"
 	}
-	ramp := 60
-	if d.RampSeconds != nil {
-		ramp = *d.RampSeconds
-	}
-	return fmt.Sprintf("within %v", time.Duration(ramp)*time.Second)
+	return fmt.Sprintf("within %v", d.Ramp())
 }
 
 func (c *cli) regionPut() *cobra.Command {

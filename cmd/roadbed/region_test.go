@@ -102,16 +102,30 @@ func TestRegionsOfRealProcesses(t *testing.T) {
 		return time.Since(began)
 	}
 	both("ana", "east")
-	var took []time.Duration
+	// yardstick is what this machine needs just now to write a property and to ask both edges, whatever they obey.
+	yardstick := func() time.Duration {
+		t.Helper()
+		began := time.Now()
+		set("edge.test.yardstick", began.String())
+		for _, e := range []string{"east-a", "east-b"} {
+			if _, err := where(e, "ana"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return time.Since(began)
+	}
+	var took, plain []time.Duration
 	for range 3 {
+		plain = append(plain, yardstick())
 		put("east", edge.RegionDocument{State: edge.RegionEvacuated, To: map[string]int{"west": 100}, Edges: serving.Edges})
 		took = append(took, both("ana", "west"))
 		put("east", serving)
 		took = append(took, both("ana", "east"))
 	}
 	slices.Sort(took)
-	if median := took[len(took)/2]; median > time.Second {
-		t.Errorf("of six changes half took longer than %v to be obeyed by both edges; they are promised within a second", median)
+	slices.Sort(plain)
+	if median, busy := took[len(took)/2], plain[len(plain)/2]; median > time.Second+10*busy {
+		t.Errorf("of six changes half took longer than %v to be obeyed by both edges, on a machine that needs %v to write a property and ask both; they are promised within a second", median, busy)
 	}
 
 	var failed, all atomic.Int64

@@ -19,5 +19,8 @@ const (
 	RegionEvacuated = region.Evacuated
 )
 
+// RegionRamp is how long moving users takes if a document does not say.
+const RegionRamp = region.DefaultRamp
+
 // RegionProperty is what the properties that hold regions begin with.
 const RegionProperty = region.Prefix

@@ -166,7 +166,7 @@ func (p *picture) unfit(name, own string) string {
 type RegionChange struct {
 	State       State          `json:"state,omitempty" enum:"SERVING,DRAINING,EVACUATED"`
 	Weight      *int           `json:"weight,omitempty" minimum:"0" maximum:"100" doc:"percent of its users that it keeps; 100 if a state is given and this is not"`
-	To          map[string]int `json:"to,omitempty" doc:"where the others go; all other regions that serve, evenly, if this is needed and was never said"`
+	To          map[string]int `json:"to,omitempty" doc:"where the others go, now or when it comes to that; all other regions that serve, evenly, if this is needed and was never said"`
 	RampSeconds *int           `json:"rampSeconds,omitempty" minimum:"0" maximum:"86400"`
 	Strict      *bool          `json:"strict,omitempty"`
 	Edges       *[]string      `json:"edges,omitempty"`
@@ -221,11 +221,14 @@ func (r *Regions) Check(name string, c RegionChange) (*RegionChanged, error) {
 	}
 	if was == nil || !d.same(&before) {
 		d.From, d.Since = out.Moved, time.Now().UTC().Truncate(time.Millisecond)
-		if d.goal() == d.From || d.ramp() == 0 || d.State == Evacuated {
+		if d.goal() == d.From || d.Ramp() == 0 || d.State == Evacuated {
 			d.From, d.Since = 0, time.Time{} // there is nothing to go through
 		}
 		if d.From == 0 && d.goal() == 0 {
-			d.RampSeconds, d.To = nil, nil
+			d.RampSeconds = nil
+			if len(c.To) == 0 {
+				d.To = nil
+			}
 		}
 	}
 	if err := d.validate(name); err != nil {

@@ -1,6 +1,7 @@
 package region
 
 import (
+	"maps"
 	"math"
 	"strings"
 	"testing"
@@ -54,6 +55,26 @@ func TestAChangeIsRefusedIfUsersWouldHaveNowhereToGo(t *testing.T) {
 	r.Set(docs("east", east, "west", westServes))
 	if _, err := r.Check("east", evacuate); err == nil || !strings.Contains(err.Error(), "edge.regions.key") || r.View().Problem == "" {
 		t.Errorf("without a key: got %v, problem %q; want a word on edge.regions.key in both", err, r.View().Problem)
+	}
+}
+
+func TestWhereUsersGoIsKeptForWhenItComesToThat(t *testing.T) {
+	r := newRegions(t, "east")
+	all := docs("west", westServes, "north", northServes)
+	for i, c := range []RegionChange{
+		{Edges: &[]string{"http://127.0.0.1:3"}, To: map[string]int{"west": 100}},
+		{State: Evacuated},
+		{State: Serving, RampSeconds: new(int)},
+	} {
+		r.Set(all)
+		out, err := r.Check("east", c)
+		if err != nil {
+			t.Fatalf("%+v: %v", c, err)
+		}
+		if want := []map[string]int{{"west": 100}, {"west": 100}, nil}[i]; !maps.Equal(out.Document.To, want) {
+			t.Errorf("%+v: users go to %v, want %v", c, out.Document.To, want)
+		}
+		all[out.Property] = out.Text
 	}
 }
 

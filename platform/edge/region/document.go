@@ -30,7 +30,7 @@ const (
 // Bounds of a document.
 const (
 	MaxRamp     = 24 * time.Hour
-	DefaultRamp = 60 // seconds
+	DefaultRamp = time.Minute
 	maxDocument = 64 << 10
 	maxEdges    = 1000
 	maxTargets  = 32
@@ -97,7 +97,7 @@ func (d *RegionDocument) validate(name string) error {
 	wrong(d.State != Serving && d.State != Draining && d.State != Evacuated, "state %q: use SERVING, DRAINING or EVACUATED", d.State)
 	wrong(d.Weight != nil && (*d.Weight < 0 || *d.Weight > whole), "weight %d: use 0 to 100 percent", d.weight())
 	wrong(d.Weight != nil && *d.Weight != whole && d.State != Serving && d.State != "", "weight %d goes with SERVING; %s sends everybody elsewhere", d.weight(), d.State)
-	wrong(d.ramp() < 0 || d.ramp() > MaxRamp, "rampSeconds %d: use 0 to 86400", int(d.ramp()/time.Second))
+	wrong(d.Ramp() < 0 || d.Ramp() > MaxRamp, "rampSeconds %d: use 0 to 86400", int(d.Ramp()/time.Second))
 	wrong(!(d.From >= 0 && d.From <= whole), "from %v: use 0 to 100 percent", d.From)
 	wrong(d.Headroom < 0 || d.Headroom > math.MaxInt32, "headroom %d: use how many requests each edge takes at once; 0 is any number", d.Headroom)
 	wrong(len(d.Reason) > maxReason, "reason has %d bytes; at most %d are allowed", len(d.Reason), maxReason)
@@ -119,7 +119,7 @@ func (d *RegionDocument) validate(name string) error {
 	}
 	wrong(len(d.To) > 0 && sum != whole, "the shares in to add up to %d; they must to 100", sum)
 	wrong(len(d.To) == 0 && (d.goal() > 0 || d.From > 0), "to is missing: say which regions its users go to, such as {\"west\": 100}")
-	wrong(d.Since.IsZero() && d.ramp() > 0 && d.State != Evacuated && d.goal() != d.From, "since is missing: when the change began, such as %s; roadbed region sets it", time.Unix(1_800_000_000, 0).UTC().Format(time.RFC3339))
+	wrong(d.Since.IsZero() && d.Ramp() > 0 && d.State != Evacuated && d.goal() != d.From, "since is missing: when the change began, such as %s; roadbed region sets it", time.Unix(1_800_000_000, 0).UTC().Format(time.RFC3339))
 	return errors.Join(all...)
 }
 
@@ -130,9 +130,10 @@ func (d *RegionDocument) weight() int {
 	return *d.Weight
 }
 
-func (d *RegionDocument) ramp() time.Duration {
+// Ramp returns how long moving users takes, unless they move all at once: EVACUATED.
+func (d *RegionDocument) Ramp() time.Duration {
 	if d.RampSeconds == nil {
-		return DefaultRamp * time.Second
+		return DefaultRamp
 	}
 	return time.Duration(*d.RampSeconds) * time.Second
 }
@@ -147,7 +148,7 @@ func (d *RegionDocument) goal() float64 {
 
 // share returns the percent of users that are elsewhere at a time, lag being for how long the ramp stood still until then.
 func (d *RegionDocument) share(at time.Time, lag time.Duration) float64 {
-	goal, ramp := d.goal(), d.ramp()
+	goal, ramp := d.goal(), d.Ramp()
 	if d.State == Evacuated || ramp <= 0 {
 		return goal
 	}
@@ -157,7 +158,7 @@ func (d *RegionDocument) share(at time.Time, lag time.Duration) float64 {
 
 // same reports whether two documents say the same of who goes where when, so that a ramp goes on.
 func (d *RegionDocument) same(o *RegionDocument) bool {
-	return o != nil && d.State == o.State && d.weight() == o.weight() && d.ramp() == o.ramp() && d.Since.Equal(o.Since) && d.From == o.From
+	return o != nil && d.State == o.State && d.weight() == o.weight() && d.Ramp() == o.Ramp() && d.Since.Equal(o.Since) && d.From == o.From
 }
 
 // Text returns d as the property holds it.

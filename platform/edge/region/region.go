@@ -59,6 +59,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -275,6 +276,7 @@ func (r *Regions) Set(all map[string]string) {
 			next.own, next.headroom = g, doc.Headroom
 		}
 	}
+	r.part(next)
 	if len(next.regions) == 0 {
 		r.now.Store(nil)
 		return
@@ -288,6 +290,16 @@ func (r *Regions) Set(all map[string]string) {
 	select {
 	case r.woken <- struct{}{}:
 	default:
+	}
+}
+
+// part forgets the ways to regions that are not among next's. Requests under way go on.
+func (r *Regions) part(next *picture) {
+	for name, t := range r.tunnels {
+		if next.find(name) == nil {
+			delete(r.tunnels, name)
+			r.lists.put(t.app, nil)
+		}
 	}
 }
 
@@ -306,6 +318,7 @@ func (r *Regions) reach(p *picture) {
 		if t == nil {
 			t = newTunnel(g.name, r.meter)
 			r.tunnels[g.name] = t
+			r.meter.GaugeFunc("edge.region.concurrent.requests", func() float64 { return r.inFlight(g.name) }, "edge.region.to", g.name)
 			r.calls.Command(t.app, ipc.Settings{PerInstance: true})
 		}
 		g.tunnel = t
@@ -320,6 +333,14 @@ func (r *Regions) reach(p *picture) {
 			g.to = append(g.to, target{name: name, weight: g.doc.To[name], tunnel: r.tunnels[name]})
 		}
 	}
+}
+
+// inFlight returns how many requests are in flight to a region; NaN if there is no way to it.
+func (r *Regions) inFlight(name string) float64 {
+	if g := r.now.Load().find(name); g != nil && g.tunnel != nil {
+		return float64(g.tunnel.inFlight.Load())
+	}
+	return math.NaN()
 }
 
 // Any reports whether there are regions. Without them the filters are of no use.
@@ -596,7 +617,7 @@ func (r *Regions) tell(m *moved, now time.Time) {
 	}
 	m.share, m.at = share, now
 	within := spread
-	if p.own.doc.State == Evacuated || p.own.doc.ramp() == 0 {
+	if p.own.doc.State == Evacuated || p.own.doc.Ramp() == 0 {
 		within = spreadAll
 	}
 	r.moves(func(name string) bool {
@@ -634,7 +655,9 @@ func (l *lists) put(app string, edges []roadbed.Instance) {
 	if slices.EqualFunc(l.by[app], edges, func(a, b roadbed.Instance) bool { return a.ID == b.ID && a.Secure == b.Secure }) {
 		return
 	}
-	l.by[app] = edges
+	if l.by[app] = edges; edges == nil {
+		delete(l.by, app)
+	}
 	if fn := l.watchers[app]; fn != nil {
 		fn(edges)
 	}

@@ -128,8 +128,27 @@ func TestADocumentWithAMistakeChangesNothing(t *testing.T) {
 	}
 }
 
-// TestUsersStayWhereTheyHaveGone is the assignment's promise as a property: shares that rise and fall, targets that come and
-// go, and users by the thousand.
+func TestARegionThatIsRemovedLeavesNothingBehind(t *testing.T) {
+	r := newRegions(t, "east")
+	all := docs("east", `{"state":"SERVING"}`, "west", westServes)
+	r.Set(all)
+	before := r.tunnels["west"]
+	before.inFlight.Add(3)
+	if got := r.inFlight("west"); got != 3 {
+		t.Errorf("the gauge of west with three requests in flight: got %v, want 3", got)
+	}
+	for _, left := range []map[string]string{docs("east", `{"state":"SERVING"}`), nil} {
+		r.Set(left)
+		if got := r.inFlight("west"); len(r.tunnels) != 0 || len(r.lists.by) != 0 || !math.IsNaN(got) {
+			t.Errorf("with %v: tunnels %v, edges %v, the gauge says %v; want none, none, nothing", left, r.tunnels, r.lists.by, got)
+		}
+		r.Set(all)
+		if now := r.tunnels["west"]; now == nil || now == before || r.inFlight("west") != 0 || len(r.lists.by[now.app]) != 1 {
+			t.Errorf("put again: tunnel %p, it was %p, edges %v; want a new one to one edge, and nothing in flight", now, before, r.lists.by)
+		}
+	}
+}
+
 func TestARegionWhoseNameDiffersFromAnothersInCapitalsAloneIsRefused(t *testing.T) {
 	r := newRegions(t, "east")
 	r.Set(docs("west", westServes))
@@ -148,6 +167,8 @@ func TestARegionWhoseNameDiffersFromAnothersInCapitalsAloneIsRefused(t *testing.
 	}
 }
 
+// TestUsersStayWhereTheyHaveGone is the assignment's promise as a property: shares that rise and fall, targets that come and
+// go, and users by the thousand.
 func TestUsersStayWhereTheyHaveGone(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		home := rapid.StringMatching(`[a-z]{1,8}`).Draw(t, "home")

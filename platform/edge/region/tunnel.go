@@ -8,7 +8,8 @@ import (
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
-// tunnel is the way from this edge to the edges of another region, and how it does. It outlives documents.
+// tunnel is the way from this edge to the edges of another region, and how it does. It lives as long as the region has a
+// document, whichever.
 type tunnel struct {
 	region string
 	app    string // under which its edges are called
@@ -39,7 +40,6 @@ func newTunnel(region string, m *meter.Registry) *tunnel {
 		return m.Counter("edge.region.requests", "edge.region.to", region, "edge.region.result", result)
 	}
 	t.answered, t.lost, t.not = count("answered"), count("failed"), count("returned")
-	m.GaugeFunc("edge.region.concurrent.requests", func() float64 { return float64(t.inFlight.Load()) }, "edge.region.to", region)
 	return t
 }
 
