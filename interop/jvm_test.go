@@ -37,10 +37,14 @@ type spring struct {
 	done chan struct{} // closed when the process has ended
 }
 
-// quick are settings under which a server acts as one that has run for long, and tells what it knows at once.
+// quick are settings under which a server acts as one that has run for long, and tells what it knows at once. It waits
+// longer for its peers than the usual 0.2 s, and holds on to what they did not take for longer than half a minute: on a
+// machine that has as many JVMs as this and two cores, it would give up an operation for good.
 var quick = []string{
 	"--eureka.server.useReadOnlyResponseCache=false",
 	"--eureka.server.peerEurekaNodesUpdateIntervalMs=1000",
+	"--eureka.server.peerNodeReadTimeoutMs=2000",
+	"--eureka.server.maxTimeForReplication=180000",
 	"--eureka.server.enableSelfPreservation=false",
 	"--eureka.server.evictionIntervalTimerInMs=1000",
 	"--eureka.instance.leaseRenewalIntervalInSeconds=5",

@@ -64,7 +64,7 @@ func TestOperationsOnEachNodeAppearOnAll(t *testing.T) {
 	everywhere := func(what, app string, want ...string) {
 		t.Helper()
 		for i, b := range bases {
-			eventually(t, what+": at "+names[i], func() []string {
+			within(t, time.Minute, what+": at "+names[i], func() []string {
 				list, err := instances(b, app)
 				if err != nil {
 					return []string{err.Error()}
