@@ -88,6 +88,8 @@ func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error 
 	select {
 	case <-d.g.ready:
 	case <-ctx.Done():
+	}
+	if ctx.Err() != nil {
 		d.server.Drain(ctx)
 		err := l.Close()
 		if p != nil {
@@ -142,6 +144,30 @@ func (g *Gateway) opened(d *Door, yes bool) {
 	defer g.mu.Unlock()
 	if delete(g.doors, d); yes {
 		g.doors[d] = true
+	}
+	if len(g.doors) == 0 && g.allShut != nil {
+		close(g.allShut)
+		g.allShut = nil
+	}
+}
+
+// shut waits until no listener is open any more, as long as they may take for that.
+func (g *Gateway) shut() {
+	g.mu.Lock()
+	if len(g.doors) == 0 {
+		g.mu.Unlock()
+		return
+	}
+	if g.allShut == nil {
+		g.allShut = make(chan struct{})
+	}
+	all := g.allShut
+	g.mu.Unlock()
+	most := time.NewTimer(g.limits.drain.Get() + 5*time.Second) // listeners cut off what is left by then
+	defer most.Stop()
+	select {
+	case <-all:
+	case <-most.C:
 	}
 }
 

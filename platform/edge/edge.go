@@ -135,6 +135,7 @@ type Gateway struct {
 
 	mu      sync.Mutex        // guards what follows, from most of which table is built
 	doors   map[*Door]bool    // that are open
+	allShut chan struct{}     // closed once none is open any more; nil: nobody waits for that
 	known   []string          // apps in the registry
 	apps    []string          // of these, those that are reachable under their names
 	written route.Settings    // documents of routes and surgical rules as they are, in force or not
@@ -199,10 +200,12 @@ func (g *Gateway) routes(former *route.Table) route.Config {
 	}
 }
 
-// Run follows the registry, the routes and the faults, and writes the access log, until ctx ends.
+// Run follows the registry, the routes and the faults, and writes the access log, until ctx ends and every listener that is open
+// has drained.
 func (g *Gateway) Run(ctx context.Context) error {
 	defer g.origins.Close()
 	defer g.auth.Close()
+	defer g.programs.Wait()
 	defer g.programs.Set(nil)
 	defer g.props.Prefix(program.Prefix, g.setPrograms)() // first, for routes name them
 	defer g.ignored.OnChange(func([]string, []string) { g.expose() })()
@@ -218,17 +221,25 @@ func (g *Gateway) Run(ctx context.Context) error {
 		g.faults.Store(newFaults(all, g.faults.Load(), g.meter, g.log))
 	})()
 	g.begun.Do(func() { close(g.ready) })
-	ctx, cancel := context.WithCancel(ctx)
+	rest, cancel := context.WithCancel(context.WithoutCancel(ctx)) // what requests need that are still under way
 	defer cancel()
-	var both sync.WaitGroup
-	defer both.Wait()
-	loop := func(where string, run func(context.Context) error) error {
+	var parts sync.WaitGroup
+	defer parts.Wait()
+	loop := func(ctx context.Context, where string, run func(context.Context) error) error {
 		return g.panics.Loop(ctx, where, func() error { return run(ctx) })
 	}
-	both.Go(func() { loop("push", g.push.Run) })       //nolint:errcheck // it only ends with ctx
-	both.Go(func() { loop("shed", g.shed.Run) })       //nolint:errcheck // as above
-	both.Go(func() { loop("regions", g.regions.Run) }) //nolint:errcheck // as above
-	err := loop("access log", g.access.Run)
+	parts.Go(func() { loop(ctx, "push", g.push.Run) })        //nolint:errcheck // it only ends with ctx
+	parts.Go(func() { loop(rest, "shed", g.shed.Run) })       //nolint:errcheck // as above
+	parts.Go(func() { loop(rest, "regions", g.regions.Run) }) //nolint:errcheck // as above
+	parts.Go(func() {
+		select {
+		case <-ctx.Done():
+			g.shut()
+		case <-rest.Done():
+		}
+		cancel()
+	})
+	err := loop(rest, "access log", g.access.Run)
 	cancel()
 	return err
 }

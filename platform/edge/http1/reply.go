@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
@@ -67,8 +68,11 @@ func (a *reply) send() {
 			a.close = true
 		}
 	}
-	if x.Response.Status == 0 {
+	switch p := &x.Response; {
+	case p.Status == 0:
 		a.fail(500, filter.FailureLocal, "the edge has no answer to this request")
+	case p.Status < 200 && p.Takeover == nil: // the client would wait for another, or speak another protocol with nobody
+		a.fail(502, filter.FailureOrigin, "the answer's status is "+strconv.Itoa(p.Status)+", which is not a final one")
 	}
 	a.write()
 }

@@ -917,3 +917,14 @@ func TestOnceDrainedNobodyIsTakenInHoweverLongIdleOnesWouldHaveHad(t *testing.T)
 		t.Errorf("got %v, want that the connection was closed at once", err)
 	}
 }
+
+func TestAnAnswerThatIsNoneIsABadGateway(t *testing.T) {
+	answering(t, Config{}, func(x *filter.Exchange) { x.Response.Status = 101 }, func(t *testing.T, _ *Server, dial func() net.Conn) {
+		c := dial()
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+		p, err := http.ReadResponse(bufio.NewReader(c), nil)
+		if err != nil || p.StatusCode != 502 {
+			t.Errorf("a 101 that nobody takes the connection over for: got %v, %v; want 502", p, err)
+		}
+	})
+}

@@ -257,6 +257,10 @@ func (h *Handler) answer(x *exchange) (whole bool) {
 	if p.Takeover != nil {
 		return h.handOver(x)
 	}
+	if p.Status != 0 && p.Status < 200 {
+		x.SetCategory(filter.FailureOrigin, "the answer's status is "+strconv.Itoa(p.Status)+", which is not a final one")
+		x.Answer(http.StatusBadGateway, "the answer is not a final one\n")
+	}
 	x.mu.Lock()
 	x.begun = true
 	x.mu.Unlock()

@@ -161,7 +161,7 @@ func (w *worker) resume(s *stream, paused bool) (waits bool, err error) {
 	m, x, kind, body := w.m, w.x, w.kind, w.body
 	if !paused { // it does not wait for the answers, and nobody tells it of them
 		for _, o := range w.calls {
-			go m.ask(context.Background(), o)
+			m.loose.Go(func() { m.ask(context.Background(), o) })
 		}
 		w.calls = nil
 		return false, nil

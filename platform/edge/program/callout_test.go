@@ -18,14 +18,20 @@ type apps func(*http.Request) (*http.Response, error)
 
 func (a apps) RoundTrip(r *http.Request) (*http.Response, error) { return a(r) }
 
-// asking is a module that asks the app auth about each request, and has it wait for what then does; and its chain.
+// asking is a module that asks the app auth about each request, and has it wait for what then does, or not if that is nil; and
+// its chain.
 func asking(t *testing.T, reach http.RoundTripper, pairs []filter.Field, ms int, then func(a *assembly, got []byte) [][]byte) (r *Registry, run func(*filter.Exchange)) {
 	t.Helper()
 	a := &assembly{imports: []string{"proxy_http_call:iiiiiiiiii", "proxy_get_header_map_value:iiiii", "proxy_get_buffer_bytes:iiiii", "proxy_replace_header_map_value:iiiii",
 		"proxy_continue_stream:i", "proxy_send_local_response:iiiiiiii", "proxy_set_property:iiii"}}
 	got := []byte{0x41, 0, 0x28, 2, 0, 0x41, 4, 0x28, 2, 0} // pushes what lies where values come to be
 	ask := a.call("proxy_http_call", "iiiiiiiiii", a.text("auth"), a.text(serialize(pairs)), a.text("who?"), i32(0), i32(0), i32(ms), i32(8))
-	a.add("proxy_on_request_headers", 3, true, ask, i32(1))
+	wait := 1
+	if then == nil {
+		wait = 0
+		then = func(*assembly, []byte) [][]byte { return nil }
+	}
+	a.add("proxy_on_request_headers", 3, true, ask, i32(wait))
 	a.add("proxy_on_http_call_response", 5, false, then(a, got)...)
 	var err error
 	if r, err = New(Config{Properties: config.New(config.Options{}), Meter: meter.New(nil), Apps: reach}); err != nil {
@@ -172,6 +178,32 @@ func TestWhileOneRequestWaitsOthersUseTheModule(t *testing.T) {
 	}
 	close(let)
 	wg.Wait()
+}
+
+func TestACallThatNoRequestWaitsForIsMadeThoughItsModuleGoes(t *testing.T) {
+	let, told := make(chan struct{}), make(chan struct{}, 1)
+	r, run := asking(t, apps(func(q *http.Request) (*http.Response, error) {
+		<-let
+		if err := q.Context().Err(); err != nil {
+			t.Errorf("the call was given up: %v", err)
+		}
+		told <- struct{}{}
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: http.NoBody}, nil
+	}), whois, 5000, nil)
+	x := request()
+	run(x)
+	if len(x.Failed) > 0 || x.Response.Status != 200 {
+		t.Errorf("failed %v, status %d; want that the request does not wait", x.Failed, x.Response.Status)
+	}
+	x.End()
+	r.Set(nil) // the module goes
+	close(let)
+	r.Wait()
+	select {
+	case <-told:
+	default:
+		t.Error("Wait came back before the app was told")
+	}
 }
 
 func FuzzCallout(f *testing.F) {

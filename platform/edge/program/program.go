@@ -40,7 +40,7 @@
 // # What it does not
 //   - Programs do no input and output, but for HTTP calls of WASM to apps: of proxy-wasm there are headers, bodies, local
 //     responses, properties, shared data, metrics, logging and these; gRPC calls, queues, timers and foreign functions are not
-//     offered. Answers to calls that no request waits for are dropped.
+//     offered. Calls that no request waits for are made, also if the module is replaced meanwhile; their answers are dropped.
 //   - Bodies pass to WASM whole, if the document says so, and to the others not at all.
 //   - Shared data and metrics of a module are one edge's, and end with its version.
 //

@@ -47,6 +47,8 @@ type Registry struct {
 
 	current atomic.Pointer[set]
 
+	loose sync.WaitGroup // HTTP calls of modules that no request waits for
+
 	setting sync.Mutex // held by Set, which may take its time; taken before mu
 
 	mu      sync.Mutex        // guards what follows, which only Set changes, and that List sees it with the current that it belongs to
@@ -151,6 +153,10 @@ func (r *Registry) Set(all map[string]string) {
 	}
 }
 
+// Wait waits for the HTTP calls of modules that no request waits for. Each takes 5 s at most. Call it when no request runs any
+// more.
+func (r *Registry) Wait() { r.loose.Wait() }
+
 // entry compiles a document. Versions that run already go on.
 func (r *Registry) entry(name, text string, was *entry) (*entry, error) {
 	if !fitName(name) {
@@ -219,7 +225,7 @@ func (r *Registry) compile(name string, d *Document) (*version, error) {
 		if err != nil {
 			return nil, err
 		}
-		m, err := newModule(name, code, d.Config, r.log, r.meter, r.apps)
+		m, err := newModule(name, code, d.Config, r.log, r.meter, r.apps, &r.loose)
 		if err != nil {
 			return nil, err
 		}

@@ -44,6 +44,7 @@ type module struct {
 	turn    atomic.Uint32
 	apps    http.RoundTripper // reaches apps by their names; nil: HTTP calls are not offered
 	room    chan struct{}     // a place for each call under way
+	loose   *sync.WaitGroup   // calls that no request waits for; the registry's, for they may outlast the module
 	panics  *filter.Panics
 
 	users   atomic.Int64 // who runs, and exchanges that have a stream here
@@ -105,9 +106,9 @@ type stream struct {
 type workerKey struct{}
 
 // newModule compiles a module and starts its instances, so that no request waits for that and a module that cannot start is refused.
-func newModule(name string, code []byte, config string, log *slog.Logger, reg *meter.Registry, apps http.RoundTripper) (m *module, err error) {
+func newModule(name string, code []byte, config string, log *slog.Logger, reg *meter.Registry, apps http.RoundTripper, loose *sync.WaitGroup) (m *module, err error) {
 	ctx := context.Background()
-	m = &module{name: name, config: config, log: log, meter: reg, apps: apps, room: make(chan struct{}, maxCallouts), panics: filter.NewPanics(reg, log), shared: make(map[string]shared)}
+	m = &module{name: name, config: config, log: log, meter: reg, apps: apps, room: make(chan struct{}, maxCallouts), loose: loose, panics: filter.NewPanics(reg, log), shared: make(map[string]shared)}
 	m.wasm = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithMemoryLimitPages(modulePages).WithCloseOnContextDone(true))
 	defer func() {
 		if v := recover(); v != nil {

@@ -86,3 +86,92 @@ func TestAPanicOfOneDeliveryHarmsNoOther(t *testing.T) {
 		}
 	})
 }
+
+// told is where an answer's status goes.
+type told struct {
+	nowhere
+	status int
+}
+
+func (w *told) WriteHeader(status int) { w.status = status }
+
+func TestAnOrderIsCarriedOutBeforeTheEdgeEndsOrRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPush(nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			p.Run(ctx)
+		}()
+		c := join(t, p, "alice", false)
+		order := func() int {
+			w := &told{}
+			r, _ := http.NewRequest("POST", "/push/broker", strings.NewReader(`{"ids": ["alice"], "payload": "hi", "ttl": 60}`))
+			p.Handler().ServeHTTP(w, r)
+			return w.status
+		}
+		if got := order(); got != 202 {
+			t.Fatalf("got %d, want 202", got)
+		}
+		synctest.Wait() // alice reads nothing yet
+		cancel()
+		synctest.Wait()
+		if got := order(); got != 503 {
+			t.Errorf("an order to an edge that ends: got %d, want 503", got)
+		}
+		if got := next(t, c); got != "text hi" {
+			t.Errorf("alice got %q before the edge ended, want the message that was answered 202", got)
+		}
+		if got := next(t, c); got != "text _CLOSE_" {
+			t.Errorf("alice got %q then, want to be asked to go", got)
+		}
+		c.Close()
+		<-over
+	})
+}
+
+func TestAMessageThatCouldNotBeWrittenWaitsForItsClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPush(nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			p.Run(ctx)
+		}()
+		c := join(t, p, "alice", false)
+		defer c.Close()
+		order := func() int {
+			w := &told{}
+			r, _ := http.NewRequest("POST", "/push/broker", strings.NewReader(`{"ids": ["alice"], "payload": "hi", "ttl": 60}`))
+			p.Handler().ServeHTTP(w, r)
+			return w.status
+		}
+		if got := order(); got != 202 {
+			t.Fatalf("got %d, want 202", got)
+		}
+		time.Sleep(writeWithin + time.Second) // alice has not read
+		c = join(t, p, "alice", false)
+		defer c.Close()
+		if got := next(t, c); got != "text hi" {
+			t.Errorf("alice, who came again, got %q, want the message", got)
+		}
+		for i := range 3 {
+			if got := order(); got != 202 {
+				t.Fatalf("order %d: got %d, want 202", i, got)
+			}
+			next(t, c)
+		}
+		if got := order(); got != 503 {
+			t.Errorf("an order that is one too many for the client: got %d, want 503", got)
+		}
+		cancel()
+		for {
+			if _, err := c.Read(make([]byte, 64)); err != nil {
+				break
+			}
+		}
+		<-over
+	})
+}

@@ -30,6 +30,8 @@
 //   - A message that is answered 200 was written to the client's connection; whether the client got it, only the client knows.
 //   - An idle connection costs no goroutine's waiting buffers: less than 6 KiB of memory in all.
 //   - A client that does not read delays nobody but the sender of its own messages, and those for 5 s.
+//   - An order that is answered 202 is carried out before this edge ends: messages for clients that are here are written, other
+//     edges are told of the rest. One that comes too late for that is answered 503.
 //
 // # What it does not
 //   - Nothing is stored, but for messages handed to /push/broker, which wait in memory, of this process alone, until their
@@ -86,9 +88,10 @@ type Push struct {
 	open   atomic.Int64
 	panics *filter.Panics
 
-	mu   sync.Mutex
-	over bool           // nothing new is begun; guarded by mu
-	busy sync.WaitGroup // what goes on beside requests; guarded by mu as to additions
+	mu     sync.Mutex
+	over   bool           // nothing new is begun; guarded by mu
+	busy   sync.WaitGroup // what goes on beside requests; guarded by mu as to additions
+	orders sync.WaitGroup // orders that were taken and are not done; the first addition of each is guarded by mu
 
 	opened, ended, sent, refused, lost *meter.Counter
 }
@@ -190,6 +193,7 @@ func (p *Push) Run(ctx context.Context) error {
 			p.mu.Lock()
 			p.over = true
 			p.mu.Unlock()
+			p.orders.Wait() // what was answered 202 is written before connections close
 			for _, c := range p.wheel.all() {
 				busy.Go(func() {
 					defer p.panics.Catch("push", func(error) { c.drop() })
@@ -363,11 +367,7 @@ func (p *Push) attach(x *filter.Exchange, c *conn) {
 	p.opened.Inc()
 	p.schedule(c, now)
 	if waiting := p.queue.take(c.id, now); len(waiting) > 0 {
-		p.begin(func() {
-			for _, m := range waiting {
-				p.write(c, m.payload) //nolint:errcheck // it is counted, and those that follow are, too
-			}
-		})
+		p.begin(func() { p.writeAll(c, waiting) })
 	}
 	if x.MayDetach {
 		x.Response.Detached = true

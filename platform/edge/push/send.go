@@ -215,35 +215,76 @@ func (p *Push) handleBroker(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	payload := []byte(o.Payload)
-	until := time.Now().Add(time.Duration(o.TTL) * time.Second)
+	if !p.enter() {
+		w.Header().Set("Retry-After", "1")
+		say(w, http.StatusServiceUnavailable, "this edge is ending and took nothing of the order; give it to another one")
+		return
+	}
+	defer p.orders.Done()
+	now := time.Now()
+	m := queued{[]byte(o.Payload), now.Add(time.Duration(o.TTL) * time.Second)}
 	var elsewhere []string
+	flooded, full := 0, 0
 	for _, id := range o.IDs {
-		if c := p.find(id); c != nil {
-			p.begin(func() { p.deliver(c, payload) })
-		} else {
+		switch c := p.find(id); {
+		case c == nil:
 			elsewhere = append(elsewhere, id)
+		case c.allow(now):
+			p.aside(func() { p.deliver(c, m) })
+		default:
+			p.refused.Inc()
+			flooded++
 		}
 	}
 	if len(elsewhere) > 0 {
 		if r.Header.Get(hopHeader) == "" {
 			p.tellPeers(elsewhere, o)
 		}
-		if kept := p.queue.put(elsewhere, payload, until); kept < len(elsewhere) {
-			w.Header().Set("Retry-After", "10")
-			say(w, http.StatusServiceUnavailable, "too many messages wait already; %d of %d clients are not here and will not get this one when they come", len(elsewhere)-kept, len(o.IDs))
-			return
-		}
+		full = len(elsewhere) - p.queue.put(elsewhere, m)
+	}
+	if flooded > 0 || full > 0 {
+		w.Header().Set("Retry-After", "10")
+		say(w, http.StatusServiceUnavailable, "%d of %d clients do not get this one: of %d there wait too many messages already, and %d are sent too many at once (zuul.push.tokenBucket.rate)", flooded+full, len(o.IDs), full, flooded)
+		return
 	}
 	w.WriteHeader(http.StatusAccepted)
 }
 
-func (p *Push) deliver(c *conn, payload []byte) {
-	if !c.allow(time.Now()) {
-		p.refused.Inc()
+// enter begins an order, which Run waits for before it closes connections; whoever did so calls p.orders.Done. It reports false
+// if Run is at its end.
+func (p *Push) enter() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.over {
+		p.orders.Add(1)
+	}
+	return !p.over
+}
+
+// aside has fn run as part of an order that was begun.
+func (p *Push) aside(fn func()) {
+	p.orders.Go(func() {
+		defer p.panics.Catch("push", nil)
+		fn()
+	})
+}
+
+// deliver writes m to c. If that breaks, m waits for the client to come again.
+func (p *Push) deliver(c *conn, m queued) {
+	if p.write(c, m.payload) == nil || !time.Now().Before(m.until) {
 		return
 	}
-	p.write(c, payload) //nolint:errcheck // it is counted
+	p.queue.put([]string{c.id}, m)
+	if c := p.find(c.id); c != nil { // it has come meanwhile, and saw nothing waiting
+		p.writeAll(c, p.queue.take(c.id, time.Now()))
+	}
+}
+
+// writeAll writes what has waited for c.
+func (p *Push) writeAll(c *conn, all []queued) {
+	for _, m := range all {
+		p.write(c, m.payload) //nolint:errcheck // it is counted, and those that follow are, too
+	}
 }
 
 // write sends a message to c and counts it. A connection that does not take it is closed.
@@ -265,7 +306,7 @@ func (p *Push) tellPeers(ids []string, o order) {
 		return // it was read from JSON
 	}
 	for _, base := range p.peers() {
-		p.begin(func() {
+		p.aside(func() {
 			ctx, cancel := context.WithTimeout(context.Background(), peersWithin)
 			defer cancel()
 			if resp := p.ask(ctx, http.MethodPost, base+"/push/broker", nil, "", body); resp != nil {
@@ -295,17 +336,17 @@ const (
 	maxPerClient = 64
 )
 
-// put keeps a message for each client, and returns for how many there was room.
-func (q *queue) put(ids []string, payload []byte, until time.Time) (kept int) {
+// put keeps m for each client, and returns for how many there was room.
+func (q *queue) put(ids []string, m queued) (kept int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for _, id := range ids {
-		if q.size+len(payload) > maxQueued || len(q.by[id]) >= maxPerClient {
+		if q.size+len(m.payload) > maxQueued || len(q.by[id]) >= maxPerClient {
 			continue
 		}
 		id = strings.Clone(id)
-		q.by[id] = append(q.by[id], queued{payload, until})
-		q.size += len(payload)
+		q.by[id] = append(q.by[id], m)
+		q.size += len(m.payload)
 		kept++
 	}
 	return kept
