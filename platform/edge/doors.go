@@ -271,17 +271,23 @@ func (l *limits) settings() http1.Settings {
 	}
 }
 
-// follow calls fn with the settings, and again after each change, until stop.
+// follow calls fn with the settings, and again after each change, until stop; never twice at once, and last with the newest.
 func (l *limits) follow(fn func(http1.Settings)) (stop func()) {
+	var mu sync.Mutex // else who has read what was in force before could be the last to tell
+	tell := func() {
+		mu.Lock()
+		defer mu.Unlock()
+		fn(l.settings())
+	}
 	var stops []func()
 	for _, v := range l.number {
-		stops = append(stops, v.OnChange(func(int, int) { fn(l.settings()) }))
+		stops = append(stops, v.OnChange(func(int, int) { tell() }))
 	}
 	for _, v := range l.word {
-		stops = append(stops, v.OnChange(func(string, string) { fn(l.settings()) }))
+		stops = append(stops, v.OnChange(func(string, string) { tell() }))
 	}
-	stops = append(stops, l.merge.OnChange(func(bool, bool) { fn(l.settings()) }))
-	fn(l.settings()) // what changed before anybody was told
+	stops = append(stops, l.merge.OnChange(func(bool, bool) { tell() }))
+	tell() // what changed before anybody was told
 	return func() {
 		for _, s := range stops {
 			s()

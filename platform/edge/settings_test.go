@@ -11,8 +11,10 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -281,6 +283,42 @@ func TestADoorThatNeverOpensClosesItsSockets(t *testing.T) {
 	for _, s := range []io.Closer{l, p} {
 		if err := s.Close(); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("%T: got %v, want it closed already", s, err)
+		}
+	}
+}
+
+func TestAListenerIsToldOfOneChangeAtATimeAndOfTheNewestLast(t *testing.T) {
+	props, set := pushed(t)
+	l := newLimits(props)
+	for i := range 20 {
+		changed := make(chan struct{})
+		go func() {
+			defer close(changed)
+			set("maxConnections", fmt.Sprint(1000+i))
+			set("idleTimeout", fmt.Sprint(1000+i))
+		}()
+		inside, told := atomic.Bool{}, make(chan int, 100)
+		stop := l.follow(func(s http1.Settings) {
+			if !inside.CompareAndSwap(false, true) {
+				t.Error("told of two changes at once")
+			}
+			for range 100 {
+				runtime.Gosched()
+			}
+			told <- s.Connections
+			inside.Store(false)
+		})
+		<-changed
+		last := 5000 + i
+		set("maxConnections", fmt.Sprint(last))
+		for n := 0; n != last; {
+			n = <-told
+		}
+		stop()
+		for len(told) > 0 {
+			if n := <-told; n != last {
+				t.Errorf("told of %d connections after the newest change, to %d", n, last)
+			}
 		}
 	}
 }
