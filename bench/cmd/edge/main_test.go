@@ -269,3 +269,25 @@ func TestPartsThatAreNotThereAreToldAndNotLeftOut(t *testing.T) {
 		}
 	}
 }
+
+func TestClientsAreSpreadOverEdgesOrItIsSaidWhyNot(t *testing.T) {
+	for _, tt := range []struct {
+		clients     int
+		files       uint64
+		edges, each int
+		says        string
+	}{
+		{100_000, 20_000, 6, 16_667, ""},
+		{1000, 1 << 40, 1, 1000, ""},
+		{100_000, 500, 0, 0, "too few to hold clients"},
+		{100_000, 100, 0, 0, "too few to hold clients"},
+		{0, 20_000, 0, 0, "ask for more than 200"},
+		{200, 20_000, 0, 0, "ask for more than 200"},
+		{202, 701, 0, 0, "ask for more than 400"},
+	} {
+		edges, each, err := spread(tt.clients, tt.files)
+		if edges != tt.edges || each != tt.each || (err == nil) != (tt.says == "") || err != nil && !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%d clients where a process may open %d files: got %d edges with %d each, %v; want %d, %d, %q", tt.clients, tt.files, edges, each, err, tt.edges, tt.each, tt.says)
+		}
+	}
+}

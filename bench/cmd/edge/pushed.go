@@ -37,9 +37,10 @@ func (b *bench) pushed() error {
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
 		return err
 	}
-	can := int(min(limit.Max, 1<<30)) - filesApart
-	number := (b.clients + can - 1) / can
-	share := (b.clients + number - 1) / number
+	number, share, err := spread(b.clients, limit.Max)
+	if err != nil {
+		return err
+	}
 	origin, at, err := b.startOrigin()
 	if err != nil {
 		return err
@@ -96,6 +97,23 @@ func (b *bench) pushed() error {
 	}
 	b.table.keep(fmt.Sprintf("KiB that each of %d idle WebSockets for push costs, at %d edges", share*number, number), float64(grown)/1024/float64(n), mostByPush)
 	return nil
+}
+
+// spread returns how many edges it takes to hold so many clients, and how many each holds, where a process may open so many
+// files.
+func spread(clients int, files uint64) (edges, each int, err error) {
+	can := int(min(files, 1<<30)) - filesApart
+	if can <= warmClients {
+		return 0, 0, fmt.Errorf("a process may open %d files, which is too few to hold clients: more than %d are needed; raise the hard limit (ulimit -Hn)", files, filesApart+warmClients)
+	}
+	if clients <= warmClients {
+		return 0, 0, fmt.Errorf("%d clients are too few to tell what one costs: ask for more than %d", clients, warmClients)
+	}
+	edges = (clients + can - 1) / can
+	if each = (clients + edges - 1) / edges; each <= warmClients {
+		return 0, 0, fmt.Errorf("%d clients at %d edges are too few for each: ask for more than %d", clients, edges, edges*warmClients)
+	}
+	return edges, each, nil
 }
 
 func name(i int) string { return fmt.Sprintf("client-%06d", i) }
