@@ -1,11 +1,13 @@
 // Package auth finds out who asks, and refuses who may not: by signed tokens (JWT, OpenID Connect), API keys, passwords,
-// client certificates, or by asking a service of yours. At Netflix the edge did this so that services need not.
+// client certificates, a login with an issuer of OpenID Connect, or by asking a service of yours. At Netflix the edge did this so
+// that services need not.
 //
 //	{"oidc": {"issuer": "https://login.example.com", "audience": ["shop"]}, "apiKey": {"keys": {"batch": "<sha-256, hex>"}}}
 //
 // The property edge.auth holds such a document for all requests; routes have their own by [Auth.Route]. Of several methods
 // in a document one must accept: the first whose credentials a request brings decides, in the order jwt, oidc, apiKey, basic,
-// mtls; without any, forwardAuth is asked if there is one. What a document says is in [Document].
+// mtls, login; without any, forwardAuth is asked if there is one, or a browser is led to the login. What a document says is in
+// [Document].
 //
 // Services learn who asks by X-Forwarded-User, -Email, -Groups and -Preferred-Username, as oauth2-proxy has them, and by
 // X-Forwarded-Client-Cert, as Envoy has it.
@@ -18,16 +20,23 @@
 //   - A token that was seen before takes no memory; it is believed for 5 minutes at most, and no longer than it is valid.
 //   - A refusal says nothing but that credentials are missing, wrong or expired.
 //   - If keys or a service that decides cannot be had, the answer is 503: nobody is let in unchecked.
+//   - Of a login no edge keeps anything: it is in the browser's cookies, encrypted and signed by the property
+//     edge.auth.sessionSecret, 32 characters or more, that all edges share. Several with commas between: the first seals, all open.
+//     Without it each edge makes one of its own, which ends with it. These cookies reach no service.
+//   - Where a login leads to afterwards is a path of the host where it began, and nowhere else.
 //
 // # What it does not
-//   - It shows nobody a login page: browsers without a token get 401. The login itself is for a service behind forwardAuth,
-//     such as oauth2-proxy.
-//   - It does not ask an issuer whether a token was revoked.
+//   - It shows no page of its own: people log in at the issuer's.
+//   - It does not ask an issuer whether a token was revoked. A login ends when the issuer renews its tokens no more, or with its
+//     lifetime; whoever has copied a session's cookies before it was logged out can use them until then.
+//   - Two edges that renew a session's tokens in the same moment ask twice. If the issuer takes the second time for a theft, the
+//     user has to log in again.
 package auth
 
 import (
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -58,7 +67,8 @@ type Auth struct {
 
 // kit is what all checkers share.
 type kit struct {
-	direct, apps *http.Client // apps is nil without any
+	direct, apps *http.Client    // apps is nil without any
+	secrets      func() []string // that sessions are sealed with: the first one; the others open those of before
 	results      func(method, result string) *meter.Counter
 	now          func() time.Time
 }
@@ -81,6 +91,7 @@ func New(c Config) *Auth {
 	if c.Apps != nil {
 		a.kit.apps = &http.Client{CheckRedirect: stay, Transport: c.Apps}
 	}
+	a.kit.secrets = secrets(c.Properties)
 	text := c.Properties.String("edge.auth", "")
 	set := func(_, text string) {
 		if strings.TrimSpace(text) == "" {
@@ -117,7 +128,35 @@ func (a *Auth) Filters() []*filter.Filter {
 				}
 				return nil
 			}},
+		bring(),
 	}
+}
+
+// secrets returns those that sessions are sealed with, as the property has them now.
+func secrets(p *config.Properties) func() []string {
+	own := []string{random() + random()}
+	var now atomic.Pointer[[]string]
+	set := func(_, text string) {
+		list, err := config.ParseList(text)
+		for _, s := range list {
+			if err == nil && len(s) < 32 {
+				err = errors.New("a secret has 32 characters or more")
+			}
+		}
+		if err != nil {
+			p.Refuse("edge.auth.sessionSecret", text, err)
+			return
+		}
+		if len(list) == 0 {
+			list = own
+		}
+		now.Store(&list)
+	}
+	now.Store(&own)
+	text := p.String("edge.auth.sessionSecret", "")
+	text.OnChange(set)
+	set("", text.Get())
+	return func() []string { return *now.Load() }
 }
 
 // Route makes the filter of a route's auth from a [Document].

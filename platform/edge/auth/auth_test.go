@@ -39,7 +39,7 @@ type gate struct {
 	looked func() // at the clock; nil: nobody is told
 	*Auth
 	chain *filter.Chain
-	asked int
+	asked atomic.Int32
 	now   time.Time
 }
 
@@ -63,7 +63,7 @@ func newGate(t testing.TB, document string) *gate {
 	g.chain, err = filter.NewChain(filter.ChainConfig{
 		Filters: append(g.Filters(), &filter.Filter{Name: "Routes", Order: -100, Quick: true, Apply: func(x *filter.Exchange) error { x.Plan = plan; return nil }}),
 		Proxy: &filter.Filter{Name: "ProxyEndpoint", Kind: filter.Endpoint, Quick: true, Apply: func(x *filter.Exchange) error {
-			g.asked++
+			g.asked.Add(1)
 			x.Answer(200, "")
 			return nil
 		}},
@@ -208,8 +208,8 @@ func TestATokenIsAcceptedIfEverythingAboutItIsRight(t *testing.T) {
 		if x.Response.Status != c.want || !strings.Contains(says, c.says) {
 			t.Errorf("%s: got %d %q, want %d with %q", c.name, x.Response.Status, says, c.want, c.says)
 		}
-		if ch := x.Response.Header.Get("WWW-Authenticate"); c.want == 401 && (g.asked != 0 || !strings.Contains(ch, `error="invalid_token"`)) {
-			t.Errorf("%s: WWW-Authenticate is %q with %d origins asked; want invalid_token with none", c.name, ch, g.asked)
+		if ch := x.Response.Header.Get("WWW-Authenticate"); c.want == 401 && (g.asked.Load() != 0 || !strings.Contains(ch, `error="invalid_token"`)) {
+			t.Errorf("%s: WWW-Authenticate is %q with %d origins asked; want invalid_token with none", c.name, ch, g.asked.Load())
 		}
 	}
 }
@@ -403,8 +403,8 @@ func TestNobodyIsLetInUnchecked(t *testing.T) {
 	} {
 		g := newGate(t, d)
 		x := g.run(request("Authorization", "Bearer "+sign(jwt.SigningMethodRS256, "rsa", rsaKey, nil)))
-		if x.Response.Status != 503 || g.asked != 0 {
-			t.Errorf("%s: got %d with %d origins asked, want 503 with none", name, x.Response.Status, g.asked)
+		if x.Response.Status != 503 || g.asked.Load() != 0 {
+			t.Errorf("%s: got %d with %d origins asked, want 503 with none", name, x.Response.Status, g.asked.Load())
 		}
 	}
 }
@@ -544,8 +544,8 @@ func TestAServiceDecides(t *testing.T) {
 		t.Errorf("a redirect: got %d %v, want it passed on", x.Response.Status, x.Response.Header.Fields())
 	}
 	x = g.run(request())
-	if b := body(x); x.Response.Status != 403 || b != "not you" || x.Response.Header.Get("X-Why") != "no" || g.asked != 1 {
-		t.Errorf("refused: got %d %q %v with %d origins asked, want the service's answer and 1", x.Response.Status, b, x.Response.Header.Fields(), g.asked)
+	if b := body(x); x.Response.Status != 403 || b != "not you" || x.Response.Header.Get("X-Why") != "no" || g.asked.Load() != 1 {
+		t.Errorf("refused: got %d %q %v with %d origins asked, want the service's answer and 1", x.Response.Status, b, x.Response.Header.Fields(), g.asked.Load())
 	}
 }
 

@@ -58,6 +58,12 @@ func (c *checker) check(x *filter.Exchange) error {
 		h.Del(f)
 	}
 	x.User = ""
+	if c.login != nil {
+		if is, err := c.login.own(x, c); is {
+			return err
+		}
+		defer c.login.hide(h) // when it was read
+	}
 	if h.Count("Authorization") > 1 { // spec: RFC 9110 §11.6.2. The service might believe another than the one that is checked here
 		return c.refuse(x, "none", wrong("Authorization is there more than once; send one"))
 	}
@@ -93,6 +99,17 @@ func (c *checker) check(x *filter.Exchange) error {
 	case c.optional:
 		c.clear(x)
 		return nil
+	case c.login != nil && navigates(x):
+		to := x.Request.Path
+		if x.Request.RawQuery != "" {
+			to += "?" + x.Request.RawQuery
+		}
+		if !local(to) || len(to) > mostParam {
+			to = "/"
+		}
+		return c.login.begin(x, c, to)
+	case c.login != nil:
+		return c.refuse(x, "none", wrong("who asks must be known here; send credentials, or log in at "+c.login.doc.Path+"/start"))
 	}
 	return c.refuse(x, "none", wrong("who asks must be known here; send credentials"))
 }

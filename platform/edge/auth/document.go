@@ -26,6 +26,7 @@ type Document struct {
 	APIKey  *APIKeys    `json:"apiKey"`
 	Basic   *Basic      `json:"basic"`
 	MTLS    *MTLS       `json:"mtls"`
+	Login   *Login      `json:"login"`
 	Forward *ForwardDoc `json:"forwardAuth"`
 
 	Optional bool `json:"optional"` // who brings no credentials goes on, unknown; wrong ones are refused all the same
@@ -76,6 +77,7 @@ type ForwardDoc struct {
 type checker struct {
 	methods   []method
 	forward   *forward
+	login     *login
 	optional  bool
 	challenge []string
 	clears    []string // fields that services learn who asks by, beside the usual ones
@@ -132,6 +134,16 @@ func (k *kit) parse(text []byte) (*checker, error) {
 	if d.MTLS != nil {
 		c.methods = append(c.methods, &certified{d.MTLS.Identities})
 	}
+	if d.Login != nil {
+		if d.Forward != nil {
+			return nil, errors.New("login and forwardAuth: who brings no credentials is led to one of them; keep one")
+		}
+		l, err := k.logins(d.Login)
+		if err != nil {
+			return nil, fmt.Errorf("login: %w", err)
+		}
+		c.login, c.methods = l, append(c.methods, l)
+	}
 	if d.Forward != nil {
 		f, err := k.forwards(d.Forward)
 		if err != nil {
@@ -140,7 +152,7 @@ func (k *kit) parse(text []byte) (*checker, error) {
 		c.forward = f
 	}
 	if len(c.methods) == 0 && c.forward == nil {
-		return nil, errors.New("it names no method; use jwt, oidc, apiKey, basic, mtls or forwardAuth")
+		return nil, errors.New("it names no method; use jwt, oidc, apiKey, basic, mtls, login or forwardAuth")
 	}
 	for _, m := range c.methods {
 		c.clears = append(c.clears, m.fields()...)
@@ -153,8 +165,8 @@ func (k *kit) parse(text []byte) (*checker, error) {
 		}
 	}
 	c.counts = make(map[counted]*meter.Counter)
-	for _, m := range []string{"jwt", "oidc", "apiKey", "basic", "mtls", "forwardAuth", "none"} {
-		for _, r := range []string{"accepted", "refused", "unavailable"} {
+	for _, m := range []string{"jwt", "oidc", "apiKey", "basic", "mtls", "login", "forwardAuth", "none"} {
+		for _, r := range []string{"accepted", "refused", "unavailable", "begun", "ended"} {
 			c.counts[counted{m, r}] = k.results(m, r)
 		}
 	}

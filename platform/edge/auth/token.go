@@ -84,6 +84,19 @@ func (t *tokens) of(h *filter.Header) string {
 
 // verify returns whom a token names and until when it is valid.
 func (t *tokens) verify(ctx context.Context, raw string) (*Identity, time.Time, error) {
+	claims, until, err := t.claims(ctx, raw)
+	if err != nil {
+		return nil, time.Time{}, err
+	}
+	id := t.identity(claims)
+	if id == nil {
+		return nil, time.Time{}, notValid
+	}
+	return id, until, nil
+}
+
+// claims returns what a token says and until when it is valid.
+func (t *tokens) claims(ctx context.Context, raw string) (jwt.MapClaims, time.Time, error) {
 	if len(raw) > longestToken {
 		return nil, time.Time{}, notValid
 	}
@@ -116,9 +129,14 @@ func (t *tokens) verify(ctx context.Context, raw string) (*Identity, time.Time, 
 	if err != nil || until == nil {
 		return nil, time.Time{}, notValid
 	}
+	return claims, until.Add(t.skew), nil
+}
+
+// identity returns whom claims name; nil if the one is not there that names the user.
+func (t *tokens) identity(claims jwt.MapClaims) *Identity {
 	user := text(claims[t.doc.UserClaim])
 	if user == "" {
-		return nil, time.Time{}, notValid
+		return nil
 	}
 	id := &Identity{User: user, Email: text(claims["email"]), Groups: text(claims["groups"]), Preferred: text(claims["preferred_username"]), claims: claims}
 	for _, f := range keysOf(t.doc.Claims) {
@@ -126,7 +144,7 @@ func (t *tokens) verify(ctx context.Context, raw string) (*Identity, time.Time, 
 			id.more = append(id.more, filter.Field{Name: f, Value: v})
 		}
 	}
-	return id, until.Add(t.skew), nil
+	return id
 }
 
 // text returns a claim as a field may hold it, of a list its items with commas between; "" if it cannot. An item with a
