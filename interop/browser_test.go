@@ -79,17 +79,16 @@ func openBrowser(t *testing.T, flags ...string) *browser {
 		b.read(out)
 	}()
 	t.Cleanup(func() {
-		in.Close()                                                           // it ends when nobody speaks to it
-		gone := time.AfterFunc(5*time.Second, func() { cmd.Process.Kill() }) //nolint:errcheck // it may have ended
-		cmd.Wait()                                                           //nolint:errcheck // how it ends says nothing
+		in.Close()                                                      // it ends when nobody speaks to it
+		gone := time.AfterFunc(patience, func() { cmd.Process.Kill() }) //nolint:errcheck // it may have ended
+		cmd.Wait()                                                      //nolint:errcheck // how it ends says nothing
 		gone.Stop()
 		<-read
 		out.Close()
-		for range 10 { // helpers of the browser end a moment after it
+		for began := time.Now(); time.Since(began) < patience; time.Sleep(100 * time.Millisecond) { // helpers of the browser end a moment after it
 			if err = os.RemoveAll(profile); err == nil {
 				return
 			}
-			time.Sleep(100 * time.Millisecond)
 		}
 		t.Errorf("removing the browser's profile: %v", err)
 	})
@@ -230,8 +229,8 @@ func (b *browser) do(method string, params, result any) {
 				b.t.Fatalf("%s: %v in %s", method, err, m.Result)
 			}
 		}
-	case <-time.After(20 * time.Second):
-		b.t.Fatalf("%s: no answer within 20 s", method)
+	case <-time.After(patience):
+		b.t.Fatalf("%s: no answer within %v", method, patience)
 	}
 }
 
@@ -261,18 +260,46 @@ func (b *browser) eval(expression string) any {
 	return r.Result.Value
 }
 
-// until waits for a JavaScript expression to be true, and says how long it took.
-func (b *browser) until(within time.Duration, claim, expression string) time.Duration {
+// comes waits for a JavaScript expression to be true, at most for a limit, and says whether it is, and after how long.
+func (b *browser) comes(limit time.Duration, expression string) (took time.Duration, is bool) {
 	b.t.Helper()
-	began := time.Now()
-	for b.eval("!!("+expression+")") != true {
-		if time.Since(began) > within {
-			b.shot("until")
-			b.t.Fatalf("%s: not so within %v; the page says:\n%s", claim, within, b.eval("document.body.innerText"))
+	for began := time.Now(); ; time.Sleep(100 * time.Millisecond) {
+		is = b.eval("!!("+expression+")") == true
+		if took = time.Since(began).Round(time.Millisecond); is || took > limit {
+			return took, is
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
-	return time.Since(began).Round(time.Millisecond)
+}
+
+// within waits as until does, but for at most limit.
+func (b *browser) within(limit time.Duration, claim, expression string) time.Duration {
+	b.t.Helper()
+	took, is := b.comes(limit, expression)
+	if !is {
+		b.shot("until")
+		b.t.Fatalf("%s: not so within %v; the page says:\n%s", claim, limit, b.eval("document.body.innerText"))
+	}
+	return took
+}
+
+// until waits for a JavaScript expression to be true, and says how long it took.
+func (b *browser) until(claim, expression string) time.Duration {
+	b.t.Helper()
+	return b.within(patience, claim, expression)
+}
+
+// fits waits until the page, as it has settled, is no wider than the window.
+func (b *browser) fits(what string) {
+	b.t.Helper()
+	if _, is := b.comes(patience, `document.documentElement.scrollWidth <= innerWidth`); !is {
+		b.t.Errorf("%s: %v px too wide: %v", what, b.eval(`document.documentElement.scrollWidth - innerWidth`), b.eval(`[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className + ' ' + Math.round(e.getBoundingClientRect().right)).slice(0, 12).join('; ')`))
+	}
+}
+
+// settle waits until the page has been drawn as it is now.
+func (b *browser) settle() {
+	b.t.Helper()
+	b.eval(`new Promise(drawn => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => drawn(true), 100))))`)
 }
 
 func (b *browser) size(w, h int) {

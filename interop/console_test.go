@@ -6,8 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -61,33 +59,6 @@ func newDemo(t *testing.T) *demo {
 	return d
 }
 
-// freeOffset finds a --port-offset at which the platform's ports and those of its instances are free. It stays below
-// the ports the kernel gives to clients.
-func freeOffset(t *testing.T) int {
-	t.Helper()
-	for range 100 {
-		offset := 100 + rand.IntN(10_800)
-		ports := []int{7000, 7070, 7101, 7443, 8761}
-		for p := 20_000; p < 20_040; p++ {
-			ports = append(ports, p)
-		}
-		free := true
-		for _, p := range ports {
-			l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p+offset))
-			if err != nil {
-				free = false
-				break
-			}
-			l.Close()
-		}
-		if free {
-			return offset
-		}
-	}
-	t.Fatal("no --port-offset with 44 free ports found in 100 tries")
-	return 0
-}
-
 func (d *demo) start() {
 	d.t.Helper()
 	d.said = new(lockedBuffer)
@@ -106,8 +77,8 @@ func (d *demo) start() {
 			d.t.Fatalf("roadbed up ended:\n%s", d.said)
 		default:
 		}
-		if time.Since(began) > 40*time.Second {
-			d.t.Fatalf("the demo is not healthy within 40 s:\n%s", d.said)
+		if time.Since(began) > 2*patience {
+			d.t.Fatalf("the demo is not healthy within %v:\n%s", 2*patience, d.said)
 		}
 	}
 }
@@ -120,8 +91,8 @@ func (d *demo) stop() {
 	}
 	select {
 	case <-d.ended:
-	case <-time.After(30 * time.Second):
-		d.t.Errorf("roadbed up did not end within 30 s of SIGTERM:\n%s", d.said)
+	case <-time.After(patience):
+		d.t.Errorf("roadbed up did not end within %v of SIGTERM:\n%s", patience, d.said)
 		d.cmd.Process.Kill() //nolint:errcheck // it may end just now
 		<-d.ended
 	}
@@ -132,7 +103,7 @@ func (d *demo) url() string { return fmt.Sprintf("http://127.0.0.1:%d", 7070+d.o
 // cli runs a command of roadbed against the platform and returns what it printed.
 func (d *demo) cli(args ...string) string {
 	d.t.Helper()
-	ctx, cancel := context.WithTimeout(d.t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(d.t.Context(), patience)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, d.binary, append(args, "--api", d.url())...).CombinedOutput()
 	if err != nil {
@@ -199,39 +170,39 @@ func TestConsole(t *testing.T) {
 	b.open(d.url())
 
 	part("loads and says Live", func(t *testing.T) {
-		b.until(20*time.Second, "the page is live", text("connection")+`.trim() === 'Live'`)
+		b.until("the page is live", text("connection")+`.trim() === 'Live'`)
 		for _, tile := range []string{"members", "requests", "success", "latency", "instances", "faults"} {
-			b.until(20*time.Second, "the headline has a figure for "+tile, `/\d/.test(`+text("tile-"+tile)+`)`)
+			b.until("the headline has a figure for "+tile, `/\d/.test(`+text("tile-"+tile)+`)`)
 		}
-		b.until(20*time.Second, "all instances are up", `/\b(\d+)\/\1\b/.test(`+text("tile-instances")+`)`)
+		b.until("all instances are up", `/\b(\d+)\/\1\b/.test(`+text("tile-instances")+`)`)
 	})
 
 	part("the picture has every service with its rate, latency and zones, and its calls", func(t *testing.T) {
-		b.until(25*time.Second, "requests come from outside", node("INTERNET"))
+		b.until("requests come from outside", node("INTERNET"))
 		for _, s := range demoServices {
-			b.until(25*time.Second, s+" has traffic and a latency", fmt.Sprintf(`/: [\d.,]*[1-9][\d.,k]* requests per second.* p99 [\d.]+/.test(%s?.getAttribute('aria-label'))`, node(s)))
+			b.until(s+" has traffic and a latency", fmt.Sprintf(`/: [\d.,]*[1-9][\d.,k]* requests per second.* p99 [\d.]+/.test(%s?.getAttribute('aria-label'))`, node(s)))
 			if s != "edge" {
-				b.until(5*time.Second, s+" shows its zones", node(s)+`.querySelectorAll('.zone .dot.up').length >= 2`)
+				b.until(s+" shows its zones", node(s)+`.querySelectorAll('.zone .dot.up').length >= 2`)
 			}
 		}
-		b.until(5*time.Second, "the load's own process stands beside the picture", node("population")+`.closest('.without')`)
+		b.until("the load's own process stands beside the picture", node("population")+`.closest('.without')`)
 		for _, call := range []string{"internet edge", "edge api", "api catalog", "playback catalog"} {
 			from, to, _ := strings.Cut(call, " ")
-			b.until(15*time.Second, "the table has "+call, fmt.Sprintf(`[...document.querySelectorAll('[data-testid="graph-table"] tbody tr')].some(r => r.cells[0].textContent === %q && r.cells[1].textContent === %q)`, from, to))
+			b.until("the table has "+call, fmt.Sprintf(`[...document.querySelectorAll('[data-testid="graph-table"] tbody tr')].some(r => r.cells[0].textContent === %q && r.cells[1].textContent === %q)`, from, to))
 		}
-		b.until(5*time.Second, "something is painted", `(() => { const c = document.querySelector('.graph canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v) })()`)
+		b.until("something is painted", `(() => { const c = document.querySelector('.graph canvas'); return c.getContext('2d').getImageData(0, 0, c.width, c.height).data.some(v => v) })()`)
 		b.shot("overview 1280 light")
 	})
 
 	part("an instance killed by the CLI is seen to come back, and the change is told", func(t *testing.T) {
 		id := strings.TrimSpace(strings.TrimPrefix(d.cli("kill", "catalog", "--as", "ana", "--why", "interop test"), "killed "))
 		ids := fmt.Sprintf(`[...%s.querySelectorAll('.zone')].map(z => z.title).join()`, node("catalog"))
-		b.until(10*time.Second, id+" is gone", fmt.Sprintf(`!%s.includes(%q)`, ids, id))
-		b.until(20*time.Second, "its successor is up", `/ 2 of 2 instances up/.test(`+node("catalog")+`.getAttribute('aria-label'))`)
-		b.until(5*time.Second, "the tile says that one came back", `/\b1 came back/.test(`+text("tile-instances")+`)`)
-		b.until(5*time.Second, "which one is said", `document.querySelector('[data-testid^="back-catalog-"]')`)
-		b.until(5*time.Second, "its dot differs", node("catalog")+`.querySelector('.zones .halo')`)
-		b.until(5*time.Second, "the change is on the page", `/ana\s+killed instance[^]*catalog-v000[^]*interop test/.test(document.querySelector('.feed').innerText)`)
+		b.until(id+" is gone", fmt.Sprintf(`!%s.includes(%q)`, ids, id))
+		b.until("its successor is up", `/ 2 of 2 instances up/.test(`+node("catalog")+`.getAttribute('aria-label'))`)
+		b.until("the tile says that one came back", `/\b1 came back/.test(`+text("tile-instances")+`)`)
+		b.until("which one is said", `document.querySelector('[data-testid^="back-catalog-"]')`)
+		b.until("its dot differs", node("catalog")+`.querySelector('.zones .halo')`)
+		b.until("the change is on the page", `/ana\s+killed instance[^]*catalog-v000[^]*interop test/.test(document.querySelector('.feed').innerText)`)
 		b.shot("overview came back")
 	})
 
@@ -251,24 +222,24 @@ func TestConsole(t *testing.T) {
 				t.Fatalf("after 5 crashes the tile says %q, want one less than %s", b.eval(text("tile-instances")), all)
 			}
 		}
-		b.until(20*time.Second, "all instances are up again", `/\b(\d+)\/\1\b/.test(`+text("tile-instances")+`)`)
+		b.until("all instances are up again", `/\b(\d+)\/\1\b/.test(`+text("tile-instances")+`)`)
 	})
 
 	part("a blackout is in the picture within 15 s and leaves it when it is removed", func(t *testing.T) {
 		d.cli("fault", "add", "--non-critical", "--error", "503", "--for", "2m", "--why", "interop test")
 		began := time.Now()
-		b.until(5*time.Second, "the fault is counted", `/\n1\b/.test(`+text("tile-faults")+`)`)
+		b.until("the fault is counted", `/\n1\b/.test(`+text("tile-faults")+`)`)
 		for _, s := range withoutThem {
-			b.until(15*time.Second-time.Since(began), s+" is not well", node(s)+`.matches('.warning, .danger')`)
+			b.within(15*time.Second-time.Since(began), s+" is not well", node(s)+`.matches('.warning, .danger')`)
 		}
 		t.Logf("in the picture after %v", time.Since(began).Round(100*time.Millisecond))
-		b.until(15*time.Second, "members do not notice", `parseFloat(`+text("tile-members")+`.split('\n')[1]) > 95`)
+		b.until("members do not notice", `parseFloat(`+text("tile-members")+`.split('\n')[1]) > 95`)
 		b.shot("overview 1280 blackout")
 		d.cli("fault", "remove", "--all")
 		began = time.Now()
-		b.until(5*time.Second, "no fault is counted", `/\n0\b/.test(`+text("tile-faults")+`)`)
+		b.until("no fault is counted", `/\n0\b/.test(`+text("tile-faults")+`)`)
 		for _, s := range withoutThem {
-			b.until(30*time.Second, s+" is well again", node(s)+`.matches('.normal')`)
+			b.until(s+" is well again", node(s)+`.matches('.normal')`)
 		}
 		t.Logf("out of the picture after %v", time.Since(began).Round(100*time.Millisecond))
 	})
@@ -285,7 +256,7 @@ func TestConsole(t *testing.T) {
 			t.Fatalf("60 times Tab ended at %v, want the service catalog", got)
 		}
 		b.key("Enter")
-		b.until(3*time.Second, "its details are shown and have the focus", `document.querySelector('[data-testid="details"]')?.contains(document.activeElement)`)
+		b.until("its details are shown and have the focus", `document.querySelector('[data-testid="details"]')?.contains(document.activeElement)`)
 		for range 10 {
 			b.key("Tab")
 			if b.eval(`document.activeElement?.dataset?.testid`) == "open-service" {
@@ -293,16 +264,16 @@ func TestConsole(t *testing.T) {
 			}
 		}
 		b.key("Enter")
-		b.until(3*time.Second, "its page is open", `location.hash === '#/services/catalog' && document.querySelector('h1').textContent.endsWith('catalog')`)
+		b.until("its page is open", `location.hash === '#/services/catalog' && document.querySelector('h1').textContent.endsWith('catalog')`)
 	})
 
 	part("a service's graphs, endpoints and logs come from the platform", func(t *testing.T) {
 		for _, g := range []string{"Requests/s, by result|2xx", "Latency, as the service sees it|p50", "Latency, as the service sees it|p99", "Latency, as its callers see it|p99", "Breakers of its callers|closed", "Requests/s, by zone|zone-"} {
 			title, has, _ := strings.Cut(g, "|")
 			chart := fmt.Sprintf(`document.querySelector('section[aria-label=%q]')`, title)
-			b.until(15*time.Second, title+" says "+has, fmt.Sprintf(`%s?.querySelector('p.hidden').textContent.includes(%q) && %s.querySelector('canvas')`, chart, has, chart))
+			b.until(title+" says "+has, fmt.Sprintf(`%s?.querySelector('p.hidden').textContent.includes(%q) && %s.querySelector('canvas')`, chart, has, chart))
 		}
-		b.until(10*time.Second, "the log has lines", `/INFO/.test(`+text("log")+`)`)
+		b.until("the log has lines", `/INFO/.test(`+text("log")+`)`)
 		if n := b.eval(`document.querySelectorAll('.instances tbody tr').length`); n != 2.0 {
 			t.Errorf("got %v endpoints, want 2", n)
 		}
@@ -311,31 +282,29 @@ func TestConsole(t *testing.T) {
 
 	part("the page blacks out what members can do without, and ends it", func(t *testing.T) {
 		answer := func(why string) {
-			b.until(5*time.Second, "it asks why", `document.querySelector('dialog[open] [data-testid="why"]')`)
+			b.until("it asks why", `document.querySelector('dialog[open] [data-testid="why"]')`)
 			b.eval(`document.querySelector('[data-testid="why"]').focus()`)
 			b.do("Input.insertText", map[string]any{"text": why}, nil)
 			b.eval(`document.querySelector('[data-testid="confirm"]').click()`)
 		}
 		b.eval(`location.hash = '#/faults'`)
-		b.until(5*time.Second, "the button is there", `document.querySelector('[data-testid="blackout"]:enabled')`)
+		b.until("the button is there", `document.querySelector('[data-testid="blackout"]:enabled')`)
 		b.eval(`document.querySelector('[data-testid="blackout"]').click()`)
 		if said := b.eval(`document.querySelector('dialog').innerText`).(string); strings.Contains(said, "population") || !strings.Contains(said, "recommendations") {
 			t.Errorf("the dialog says %q, want the services that members can do without and not their load", said)
 		}
 		answer("interop: from the page")
-		b.until(10*time.Second, "the fault is listed", `/recommendations=error\(503\)[^]*console[^]*interop: from the page/.test(`+text("faults")+`)`)
+		b.until("the fault is listed", `/recommendations=error\(503\)[^]*console[^]*interop: from the page/.test(`+text("faults")+`)`)
 		if listed := d.cli("fault", "list"); !strings.Contains(listed, "Non-critical services blacked out") {
 			t.Errorf("the CLI lists %q, want what the page added", listed)
 		}
-		b.until(15*time.Second, "it says how many requests were hit", `parseInt(document.querySelector('[data-testid^="hit-"]').innerText.replace(/\D+/g, '')) > 0`)
+		b.until("it says how many requests were hit", `parseInt(document.querySelector('[data-testid^="hit-"]').innerText.replace(/\D+/g, '')) > 0`)
 		for _, scheme := range []string{"light", "dark"} {
 			b.scheme(scheme)
 			for _, w := range []int{360, 1280} {
 				b.size(w, 740)
-				time.Sleep(150 * time.Millisecond) // it settles
-				if wide := b.eval(`document.documentElement.scrollWidth - innerWidth`); wide.(float64) > 0 {
-					t.Errorf("faults in force at %d px, %s: %v px too wide: %v", w, scheme, wide, b.eval(`[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className + ' ' + Math.round(e.getBoundingClientRect().right)).slice(0, 12).join('; ')`))
-				}
+				b.settle()
+				b.fits(fmt.Sprintf("faults in force at %d px, %s", w, scheme))
 				b.shot(fmt.Sprintf("faults in force %d %s", w, scheme))
 			}
 		}
@@ -343,13 +312,13 @@ func TestConsole(t *testing.T) {
 		b.size(1280, 800)
 		b.eval(`document.querySelector('[data-testid^="remove-"]').click()`)
 		answer("interop: enough")
-		b.until(10*time.Second, "it has ended", `/No fault is being injected/.test(document.querySelector('main').innerText)`)
+		b.until("it has ended", `/No fault is being injected/.test(document.querySelector('main').innerText)`)
 		b.eval(`document.querySelector('[data-testid="stop-all"]').click()`)
 		answer("interop: red button")
-		b.until(10*time.Second, "injection is off", `/Injection is switched off/.test(document.querySelector('main').innerText) && document.querySelector('[data-testid="blackout"]:disabled')`)
+		b.until("injection is off", `/Injection is switched off/.test(document.querySelector('main').innerText) && document.querySelector('[data-testid="blackout"]:disabled')`)
 		b.eval(`document.querySelector('[data-testid="enable"]').click()`)
 		answer("interop: go on")
-		b.until(10*time.Second, "injection is allowed again", `document.querySelector('[data-testid="blackout"]:enabled')`)
+		b.until("injection is allowed again", `document.querySelector('[data-testid="blackout"]:enabled')`)
 	})
 
 	part("every page fits 360 px in light and dark, without scrolling sideways", func(t *testing.T) {
@@ -360,11 +329,9 @@ func TestConsole(t *testing.T) {
 				b.size(w, 740)
 				for _, page := range []string{"#/", "#/services", "#/services/catalog", "#/changes", "#/faults"} {
 					b.eval(fmt.Sprintf(`location.hash = %q`, page))
-					b.until(5*time.Second, page+" is shown", `document.querySelector('main').innerText.length > 80`)
-					time.Sleep(150 * time.Millisecond) // it settles
-					if wide := b.eval(`document.documentElement.scrollWidth - innerWidth`); wide.(float64) > 0 {
-						t.Errorf("%s at %d px, %s: %v px too wide", page, w, scheme, wide)
-					}
+					b.until(page+" is shown", `document.querySelector('main').innerText.length > 80`)
+					b.settle()
+					b.fits(fmt.Sprintf("%s at %d px, %s", page, w, scheme))
 					b.shot(strings.NewReplacer("#/", "page-", "/", "-").Replace(page) + fmt.Sprintf(" %d %s", w, scheme))
 				}
 			}
@@ -399,16 +366,16 @@ func TestConsole(t *testing.T) {
 
 	part("a stopped platform is said, its last picture stays, and a start is seen", func(t *testing.T) {
 		d.stop()
-		took := b.until(15*time.Second, "the loss is said", `/Connection lost/.test(`+text("lost")+`) && `+text("connection")+`.trim() === 'Lost'`)
+		took := b.until("the loss is said", `/Connection lost/.test(`+text("lost")+`) && `+text("connection")+`.trim() === 'Lost'`)
 		t.Logf("said %v after the end", took)
 		if b.eval(node("catalog")) == nil {
 			t.Error("the last picture is gone, want it to stay")
 		}
 		b.shot("overview lost")
 		d.start()
-		took = b.until(20*time.Second, "the page is live again", text("connection")+`.trim() === 'Live' && !document.querySelector('[data-testid="lost"]')`)
+		took = b.until("the page is live again", text("connection")+`.trim() === 'Live' && !document.querySelector('[data-testid="lost"]')`)
 		t.Logf("live again %v after all were healthy", took)
-		b.until(20*time.Second, "all instances are up", `/\b(\d+)\/\1\b/.test(`+text("tile-instances")+`)`)
+		b.until("all instances are up", `/\b(\d+)\/\1\b/.test(`+text("tile-instances")+`)`)
 		b.complaints() // that nothing answered is what this was about
 	})
 }

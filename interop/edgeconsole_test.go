@@ -6,7 +6,6 @@ import (
 	"net/url"
 	"strings"
 	"testing"
-	"time"
 )
 
 // TestEdgeConsole looks at the edge's page of the real demo with a real browser.
@@ -18,46 +17,46 @@ func TestEdgeConsole(t *testing.T) {
 	b.scheme("light")
 	b.open(d.url() + "/#/edge")
 
-	b.until(30*time.Second, "the demo's route is listed with where it leads", `/demo\s+any\s+\/…\s+any[^]*\bapi\b[^]*1800ms/.test(`+text("route-demo")+`)`)
-	b.until(10*time.Second, "apps are reachable under their names", `/\/catalog\//.test(`+text("edge-routes")+`)`)
+	b.until("the demo's route is listed with where it leads", `/demo\s+any\s+\/…\s+any[^]*\bapi\b[^]*1800ms/.test(`+text("route-demo")+`)`)
+	b.until("apps are reachable under their names", `/\/catalog\//.test(`+text("edge-routes")+`)`)
 	origin := `document.querySelector('[data-testid="origin-api"]')`
-	b.until(20*time.Second, "the origin api has its instances, with scores and idle connections", origin+`?.querySelectorAll('[data-testid^="origin-instance-api-"]').length >= 2 && [...`+origin+`.querySelectorAll('[data-testid^="origin-instance-"]')].every(r => r.querySelector('.status.up') && parseFloat(r.querySelector('[data-label="Score, ms"]').innerText) > 0 && parseInt(r.querySelector('[data-label="Requests"]').innerText) > 0)`)
-	b.until(10*time.Second, "it leads to the service", origin+`.querySelector('a').hash === '#/services/api'`)
-	b.until(20*time.Second, "who asks most is told", `/127\.0\.0\.1\s+[\d.]+/.test(`+text("edge-clients")+`) && /\/home/.test(`+text("edge-paths")+`)`)
+	b.until("the origin api has its instances, with scores and idle connections", origin+`?.querySelectorAll('[data-testid^="origin-instance-api-"]').length >= 2 && [...`+origin+`.querySelectorAll('[data-testid^="origin-instance-"]')].every(r => r.querySelector('.status.up') && parseFloat(r.querySelector('[data-label="Score, ms"]').innerText) > 0 && parseInt(r.querySelector('[data-label="Requests"]').innerText) > 0)`)
+	b.until("it leads to the service", origin+`.querySelector('a').hash === '#/services/api'`)
+	b.until("who asks most is told", `/127\.0\.0\.1\s+[\d.]+/.test(`+text("edge-clients")+`) && /\/home/.test(`+text("edge-paths")+`)`)
 	before := b.eval(origin + `.innerText`)
-	b.until(10*time.Second, "figures move by themselves", fmt.Sprintf(`%s.innerText !== %q`, origin, before))
-	b.until(10*time.Second, "filters are listed in their order", `(s => s.indexOf('ConnectionInfo') >= 0 && s.indexOf('ConnectionInfo') < s.indexOf('Routes') && s.indexOf('Routes') < s.indexOf('ProxyEndpoint'))(`+text("edge-filters")+`)`)
+	b.until("figures move by themselves", fmt.Sprintf(`%s.innerText !== %q`, origin, before))
+	b.until("filters are listed in their order", `(s => s.indexOf('ConnectionInfo') >= 0 && s.indexOf('ConnectionInfo') < s.indexOf('Routes') && s.indexOf('Routes') < s.indexOf('ProxyEndpoint'))(`+text("edge-filters")+`)`)
 
 	for _, class := range []string{"CRITICAL", "DEGRADED", "BEST_EFFORT", "BULK"} {
-		b.until(10*time.Second, "how many requests were shed is told for "+class, `/^[\d,]+$/.test(`+text("shed-"+class)+`.trim())`)
+		b.until("how many requests were shed is told for "+class, `/^[\d,]+$/.test(`+text("shed-"+class)+`.trim())`)
 	}
 
-	b.until(10*time.Second, "how to write a program is said, for there is none", `/There are no programs\.[^]*edge\.program\.NAME/.test(`+text("edge-programs")+`)`)
+	b.until("how to write a program is said, for there is none", `/There are no programs\.[^]*edge\.program\.NAME/.test(`+text("edge-programs")+`)`)
 
 	if b.eval(`document.querySelector('[data-testid="edge-regions"]') !== null`) == true {
 		t.Error("there is one region, and the page speaks of regions")
 	}
 	d.cli("region", "put", "local", "--edges", fmt.Sprintf("http://127.0.0.1:%d", 7000+d.offset))
 	d.cli("region", "put", "west", "--edges", "http://127.0.0.1:1")
-	b.until(15*time.Second, "regions are there once there are two", `/local here\s+serving\s+–/.test(`+text("region-local")+`)`)
+	b.until("regions are there once there are two", `/local here\s+serving\s+–/.test(`+text("region-local")+`)`)
 	d.cli("region", "evacuate", "local", "--ramp", "0", "--reason", "interop test")
-	b.until(15*time.Second, "one that is evacuated is seen, and why", `/draining\s+100[^]*west 100[^]*interop test/.test(`+text("region-local")+`)`)
-	b.until(15*time.Second, "and that the other does not answer", `/does not answer/.test(`+text("region-west")+`)`)
+	b.until("one that is evacuated is seen, and why", `/draining\s+100[^]*west 100[^]*interop test/.test(`+text("region-local")+`)`)
+	b.until("and that the other does not answer", `/does not answer/.test(`+text("region-west")+`)`)
 	d.cli("region", "restore", "local", "--ramp", "0")
-	b.until(15*time.Second, "and that it is back", `/serving\s+–/.test(`+text("region-local")+`)`)
+	b.until("and that it is back", `/serving\s+–/.test(`+text("region-local")+`)`)
 
 	b.fill("explain-url", "/api/home?x=1")
 	b.click("explain-go")
-	b.until(10*time.Second, "a URL is explained in a sentence", `/takes the route api, and api is asked for \/home\./.test(`+text("explain-sentence")+`)`)
-	b.until(5*time.Second, "with the reason, and what lost", `/reachable under its name/.test(`+text("explain-table")+`) && /demo\s+yes\s+an app's own name/.test(`+text("explained")+`)`)
+	b.until("a URL is explained in a sentence", `/takes the route api, and api is asked for \/home\./.test(`+text("explain-sentence")+`)`)
+	b.until("with the reason, and what lost", `/reachable under its name/.test(`+text("explain-table")+`) && /demo\s+yes\s+an app's own name/.test(`+text("explained")+`)`)
 	b.fill("explain-headers", "not a field")
 	b.click("explain-go")
-	b.until(5*time.Second, "a field that is none is refused in a sentence", `/not a field/.test(document.querySelector('[data-testid="explained"] .problem')?.innerText)`)
+	b.until("a field that is none is refused in a sentence", `/not a field/.test(document.querySelector('[data-testid="explained"] .problem')?.innerText)`)
 	b.complaints() // the refusal is one
 	b.fill("explain-headers", "X-Device: tv")
 	b.fill("explain-url", "http://shop.example.com/browse/new")
 	b.key("Enter")
-	b.until(5*time.Second, "another is explained", `/takes the route demo, and api is asked for \/browse\/new\./.test(`+text("explain-sentence")+`)`)
+	b.until("another is explained", `/takes the route demo, and api is asked for \/browse\/new\./.test(`+text("explain-sentence")+`)`)
 
 	for n := range 40 { // each to an instance that may be slow
 		resp, err := http.Get(fmt.Sprintf("http://127.0.0.1:%d/home?n=%d", 7000+d.offset, n))
@@ -66,22 +65,20 @@ func TestEdgeConsole(t *testing.T) {
 		}
 		resp.Body.Close()
 	}
-	d.cli("fault", "add", "--rules", "client:catalog=delay(120ms)", "--for", "1m", "--why", "interop test")
-	b.until(30*time.Second, "slow requests are drawn with what took so long", `/of it waiting for the origin/.test(`+text("edge-slow")+`) && document.querySelector('.way rect.way-wait')`)
-	b.until(20*time.Second, "several of them", `document.querySelectorAll('.ways > li').length >= 6`)
+	d.cli("fault", "add", "--rules", "client:catalog=delay(120ms)", "--for", "10m", "--why", "interop test")
+	b.until("slow requests are drawn with what took so long", `/of it waiting for the origin/.test(`+text("edge-slow")+`) && document.querySelector('.way rect.way-wait')`)
+	b.until("several of them", `document.querySelectorAll('.ways > li').length >= 6`)
 	b.eval(`document.querySelector('.ways summary').click()`)
-	b.until(5*time.Second, "their states can be read", `/IN_REQ_HEADERS_RECEIVED/.test(document.querySelector('.ways details[open]')?.innerText)`)
+	b.until("their states can be read", `/IN_REQ_HEADERS_RECEIVED/.test(document.querySelector('.ways details[open]')?.innerText)`)
 
 	for _, scheme := range []string{"light", "dark"} {
 		b.scheme(scheme)
 		for _, w := range []int{400, 1280} {
 			b.size(w, 800)
-			time.Sleep(200 * time.Millisecond) // it settles
-			if wide := b.eval(`document.documentElement.scrollWidth - innerWidth`); wide.(float64) > 0 {
-				t.Errorf("the edge at %d px, %s: %v px too wide: %v", w, scheme, wide, b.eval(`[...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.tagName + '.' + e.className).slice(0, 8).join('; ')`))
-			}
+			b.settle()
+			b.fits(fmt.Sprintf("the edge at %d px, %s", w, scheme))
 			b.size(w, int(b.eval(`Math.ceil(document.documentElement.scrollHeight)`).(float64)))
-			time.Sleep(200 * time.Millisecond) // it settles
+			b.settle()
 			b.shot(fmt.Sprintf("edge %d %s", w, scheme))
 		}
 	}

@@ -46,7 +46,7 @@ func TestH2specFindsNothing(t *testing.T) {
 			if os.Stdout, err = os.Open(os.DevNull); err != nil {
 				t.Fatal(err)
 			}
-			_, err = h2spec.Run(&config.Config{Host: "127.0.0.1", Port: n, Path: "/get", Timeout: 2 * time.Second, MaxHeaderLen: 4000, TLS: name == "h2", Insecure: true, JUnitReport: report, Strict: true})
+			_, err = h2spec.Run(&config.Config{Host: "127.0.0.1", Port: n, Path: "/get", Timeout: 20 * time.Second, MaxHeaderLen: 4000, TLS: name == "h2", Insecure: true, JUnitReport: report, Strict: true})
 			os.Stdout.Close()
 			os.Stdout = stdout
 			if err != nil {
@@ -100,7 +100,7 @@ func TestGRPCsOwnCasesPassThroughTheEdge(t *testing.T) {
 			}
 			defer conn.Close()
 			client := pb.NewTestServiceClient(conn)
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 			defer cancel()
 			eventually(t, "a first call passes", func() []string {
 				_, err := client.EmptyCall(ctx, &pb.Empty{})

@@ -25,8 +25,8 @@ func ask2(addr string, fields []h2Field, data string) (int, error) {
 		return 0, err
 	}
 	defer conn.Close()
-	conn.SetDeadline(time.Now().Add(4 * time.Second)) //nolint:errcheck // it never fails on a new connection
-	io.WriteString(conn, http2.ClientPreface)         //nolint:errcheck // what follows tells
+	conn.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // it never fails on a new connection
+	io.WriteString(conn, http2.ClientPreface)  //nolint:errcheck // what follows tells
 	fr := http2.NewFramer(conn, conn)
 	fr.AllowIllegalWrites = true
 	fr.WriteSettings() //nolint:errcheck // what follows tells
@@ -187,7 +187,7 @@ func TestNoHTTP2RequestIsReadDifferentlyBehindTheEdge(t *testing.T) {
 		case !c.passes && !c.may && status > 0 && status < 400:
 			t.Errorf("%s %s: got %d, %v; want a refusal", id, c.name, status, err)
 		case errors.As(err, &timeout) && timeout.Timeout():
-			t.Errorf("%s %s: no answer within 4 s", id, c.name)
+			t.Errorf("%s %s: no answer within %v", id, c.name, patience)
 		}
 		all[i].name = id + " " + c.name
 	}

@@ -89,13 +89,6 @@ func need(t *testing.T, command, install string) {
 	}
 }
 
-func command(t *testing.T, name string, args ...string) {
-	t.Helper()
-	if out, err := exec.Command(name, args...).CombinedOutput(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
-	}
-}
-
 // puppet is a client in another language that takes orders line by line and answers the same way.
 type puppet struct {
 	t      *testing.T
@@ -155,7 +148,7 @@ func (p *puppet) order(what, want string) []string {
 
 func (p *puppet) await(want string) []string {
 	p.t.Helper()
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(patience)
 	for {
 		select {
 		case s := <-p.says:
@@ -165,7 +158,7 @@ func (p *puppet) await(want string) []string {
 		case <-p.ended:
 			p.t.Fatalf("the client ended before it said %q: %v\n%s", want, p.err, p.stderr)
 		case <-timeout:
-			p.t.Fatalf("the client did not say %q within 30 s", want)
+			p.t.Fatalf("the client did not say %q within %v\n%s", want, patience, p.stderr)
 		}
 	}
 }

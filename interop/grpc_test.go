@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"net"
 	"testing"
-	"time"
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/ipc"
@@ -60,7 +59,7 @@ func TestGRPCsOwnCasesPassThroughOurBalancer(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
 	for range 3 { // so that each instance is met
 		allCases(ctx, conn)

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the interop tests drive: Node with npm, Python with pip, Chromium, nginx, Apache httpd, and a JDK with Maven,
-# by which it builds the Java programs into java/*/target; what they need of Python's packages goes to python/, and of Go's programs to tools/. Each that is there already stays.
+# by which it builds the Java programs into java/*/target; what they need of Python's packages goes to python/, of Node's to
+# node_modules/, and of Go's programs to tools/. What is there already, and is what is asked for, stays.
 set -eu
 cd "$(dirname "$0")"
 . ./need.sh
@@ -17,14 +18,25 @@ need curl curl
 need nginx nginx-light
 need apache2 apache2-bin
 
-if ! [ -f python/built ] || [ requirements-edge.txt -nt python/built ]; then
+again() { # a registry may not answer for a moment
+	"$@" || { sleep 5 && "$@"; } || { sleep 30 && "$@"; }
+}
+
+if ! [ -f python/built ] || [ requirements.txt -nt python/built ]; then
 	rm -rf python
-	python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target python -r requirements-edge.txt
+	again python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --target python -r requirements.txt
 	touch python/built
 fi
 
-if ! [ -x tools/pebble ] || ! [ -x tools/pebble-challtestsrv ]; then # Let's Encrypt's authority for tests
-	GOBIN=$PWD/tools go install github.com/letsencrypt/pebble/v2/cmd/pebble@v2.10.3 github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv@v2.10.3
+if ! [ -f node_modules/built ] || [ package-lock.json -nt node_modules/built ]; then
+	again npm ci --silent --no-audit --no-fund --ignore-scripts
+	touch node_modules/built
+fi
+
+pebble=v2.10.3 # Let's Encrypt's authority for tests
+if [ "$(cat tools/pebble.version 2>/dev/null)" != "$pebble" ]; then
+	GOBIN=$PWD/tools again go install "github.com/letsencrypt/pebble/v2/cmd/pebble@$pebble" "github.com/letsencrypt/pebble/v2/cmd/pebble-challtestsrv@$pebble"
+	echo "$pebble" >tools/pebble.version
 fi
 
 built=java/target/built
@@ -37,6 +49,6 @@ current() { # whether the Java programs are as their sources are, and the librar
 }
 if ! current; then
 	echo "building the Java programs with Maven"
-	(cd java && mvn --batch-mode --quiet --no-transfer-progress process-classes)
+	(cd java && again mvn --batch-mode --quiet --no-transfer-progress process-classes)
 	touch "$built"
 fi

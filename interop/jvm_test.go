@@ -102,7 +102,7 @@ func (s *spring) launch() {
 // ready waits until the server answers reads.
 func (s *spring) ready() {
 	s.t.Helper()
-	for began := time.Now(); time.Since(began) < 90*time.Second; time.Sleep(100 * time.Millisecond) {
+	for began := time.Now(); time.Since(began) < 3*patience; time.Sleep(100 * time.Millisecond) {
 		select {
 		case <-s.done:
 			s.t.Fatalf("%s ended before it was ready:\n%s", s.base, s.said)
@@ -117,7 +117,7 @@ func (s *spring) ready() {
 			return
 		}
 	}
-	s.t.Fatalf("%s is not ready after 90 s:\n%s", s.base, s.said)
+	s.t.Fatalf("%s is not ready after %v:\n%s", s.base, 3*patience, s.said)
 }
 
 func (s *spring) kill() {
@@ -134,17 +134,6 @@ func withoutTraces(said *lockedBuffer) string {
 		}
 	}
 	return b.String()
-}
-
-// freeAddr finds a free port of host.
-func freeAddr(t *testing.T, host string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", host+":0")
-	if err != nil {
-		t.Fatalf("find a free port of %s: %v", host, err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // wireInstance is what the tests read of an instance in Eureka's JSON.

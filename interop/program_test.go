@@ -94,8 +94,8 @@ func TestProgramsDoNotOutliveTestsThatAreKilled(t *testing.T) {
 	if err != nil {
 		t.Fatalf("no program was begun: %v", err)
 	}
-	out.(*os.File).SetReadDeadline(time.Now().Add(20 * time.Second)) //nolint:errcheck // a pipe has it
-	if _, err := io.Copy(io.Discard, out); err != nil {              // it ends when nobody has the other end
+	out.(*os.File).SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck // a pipe has it
+	if _, err := io.Copy(io.Discard, out); err != nil {      // it ends when nobody has the other end
 		syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // it is there
 		t.Errorf("the program outlives its test: %v", err)
 	}

@@ -13,10 +13,13 @@ import (
 	"github.com/roadbed/roadbed"
 )
 
+// patience is how long tests wait for what is to come, on however busy a machine.
+const patience = time.Minute
+
 // eventually waits until what a client or the registry says is as wanted.
 func eventually(t *testing.T, claim string, got func() []string, want ...string) {
 	t.Helper()
-	within(t, 20*time.Second, claim, got, want...)
+	within(t, patience, claim, got, want...)
 }
 
 // within waits as eventually does, but for at most limit.
@@ -32,6 +35,23 @@ func within(t *testing.T, limit time.Duration, claim string, got func() []string
 		t.Fatalf("%s: got %q after %v, want %q", claim, last, limit, want)
 	}
 	t.Fatalf("%s: after %v %q are there that should not be, and %q are not", claim, limit, less(last, want), less(want, last))
+}
+
+// tries has once try up to three times what only a machine that is busy may spoil, such as that something is told of within
+// the ten seconds for which it is counted. Before each further time it pauses. once returns what is wrong.
+func tries(t *testing.T, pause time.Duration, once func() (wrong []string)) {
+	t.Helper()
+	for try := 1; ; try++ {
+		wrong := once()
+		if len(wrong) == 0 {
+			return
+		}
+		if try == 3 {
+			t.Fatalf("three times; at last:\n%s", strings.Join(wrong, "\n"))
+		}
+		t.Logf("another try, for\n%s", strings.Join(wrong, "\n"))
+		time.Sleep(pause)
+	}
 }
 
 // less lists what of a is not in b.
@@ -50,10 +70,6 @@ func (s *server) held(app string) []string {
 }
 
 func TestPyEurekaClientGoesThroughItsFullCycle(t *testing.T) {
-	need(t, "python3", "apt-get install python3 python3-pip")
-	packages := t.TempDir()
-	command(t, "python3", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--target", packages, "-r", "requirements.txt")
-	t.Setenv("PYTHONPATH", packages)
 	hello := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "hello from "+r.URL.Path) })) //nolint:errcheck // the client says what it got
 	defer hello.Close()
 	_, port, err := net.SplitHostPort(hello.Listener.Addr().String())
@@ -67,7 +83,7 @@ func TestPyEurekaClientGoesThroughItsFullCycle(t *testing.T) {
 	}
 	url := s.base() // with user and password
 	mine, others := "PQ/127.0.0.1:pq:"+port+"/", "OTHER/127.0.0.1:other:9191/"
-	py := start(t, "python3", "pyeureka.py", url, "pq", port)
+	py := start(t, "env", python(t, "pyeureka.py", url, "pq", port)...)
 	py.order("start", "started")
 	known := s.reg.Instances("pq")
 	if len(known) != 1 || known[0].Addr() != "127.0.0.1:"+port || known[0].Status != roadbed.Up || known[0].VIP != "pq.test" || known[0].Metadata["user_id"] != "7" {
@@ -79,7 +95,7 @@ func TestPyEurekaClientGoesThroughItsFullCycle(t *testing.T) {
 		t.Errorf("do_service by app name: got %q, want the answer of the service", got)
 	}
 
-	other := start(t, "python3", "pyeureka.py", url, "other", "9191")
+	other := start(t, "env", python(t, "pyeureka.py", url, "other", "9191")...)
 	other.order("start", "started")
 	eventually(t, "by delta it sees another come", see, others+"UP", mine+"UP")
 	other.order("status OUT_OF_SERVICE", "status")

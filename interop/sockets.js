@@ -1,6 +1,6 @@
 // Many WebSockets by the package ws: node sockets.js URL NUMBER PAUSE opens them, says "open", and has each send a numbered
-// message every PAUSE milliseconds, which the other side is to echo. Once its input ends it waits until all echoes are there
-// and prints what came of it as JSON. Later sockets of the same process take other addresses of this machine.
+// message every PAUSE milliseconds, which the other side is to echo. For each line of its input it prints what came of it so far
+// as JSON, and once its input ends, when all echoes are there, for the last time. Later sockets of the same process take other addresses of this machine.
 const { WebSocket } = require('ws')
 
 const [, , url, number, pause] = process.argv
@@ -42,7 +42,8 @@ async function main () {
     setTimeout(() => { ws.talk(); ws.timer = setInterval(() => { if (ws.readyState === WebSocket.OPEN) ws.talk() }, Number(pause)) }, Math.random() * pause)
   }
   console.log('open')
-  process.stdin.resume()
+  process.stdin.setEncoding('utf8')
+  process.stdin.on('data', (lines) => { for (let n = lines.split('\n').length; n > 1; n--) console.log(JSON.stringify(sum)) })
   await new Promise((resolve) => process.stdin.on('end', resolve))
   for (const ws of sockets) clearInterval(ws.timer)
   for (let left = 200; left > 0 && sum.echoed < sum.sent; left--) await new Promise((resolve) => setTimeout(resolve, 50))

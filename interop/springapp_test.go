@@ -62,8 +62,8 @@ func newApp(t *testing.T, args ...string) *process {
 			t.Fatal("the Spring Boot service ended before it answered")
 		default:
 		}
-		if time.Since(began) > 90*time.Second {
-			t.Fatal("the Spring Boot service does not answer after 90 s")
+		if time.Since(began) > 3*patience {
+			t.Fatalf("the Spring Boot service does not answer after %v", 3*patience)
 		}
 	}
 }
