@@ -35,6 +35,14 @@ func newClock() *clock {
 // now returns the time precisely.
 func (c *clock) now() int64 { return int64(time.Since(c.base)) }
 
+// read returns t, if somebody has read the clock already, and else the time.
+func (c *clock) read(t time.Time) int64 {
+	if t.IsZero() {
+		return c.now()
+	}
+	return c.at(t)
+}
+
 // at converts t.
 func (c *clock) at(t time.Time) int64 { return int64(t.Sub(c.base)) }
 

@@ -74,6 +74,8 @@ type Trip struct {
 	Key      uint64 // of who asks: the first attempt goes to the same instance for the same key, while that is fit; 0: to any
 
 	ID, Method, Path string // of the request, for who asks why; copied
+
+	Now time.Time // the present time, by whoever has just read the clock; zero: it is read
 }
 
 // Outcome is how an attempt ended.
@@ -92,6 +94,8 @@ type Outcome struct {
 	Repeatable bool      // sending the request twice does no harm
 	Whole      bool      // the request can be sent once more: its body is at hand
 	Wish       RetryWish // whether an answer of this status is worth a retry
+
+	Now time.Time // when it ended, as for [Trip]
 }
 
 // RetryWish says whether a status calls for another attempt.
@@ -110,7 +114,7 @@ func (p *Passage) Begin(ctx context.Context, e *Engine, c Trip) error {
 	cl := e.cluster(c.App)
 	*p = Passage{engine: e, cmd: cl.cmd, set: cl.cmd.set.Load(), ctx: ctx, call: c}
 	p.cluster, p.inbound = cl, inboundOf(ctx)
-	p.now = e.clock.now()
+	p.now = e.clock.read(c.Now)
 	timeout := p.set.Timeout
 	if c.Timeout != 0 {
 		timeout = min(c.Timeout, maxTimeout)
@@ -350,7 +354,7 @@ func (p *Passage) Outcome(o Outcome) (wait time.Duration, again bool) {
 
 // took records how an attempt ended.
 func (p *Passage) took(t *try, o *Outcome) {
-	p.now = p.engine.clock.now()
+	p.now = p.engine.clock.read(o.Now)
 	t.end, t.err, t.status = p.now, o.Err, int16(o.Status)
 	first := t == &p.first
 	if first && p.hedging != nil && o.Err == nil {

@@ -394,3 +394,24 @@ func BenchmarkPassage(b *testing.B) {
 		p.End()
 	}
 }
+
+func TestAPassageTakesTheTimeOfWhoHasReadTheClock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, lists := everywhere(1, nil)
+		e := newTestEngine(t, Options{Lists: lists})
+		began := time.Now()
+		var p Passage
+		if err := p.Begin(t.Context(), e, Trip{App: "app", Timeout: time.Minute, Now: began}); err != nil {
+			t.Fatal(err)
+		}
+		defer p.End()
+		time.Sleep(10 * time.Second)
+		if left, err := p.Start(); left != time.Minute || err != nil {
+			t.Errorf("started with %v left (%v), want a minute: the call began when its maker looked at the clock", left, err)
+		}
+		p.Outcome(Outcome{Status: 200, Now: began.Add(3 * time.Second)})
+		if took := time.Duration(p.first.end - p.first.at); took != 3*time.Second {
+			t.Errorf("the attempt took %v, want 3s, as its maker says", took)
+		}
+	})
+}

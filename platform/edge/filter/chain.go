@@ -196,7 +196,7 @@ func (c *Chain) Run(x *Exchange) {
 	now := Now()
 	x.Passport.AddAt(FiltersInboundEnd, now)
 	if r.endpoint() {
-		now = Now()
+		now = x.Passport.NowAfter(InRespHeadersReceived)
 	}
 	x.Passport.AddAt(FiltersOutboundStart, now)
 	if p := x.Plan; p != nil && len(p.Outbound) > 0 {

@@ -102,6 +102,7 @@ type Upstream struct {
 	ending Ending
 	headAt atomic.Int64 // when the request's head was written, by filter.Now; 0: it was not
 	bodyAt atomic.Int64 // when all of it was; 0: it was not
+	readAt int64        // when the answer's head was read
 	closed bool
 
 	// Of the exchange under way.
@@ -145,9 +146,12 @@ const (
 // Ending returns why the connection is closed, for who was told by Done that it is not reusable.
 func (u *Upstream) Ending() Ending { return u.ending }
 
-// Written returns when the head of the request last given to Do was written, and when all of it was, by [filter.Now]; 0 is
-// that it was not yet.
+// Written returns when the head of a request was written for which Do has failed, and when all of it was, by [filter.Now]; 0 is
+// that it was not. Of others the passport tells.
 func (u *Upstream) Written() (head, all int64) { return u.headAt.Load(), u.bodyAt.Load() }
+
+// Answered returns when the answer's head was read, by [filter.Now], for who is told by Done.
+func (u *Upstream) Answered() int64 { return u.readAt }
 
 // NewUpstream makes a connection to an origin, which it owns, ready for requests.
 func NewUpstream(c net.Conn) *Upstream {
@@ -221,7 +225,7 @@ func (a *answer) free() {
 	answers.Put(a)
 }
 
-// Do sends a request and fills x.Response with the answer: its Body reads from the connection. x.Request.Upgrade is the
+// Do sends a request and fills x.Response with the answer: its Body reads from the connection. It stamps x.Passport. x.Request.Upgrade is the
 // protocol that o.Upgrade asks for. If the body of the request is not at hand as a whole, a second goroutine sends it, and the
 // answer may come before it has ended. The error is always an [*Error], and the connection is closed then.
 //
@@ -263,6 +267,7 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 	}
 	err := u.exchange(x, o, upgrade != "")
 	if err == nil {
+		u.stamp(x)
 		err = u.receive(x, o)
 	}
 	if err != nil {
@@ -270,6 +275,20 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 	}
 	x.OnEnd(a.release)
 	return nil
+}
+
+// stamp notes when the request was sent, as far as that was so when the answer's head came, and that it has come: once the
+// answer is at its end, others may ask over the connection.
+func (u *Upstream) stamp(x *filter.Exchange) {
+	u.readAt = filter.Now()
+	head, all := u.Written()
+	if head != 0 {
+		x.Passport.AddAt(filter.OutReqHeadersSent, head)
+	}
+	if all != 0 && x.Request.Body != nil {
+		x.Passport.AddAt(filter.OutReqLastContentSent, all)
+	}
+	x.Passport.AddAt(filter.InRespHeadersReceived, u.readAt)
 }
 
 // fail gives up the exchange under way.

@@ -464,3 +464,30 @@ func BenchmarkUpstream(b *testing.B) {
 		do()
 	}
 }
+
+func TestAnAnswerIsStampedByItsOwnRequestsTimes(t *testing.T) {
+	near, far := pair(t)
+	fine := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	origin(t, far, fine, fine)
+	u := NewUpstream(near)
+	var x, next filter.Exchange
+	defer x.End()
+	defer next.End()
+	var err error
+	began := filter.Now()
+	x.Request.Method, next.Request.Method = "GET", "GET"
+	failed := u.Do(&x, &Outgoing{Method: "GET", Host: "a", Target: "/", Header: &x.Request.Header, Done: func(u *Upstream, reusable bool) {
+		if reusable { // somebody else takes the connection before Do has returned
+			err = u.Do(&next, &Outgoing{Method: "GET", Host: "a", Target: "/", Header: &next.Request.Header})
+		}
+	}})
+	if failed != nil || err != nil {
+		t.Fatalf("got %v and %v, want two answers", failed, err)
+	}
+	sent, _ := x.Passport.Find(filter.OutReqHeadersSent)
+	got, _ := x.Passport.Find(filter.InRespHeadersReceived)
+	later, _ := next.Passport.Find(filter.OutReqHeadersSent)
+	if !(began < sent && sent < got && got < later) {
+		t.Errorf("begun at %d, sent at %d, answered at %d, and the next one sent at %d; want them in this order", began, sent, got, later)
+	}
+}

@@ -161,7 +161,7 @@ func (c *conn) final(st *stream, status int, length int64, now int64, end bool) 
 func (r *reply) write() {
 	st, x := r.st, &r.st.x
 	c, q, p := st.c, &x.Request, &x.Response
-	now := filter.Now()
+	now := x.Passport.NowAfter(filter.FiltersOutboundEnd)
 	x.Passport.AddAt(filter.OutRespHeadersSending, now)
 	silent := q.Method == "HEAD" || p.Status == 204 || p.Status == 304 // has no body, whatever there is
 	length := p.ContentLength

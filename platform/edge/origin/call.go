@@ -53,6 +53,7 @@ type call struct {
 	held    held // its client's part in that
 	open    bool // the passage was begun
 	back    bool // the request was not answered, and can be answered otherwise without harm
+	asking  bool // an answer's head is waited for
 	reused  bool // the present attempt has a connection that served another before
 	unsent  bool // not a byte of it was written
 	retries int
@@ -69,8 +70,10 @@ func (c *call) begin() (trip ipc.Trip, err error) {
 	if c.proxy.edges && trip.Room == 0 {
 		trip.Room = -1
 	}
+	now := x.Passport.NowAfter(filter.FiltersInboundEnd)
+	trip.Now = filter.At(now)
 	if x.Deadline != 0 {
-		if trip.Timeout = time.Duration(x.Deadline - filter.Now()); trip.Timeout <= 0 {
+		if trip.Timeout = time.Duration(x.Deadline - now); trip.Timeout <= 0 {
 			return trip, c.proxy.failed(late, x.App, ipc.ErrDeadlineSpent)
 		}
 	}
@@ -141,7 +144,7 @@ func (c *call) run() error {
 			return c.fail(late, c.passage.Failed(err))
 		}
 		start := filter.Now()
-		k, err := c.attempt(left)
+		k, err := c.attempt(left, start)
 		wait, again, err := c.judge(k, err, start)
 		if !again {
 			return err
@@ -197,6 +200,7 @@ func (c *call) judge(k kind, err error, start int64) (wait time.Duration, again 
 	o := c.outcome(k, err)
 	o.NoRetry = o.NoRetry || p.edges && k == unavailable && c.mayComeBack(k) // who refused would have it waited for
 	now := x.Passport.NowAfter(filter.InRespHeadersReceived)
+	o.Now = filter.At(now)
 	c.note(k, err, now-start)
 	switch k {
 	case readTimeout:
@@ -263,14 +267,14 @@ func (c *call) left() bool {
 	return c.x.Waiter != nil && c.x.Waiter.IsGone() || c.x.Context().Err() != nil
 }
 
-// attempt asks the passage's endpoint.
-func (c *call) attempt(left time.Duration) (kind, error) {
+// attempt asks the passage's endpoint. The time is now.
+func (c *call) attempt(left time.Duration, now int64) (kind, error) {
 	c.reused, c.unsent = false, false
 	c.said = saying{}
 	if c.x.Fault != nil {
 		return c.bent(left)
 	}
-	return c.ask(left)
+	return c.ask(left, now)
 }
 
 // bent asks the passage's endpoint, or does not, as the faults of the request have it.
@@ -290,7 +294,7 @@ func (c *call) bent(left time.Duration) (kind, error) {
 		c.said.why = "injected"
 		return answered(a.Status), nil
 	}
-	k, err := c.ask(left)
+	k, err := c.ask(left, filter.Now())
 	if err == nil && !a.Body.IsZero() && x.Response.Body != nil {
 		x.Response.Body = a.Body.Reader(x.Context(), x.Response.Body, x.Response.ContentLength)
 	}
@@ -298,12 +302,12 @@ func (c *call) bent(left time.Duration) (kind, error) {
 }
 
 // ask asks the passage's endpoint, and hears what its answer says to the edge.
-func (c *call) ask(left time.Duration) (k kind, err error) {
+func (c *call) ask(left time.Duration, now int64) (k kind, err error) {
 	if after, ok := c.hedges(); ok {
 		k, err = c.race(after, c.limit(left))
 	} else {
 		c.tell()
-		k, err = c.carry(c.passage.Endpoint(), c.limit(left))
+		k, err = c.carry(c.passage.Endpoint(), c.limit(left), now)
 	}
 	switch p := &c.x.Response; {
 	case err != nil, p.Status == 0:
@@ -328,12 +332,12 @@ func kindOfFault(a fault.Action) kind {
 	return readTimeout
 }
 
-// carry sends the request to ep and fills x.Response with the answer's head, for which it waits no longer than limit.
-func (c *call) carry(ep *balance.Endpoint, limit time.Duration) (kind, error) {
+// carry sends the request to ep and fills x.Response with the answer's head, for which it waits no longer than limit from now.
+func (c *call) carry(ep *balance.Endpoint, limit time.Duration, now int64) (kind, error) {
 	if two := c.grpc || c.protocol() != "" || ep.HTTP2; two || ep.Secure {
 		return c.overHTTP(ep, limit, two)
 	}
-	return c.plainly(ep, limit)
+	return c.plainly(ep, limit, now)
 }
 
 // protocol returns what the route, or else the app, is said to speak; "" is HTTP/1.1.

@@ -61,7 +61,7 @@ func (c *call) enter(ep *balance.Endpoint, limit time.Duration, number string, b
 			back <- r
 		}()
 		defer c.proxy.panics.Catch("hedge", func(err error) { r.kind, r.err = other, err })
-		r.kind, r.err = r.call.carry(ep, limit)
+		r.kind, r.err = r.call.carry(ep, limit, filter.Now())
 	}()
 	return r
 }

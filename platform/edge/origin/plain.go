@@ -21,9 +21,8 @@ const (
 // plainly asks ep over a connection that is kept, or a new one.
 //
 // hot path: 0 allocs, BenchmarkApply
-func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) {
+func (c *call) plainly(ep *balance.Endpoint, limit time.Duration, now int64) (kind, error) {
 	x := c.x
-	now := filter.Now()
 	s, deadline := c.origin.server(ep.Addr), now+int64(limit)
 	if c.addr != "" {
 		s.wanted.Store(now)
@@ -43,11 +42,8 @@ func (c *call) plainly(ep *balance.Endpoint, limit time.Duration) (kind, error) 
 		}
 		x.Passport.AddAt(filter.OriginConnAcquireEnd, now)
 		x.Passport.AddAt(filter.OutReqHeadersSending, now)
-		u := c.conn.Upstream
 		err = c.exchange(now)
-		c.stamp(u.Written())
 		if err == nil {
-			x.Passport.Add(filter.InRespHeadersReceived)
 			return fine, nil
 		}
 		c.conn = nil
@@ -162,6 +158,7 @@ func (c *call) exchange(now int64) error {
 		x.Request.Body = &c.cursor // which is closed if it must not be read on
 	}
 	var err error
+	c.asking = true
 	if ctx := x.Context(); ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, func() { u.Close() })
 		err = u.Do(x, &c.out)
@@ -171,7 +168,11 @@ func (c *call) exchange(now int64) error {
 	} else {
 		err = u.Do(x, &c.out)
 	}
+	c.asking = false
 	x.Request.Body = body
+	if err != nil {
+		c.stamp(u.Written())
+	}
 	if err == nil && x.Response.Status == 101 {
 		if why := c.badSwitch(); why != nil {
 			u.Close() //nolint:errcheck // nobody wants it any more
@@ -181,7 +182,7 @@ func (c *call) exchange(now int64) error {
 	return err
 }
 
-// stamp notes when the request's head was sent, and when all of it was, as far as that was so when its answer came.
+// stamp notes when the request's head was sent, and when all of it was, as far as that was so when it failed.
 func (c *call) stamp(head, all int64) {
 	x := c.x
 	if head != 0 {
@@ -222,7 +223,11 @@ func (c *call) finished(_ *http1.Upstream, reusable bool) {
 		conn.server.end(conn)
 		return
 	}
-	conn.server.give(conn, c.set, c.waterline)
+	now := conn.Answered()
+	if !c.asking { // its body came after its head
+		now = filter.Now()
+	}
+	conn.server.give(conn, c.set, c.waterline, now)
 }
 
 // kindOfPlain says what an error of an exchange means.

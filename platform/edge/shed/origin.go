@@ -181,7 +181,7 @@ func (s *Shed) noted(x *filter.Exchange) {
 		return
 	}
 	f.over = true
-	now, status := filter.Now(), x.Response.Status
+	now, status := x.Passport.NowAfter(filter.FiltersOutboundStart), x.Response.Status
 	f.app.now.all.Add(1)
 	if !balance.Failing(status) {
 		f.app.now.good.Add(1)
