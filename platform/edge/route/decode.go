@@ -283,6 +283,9 @@ func (d *decoder) textMap(key string, to *map[string]string) field {
 			d.mistake(n.line, "%s: got %s, want a mapping of names to values", key, kindWords[n.kind])
 			return
 		}
+		if len(n.keys) == 0 {
+			return // as if it were not there, so that both are the same route
+		}
 		*to = make(map[string]string, len(n.keys))
 		for i, k := range n.keys {
 			var s string

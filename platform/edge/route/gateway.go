@@ -584,10 +584,12 @@ func (g *gateways) modifier(n *node) *Headers {
 	h := &Headers{}
 	pairs := func(key string, to *map[string]string) field {
 		return field{key, func(v *node) {
-			*to = map[string]string{}
 			g.each(v, key, func(v *node) {
 				var name, value string
 				g.fields(v, "one of "+key, g.text("name", &name), g.text("value", &value))
+				if *to == nil {
+					*to = map[string]string{}
+				}
 				if _, has := (*to)[name]; !has {
 					(*to)[name] = value
 				}

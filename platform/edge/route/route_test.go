@@ -841,6 +841,7 @@ var routeSeeds = []string{
 	"- id: a\n  match: {path: {regex: '/a.*'}, query: [{name: q, present: false}]}\n  filters: [{redirect: {scheme: https}}]\n",
 	"routes: [{id: a, affinity: user, requestBuffering: 'off', match: {path: {prefix: /app}}, backends: [{vip: a}]}]\ntests:\n- {request: POST http://a.x.y/app/x?q=1, headers: ['X-A: b'], user: u, route: a, backend: a, path: /app/x}\n- {request: /, route: none, status: 404}\n",
 	"routes:\n- &x {id: a, backends: [{addr: '[::1]:80', sticky: 'cookie:c'}]}\n",
+	"- id: a\n  filters: [{requestHeaders: {set: {}, add: {a: b}}}]\n  backends: [{vip: a}]\n",
 	"- id: a\n  filters: [{rewrite: {prefix: /y}}, {rateLimit: {a: [1]}}]\n  backends: [{status: 500}, {vip: b}]\n",
 }
 
@@ -849,6 +850,7 @@ func FuzzRoutes(f *testing.F) {
 		f.Add(seed, "/app/x", "a.x.y:80", "q=%31&r")
 	}
 	f.Add(gatewayYAML, "/cart/1", "shop.example.com", "q=a")
+	f.Add(strings.ReplaceAll(gatewayYAML, "set: [{name: X-A, value: a}]", "set: []"), "/cart/1", "shop.example.com", "q=a")
 	f.Fuzz(func(t *testing.T, text, path, host, query string) { tryRoutes(t, text, path, host, query) })
 }
 
