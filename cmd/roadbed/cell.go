@@ -435,7 +435,7 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 			default: // the edge's log has it, too
 			}
 		},
-		Calls: calls, Discovery: found, Properties: props, Meter: m, Instance: id, Location: here, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log,
+		Calls: calls, Discovery: found, Properties: props, Meter: m, Instance: id, Location: here, Store: api.Client{Base: c.inside(c.registry())}, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log,
 	})
 	gate.Mount(c.surface)
 	senders := gate.Senders()

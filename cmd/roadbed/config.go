@@ -241,7 +241,7 @@ func (c *cli) configSet() *cobra.Command {
 	s.flags(c, cmd, "only for")
 	fs := cmd.Flags()
 	fs.StringVar(&file, "file", "", "read the value from this file, \"-\" for standard input; a line break at its end is no part of it")
-	fs.StringVar(&p.Type, "type", "", "string, int, long, float, bool, duration, list, map, json, regex or enum(a,b,c); kept as it was when not given")
+	fs.StringVar(&p.Type, "type", "", "string, int, long, float, bool, duration, list, map, json, regex, gzip or enum(a,b,c); kept as it was when not given")
 	fs.StringVar(&p.Description, "description", "", "what it is for")
 	fs.StringVar(&p.Email, "owner", "", "e-mail address of its owner")
 	fs.BoolVar(&p.Sensitive, "sensitive", false, "nobody is shown the value again, only those who use it")
@@ -284,7 +284,7 @@ func readValue(in io.Reader, file string) (string, error) {
 		defer f.Close()
 		in = f
 	}
-	b, err := io.ReadAll(io.LimitReader(in, properties.MaxValue+2)) // one more than is allowed, and a line break
+	b, err := io.ReadAll(io.LimitReader(in, properties.MaxPacked+2)) // one more than is allowed, and a line break
 	if err != nil {
 		return "", fmt.Errorf("read the value: %w", err)
 	}

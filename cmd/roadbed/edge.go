@@ -29,7 +29,7 @@ import (
 func (c *cli) edge() *cobra.Command {
 	cmd := &cobra.Command{Use: "edge", GroupID: "change", Short: "The front door: routes, imports, surgical rules, programs", Args: noArgs, RunE: showHelp}
 	routes := &cobra.Command{Use: "route", Aliases: []string{"routes"}, Short: "Which requests go where", Args: noArgs, RunE: showHelp}
-	routes.AddCommand(c.routeList(), c.routeExplain(), c.routeApply(), c.routeTest(), c.routeStatus())
+	routes.AddCommand(c.routeList(), c.routeExplain(), c.routeApply(), c.routeGet(), c.routeRemove(), c.routeTest(), c.routeStatus())
 	surgical := &cobra.Command{Use: "surgical", Short: "Send single requests elsewhere, for a while", Args: noArgs, RunE: showHelp}
 	surgical.AddCommand(c.surgicalAdd(), c.surgicalList(), c.surgicalRemove())
 	cmd.AddCommand(routes, c.edgeImport(), surgical, c.programs())
@@ -228,8 +228,8 @@ func printObjects(out io.Writer, objects []edge.RouteObject) error {
 }
 
 func (c *cli) routeApply() *cobra.Command {
-	var name string
-	var dry, glass bool
+	var w routesWrite
+	var rev uint64
 	cmd := &cobra.Command{
 		Use:   "apply FILE...",
 		Short: "Put documents of routes into force, all of them or none",
@@ -238,8 +238,9 @@ there, and put it into force: one mistake, and nothing changes. "-" is standard 
 files become one document, which is in force as a whole or not at all.
 
 The document is the property edge.routes, or edge.routes.NAME with --name, so that it is in the
-change log, can be taken back with 'roadbed config history', and reaches every edge. Each holds
-up to 64 KiB; give longer ones names of their own.`,
+change log, and reaches every edge. What it was before is had with 'roadbed edge route get --rev',
+and with --if-rev nobody is overwritten who was there in between. One that is longer than 64 KiB
+is stored packed, up to 768 KiB of that, which about 10,000 routes come to.`,
 		Example: `  roadbed edge route apply routes.yaml --dry-run
   roadbed edge route apply shop.yaml --name shop --why "the new cart"
   roadbed edge route apply gateway.yaml routes/*.yaml`,
@@ -253,13 +254,82 @@ up to 64 KiB; give longer ones names of their own.`,
 			if err != nil {
 				return err
 			}
-			return where.tell(applyRoutes(cmd, client, name, text, dry, glass))
+			w.rev = nil
+			if cmd.Flags().Changed("if-rev") {
+				w.rev = &rev
+			}
+			return where.tell(w.apply(cmd, client, text))
 		},
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&name, "name", "", "of a document beside the first one")
-	fs.BoolVar(&dry, "dry-run", false, "only check it, and say what would change")
-	breakGlass(cmd, &glass)
+	fs.StringVar(&w.name, "name", "", "of a document beside the first one")
+	fs.BoolVar(&w.dry, "dry-run", false, "only check it, and say what would change")
+	fs.Uint64Var(&rev, "if-rev", 0, "only if it is at this revision still; 0 = only if there is none")
+	breakGlass(cmd, &w.glass)
+	return cmd
+}
+
+func (c *cli) routeGet() *cobra.Command {
+	var rev uint64
+	cmd := &cobra.Command{
+		Use:   "get [NAME]",
+		Short: "Print a document of routes as it was written",
+		Long: `Print a document of routes, the first one or that of NAME, as it was written, in force or not.
+Its revision is told on standard error, for the --if-rev of 'roadbed edge route apply'.`,
+		Example: `  roadbed edge route get shop > shop.yaml
+  roadbed edge route get --rev 17 | roadbed edge route apply - --why "as before"`,
+		Args: atMostOne("the NAME of a document"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			q := url.Values{"name": args}
+			if rev != 0 {
+				q.Set("rev", fmt.Sprint(rev))
+			}
+			var doc edge.WrittenRoutes
+			if err := client.Do(cmd.Context(), http.MethodGet, "/api/v1/edge/routes/document?"+q.Encode(), nil, &doc); err != nil {
+				return err
+			}
+			by := ""
+			if doc.UpdatedBy != "" {
+				by = fmt.Sprintf(", by %s %s", doc.UpdatedBy, ago(time.UnixMilli(doc.TS)))
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "%s, revision %d%s\n", doc.Document, doc.Rev, by)
+			_, err = io.WriteString(cmd.OutOrStdout(), strings.TrimSuffix(doc.Text, "\n")+"\n")
+			return err
+		},
+	}
+	cmd.Flags().Uint64Var(&rev, "rev", 0, "as it was at this revision, of which 64 are kept; as it is when not given")
+	return cmd
+}
+
+func (c *cli) routeRemove() *cobra.Command {
+	var w routesWrite
+	cmd := &cobra.Command{
+		Use:   "remove [NAME]",
+		Short: "Remove a document of routes, if the others hold without it",
+		Args:  atMostOne("the NAME of a document"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			w.name = strings.Join(args, "")
+			change, err := w.send(cmd, client, http.MethodDelete, nil)
+			if err != nil {
+				return err
+			}
+			if w.dry {
+				fmt.Fprintf(cmd.OutOrStdout(), "without %s there would be %s; nothing is changed\n", change.Document, counted(change.Routes, "route"))
+				return nil
+			}
+			return inForce(cmd.OutOrStdout(), change, fmt.Sprintf("%s is removed: %s left", change.Document, counted(change.Routes, "route")))
+		},
+	}
+	cmd.Flags().BoolVar(&w.dry, "dry-run", false, "only check it, and say what would change")
+	breakGlass(cmd, &w.glass)
 	return cmd
 }
 
@@ -314,29 +384,34 @@ those routes are taken into force; without FILE they are tried again:
 	return cmd
 }
 
-// applyRoutes has the edge check a document, sets its property, and says what is different.
-func applyRoutes(cmd *cobra.Command, client *api.Client, name, text string, dry, glass bool) error {
-	ctx, out := cmd.Context(), cmd.OutOrStdout()
-	var change edge.RouteChange
+// routesWrite is a change of a document of routes.
+type routesWrite struct {
+	name       string
+	dry, glass bool
+	rev        *uint64 // that it must be at; 0: there must be none; nil: whatever is there
+}
+
+// send has the edge make a change, and says what is different, or would be.
+func (w *routesWrite) send(cmd *cobra.Command, client *api.Client, method string, in any) (change edge.RouteChange, err error) {
 	q := url.Values{}
-	key := edge.RoutesProperty
-	if name != "" {
-		q.Set("name", name)
-		key += "." + name
+	for key, on := range map[string]bool{"dryRun": w.dry, "breakGlass": w.glass} {
+		if on {
+			q.Set(key, "true")
+		}
 	}
-	body := map[string]string{"text": text}
-	if err := client.Do(ctx, http.MethodPost, "/api/v1/edge/routes/check?"+q.Encode(), body, &change); err != nil {
-		return fmt.Errorf("nothing is changed: %w", err)
+	if w.name != "" {
+		q.Set("name", w.name)
+	}
+	if w.rev != nil {
+		client.Header = ifRevision(*w.rev)
+	}
+	if err := client.Do(cmd.Context(), method, "/api/v1/edge/routes?"+q.Encode(), in, &change); err != nil {
+		return change, fmt.Errorf("nothing is changed: %w", frozen(err))
 	}
 	for _, n := range change.Notes {
 		fmt.Fprintf(cmd.ErrOrStderr(), "mind: %s\n", noteText(n))
 	}
-	if !dry {
-		p := properties.Property{Key: key, Value: text, Type: "string", Source: "cli"} // whatever type it had: YAML is not JSON
-		if err := client.Do(ctx, http.MethodPost, "/config/v1/properties?"+permits(glass), p, nil); err != nil {
-			return fmt.Errorf("nothing is changed: %w", frozen(err))
-		}
-	}
+	out := cmd.OutOrStdout()
 	for _, l := range []struct {
 		word string
 		ids  []string
@@ -350,15 +425,32 @@ func applyRoutes(cmd *cobra.Command, client *api.Client, name, text string, dry,
 			fmt.Fprintln(out)
 		}
 	}
-	if err := printObjects(out, change.Objects); err != nil {
+	return change, printObjects(out, change.Objects)
+}
+
+// apply has the edge check a document and put it into force.
+func (w *routesWrite) apply(cmd *cobra.Command, client *api.Client, text string) error {
+	change, err := w.send(cmd, client, http.MethodPut, map[string]string{"text": text})
+	if err != nil {
 		return err
 	}
-	if dry {
-		fmt.Fprintf(out, "%s is right and would make %s; nothing is changed\n", key, counted(change.Routes, "route"))
+	if w.dry {
+		fmt.Fprintf(cmd.OutOrStdout(), "%s is right and would make %s; nothing is changed\n", change.Document, counted(change.Routes, "route"))
 		return nil
 	}
-	fmt.Fprintf(out, "%s is set: %s; see what is in force with: roadbed edge route status\n", key, counted(change.Routes, "route"))
-	return nil
+	return inForce(cmd.OutOrStdout(), change, fmt.Sprintf("%s is set, revision %d: %s", change.Document, change.Rev, counted(change.Routes, "route")))
+}
+
+// inForce says what was written, and whether the edge has taken it.
+func inForce(out io.Writer, change edge.RouteChange, done string) error {
+	switch {
+	case change.InForce:
+		fmt.Fprintf(out, "%s, in force\n", done)
+		return nil
+	case change.Refused != "":
+		return fmt.Errorf("%s, but the edge has not taken it, as another document was written meanwhile: %s", done, change.Refused)
+	}
+	return fmt.Errorf("%s, but the edge has not heard of it within 5 s: see whether it reaches the platform, and, with `roadbed config explain %s --app edge`, whether another record wins there", done, change.Document)
 }
 
 // counted is n things in words.
@@ -429,8 +521,9 @@ func readFile(in io.Reader, name string) (string, error) {
 }
 
 func (c *cli) edgeImport() *cobra.Command {
-	var from, format, name string
-	var apply, dry, glass bool
+	var from, format string
+	var apply bool
+	var w routesWrite
 	cmd := &cobra.Command{
 		Use:   "import FILE...",
 		Short: "Turn nginx, Zuul or Gateway API files into routes",
@@ -487,7 +580,7 @@ With --apply the routes are put into force, as by 'roadbed edge route apply'.`,
 				if err != nil {
 					return err
 				}
-				return applyRoutes(cmd, client, name, string(text), dry, glass)
+				return w.apply(cmd, client, string(text))
 			}
 			_, err = io.Copy(cmd.OutOrStdout(), bytes.NewReader(append(bytes.TrimRight(text, "\n"), '\n')))
 			return err
@@ -497,9 +590,9 @@ With --apply the routes are put into force, as by 'roadbed edge route apply'.`,
 	fs.StringVar(&from, "from", "", "what the files are: nginx, zuul or gateway; as each looks if left out")
 	fs.StringVarP(&format, "output", "o", "yaml", "yaml or json")
 	fs.BoolVar(&apply, "apply", false, "put the routes into force")
-	fs.BoolVar(&dry, "dry-run", false, "with --apply: only check, and say what would change")
-	fs.StringVar(&name, "name", "", "with --apply: of a document beside the first one")
-	breakGlass(cmd, &glass)
+	fs.BoolVar(&w.dry, "dry-run", false, "with --apply: only check, and say what would change")
+	fs.StringVar(&w.name, "name", "", "with --apply: of a document beside the first one")
+	breakGlass(cmd, &w.glass)
 	cmd.RegisterFlagCompletionFunc("from", cobra.FixedCompletions([]string{"nginx", "zuul", "gateway"}, cobra.ShellCompDirectiveNoFileComp)) //nolint:errcheck // fails only for a flag that does not exist
 	return cmd
 }

@@ -18,7 +18,7 @@ import (
 
 // Client calls a platform's API as the CLI does: JSON in and out, problems as errors.
 type Client struct {
-	Base  string // e.g. "http://127.0.0.1:7070"
+	Base  string // e.g. "http://127.0.0.1:7070"; it may hold a password
 	Token string // sent as a bearer token when not empty
 	Actor string // who asks
 	Why   string // and why, for the ledger
@@ -129,6 +129,14 @@ func (c *Client) Download(ctx context.Context, path string) (io.ReadCloser, erro
 	return resp.Body, nil
 }
 
+// shown is Base as it may be told: without a password.
+func (c *Client) shown() string {
+	if u, err := url.Parse(c.Base); err == nil {
+		return u.Redacted()
+	}
+	return c.Base
+}
+
 func (c *Client) send(ctx context.Context, method, path string, in any, header http.Header) (*http.Response, error) {
 	var body io.Reader
 	if in != nil {
@@ -162,13 +170,13 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 	}
 	resp, err := hc.Do(req)
 	if errors.Is(err, syscall.ECONNREFUSED) {
-		return nil, fmt.Errorf("no platform answers at %s; start one with `roadbed up`, or name another with --api", c.Base)
+		return nil, fmt.Errorf("no platform answers at %s; start one with `roadbed up`, or name another with --api", c.shown())
 	}
 	if errors.As(err, new(x509.UnknownAuthorityError)) {
-		return nil, fmt.Errorf("the certificate of %s is signed by nobody this machine knows; if it is your own, name its file in SSL_CERT_FILE", c.Base)
+		return nil, fmt.Errorf("the certificate of %s is signed by nobody this machine knows; if it is your own, name its file in SSL_CERT_FILE", c.shown())
 	}
 	if err != nil {
-		return nil, fmt.Errorf("ask the platform at %s: %w", c.Base, errors.Unwrap(err))
+		return nil, fmt.Errorf("ask the platform at %s: %w", c.shown(), errors.Unwrap(err))
 	}
 	if resp.StatusCode < 300 {
 		return resp, nil
@@ -183,7 +191,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any, header h
 	}
 	p := &Error{Status: resp.StatusCode, Title: resp.Status}
 	if resp.StatusCode == http.StatusNotFound && !strings.Contains(resp.Header.Get("Content-Type"), "problem") {
-		p.Detail = fmt.Sprintf("what answers at %s is not a platform's API, whose port is the console's; name it with --api", c.Base)
+		p.Detail = fmt.Sprintf("what answers at %s is not a platform's API, whose port is the console's; name it with --api", c.shown())
 		return nil, p
 	}
 	if strings.Contains(resp.Header.Get("Content-Type"), "json") && json.Unmarshal(raw, p) == nil && p.Status != 0 {

@@ -17,7 +17,7 @@ func (g *Gateway) Mount(s *api.Surface) {
 	g.regions.Mount(s)
 	c := route.Control{
 		Table: g.table.Load, Surgery: g.surgery.Load,
-		Config: func() route.Config { return g.routes(nil) },
+		Config: func() route.Config { return g.routes(nil) }, Store: g.store,
 		Written: func() (route.Settings, string) {
 			g.mu.Lock()
 			defer g.mu.Unlock()

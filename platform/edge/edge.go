@@ -61,6 +61,7 @@ import (
 	"github.com/roadbed/roadbed/discovery"
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/edge/accesslog"
 	"github.com/roadbed/roadbed/platform/edge/auth"
 	"github.com/roadbed/roadbed/platform/edge/filter"
@@ -83,7 +84,8 @@ type Config struct {
 	Meter      *meter.Registry
 	Instance   string // id of this edge
 	Location   roadbed.Location
-	AccessLog  string // file for one JSON line per request, rotated at 64 MiB; none when empty
+	Store      api.Client // of the API that has the properties, where documents of routes are written
+	AccessLog  string     // file for one JSON line per request, rotated at 64 MiB; none when empty
 	Log        *slog.Logger
 
 	// Changed is told when the edge has a program go back to its former version (RETURNED), or DISABLED, by itself. It must
@@ -97,6 +99,7 @@ type Gateway struct {
 	calls     *ipc.Engine
 	discovery *discovery.Client
 	props     *config.Properties
+	store     api.Client
 	log       *slog.Logger
 	meter     *meter.Registry
 	access    *accesslog.Log
@@ -149,7 +152,7 @@ func New(c Config) *Gateway {
 		c.Log = slog.Default()
 	}
 	g := &Gateway{
-		ready: make(chan struct{}), panics: filter.NewPanics(c.Meter, c.Log), calls: c.Calls, discovery: c.Discovery, props: c.Properties, log: c.Log, meter: c.Meter,
+		ready: make(chan struct{}), panics: filter.NewPanics(c.Meter, c.Log), calls: c.Calls, discovery: c.Discovery, props: c.Properties, store: c.Store, log: c.Log, meter: c.Meter,
 		access:  accesslog.New(accesslog.Config{File: c.AccessLog, Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		origins: origin.New(origin.Config{Calls: c.Calls, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		push:    push.New(push.Config{Properties: c.Properties, Meter: c.Meter, Peers: c.Properties.List("edge.push.peers", nil).Get, Log: c.Log}),

@@ -412,7 +412,7 @@ func (s *Store) set(w http.ResponseWriter, r *http.Request, p Property) error {
 }
 
 func decode(w http.ResponseWriter, r *http.Request) (Property, error) {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 8*MaxValue))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 2*MaxPacked))
 	if err != nil {
 		return Property{}, api.Problem(http.StatusRequestEntityTooLarge, "read the property: %v", err)
 	}

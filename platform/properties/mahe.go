@@ -74,7 +74,7 @@ func (s *Store) maheAnswer(w http.ResponseWriter, p Property) {
 
 // postMahe creates or replaces a property: both calls do both, for Spinnaker restores by create what is there.
 func (s *Store) postMahe(w http.ResponseWriter, r *http.Request) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 8*MaxValue))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 2*MaxPacked))
 	if err != nil {
 		return api.Problem(http.StatusRequestEntityTooLarge, "read the property: %v", err)
 	}

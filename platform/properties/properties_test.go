@@ -3,11 +3,13 @@ package properties
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -423,6 +425,8 @@ func TestAValueThatBreaksItsTypeOrConstraintIsRefused(t *testing.T) {
 		{"float", "NaN", &Constraint{Min: f(0)}, false}, {"duration", "2s", &Constraint{Max: f(1999)}, false}, {"string", "x", &Constraint{Min: f(1)}, false},
 		{"", "abc", &Constraint{Pattern: "[a-z]+"}, true}, {"", "abc1", &Constraint{Pattern: "[a-z]+"}, false}, {"", "a", &Constraint{Pattern: "("}, false},
 		{"", "a\xff", nil, false}, {"", strings.Repeat("x", MaxValue+1), nil, false},
+		{"gzip", config.Pack("- id: a"), nil, true}, {"gzip", "- id: a", nil, false}, {"gzip", config.Pack(letters(2 * MaxValue)), nil, true}, {"", config.Pack(letters(2 * MaxValue)), nil, false},
+		{"gzip", config.Pack(letters(2 * MaxPacked)), nil, false},
 	} {
 		err := Property{Key: "k", Type: c.typ, Value: c.value, Constraint: c.con}.check()
 		if c.ok != (err == nil) || err != nil && !errors.Is(err, ErrInvalid) {
@@ -432,6 +436,38 @@ func TestAValueThatBreaksItsTypeOrConstraintIsRefused(t *testing.T) {
 	for _, key := range []string{"", " k", "k\n", "k\x00k", strings.Repeat("k", MaxKey+1)} {
 		if err := (Property{Key: key}).check(); !errors.Is(err, ErrInvalid) {
 			t.Errorf("key %.20q: got %v, want ErrInvalid", key, err)
+		}
+	}
+}
+
+// letters is a text that hardly packs.
+func letters(n int) string {
+	b := make([]byte, n/2)
+	rand.NewChaCha8([32]byte{}).Read(b) //nolint:errcheck // never fails
+	return hex.EncodeToString(b)
+}
+
+func TestTheLedgerHasALongValuesHashAndTheHistoryTheValue(t *testing.T) {
+	s := open(t, t.TempDir())
+	long := config.Pack(letters(4 * MaxValue))
+	p, err := s.Set(t.Context(), Property{Key: "k", Value: long, Type: "gzip"}, Any)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err = s.Set(t.Context(), Property{Key: "k", Value: config.Pack("short"), Type: "gzip"}, p.Rev); err != nil {
+		t.Fatal(err)
+	}
+	past, err := s.History(t.Context(), p.ID)
+	if err != nil || len(past) != 2 || past[0].Value != long {
+		t.Errorf("the history has %d versions, %v; want 2, the first with the whole value", len(past), err)
+	}
+	changes, err := s.ledger.List(t.Context(), ledger.Query{Resource: "property:k"})
+	if err != nil || len(changes) != 2 {
+		t.Fatalf("the ledger has %d entries, %v", len(changes), err)
+	}
+	for _, c := range changes {
+		if len(c.Before)+len(c.After) > 4096 {
+			t.Errorf("the entry at %v has %d bytes, want a hash in place of the value", c.Time, len(c.Before)+len(c.After))
 		}
 	}
 }

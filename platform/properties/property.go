@@ -17,10 +17,11 @@ import (
 	"github.com/roadbed/roadbed/config"
 )
 
-// Bounds of a property, in bytes.
+// Bounds of a property, in bytes. Values of type gzip, packed by [config.Pack], may be longer: up to MaxPacked.
 const (
-	MaxKey   = 512
-	MaxValue = 64 << 10
+	MaxKey    = 512
+	MaxValue  = config.MaxValue
+	MaxPacked = config.MaxPacked
 )
 
 // Mask stands for the value of a sensitive property wherever it is shown.
@@ -59,7 +60,7 @@ type Constraint struct {
 
 // Types returns the names of the types, of which "enum" is written with its values: "enum(a,b,c)".
 func Types() []string {
-	return []string{"string", "int", "long", "float", "bool", "duration", "list", "map", "json", "regex", "enum"}
+	return []string{"string", "int", "long", "float", "bool", "duration", "list", "map", "json", "regex", "gzip", "enum"}
 }
 
 // ID returns the id of the one record that a key may have for a scope.
@@ -236,9 +237,13 @@ func masked(ps []Property) []Property {
 	return out
 }
 
-// audit is p for the ledger.
+// audit is p for the ledger, which gets a long value's length and hash alone: its history has the value.
 func (p Property) audit() json.RawMessage {
-	b, err := json.Marshal(p.mask())
+	p = p.mask()
+	if len(p.Value) > MaxValue {
+		p.Value = fmt.Sprintf("(%d bytes, SHA-256 %x)", len(p.Value), sha256.Sum256([]byte(p.Value)))
+	}
+	b, err := json.Marshal(p)
 	if err != nil { // strings and numbers always encode
 		panic(err)
 	}
@@ -269,7 +274,9 @@ func (p Property) check() error {
 		return invalid("key %q begins or ends with white space", p.Key)
 	case !utf8.ValidString(p.Key) || strings.ContainsFunc(p.Key, func(r rune) bool { return !unicode.IsPrint(r) }):
 		return invalid("key %q has characters that cannot be printed", p.Key)
-	case len(p.Value) > MaxValue:
+	case p.Type == "gzip" && len(p.Value) > MaxPacked:
+		return invalid("the value has %d bytes packed; %d are allowed", len(p.Value), MaxPacked)
+	case p.Type != "gzip" && len(p.Value) > MaxValue:
 		return invalid("the value has %d bytes; %d are allowed", len(p.Value), MaxValue)
 	case !utf8.ValidString(p.Value):
 		return invalid("the value is not UTF-8")
@@ -343,6 +350,11 @@ func typed(typ, value string) (n *float64, err error) {
 	case "json":
 		if !json.Valid([]byte(value)) {
 			return nil, invalid("the value is not JSON, as its type asks")
+		}
+		return nil, nil
+	case "gzip":
+		if _, err := config.Unpack(value); err != nil {
+			return nil, invalid("%v, as type gzip asks", err)
 		}
 		return nil, nil
 	case "regex":

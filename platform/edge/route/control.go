@@ -18,15 +18,15 @@ import (
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
-// The properties that hold routes and surgical rules. Documents that are too long for one property are split among
-// several: edge.routes.shop, edge.routes.api.
+// The properties that hold routes and surgical rules. Documents of routes may have names: edge.routes.shop, edge.routes.api.
+// A long one is packed; see [config.Pack].
 const (
 	RoutesProperty   = "edge.routes"
 	SurgicalProperty = "edge.surgical."
 )
 
-// Control is the API over routes and surgical rules. It checks new ones and writes none: they are properties, and written
-// as such, with the ledger's entry, freezes and history that properties have. All of it is required.
+// Control is the API over routes and surgical rules. They are properties, and written as such, with the ledger's entry,
+// revisions, freezes and history that properties have. All of it is required.
 type Control struct {
 	Table   func() *Table
 	Surgery func() *Surgery
@@ -35,6 +35,9 @@ type Control struct {
 	// Written returns the properties as they are now, whether in force or not, and why the documents of routes are not
 	// in force; empty if they are.
 	Written func() (now Settings, refused string)
+
+	// Store is the API that has the properties. It is asked in the name of who asks this one.
+	Store api.Client
 
 	mu      sync.Mutex // guards what follows
 	read    Settings   // of which objects are; nil: none yet
@@ -92,13 +95,16 @@ type RoutesView struct {
 // DocumentView is one property that holds routes.
 type DocumentView struct {
 	Name   string `json:"name"`
-	Bytes  int    `json:"bytes"`
+	Bytes  int    `json:"bytes" doc:"of the property; of a long document, packed"`
 	Routes int    `json:"routes" doc:"in force from it"`
 }
 
-// RoutesChange is the answer of POST /api/v1/edge/routes/check: what would be different with the new document.
+// RoutesChange is the answer of PUT and DELETE /api/v1/edge/routes: what is different with the new document, or would be.
 type RoutesChange struct {
-	Document string   `json:"document" doc:"the property that would hold it"`
+	Document string   `json:"document" doc:"the property that holds it"`
+	Rev      uint64   `json:"rev,omitempty" doc:"of the property now, for If-Match; absent after a dry run"`
+	InForce  bool     `json:"inForce" doc:"this edge has taken it; false after a dry run, and if the edge has not heard of it within five seconds"`
+	Refused  string   `json:"refused,omitempty" doc:"why this edge, which has heard of it, has not taken it: another document was written meanwhile"`
 	Routes   int      `json:"routes" doc:"in all documents together"`
 	Added    []string `json:"added,omitempty"`
 	Changed  []string `json:"changed,omitempty"`
@@ -119,20 +125,7 @@ func (c *Control) Mount(s *api.Surface) {
 	huma.Get(s.API, "/api/v1/edge/routes", func(context.Context, *struct{}) (*struct{ Body RoutesView }, error) {
 		return &struct{ Body RoutesView }{c.view()}, nil
 	})
-	type documentIn struct {
-		Name    string `query:"name" doc:"of a document beside the first, such as shop"`
-		RawBody []byte
-	}
-	huma.Register(s.API, huma.Operation{
-		OperationID: "check-edge-routes", Method: http.MethodPost, Path: "/api/v1/edge/routes/check", MaxBodyBytes: maxBytes,
-		Summary: "Check a document of routes", Description: "The body is the document, JSON or YAML, or {\"text\": document}. It is checked with all others, and nothing changes: to put it into force, set the property " + RoutesProperty + ", or " + RoutesProperty + ".NAME.",
-	}, func(_ context.Context, in *documentIn) (*struct{ Body RoutesChange }, error) {
-		out, err := c.check(in.Name, textOf(in.RawBody))
-		if err != nil {
-			return nil, err
-		}
-		return &struct{ Body RoutesChange }{*out}, nil
-	})
+	c.mountDocuments(s)
 	huma.Register(s.API, huma.Operation{
 		OperationID: "test-edge-routes", Method: http.MethodPost, Path: "/api/v1/edge/routes/test", MaxBodyBytes: maxBytes,
 		Summary: "Find out what becomes of requests", Description: "The body has tests, JSON or YAML, as a list or under tests, or is {\"text\": tests}; if that is empty those of the documents in force are tried. Nobody is asked.",
@@ -224,39 +217,6 @@ func (c *Control) objectsOf(now Settings) []Object {
 	return c.objects
 }
 
-// check says what would be different with a document among all others.
-func (c *Control) check(name, text string) (*RoutesChange, error) {
-	key := RoutesProperty
-	if name != "" {
-		if !filter.Plain(name) {
-			return nil, api.Problem(http.StatusUnprocessableEntity, "a document's name has letters, digits and -._ alone; got %q", name)
-		}
-		key += "." + name
-	}
-	written, _ := c.Written()
-	now := maps.Clone(written)
-	if now == nil {
-		now = make(Settings)
-	}
-	now[key] = text
-	doc, err := ParseAll(now.Texts())
-	if err != nil {
-		return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
-	}
-	config := c.Config()
-	config.Former = nil // a check takes nothing over
-	table, err := NewTable(config, doc.Routes)
-	if err == nil {
-		err = table.Hold(doc.Tests)
-	}
-	if err != nil {
-		return nil, api.Problem(http.StatusUnprocessableEntity, "%v", err)
-	}
-	out := diff(c.Table().Routes(), doc.Routes)
-	out.Document, out.Objects, out.Notes = key, doc.Objects, doc.Notes
-	return out, nil
-}
-
 // try finds out what becomes of the requests of text, or of those of the documents if it has none.
 func (c *Control) try(text string) ([]Outcome, error) {
 	all, err := ParseGolden("tests", text)
@@ -279,29 +239,6 @@ func (c *Control) try(text string) ([]Outcome, error) {
 		out = append(out, t.Try(g))
 	}
 	return out, nil
-}
-
-// diff says what is different between two lists of routes.
-func diff(before, after []Route) *RoutesChange {
-	c := &RoutesChange{Routes: len(after)}
-	old := make(map[string]*Route, len(before))
-	for i := range before {
-		old[before[i].ID] = &before[i]
-	}
-	for i := range after {
-		r := &after[i]
-		switch was := old[r.ID]; {
-		case was == nil:
-			c.Added = append(c.Added, r.ID)
-		case !same(*was, *r):
-			c.Changed = append(c.Changed, r.ID)
-		}
-		delete(old, r.ID)
-	}
-	c.Removed = slices.Sorted(maps.Keys(old))
-	slices.Sort(c.Added)
-	slices.Sort(c.Changed)
-	return c
 }
 
 func (c *Control) surgical() []SurgicalView {

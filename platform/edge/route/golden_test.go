@@ -86,7 +86,7 @@ func TestTestsAloneAreTriedOnTheRoutesInForce(t *testing.T) {
 	if status, text := tell(t, "POST", srv.URL+"/api/v1/edge/routes/test", "[]", nil); status != 422 {
 		t.Errorf("with none in what is sent: got %d %s, want 422", status, text)
 	}
-	if status, text := tell(t, "POST", srv.URL+"/api/v1/edge/routes/check", withTests+"- {request: /cart/1, route: old}\n", nil); status != 422 || !strings.Contains(text, "must come to route old") {
+	if status, text := tell(t, "PUT", srv.URL+"/api/v1/edge/routes?dryRun=1", withTests+"- {request: /cart/1, route: old}\n", nil); status != 422 || !strings.Contains(text, "must come to route old") {
 		t.Errorf("a document whose own test fails: got %d %s, want 422 that says why", status, text)
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/roadbed/roadbed/config"
 )
 
 // node is a value of a document and the line it stands on: what JSON and YAML have in common.
@@ -69,8 +70,16 @@ type syntaxError struct {
 
 func (e *syntaxError) Error() string { return e.reason }
 
-// readTrees reads the documents of a text, which is JSON if it begins with a bracket and reads as such, else YAML.
+// readTrees reads the documents of a text, which is JSON if it begins with a bracket and reads as such, else YAML; or either
+// of them, packed.
 func readTrees(s string) ([]*node, error) {
+	if config.Packed(s) {
+		text, err := config.Unpack(s)
+		if err != nil {
+			return nil, &syntaxError{1, err.Error()}
+		}
+		s = text
+	}
 	if len(s) > maxBytes {
 		return nil, &syntaxError{1, fmt.Sprintf("it has %d bytes; at most %d are allowed", len(s), maxBytes)}
 	}
