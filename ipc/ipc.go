@@ -52,8 +52,11 @@
 package ipc
 
 import (
+	"context"
+	"crypto/tls"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
 	"runtime"
 	"slices"
@@ -101,6 +104,10 @@ type Options struct {
 	Server    ServerSettings     // of Handler; New panics if they make no sense
 	Transport http.RoundTripper  // makes the single exchanges; nil: a tuned http.Transport
 	Log       *slog.Logger       // nil: slog.Default()
+
+	// Handshake makes a connection to addr one over TLS that speaks HTTP/2, or else HTTP/1.1, within two seconds; nil: callees are
+	// believed if this machine trusts their certificates. A Transport of one's own has its own ways.
+	Handshake func(ctx context.Context, c net.Conn, addr string, http2 bool) (*tls.Conn, error)
 }
 
 // Engine makes calls. Its methods may be used from many goroutines.
@@ -113,6 +120,7 @@ type Engine struct {
 	meter     *meter.Registry
 	faultKey  func() fault.Key
 	base      http.RoundTripper
+	handshake func(ctx context.Context, c net.Conn, addr string, http2 bool) (*tls.Conn, error)
 	ownBase   *http.Transport // closed with the engine; nil if Options brought one
 	http2     *http.Transport // for what HTTP/1 cannot carry; nil if Options brought one
 	log       *slog.Logger
@@ -152,7 +160,7 @@ type Engine struct {
 func New(o Options) *Engine {
 	e := &Engine{
 		app: o.App, instance: o.Instance, zone: o.Location.Zone, home: o.Cluster, lists: o.Lists, meter: o.Meter, faultKey: o.FaultKey,
-		base: o.Transport, log: o.Log, config: o.Config, clock: newClock(), shards: shardCount(), knobs: commandKnobs(),
+		base: o.Transport, handshake: o.Handshake, log: o.Log, config: o.Config, clock: newClock(), shards: shardCount(), knobs: commandKnobs(),
 		faultsOn:  [2]*config.Value[bool]{o.Config.Bool("fault.enabled", true), o.Config.Bool("ipc.fit.enabled", true)},
 		maxFaults: config.Must(config.Bind(o.Config, "ipc.fit.", faultLimit{100})),
 		ticker:    time.NewTicker(tickTime),
@@ -169,9 +177,9 @@ func New(o Options) *Engine {
 		e.faultKey = func() fault.Key { return nil }
 	}
 	if e.base == nil {
-		e.ownBase = newTransport(0)
+		e.ownBase = e.newTransport(0, false)
 		e.base = e.ownBase
-		e.http2 = newHTTP2()
+		e.http2 = e.newHTTP2()
 	}
 	e.commands.Store(&map[string]*Command{})
 	e.clusters.Store(&map[string]*cluster{})

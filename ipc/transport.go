@@ -56,32 +56,55 @@ type dialError struct{ err error }
 func (d *dialError) Error() string { return d.err.Error() }
 func (d *dialError) Unwrap() error { return d.err }
 
-// newTransport returns an http.Transport that gives up dialling after so long; 0 is as usual.
-func newTransport(dial time.Duration) *http.Transport {
+// handshakeTimeout bounds what of a connection over TLS comes after it is open.
+const handshakeTimeout = 2 * time.Second
+
+// newTransport returns an http.Transport that gives up dialling after so long; 0 is as usual. Over TLS it speaks HTTP/2 if http2
+// is set.
+func (e *Engine) newTransport(dial time.Duration, http2 bool) *http.Transport {
 	if dial == 0 {
 		dial = dialTimeout
 	}
 	d := net.Dialer{Timeout: dial, KeepAlive: 15 * time.Second}
-	return &http.Transport{
-		DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
-			c, err := d.DialContext(ctx, network, addr)
+	open := func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := d.DialContext(ctx, network, addr)
+		if err != nil {
+			return nil, &dialError{err}
+		}
+		return c, nil
+	}
+	var secure func(ctx context.Context, network, addr string) (net.Conn, error)
+	if e.handshake != nil {
+		secure = func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := open(ctx, network, addr)
 			if err != nil {
+				return nil, err
+			}
+			ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+			defer cancel()
+			t, err := e.handshake(ctx, c, addr, http2)
+			if err != nil {
+				c.Close() //nolint:errcheck // nothing was sent
 				return nil, &dialError{err}
 			}
-			return c, nil
-		},
+			return t, nil
+		}
+	}
+	return &http.Transport{
+		DialContext:           open,
+		DialTLSContext:        secure,
 		MaxIdleConns:          0, // the limit is per host
 		MaxIdleConnsPerHost:   128,
 		IdleConnTimeout:       30 * time.Second,
-		TLSHandshakeTimeout:   2 * time.Second,
+		TLSHandshakeTimeout:   handshakeTimeout,
 		ExpectContinueTimeout: time.Second,
 		DisableCompression:    true, // what the callee sends goes through as it is
 	}
 }
 
 // newHTTP2 returns the transport of an engine for what needs HTTP/2, in clear or over TLS.
-func newHTTP2() *http.Transport {
-	t := newTransport(0)
+func (e *Engine) newHTTP2() *http.Transport {
+	t := e.newTransport(0, true)
 	t.Protocols = new(http.Protocols)
 	t.Protocols.SetHTTP2(true)
 	t.Protocols.SetUnencryptedHTTP2(true)

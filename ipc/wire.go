@@ -23,7 +23,7 @@ func (cl *cluster) connect(c balance.Client) {
 	if c != usual {
 		next = &wire{Client: c}
 		if cl.engine.ownBase != nil && (c.PerHost > 0 || c.ConnectTimeout != 0 || c.ReadTimeout != 0 || c.IdleTimeout != 0) {
-			next.base = newTransport(c.ConnectTimeout)
+			next.base = cl.engine.newTransport(c.ConnectTimeout, false)
 			next.base.MaxConnsPerHost = max(c.PerHost, 0)
 			next.base.ResponseHeaderTimeout = c.ReadTimeout
 			if c.IdleTimeout != 0 {

@@ -123,6 +123,7 @@ func regionFacts(r edge.RegionView) [][2]string {
 	add("refused", r.Refused)
 	add("reason", d.Reason)
 	add("edges", strings.Join(d.Edges, " "))
+	add("identity", d.Identity)
 	if d.Headroom > 0 {
 		add("headroom", strconv.Itoa(d.Headroom)+" requests at each edge")
 	}
@@ -134,6 +135,9 @@ func regionFacts(r edge.RegionView) [][2]string {
 		add("from here", fmt.Sprintf("%d requests, %d in flight; in the last 10 s %d, of which %d failed", t.Requests, t.InFlight, t.Last, t.Failed))
 		add("reachable", fmt.Sprintf("%d of %d edges", t.Reachable, len(d.Edges)))
 		add("not asked", t.Why)
+		if t.FailedAt != nil {
+			add("last failure", t.FailedAt.Local().Format(time.DateTime)+" "+t.LastFailure)
+		}
 	}
 	return facts
 }
@@ -253,10 +257,12 @@ func pace(d *edge.RegionDocument) string {
 func (c *cli) regionPut() *cobra.Command {
 	var f regionChange
 	var edges []string
+	var identity string
 	var weight, headroom int
 	cmd := &cobra.Command{
 		Use: "put REGION", Short: "Say where a region's edges are, how many users it keeps, and how many it takes",
 		Example: `  roadbed region put east --edges http://10.0.0.7:7000,http://10.0.0.8:7000
+  roadbed region put east --edges https://10.0.0.7:7443 --identity spiffe://example.com/edge/east
   roadbed region put east --weight 75 --to west=100      # a quarter of its users, for good
   roadbed region put west --headroom 500`,
 		Args: exactArgs("a REGION"), ValidArgsFunction: c.completeRegions(),
@@ -267,6 +273,9 @@ func (c *cli) regionPut() *cobra.Command {
 			}
 			if fs.Changed("weight") {
 				f.change.State, f.change.Weight = edge.RegionServing, &weight
+			}
+			if fs.Changed("identity") {
+				f.change.Identity = &identity
 			}
 			if fs.Changed("headroom") {
 				f.change.Headroom = &headroom
@@ -279,6 +288,7 @@ func (c *cli) regionPut() *cobra.Command {
 	f.flags(cmd, true)
 	fs := cmd.Flags()
 	fs.StringSliceVar(&edges, "edges", nil, "URLs of its edges")
+	fs.StringVar(&identity, "identity", "", "whom the certificates of its edges are for, such as spiffe://example.com/edge/east")
 	fs.IntVar(&weight, "weight", 100, "percent of its users that it keeps")
 	fs.IntVar(&headroom, "headroom", 0, "how many requests of other regions each of its edges takes at once; 0: any number")
 	return cmd

@@ -117,9 +117,9 @@ func (a *Auth) Close() { a.kit.direct.CloseIdleConnections() }
 func (a *Auth) Filters() []*filter.Filter {
 	return []*filter.Filter{
 		{Name: "Misdirected", Kind: filter.Inbound, Order: -985, Quick: true, Guard: true,
-			If: func(x *filter.Exchange) bool { return x.Client.TLS != nil && len(x.Client.TLS.VerifiedChains) > 0 }, Apply: misdirected},
+			If: (*filter.Exchange).Certified, Apply: misdirected},
 		{Name: "ClientCert", Kind: filter.Inbound, Order: -310, Quick: true, Guard: true,
-			If: func(x *filter.Exchange) bool { return x.Client.TLS != nil && len(x.Client.TLS.VerifiedChains) > 0 }, Apply: a.clientCert},
+			If: (*filter.Exchange).Certified, Apply: a.clientCert},
 		{Name: "Auth", Kind: filter.Inbound, Order: -300, Guard: true,
 			If: func(*filter.Exchange) bool { return a.all.Load() != nil },
 			Apply: func(x *filter.Exchange) error {

@@ -318,7 +318,7 @@ func (c *certified) id() string       { return "mtls" }
 func (c *certified) fields() []string { return nil }
 
 func (c *certified) identify(x *filter.Exchange) (*Identity, bool, error) {
-	who := x.Client.Identity
+	who := x.Identity()
 	if who == "" {
 		return nil, false, nil
 	}

@@ -3,6 +3,7 @@ package filter
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"hash/maphash"
 	"io"
 	"net"
@@ -31,7 +32,11 @@ func Identity(s *tls.ConnectionState) string {
 	if s == nil || len(s.VerifiedChains) == 0 {
 		return ""
 	}
-	leaf := s.PeerCertificates[0]
+	return IdentityOf(s.PeerCertificates[0])
+}
+
+// IdentityOf returns whom a certificate is for: its SPIFFE id, else its common name.
+func IdentityOf(leaf *x509.Certificate) string {
 	for _, u := range leaf.URIs {
 		if u.Scheme == "spiffe" {
 			return u.String()
@@ -233,6 +238,20 @@ func (x *Exchange) Context() context.Context {
 
 // SetContext makes ctx the context of the request.
 func (x *Exchange) SetContext(ctx context.Context) { x.ctx = ctx }
+
+// Certified reports whether who asks has shown a client certificate that holds. Another region's edge has shown one of its own,
+// which says nothing of whom it speaks for.
+func (x *Exchange) Certified() bool {
+	return x.Client != nil && x.Hop == "" && x.Client.TLS != nil && len(x.Client.TLS.VerifiedChains) > 0
+}
+
+// Identity returns whom the certificate of who asks is for, by [Identity]; "" if it is not [Exchange.Certified].
+func (x *Exchange) Identity() string {
+	if x.Client == nil || x.Hop != "" {
+		return ""
+	}
+	return x.Client.Identity
+}
 
 // ClientKey returns a number for who asks by x.From: an address, of IPv6 a household's first 64 bits.
 func (x *Exchange) ClientKey(seed maphash.Seed) uint64 {

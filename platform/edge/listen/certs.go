@@ -63,6 +63,7 @@ type certSet struct {
 	exact  map[string][]*tls.Certificate
 	suffix map[string][]*tls.Certificate // of *.suffix
 	first  *tls.Certificate              // for clients that name nobody
+	all    []*tls.Certificate
 }
 
 // NewCertificates reads the certificates. It fails if one cannot be used, and says which.
@@ -230,6 +231,7 @@ func (set *certSet) add(c *tls.Certificate) {
 	if set.first == nil {
 		set.first = c
 	}
+	set.all = append(set.all, c)
 }
 
 // find returns the certificate for a hello, nil if there is none. Of several for a name the first that the client can use
@@ -307,13 +309,9 @@ func (s *Certificates) TLS(auth ClientAuth) (*tls.Config, error) {
 		c.NextProtos = append(c.NextProtos, acmeProtocol)
 	}
 	if auth.CA != "" {
-		text, err := os.ReadFile(auth.CA)
-		if err != nil {
-			return nil, fmt.Errorf("read those who vouch for clients: %w", err)
-		}
-		c.ClientCAs = x509.NewCertPool()
-		if !c.ClientCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("%s has no certificate in PEM", auth.CA)
+		var err error
+		if c.ClientCAs, err = readCA(auth.CA, "clients"); err != nil {
+			return nil, err
 		}
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 		if auth.Optional {

@@ -334,7 +334,11 @@ func kindOfFault(a fault.Action) kind {
 
 // carry sends the request to ep and fills x.Response with the answer's head, for which it waits no longer than limit from now.
 func (c *call) carry(ep *balance.Endpoint, limit time.Duration, now int64) (kind, error) {
-	if two := c.grpc || c.protocol() != "" || ep.HTTP2; two || ep.Secure {
+	two := c.grpc || c.protocol() != "" || ep.HTTP2
+	if c.proxy.edges && ep.Secure && c.x.Request.Upgrade == "" {
+		two = true // all that goes to an edge over TLS shares a connection, but for what takes it over
+	}
+	if two || ep.Secure {
 		return c.overHTTP(ep, limit, two)
 	}
 	return c.plainly(ep, limit, now)

@@ -633,7 +633,7 @@ func (w *worker) property(path []string) (string, bool) {
 	case "connection.tls_version":
 		return ofTLS(x, "version"), x.Client != nil && x.Client.TLS != nil
 	case "connection.mtls":
-		return string([]byte{byte(truth(x.Client != nil && x.Client.Identity != ""))}), true
+		return string([]byte{byte(truth(x.Identity() != ""))}), true
 	case "route_name", "xds.route_name":
 		return routeOf(x), true
 	case "cluster_name", "xds.cluster_name":

@@ -426,7 +426,7 @@ func ofTLS(x *filter.Exchange, what string) string {
 	case "alpn":
 		return x.Client.TLS.NegotiatedProtocol
 	}
-	return x.Client.Identity
+	return x.Identity()
 }
 
 func routeOf(x *filter.Exchange) string {

@@ -20,7 +20,7 @@ type RegionsView struct {
 	Regions  []RegionView   `json:"regions" doc:"by name; none: there is one region, and nothing of this is in use"`
 	Visitors RegionVisitors `json:"visitors" doc:"requests that other regions send here"`
 	Kept     int64          `json:"kept" doc:"requests that were to go elsewhere and were not, since the edge began"`
-	Problem  string         `json:"problem,omitempty" doc:"why no region can be reached"`
+	Problem  string         `json:"problem,omitempty" doc:"why no region can be reached, or not as it is meant"`
 }
 
 // RegionVisitors are requests of other regions.
@@ -55,6 +55,9 @@ type RegionTunnel struct {
 	Shut      bool   `json:"shut" doc:"it has not answered, and is tried only now and then"`
 	Reachable int    `json:"reachable" doc:"edges of it that may be asked now, of those listed; all, if none does"`
 	Why       string `json:"why,omitempty" doc:"edges are not asked"`
+
+	LastFailure string     `json:"lastFailure,omitempty" doc:"why the last request that had no answer had none"`
+	FailedAt    *time.Time `json:"failedAt,omitempty" doc:"when that was"`
 }
 
 // View returns all regions as this edge knows them.
@@ -70,6 +73,9 @@ func (r *Regions) View() RegionsView {
 		}
 		if r.key() == "" {
 			v.Problem = noKey
+		}
+		if why := r.certs.problem(); why != "" {
+			v.Problem = strings.TrimPrefix(v.Problem+"; "+why, "; ")
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.refused)) {
@@ -97,6 +103,9 @@ func (r *Regions) view(p *picture, g *region) RegionView {
 	if t := g.tunnel; t != nil {
 		v.Tunnel = &RegionTunnel{InFlight: t.inFlight.Load(), Requests: t.total.Load(), Shut: t.shut.Load() != 0}
 		v.Tunnel.Last, v.Tunnel.Failed = t.tally.last()
+		if f := t.failure.Load(); f != nil {
+			v.Tunnel.LastFailure, v.Tunnel.FailedAt = f.why, &f.at
+		}
 		var why []string
 		for _, c := range r.calls.Snapshot() {
 			if c.Name != t.app || c.App == nil {
@@ -170,6 +179,7 @@ type RegionChange struct {
 	RampSeconds *int           `json:"rampSeconds,omitempty" minimum:"0" maximum:"86400"`
 	Strict      *bool          `json:"strict,omitempty"`
 	Edges       *[]string      `json:"edges,omitempty"`
+	Identity    *string        `json:"identity,omitempty" maxLength:"2048"`
 	Headroom    *int           `json:"headroom,omitempty" minimum:"0"`
 	Reason      *string        `json:"reason,omitempty"`
 }
@@ -208,6 +218,7 @@ func (r *Regions) Check(name string, c RegionChange) (*RegionChanged, error) {
 	set(&d.To, &c.To, len(c.To) > 0)
 	set(&d.Strict, c.Strict, c.Strict != nil)
 	set(&d.Edges, c.Edges, c.Edges != nil)
+	set(&d.Identity, c.Identity, c.Identity != nil)
 	set(&d.Headroom, c.Headroom, c.Headroom != nil)
 	set(&d.Reason, c.Reason, c.Reason != nil)
 	if d.weight() == whole {

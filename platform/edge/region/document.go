@@ -35,6 +35,7 @@ const (
 	maxEdges    = 1000
 	maxTargets  = 32
 	maxReason   = 1024
+	maxIdentity = 2048
 	whole       = 100 // percent
 )
 
@@ -53,6 +54,7 @@ type RegionDocument struct {
 	From        float64        `json:"from,omitempty" doc:"percent of its users that were elsewhere then" minimum:"0" maximum:"100"`
 	Strict      bool           `json:"strict,omitempty" doc:"who is to go elsewhere and cannot is refused with 503, and not served here"`
 	Edges       []string       `json:"edges,omitempty" doc:"URLs of its edges, such as http://10.1.0.7:7000"`
+	Identity    string         `json:"identity,omitempty" doc:"whom the certificates of its edges are for: a SPIFFE id, else the common name; the names in edges if left out" maxLength:"2048"`
 	Headroom    int            `json:"headroom,omitempty" doc:"how many requests of other regions each of its edges takes at once; 0: any number" minimum:"0"`
 	Reason      string         `json:"reason,omitempty" doc:"why it is as it is" maxLength:"1024"`
 }
@@ -101,12 +103,14 @@ func (d *RegionDocument) validate(name string) error {
 	wrong(!(d.From >= 0 && d.From <= whole), "from %v: use 0 to 100 percent", d.From)
 	wrong(d.Headroom < 0 || d.Headroom > math.MaxInt32, "headroom %d: use how many requests each edge takes at once; 0 is any number", d.Headroom)
 	wrong(len(d.Reason) > maxReason, "reason has %d bytes; at most %d are allowed", len(d.Reason), maxReason)
+	wrong(len(d.Identity) > maxIdentity, "identity has %d bytes; at most %d are allowed", len(d.Identity), maxIdentity)
 	wrong(len(d.Edges) > maxEdges, "there are %d edges; at most %d are allowed", len(d.Edges), maxEdges)
 	wrong(len(d.To) > maxTargets, "there are %d regions in to; at most %d are allowed", len(d.To), maxTargets)
 	for i, e := range d.Edges {
 		scheme, _, _ := strings.Cut(e, "://")
 		servers, err := balance.ParseServers(e)
 		wrong(scheme != "http" && scheme != "https" || err != nil || len(servers) != 1, "edge %q: write a URL such as http://10.1.0.7:7000", e)
+		wrong(d.Identity != "" && scheme == "http", "edge %q shows no certificate, and so cannot be known as %s; use https, or leave identity out", e, d.Identity)
 		wrong(slices.Contains(d.Edges[:i], e), "edge %q is there twice", e)
 	}
 	sum := 0

@@ -28,10 +28,11 @@ const (
 )
 
 var (
-	errHopMalformed = errors.New("it is no hop")
-	errHopForged    = errors.New("its signature is not of the key that is in force")
-	errHopStale     = errors.New("its time is over")
-	errHopElsewhere = errors.New("it is for another region")
+	errHopMalformed   = errors.New("it is no hop")
+	errHopForged      = errors.New("its signature is not of the key that is in force")
+	errHopStale       = errors.New("its time is over")
+	errHopUncertified = errors.New("it comes without the certificate of its region's edges")
+	errHopElsewhere   = errors.New("it is for another region")
 )
 
 // sign returns the hop of a request that goes from a region to another.

@@ -20,6 +20,13 @@
 // of it. The field X-Edge-Hop, signed, says where it comes from: it is not sent on again, and what it says of the client is
 // believed.
 //
+// # Who an edge is
+//
+// To an edge whose URL is https a connection is made over TLS, and HTTP/2 but for upgrades. The other edge shows a certificate
+// that edge.regions.tls.ca, or else this machine, vouches for, and that is for the "identity" of its region, or the URL's host if
+// there is none; this one shows one of edge.regions.tls.certs if it is asked to. A hop of a region that has an identity is believed
+// only on a connection with a client certificate for it.
+//
 // # Where that cannot be
 //
 // If no edge of the region answers, the next region in "to" is asked, and at last the request is served here after all:
@@ -50,6 +57,7 @@
 // # What it does not
 //   - It moves requests, not data: what the other region knows of a user is the services' business.
 //   - It changes no DNS. When clients come to the other region by themselves, the tunnel has less to do.
+//   - Of edges whose URL is http nobody knows who they are but by the key; what is sent to them can be read on the way.
 //   - Requests on connections with a client certificate stay: the certificate cannot be shown in another's name.
 package region
 
@@ -102,6 +110,8 @@ type Config struct {
 //	edge.regions.home             (none)           what names a request's home region: header:NAME or cookie:NAME
 //	edge.regions.user             header:X-Member  what names a user whom the edge has not authenticated: header:NAME or cookie:NAME; without it the address does
 //	edge.regions.key              (none)           signs hops, the same in all regions, 16 characters or more; fault.key if there is none
+//	edge.regions.tls.certs        (none)           a directory with the certificate that this edge shows to other regions' edges, NAME.crt and NAME.key or NAME.pem
+//	edge.regions.tls.ca           (none)           a file of those who vouch for other regions' edges; without it those that this machine trusts do
 //	edge.regions.gate.enabled     true             ramps stand still while a target fails
 //	edge.regions.gate.errors      0.05             by how much the share of failures there may be above the share here
 //	edge.regions.gate.requests    20               in ten seconds; fewer say nothing
@@ -118,6 +128,8 @@ type Regions struct {
 	now  atomic.Pointer[picture] // nil: there are no regions
 	seen seen
 	here tally // requests of home that were served here
+
+	certs certificates
 
 	visitors, taken, turned, forged atomic.Int64
 	left                            func(*filter.Exchange)
@@ -140,6 +152,8 @@ type settings struct {
 	Home     source  `config:"home"`
 	User     source  `config:"user"`
 	Key      string  `config:"key"`
+	Certs    string  `config:"tls.certs"`
+	CA       string  `config:"tls.ca"`
 	Gate     bool    `config:"gate.enabled"`
 	Errors   float64 `config:"gate.errors"`
 	Requests int     `config:"gate.requests"`
@@ -162,6 +176,7 @@ type picture struct {
 	regions  []*region // by name
 	headroom int
 	proxy    *origin.Proxy
+	edges    map[string]*region // whose edge is at an address
 }
 
 // region is one region with its document.
@@ -192,12 +207,15 @@ func New(c Config) *Regions {
 	return r
 }
 
-// rampStep is how often shares are worked out.
-const rampStep = 100 * time.Millisecond
+const (
+	rampStep  = 100 * time.Millisecond // how often shares are worked out
+	lookEvery = 5 * time.Second        // how often files of certificates are looked at
+)
 
 // Run moves the shares of users along, until ctx ends.
 func (r *Regions) Run(ctx context.Context) error {
 	var moved moved
+	var looked time.Time
 	for {
 		select {
 		case <-ctx.Done():
@@ -214,6 +232,10 @@ func (r *Regions) Run(ctx context.Context) error {
 				now := time.Now()
 				r.step(now)
 				r.tell(&moved, now)
+				if now.Sub(looked) >= lookEvery {
+					looked = now
+					r.certs.follow(r.set.Get(), r.props, r.log)
+				}
 			}
 		}
 	}
@@ -234,6 +256,9 @@ func (r *Regions) Close() {
 // Set takes documents into force, by the names of their properties. Of a region whose document has a mistake the one
 // before stays.
 func (r *Regions) Set(all map[string]string) {
+	if len(all) > 0 {
+		r.certs.follow(r.set.Get(), r.props, r.log)
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.closed {
@@ -306,10 +331,10 @@ func (r *Regions) part(next *picture) {
 // reach makes p's regions reachable, and finds out for each which of its targets can be asked.
 func (r *Regions) reach(p *picture) {
 	if r.proxy == nil {
-		r.calls = ipc.New(ipc.Options{App: "edge", Lists: &r.lists, Config: r.props, Meter: r.meter, Log: r.log})
+		r.calls = ipc.New(ipc.Options{App: "edge", Lists: &r.lists, Config: r.props, Meter: r.meter, Log: r.log, Handshake: r.handshake})
 		r.proxy = origin.New(origin.Config{Calls: r.calls, Properties: r.props, Meter: r.meter, Log: r.log, Edges: true})
 	}
-	p.proxy = r.proxy
+	p.proxy, p.edges = r.proxy, map[string]*region{}
 	for _, g := range p.regions {
 		if g.name == r.own {
 			continue
@@ -324,6 +349,9 @@ func (r *Regions) reach(p *picture) {
 		g.tunnel = t
 		edges, _ := balance.ParseServers(strings.Join(g.doc.Edges, ",")) // it was checked
 		r.lists.put(t.app, edges)
+		for _, e := range edges {
+			p.edges[e.Addr()] = g
+		}
 	}
 	for _, g := range p.regions {
 		for _, name := range slices.Sorted(maps.Keys(g.doc.To)) {
@@ -382,6 +410,9 @@ func (r *Regions) arrived(x *filter.Exchange) {
 	h := &x.Request.Header
 	if r.now.Load() != nil && h.Count(HopHeader) == 1 {
 		from, err := r.seen.from(r.key(), r.own, h.Get(HopHeader), time.Now().Unix())
+		if err == nil && !r.now.Load().shown(from, x) {
+			err = errHopUncertified
+		}
 		if err == nil {
 			x.Hop = from
 			r.taken.Add(1)
@@ -390,6 +421,13 @@ func (r *Regions) arrived(x *filter.Exchange) {
 		}
 	}
 	h.Del(HopHeader)
+}
+
+// shown reports whether x came on a connection that only an edge of a region can open, if that region's have certificates for an
+// identity.
+func (p *picture) shown(from string, x *filter.Exchange) bool {
+	g := p.find(from)
+	return g == nil || g.doc.Identity == "" || x.Client != nil && x.Client.Identity == g.doc.Identity
 }
 
 // softHeadroom is the part of the headroom from which on visitors are refused by their importance.
@@ -427,7 +465,7 @@ func (p *picture) homeOf(x *filter.Exchange, set *settings) *region {
 // hot path: 0 allocs, BenchmarkStays
 func (r *Regions) decide(x *filter.Exchange) {
 	p := r.now.Load()
-	if p == nil || x.Client != nil && x.Client.Identity != "" {
+	if p == nil || x.Identity() != "" {
 		return
 	}
 	set := r.set.Get()
@@ -543,7 +581,7 @@ func (r *Regions) tunnelled(x *filter.Exchange) error {
 			if err != nil {
 				if category, _ := x.Category(); category != filter.FailureClientCancelled {
 					t.lost.Inc()
-					t.missed()
+					t.missed(err)
 				}
 				return err
 			}
@@ -556,7 +594,7 @@ func (r *Regions) tunnelled(x *filter.Exchange) error {
 		if refusal := x.Origin == filter.FailureOriginThrottled; refusal {
 			t.answers(true) // it has no room
 		} else {
-			t.missed()
+			t.missed(err)
 		}
 		why = err
 		kept.restore(x)

@@ -647,15 +647,15 @@ func TestARegionThatDoesNotAnswerIsTriedNowAndThen(t *testing.T) {
 			}
 		}
 		for range missesAllowed - 1 {
-			w.missed()
+			w.missed(nil)
 		}
 		is("after four without an answer", false, true, false)
 		w.answers(false)
 		for range missesAllowed - 1 {
-			w.missed()
+			w.missed(nil)
 		}
 		is("after four more, with one between", false, true, false)
-		w.missed()
+		w.missed(nil)
 		is("after five in a row", true, false, false)
 		time.Sleep(2 * time.Second)
 		is("two seconds later", false, false, false)

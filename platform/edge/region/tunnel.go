@@ -1,6 +1,7 @@
 package region
 
 import (
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ type tunnel struct {
 	misses atomic.Int32 // requests in a row that had no answer
 	shut   atomic.Int64 // by filter.Now: nobody is sent until then, and then one to try; 0: open
 
+	failure             atomic.Pointer[failure] // the last one; nil: there was none
 	leave               func(*filter.Exchange)
 	answered, lost, not *meter.Counter
 }
@@ -70,8 +72,20 @@ func (t *tunnel) answers(bad bool) {
 	}
 }
 
+// failure is why a request had no answer.
+type failure struct {
+	at  time.Time
+	why string
+}
+
+const maxWhy = 500 // bytes of a failure that are kept
+
 // missed notes that there was no answer.
-func (t *tunnel) missed() {
+func (t *tunnel) missed(err error) {
+	if err != nil {
+		why := err.Error()
+		t.failure.Store(&failure{time.Now(), strings.ToValidUTF8(why[:min(len(why), maxWhy)], "")})
+	}
 	t.tally.add(true)
 	if t.misses.Add(1) >= missesAllowed {
 		t.shut.Store(filter.Now() + shutFor)
