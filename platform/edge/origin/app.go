@@ -40,8 +40,10 @@ func newOrigin(p *Proxy, app string) *origin {
 	p.meter.GaugeFunc("zuul.origin.concurrent.requests", func() float64 { return float64(o.inFlight.Load()) }, "id", o.name)
 	p.meter.GaugeFunc("connectionpool_inPool", func() float64 { idle, _ := o.connections(); return float64(idle) }, "id", o.name)
 	p.meter.GaugeFunc("connectionpool_inUse", func() float64 { _, busy := o.connections(); return float64(busy) }, "id", o.name)
-	o.unfollow = follow(p.props, o.name, func(s *settings) {
-		o.set.Store(s)
+	o.unfollow = follow(p.props, o.name, p.log, func(s *settings) {
+		if was := o.set.Swap(s); was != nil && was.trust != s.trust {
+			was.trust.close()
+		}
 		if s.gradient != o.adaptive {
 			limit := ipc.LimitOff
 			if o.adaptive = s.gradient; o.adaptive {
@@ -132,6 +134,7 @@ func (o *origin) sweep(now int64) {
 // close closes what is idle.
 func (o *origin) close() {
 	o.unfollow()
+	o.set.Load().trust.close()
 	for _, s := range *o.servers.Load() {
 		s.mu.Lock()
 		s.gone = true

@@ -59,7 +59,7 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 	}
 	req := c.request(httptrace.WithClientTrace(ctx, &trace), ep)
 	x.Passport.Add(filter.OriginConnAcquireStart)
-	resp, err := c.way.Carrier(ep, http2).RoundTrip(req)
+	resp, err := c.carrier(c.way.Carrier(ep, http2), ep.Secure).RoundTrip(req)
 	way.end()
 	c.along(way)
 	if err != nil {

@@ -3,6 +3,7 @@ package origin
 import (
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strconv"
 	"strings"
@@ -52,6 +53,7 @@ type settings struct {
 	nextServer  int // MaxAutoRetriesNextServer
 
 	closeOnBreaker bool
+	trust          *trust // nil: TLS as the system has it
 }
 
 const (
@@ -89,16 +91,16 @@ func (p *Proxy) limits(s *settings) (perHost, waterline int) {
 }
 
 // follow keeps apply told of an app's settings, until stop is called.
-func follow(p *config.Properties, app string, apply func(*settings)) (stop func()) {
+func follow(p *config.Properties, app string, log *slog.Logger, apply func(*settings)) (stop func()) {
 	last := &settings{maxRequests: defaultMaxRequests, waterline: -1, closeOnBreaker: true}
-	return p.Prefixes([]string{app + ".ribbon.", "ribbon.", "zuul.origin." + app + ".", "edge.origin." + app + "."}, func(props map[string]string) {
-		last = read(app, props, last, p.Refuse)
+	return p.Prefixes([]string{app + ".ribbon.", "ribbon.", "zuul.origin." + app + ".", "edge.origin." + app + ".", "edge.origin.default."}, func(props map[string]string) {
+		last = read(app, props, last, log, p.Refuse)
 		apply(last)
 	})
 }
 
 // read makes settings of properties. One that makes no sense leaves what was in force before.
-func read(app string, props map[string]string, before *settings, refuse func(key, text string, err error)) *settings {
+func read(app string, props map[string]string, before *settings, log *slog.Logger, refuse func(key, text string, err error)) *settings {
 	s := &settings{maxRequests: defaultMaxRequests, waterline: -1}
 	take := func(keys []string, set func(text string) error, keep func()) {
 		for _, k := range keys {
@@ -149,6 +151,16 @@ func read(app string, props map[string]string, before *settings, refuse func(key
 	if off {
 		s.concurrent = -1
 	}
+	take([]string{"edge.origin." + app + ".tls", "edge.origin.default.tls"}, func(text string) (err error) {
+		switch {
+		case text == "":
+		case before.trust.same(app, text):
+			s.trust = before.trust
+		default:
+			s.trust, err = newTrust(app, text, log)
+		}
+		return err
+	}, func() { s.trust = before.trust })
 	word := func(key string, words []string, set func(string), keep func()) {
 		take([]string{"edge.origin." + app + "." + key}, func(text string) error {
 			if !slices.Contains(words, text) {
