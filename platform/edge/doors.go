@@ -103,7 +103,7 @@ func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var parts sync.WaitGroup
-	failed := make(chan error, 4)
+	failed := make(chan error, 5)
 	part := func(run func() error) {
 		parts.Go(func() {
 			if err := d.g.panics.Loop(ctx, "listener", run); err != nil {
@@ -118,6 +118,7 @@ func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error 
 	}
 	if d.certs != nil {
 		part(func() error { return d.certs.Run(ctx) })
+		part(func() error { return d.certs.Staple(ctx) })
 	}
 	if d.acme != nil {
 		part(func() error { return d.acme.Run(ctx) })

@@ -260,6 +260,12 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 	c.run(early)
 }
 
+// Expect has Drain wait for a connection that is about to be served, until over is called.
+func (s *Server) Expect() (over func()) {
+	s.running.Add(1)
+	return s.running.Done
+}
+
 // admit takes a connection in, unless there are too many.
 func (s *Server) admit(c *conn) bool {
 	set, who := s.settings.Load(), c.client.Remote.Addr()

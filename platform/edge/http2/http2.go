@@ -147,6 +147,12 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 	s.running.Done()
 }
 
+// Expect has Drain wait for a connection that is about to be served, until over is called.
+func (s *Server) Expect() (over func()) {
+	s.running.Add(1)
+	return s.running.Done
+}
+
 // all returns the connections there are.
 func (s *Server) all() []*conn {
 	s.mu.Lock()

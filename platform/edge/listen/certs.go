@@ -19,6 +19,7 @@ import (
 	"log/slog"
 	"math/big"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -50,12 +51,15 @@ type CertificatesConfig struct {
 
 // Certificates answers clients with the certificate for the name they ask for. It may be used by many goroutines.
 type Certificates struct {
-	c    CertificatesConfig
-	log  *slog.Logger
-	set  atomic.Pointer[certSet]
-	mu   sync.Mutex    // guards what follows
-	seen string        // what the files looked like when set was read
-	all  []*tls.Config // that get ticket keys
+	c      CertificatesConfig
+	log    *slog.Logger
+	set    atomic.Pointer[certSet]
+	client *http.Client // that issuers are asked by
+
+	mu      sync.Mutex                   // guards what follows
+	seen    string                       // what the files looked like when set was read
+	all     []*tls.Config                // that get ticket keys
+	staples map[[sha256.Size]byte]staple // by the certificate's digest
 }
 
 // certSet never changes.
@@ -68,7 +72,7 @@ type certSet struct {
 
 // NewCertificates reads the certificates. It fails if one cannot be used, and says which.
 func NewCertificates(c CertificatesConfig) (*Certificates, error) {
-	s := &Certificates{c: c, log: c.Log}
+	s := &Certificates{c: c, log: c.Log, client: &http.Client{Transport: http.DefaultTransport}, staples: map[[sha256.Size]byte]staple{}}
 	if s.log == nil {
 		s.log = slog.Default()
 	}
@@ -180,8 +184,13 @@ func (s *Certificates) load() error {
 		return fmt.Errorf("there are no certificates in %s: put NAME.crt and NAME.key there, or NAME.pem with both", strings.Join(s.dirs(), " and "))
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, c := range set.all {
+		if known := s.staples[sha256.Sum256(c.Leaf.Raw)]; time.Now().Before(known.until) {
+			c.OCSPStaple = known.der
+		}
+	}
 	s.seen = seen
-	s.mu.Unlock()
 	s.set.Store(set)
 	return nil
 }

@@ -14,9 +14,8 @@
 //   - TLS 1.2 with forward secrecy and authenticated encryption, or 1.3; nothing older, no early data.
 //   - A connection that does not tell its client by the PROXY protocol, where that is required, is closed.
 //   - The limits of connections, in all and of one address, hold for all protocols together.
-//
-// # What it does not
-//   - OCSP responses are stapled to certificates that came by ACME only.
+//   - Where an issuer offers OCSP, and the file has its certificate too, clients are shown what it says of ours, which is asked for
+//     anew half-way through its time.
 package listen
 
 import (
@@ -191,6 +190,14 @@ func (s *Server) conn(c net.Conn) {
 	s.mu.Lock()
 	delete(s.shaking, c)
 	s.mu.Unlock()
+	two := secure != nil && secure.ConnectionState().NegotiatedProtocol == "h2"
+	if err == nil { // or an engine that drains could have ended before it has it
+		expect := s.http1.Expect
+		if two {
+			expect = s.http2.Expect
+		}
+		defer expect()()
+	}
 	s.greeted.Done()
 	if err != nil {
 		s.c.Log.Debug("edge: a connection came to nothing", "listener", s.c.Name, "client", client.Remote, "err", err)
@@ -200,7 +207,7 @@ func (s *Server) conn(c net.Conn) {
 	switch {
 	case secure == nil:
 		s.http1.ServeConn(c, client, early)
-	case secure.ConnectionState().NegotiatedProtocol == "h2":
+	case two:
 		leave, ok := s.http1.Admit(client.Remote.Addr())
 		if !ok {
 			c.Close()
