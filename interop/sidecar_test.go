@@ -36,7 +36,13 @@ type road struct {
 // newRoad starts a platform; flags are those of `roadbed up`.
 func newRoad(t *testing.T, flags ...string) *road {
 	t.Helper()
-	r := &road{t: t, binary: built(t), offset: freeOffset(t)}
+	return newRoadOf(t, built(t), flags...)
+}
+
+// newRoadOf starts one of another program than roadbed as it is.
+func newRoadOf(t *testing.T, binary string, flags ...string) *road {
+	t.Helper()
+	r := &road{t: t, binary: binary, offset: freeOffset(t)}
 	r.cmd = r.begin("platform ready", append([]string{"up", "--data", t.TempDir(), "--port-offset", fmt.Sprint(r.offset)}, flags...)...)
 	r.set("string", "edge.priority.load", "* / 1") // nobody is refused, however busy this machine is
 	return r
