@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"log"
 	"maps"
 	"net"
 	"net/http"
@@ -47,8 +48,8 @@ func serveBinAndRaw(t *testing.T) (addr string, slow *atomic.Int64) {
 			}
 		}
 	})
-	srv := &http.Server{Handler: mux}
-	go srv.Serve(l) //nolint:errcheck // it always ends with ErrServerClosed
+	srv := &http.Server{Handler: mux, ErrorLog: log.New(io.Discard, "", 0)} // go-httpbin panics when a client goes
+	go srv.Serve(l)                                                         //nolint:errcheck // it always ends with ErrServerClosed
 	t.Cleanup(func() { srv.Close() })
 	return l.Addr().String(), slow
 }

@@ -190,6 +190,11 @@ func TestNoRacesUnderEverythingAtOnce(t *testing.T) {
 	if pushed.Load() == 0 {
 		t.Error("nothing was pushed to anybody")
 	}
+	if n := strings.Count(e.said.String(), "serving edge"); n < 2 {
+		t.Errorf("%d edges served in turn, want some", n)
+	} else {
+		t.Logf("%d edges served in turn", n)
+	}
 	t.Logf("%d bytes pushed; WebSockets: %+v and %+v", pushed.Load(), sockets.end(), moved.end())
 	syscall.Kill(-e.cmd.Process.Pid, syscall.SIGTERM) //nolint:errcheck // it, and who took its place
 	r.cmd.Process.Signal(syscall.SIGTERM)             //nolint:errcheck // it runs
