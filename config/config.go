@@ -57,6 +57,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -107,6 +108,8 @@ type Properties struct {
 	refused map[string]flaw // by key, what others than handles cannot use; guarded by mu
 	subs    map[*prefixSub]struct{}
 	queue   []func() // callbacks that are due, oldest first; guarded by mu
+
+	changes atomic.Uint64 // how often the properties were replaced
 
 	wake  chan struct{} // holds one token while queue may be non-empty
 	dirty chan struct{} // holds one token while raw is newer than the disk
@@ -315,6 +318,17 @@ func under(raw map[string]string, prefix string) map[string]string {
 	return m
 }
 
+// Changes returns a number that grows when properties have changed, once all handles have their new values: for who derives
+// something from many of them, and must not look at each every time.
+//
+// hot path: 0 allocs, BenchmarkGet
+func (p *Properties) Changes() uint64 {
+	if p == nil {
+		return 0
+	}
+	return p.changes.Load()
+}
+
 // replace makes raw the properties, wakes handles and subscriptions that it concerns, and marks the disk stale.
 func (p *Properties) replace(raw map[string]string, own map[string]bool, rev uint64) {
 	p.mu.Lock()
@@ -324,6 +338,7 @@ func (p *Properties) replace(raw map[string]string, own map[string]bool, rev uin
 	for _, h := range p.handles {
 		h.refresh(p.seen)
 	}
+	p.changes.Add(1)
 	for s := range p.subs {
 		now := under(p.seen, s.prefix)
 		if maps.Equal(now, s.last) {

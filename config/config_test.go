@@ -136,9 +136,13 @@ func TestHandlesFollowTheServer(t *testing.T) {
 		if !b.Get() || i.Get() != 42 || f.Get() != 2.5 || d.Get() != 250*time.Millisecond || x.Get() != "" {
 			t.Errorf("after the snapshot: got %v %v %v %v %q, want true 42 2.5 250ms \"\"", b.Get(), i.Get(), f.Get(), d.Get(), x.Get())
 		}
+		changes := p.Changes()
 		s.set(t, 2, "d", "3s")
 		if got := d.Get(); got != 3*time.Second {
 			t.Errorf("d after a change to 3s: got %v", got)
+		}
+		if got := p.Changes(); got != changes+1 {
+			t.Errorf("changes after one more: got %d, want %d", got, changes+1)
 		}
 		s.send(t, "change", Change{Rev: 3, Key: "i"})
 		if got := i.Get(); got != 1 {

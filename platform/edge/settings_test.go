@@ -20,6 +20,8 @@ import (
 
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/edge/filter"
 	"github.com/roadbed/roadbed/platform/edge/http1"
 )
 
@@ -318,6 +320,31 @@ func TestAListenerIsToldOfOneChangeAtATimeAndOfTheNewestLast(t *testing.T) {
 		for len(told) > 0 {
 			if n := <-told; n != last {
 				t.Errorf("told of %d connections after the newest change, to %d", n, last)
+			}
+		}
+	}
+}
+
+func TestAFilterIsDisabledWhileTheChainRuns(t *testing.T) {
+	p, set := pushed(t)
+	ran := false
+	end := &filter.Filter{Name: "End", Kind: filter.Endpoint, Apply: func(x *filter.Exchange) error { x.Answer(200, ""); return nil }}
+	mine := &filter.Filter{Name: "Mine", Kind: filter.Inbound, Quick: true, Apply: func(*filter.Exchange) error { ran = true; return nil }}
+	c, err := filter.NewChain(filter.ChainConfig{Filters: []*filter.Filter{mine}, Proxy: end, Properties: p, Meter: meter.New(nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	runs := func() bool {
+		x := &filter.Exchange{Plan: &filter.Plan{}}
+		ran = false
+		c.Run(x)
+		return ran
+	}
+	for _, want := range []bool{true, false, true} {
+		set("zuul.Mine.in.disable", fmt.Sprint(!want))
+		for by := time.Now().Add(10 * time.Second); runs() != want; time.Sleep(time.Millisecond) {
+			if time.Now().After(by) {
+				t.Fatalf("the filter is disabled: %v; ten seconds later it runs: %v", !want, !want)
 			}
 		}
 	}

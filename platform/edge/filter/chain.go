@@ -67,6 +67,44 @@ type Chain struct {
 	maxRequest  *config.Value[int]
 	maxResponse *config.Value[int]
 	sample      uint32 // one request in so many is counted in full
+
+	line atomic.Pointer[line] // what the filters come to by the properties as they are
+}
+
+// line is the filters of a chain in order, with what is needed of each side by side: a request passes dozens of them, and their
+// own memory lies far apart.
+type line struct {
+	changes            uint64 // of the properties when it was made
+	early, late, after []slot
+}
+
+// slot is one filter of a line.
+type slot struct {
+	when  func(*Exchange) bool
+	apply func(*Exchange) error
+	plain bool // it is Quick, takes no body, and no property says anything of it
+	f     *Filter
+	b     *bound
+}
+
+// now returns the filters as the properties have them.
+func (c *Chain) now() *line {
+	if l := c.line.Load(); l != nil && l.changes == c.props.Changes() {
+		return l
+	}
+	l := &line{changes: c.props.Changes()} // before they are looked at: what changes meanwhile is looked at again
+	slots := func(fs []*Filter) []slot {
+		all := make([]slot, len(fs))
+		for i, f := range fs {
+			b := c.of(f)
+			plain := f.Quick && !f.Body && f.Chunk == nil && f.Limit == 0 && !b.disabled.Get() && b.limit.Get() < 0
+			all[i] = slot{f.If, f.Apply, plain && f.Apply != nil, f, b}
+		}
+		return all
+	}
+	l.early, l.late, l.after = slots(c.early), slots(c.late), slots(c.after)
+	c.line.Store(l)
+	return l
 }
 
 // sampled is one request in how many is counted and timed in full.
@@ -188,11 +226,12 @@ type run struct {
 func (c *Chain) Run(x *Exchange) {
 	r := run{c: c, x: x, full: rand.Uint32()%c.sample == 0, paused: !c.protect.Get()}
 	x.Passport.AddAt(FiltersInboundStart, x.Passport.NowAfter(InReqHeadersReceived)) // engines hand a head over at once
-	r.all(c.early)
+	l := c.now()
+	r.through(l.early)
 	if p := x.Plan; p != nil && len(p.Inbound) > 0 {
 		r.all(p.Inbound)
 	}
-	r.all(c.late)
+	r.through(l.late)
 	now := Now()
 	x.Passport.AddAt(FiltersInboundEnd, now)
 	if r.endpoint() {
@@ -202,7 +241,7 @@ func (c *Chain) Run(x *Exchange) {
 	if p := x.Plan; p != nil && len(p.Outbound) > 0 {
 		r.all(p.Outbound)
 	}
-	r.all(c.after)
+	r.through(l.after)
 	x.Passport.Add(FiltersOutboundEnd)
 	if x.category == Unset {
 		x.category = SuccessLocalUnset
@@ -272,6 +311,47 @@ func (r *run) all(fs []*Filter) {
 	for i := 0; i < len(fs); {
 		i = r.from(fs, i)
 	}
+}
+
+// through is all, for filters of the chain.
+func (r *run) through(fs []slot) {
+	for i := 0; i < len(fs); {
+		i = r.on(fs, i)
+	}
+}
+
+// on is from, for filters of the chain. Those that are plain run without ado, as long as the request is, too: what is left to do
+// for them in step would come to nothing.
+func (r *run) on(fs []slot, i int) (next int) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.panicked(fs[i].f, v)
+			next = i + 1
+		}
+	}()
+	x := r.x
+	r.since = 0
+	for ; i < len(fs); i++ {
+		s := &fs[i]
+		switch {
+		case !s.plain || r.full || x.Debug || x.failing || x.stopped || x.ctx != nil || x.answered && s.f.Kind == Inbound:
+			r.step(s.f)
+			r.since = 0
+		case s.when != nil && !s.when(x):
+		default:
+			if err := s.apply(x); err != nil {
+				r.failed(s.f, s.b, err, 0)
+				continue
+			}
+			if x.Debug { // as it has found out
+				r.note(s.f, s.b, success, 0)
+			}
+			if x.failing && s.f.Kind == Outbound {
+				r.fail()
+			}
+		}
+	}
+	return i
 }
 
 // one runs a single filter.
