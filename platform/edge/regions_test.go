@@ -44,6 +44,9 @@ func newWorld(t testing.TB, override map[string]string, names ...string) *world 
 	return w
 }
 
+// held is closed when regions may answer what they are to hold.
+var held atomic.Pointer[chan struct{}]
+
 // busy counts how often an app was asked for what it answers with 503.
 var busy atomic.Int64
 
@@ -64,8 +67,10 @@ func inRegion(name string) http.Handler {
 			busy.Add(1)
 			http.Error(w, "as asked", http.StatusServiceUnavailable)
 			return
-		case strings.HasSuffix(r.URL.Path, "/slow"):
-			time.Sleep(200 * time.Millisecond)
+		case strings.HasSuffix(r.URL.Path, "/held/"+name):
+			if release := held.Load(); release != nil {
+				<-*release
+			}
 		}
 		body, _ := io.ReadAll(r.Body)
 		json.NewEncoder(w).Encode(map[string]any{"method": r.Method, "uri": r.RequestURI, "host": r.Host, "body": string(body), "header": r.Header}) //nolint:errcheck // a test's
@@ -242,34 +247,50 @@ func TestARequestThatBrokeIsServedHereIfItMayBeSentTwice(t *testing.T) {
 
 func TestVisitorsBeyondTheHeadroomAreServedAtHome(t *testing.T) {
 	w := newWorld(t, nil, "east", "west")
+	const headroom, visitors = 4, 40
 	w.docs["east"] = evacuated(map[string]int{"west": 100})
 	d := w.docs["west"]
-	d.Headroom = 4
+	d.Headroom = headroom
 	w.docs["west"] = d
 	w.set()
-	var wg sync.WaitGroup
-	var in [2]atomic.Int64
-	for range 40 {
-		wg.Go(func() {
-			resp, err := http.Get(w.regions["east"].front.URL + "/hello/slow")
+	release := make(chan struct{})
+	held.Store(&release)
+	defer held.Store(nil)
+	answers := make(chan string, visitors)
+	for range visitors {
+		go func() {
+			resp, err := http.Get(w.regions["east"].front.URL + "/hello/held/west")
 			if err != nil {
-				t.Error(err)
+				answers <- err.Error()
 				return
 			}
 			defer resp.Body.Close()
-			switch at := resp.Header.Get("X-Served-In"); {
-			case resp.StatusCode != 200:
-				t.Errorf("got %d, want 200", resp.StatusCode)
-			case at == "west":
-				in[0].Add(1)
-			default:
-				in[1].Add(1)
+			if _, err := io.Copy(io.Discard, resp.Body); err != nil || resp.StatusCode != 200 {
+				answers <- fmt.Sprint(resp.Status, " ", err)
+				return
 			}
-		})
+			answers <- resp.Header.Get("X-Served-In")
+		}()
 	}
-	wg.Wait()
-	if west, east := in[0].Load(), in[1].Load(); west == 0 || east == 0 || west > 20 {
-		t.Errorf("of 40 at once: %d in west, which has room for 4, and %d in east; want a few there and the others here", west, east)
+	// While west holds as many as it has room for, at most, all others are answered, at home.
+	for i := range visitors - headroom {
+		if at := <-answers; at != "east" {
+			t.Errorf("answer %d while west is full: got %s, want east's", i, at)
+		}
+	}
+	close(release)
+	west := 0
+	for range headroom {
+		switch at := <-answers; at {
+		case "west":
+			west++
+		case "east": // refused just before there was room
+		default:
+			t.Errorf("one of the last: got %s, want an answer", at)
+		}
+	}
+	if west == 0 {
+		t.Errorf("of %d at once, all were served in east; want a few in west, which has room for %d", visitors, headroom)
 	}
 	// West's own users have nothing to do with its headroom.
 	if resp, _ := w.regions["west"].get(t, "/hello/"); resp.StatusCode != 200 {
