@@ -84,7 +84,13 @@ func (c *cli) routeList() *cobra.Command {
 				for _, a := range t.Apps {
 					rows = append(rows, []string{a, "any", "/" + a + "/...", "any", "0", a})
 				}
-				return printTable(out, []string{"ROUTE", "HOST", "PATH", "METHOD", "CONDITIONS", "TO"}, rows, func(r []string) []string { return r })
+				if err := printTable(out, []string{"ROUTE", "HOST", "PATH", "METHOD", "CONDITIONS", "TO"}, rows, func(r []string) []string { return r }); err != nil {
+					return err
+				}
+				wrong := slices.DeleteFunc(slices.Clone(t.Objects), func(o edge.RouteObject) bool {
+					return !slices.ContainsFunc(o.Conditions, func(c edge.RouteCondition) bool { return c.Status == "False" })
+				})
+				return printObjects(out, wrong)
 			})
 		},
 	}

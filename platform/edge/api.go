@@ -18,10 +18,10 @@ func (g *Gateway) Mount(s *api.Surface) {
 	c := route.Control{
 		Table: g.table.Load, Surgery: g.surgery.Load,
 		Config: func() route.Config { return g.routes(nil) }, Store: g.store,
-		Written: func() (route.Settings, string) {
+		Written: func() (route.Settings, []route.Object, string) {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			return g.written, g.refused
+			return g.written, g.objects, g.refused
 		},
 	}
 	c.Mount(s)

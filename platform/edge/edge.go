@@ -44,6 +44,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"html"
 	"log/slog"
@@ -143,6 +144,7 @@ type Gateway struct {
 	apps    []string          // of these, those that are reachable under their names
 	written route.Settings    // documents of routes and surgical rules as they are, in force or not
 	asked   map[string]string // the newest documents of routes, by property
+	objects []route.Object    // of the Gateway API in the documents in force, and what has become of them
 	refused string            // why the newest documents are not in force; empty when they are
 }
 
@@ -317,7 +319,7 @@ func (g *Gateway) setPrograms(all map[string]string) {
 	g.programs.Set(all)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.refused != "" {
+	if g.refused != "" || len((&route.Document{Objects: g.objects}).Mistaken()) > 0 {
 		g.compile(g.asked)
 	}
 }
@@ -339,7 +341,7 @@ func (g *Gateway) compile(all map[string]string) {
 	if err == nil {
 		c := g.routes(g.table.Load())
 		c.Apps = g.apps
-		if t, err = route.NewTable(c, doc.Routes); err == nil {
+		if t, err = doc.Table(c); err == nil {
 			err = t.Hold(doc.Tests)
 			if err != nil && len(g.table.Load().Routes()) == 0 {
 				// An edge that has just begun may not know all apps. No routes at all would be worse.
@@ -356,7 +358,14 @@ func (g *Gateway) compile(all map[string]string) {
 		}
 		return
 	}
-	g.refused = ""
+	g.refused, g.objects = "", doc.Objects
+	if mistakes := doc.Mistaken(); len(mistakes) > 0 {
+		err := errors.Join(mistakes...)
+		g.log.Warn("objects of the Gateway API are not accepted, all others are served", "why", err)
+		for _, name := range route.Mistaken(err) {
+			g.props.Refuse(name, all[name], err)
+		}
+	}
 	g.table.Store(t)
 	g.shed.RoutesRank(slices.ContainsFunc(t.Routes(), func(r route.Route) bool { return r.Priority != 0 }))
 }

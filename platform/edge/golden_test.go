@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -29,4 +30,24 @@ func TestRoutesWhoseTestsFailLeaveTheOnesBeforeInForce(t *testing.T) {
 	answers("a test that fails", 202, "/one must come to status 202; it comes to route one, answered 203")
 	h.route(document("203", "203"))
 	answers("tests that hold again", 203, "")
+}
+
+func TestAGatewayAPIObjectIsServedOnceTheProgramItNamesIsThere(t *testing.T) {
+	h := newHouse(t, map[string]http.Handler{"hello": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})})
+	const object = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: %s}\nspec: {rules: [{matches: [{path: {value: /%s}}], backendRefs: [{name: hello}], filters: [%s]}]}\n"
+	h.route(strings.Join([]string{fmt.Sprintf(object, "plain", "plain", ""), fmt.Sprintf(object, "guarded", "guarded", "{type: ExtensionRef, extensionRef: {group: roadbed, kind: Program, name: stamp}}")}, "---\n"))
+	answers := func(what string, plain, guarded int) {
+		t.Helper()
+		for path, want := range map[string]int{"/plain": plain, "/guarded": guarded} {
+			if resp, _ := h.get(t, path); resp.StatusCode != want {
+				t.Errorf("%s: %s is answered %d, want %d", what, path, resp.StatusCode, want)
+			}
+		}
+	}
+	answers("without the program", 200, 404)
+	if h.refused != "" || len(h.objects) != 2 || !strings.Contains(fmt.Sprint(h.objects[1].Conditions), "Accepted False UnsupportedValue") {
+		t.Errorf("got %q and %+v, want the second object not accepted, and nothing refused", h.refused, h.objects)
+	}
+	h.setPrograms(map[string]string{"edge.program.stamp": `{"kind": "cel", "text": "true"}`})
+	answers("with it", 200, 200)
 }

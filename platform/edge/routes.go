@@ -10,6 +10,7 @@ type (
 	RouteExplanation = route.Explanation     // of GET /api/v1/edge/explain
 	RouteDocument    = route.DocumentView    // one property that holds routes
 	RouteObject      = route.Object          // of the Gateway API
+	RouteCondition   = route.Condition       // of such an object
 	RouteNote        = route.Note            // on what could not be carried
 	RouteOutcome     = route.Outcome         // of POST /api/v1/edge/routes/test
 	RouteValue       = route.Value           // that a header must have

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/roadbed/roadbed/platform/api"
@@ -32,16 +31,12 @@ type Control struct {
 	Surgery func() *Surgery
 	Config  func() Config // to check new documents with
 
-	// Written returns the properties as they are now, whether in force or not, and why the documents of routes are not
-	// in force; empty if they are.
-	Written func() (now Settings, refused string)
+	// Written returns the properties as they are now, whether in force or not, what has become of the objects of the
+	// Gateway API in those that are in force, and why the newest are not; empty if they are.
+	Written func() (now Settings, objects []Object, refused string)
 
 	// Store is the API that has the properties. It is asked in the name of who asks this one.
 	Store api.Client
-
-	mu      sync.Mutex // guards what follows
-	read    Settings   // of which objects are; nil: none yet
-	objects []Object
 }
 
 // Settings are the properties of [RoutesProperty] and below, and of [SurgicalProperty], by their full names. They do not
@@ -188,8 +183,8 @@ func textOf(body []byte) string {
 
 func (c *Control) view() RoutesView {
 	t := c.Table()
-	now, refused := c.Written()
-	v := RoutesView{Routes: t.Routes(), Apps: t.Apps(), Refused: refused, Documents: []DocumentView{}}
+	now, objects, refused := c.Written()
+	v := RoutesView{Routes: t.Routes(), Apps: t.Apps(), Refused: refused, Documents: []DocumentView{}, Objects: objects}
 	texts := now.Texts()
 	for _, d := range texts {
 		n := 0
@@ -200,21 +195,7 @@ func (c *Control) view() RoutesView {
 		}
 		v.Documents = append(v.Documents, DocumentView{d.Name, len(d.Text), n})
 	}
-	v.Objects = c.objectsOf(now)
 	return v
-}
-
-// objectsOf returns the objects of the Gateway API in the documents. They are read again only when those change.
-func (c *Control) objectsOf(now Settings) []Object {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.read == nil || !maps.Equal(c.read, now) {
-		c.read, c.objects = now, nil
-		if doc, err := ParseAll(now.Texts()); err == nil {
-			c.objects = doc.Objects
-		}
-	}
-	return c.objects
 }
 
 // try finds out what becomes of the requests of text, or of those of the documents if it has none.
@@ -227,7 +208,7 @@ func (c *Control) try(text string) ([]Outcome, error) {
 		return nil, errors.New("it has no tests; write a list of them, such as [{request: GET /cart/1, route: shop}]")
 	}
 	if len(all) == 0 {
-		written, _ := c.Written()
+		written, _, _ := c.Written()
 		doc, err := ParseAll(written.Texts())
 		if err != nil {
 			return nil, err
@@ -244,7 +225,7 @@ func (c *Control) try(text string) ([]Outcome, error) {
 func (c *Control) surgical() []SurgicalView {
 	list := []SurgicalView{}
 	inForce := c.Surgery().Rules()
-	now, _ := c.Written()
+	now, _, _ := c.Written()
 	texts := now.Surgical()
 	for _, id := range slices.Sorted(maps.Keys(texts)) {
 		v := SurgicalView{State: "over"}

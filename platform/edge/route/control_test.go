@@ -25,7 +25,7 @@ func controlled(t *testing.T, settings Settings) *httptest.Server {
 	config := Config{Apps: []string{"hello"}}
 	c := &Control{
 		Config:  func() Config { return config },
-		Written: func() (Settings, string) { return settings, "" },
+		Written: func() (Settings, []Object, string) { return settings, nil, "" },
 		Table: func() *Table {
 			doc, err := ParseAll(settings.Texts())
 			if err != nil {
@@ -157,17 +157,21 @@ func writing(t *testing.T) (*written, string) {
 	w := &written{at: map[string]stored{}}
 	store := httptest.NewServer(w)
 	t.Cleanup(store.Close)
-	now := func() (Settings, string) {
+	now := func() (Settings, []Object, string) {
 		s := Settings{}
 		for k, p := range w.at {
 			s[k] = p.Value
 		}
-		return s, ""
+		doc, err := ParseAll(s.Texts())
+		if err != nil {
+			return s, nil, err.Error()
+		}
+		return s, doc.Objects, ""
 	}
 	c := &Control{
 		Config: func() Config { return Config{} }, Written: now, Store: api.Client{Base: store.URL},
 		Table: func() *Table {
-			s, _ := now()
+			s, _, _ := now()
 			doc, err := ParseAll(s.Texts())
 			if err != nil {
 				t.Fatal(err)

@@ -128,7 +128,7 @@ func (c *Control) change(ctx context.Context, in *DocumentChange, text *string) 
 		return nil, err
 	}
 	out := &documentChanged{}
-	written, _ := c.Written()
+	written, objects, _ := c.Written()
 	now := maps.Clone(written)
 	if now == nil {
 		now = make(Settings)
@@ -149,7 +149,7 @@ func (c *Control) change(ctx context.Context, in *DocumentChange, text *string) 
 		}
 		delete(now, key)
 	}
-	if out.Body, err = c.check(key, now); err != nil || in.Dry {
+	if out.Body, err = c.check(key, now, objects); err != nil || in.Dry {
 		return out, err
 	}
 	store := c.store(ctx)
@@ -181,7 +181,7 @@ func (c *Control) taken(ctx context.Context, key string, want Settings) (inForce
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	for {
-		now, refused := c.Written()
+		now, _, refused := c.Written()
 		text, has := now[key]
 		wanted, wants := want[key]
 		if has == wants && text == wanted {
@@ -236,17 +236,24 @@ func passed(err error) error {
 	return api.Problem(http.StatusServiceUnavailable, "the properties, which hold the routes, cannot be reached: %v", err)
 }
 
-// check says what would be different with documents in place of those in force, of which key is new.
-func (c *Control) check(key string, now Settings) (RoutesChange, error) {
+// check says what would be different with documents in place of those in force, of which key is new. Objects of the Gateway
+// API must have no mistakes in that one, and no others in the rest than they have now.
+func (c *Control) check(key string, now Settings, objects []Object) (RoutesChange, error) {
 	doc, err := ParseAll(now.Texts())
 	if err != nil {
 		return RoutesChange{}, api.Problem(http.StatusUnprocessableEntity, "%v", err)
 	}
 	with := c.Config()
 	with.Former = nil // a check takes nothing over
-	table, err := NewTable(with, doc.Routes)
+	table, err := doc.Table(with)
 	if err == nil {
 		err = table.Hold(doc.Tests)
+	}
+	if err == nil {
+		before := (&Document{Objects: objects}).Mistaken()
+		err = errors.Join(slices.DeleteFunc(doc.Mistaken(), func(e error) bool {
+			return !slices.Contains(Mistaken(e), key) && slices.ContainsFunc(before, func(b error) bool { return b.Error() == e.Error() })
+		})...)
 	}
 	if err != nil {
 		return RoutesChange{}, api.Problem(http.StatusUnprocessableEntity, "%v", err)

@@ -3,6 +3,7 @@ package route
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"slices"
@@ -17,6 +18,8 @@ import (
 // Gateways say which hosts and schemes routes may have, HTTPRoutes and GRPCRoutes become routes, ReferenceGrants allow
 // backends of other namespaces. A backendRef to a Service stands for the app of that name, whatever its port: the registry
 // knows ports. An extensionRef to kind Program stands for the program of that name.
+//
+// One with a mistake is not accepted, and says so in its conditions; all others are served.
 type Object struct {
 	Kind       string      `json:"kind"`
 	Namespace  string      `json:"namespace"`
@@ -25,9 +28,52 @@ type Object struct {
 	Routes     []string    `json:"routes,omitempty" doc:"ids of the routes it has become"`
 	Conditions []Condition `json:"conditions,omitempty"`
 
-	created time.Time
-	spec    *node
-	from    *decoder
+	created  time.Time
+	spec     *node
+	from     *decoder
+	mistakes []error // for which it is not accepted
+}
+
+// reject has o not accepted for its mistakes.
+func (o *Object) reject(mistakes ...error) {
+	o.mistakes, o.Routes = append(o.mistakes, mistakes...), nil
+	o.Conditions = slices.DeleteFunc(o.Conditions, func(c Condition) bool { return c.Type == "Programmed" })
+	o.set("Accepted", false, map[bool]string{true: "Invalid", false: "UnsupportedValue"}[o.Kind == "Gateway"], "%s", strings.ReplaceAll(errors.Join(o.mistakes...).Error(), "\n", "; "))
+}
+
+// Mistaken returns the mistakes of those objects of the Gateway API that are not accepted for them. See [Mistaken].
+func (d *Document) Mistaken() (mistakes []error) {
+	for i := range d.Objects {
+		mistakes = append(mistakes, d.Objects[i].mistakes...)
+	}
+	return mistakes
+}
+
+// Table compiles the routes. An object of the Gateway API with one that cannot be compiled is not accepted, and has none;
+// otherwise it fails as [NewTable] does.
+func (d *Document) Table(c Config) (*Table, error) {
+	t, mistakes := newTable(c, d.Routes)
+	if len(mistakes) == 0 {
+		return t, nil
+	}
+	of := make(map[string]*Object) // by the ids of their routes
+	for i := range d.Objects {
+		for _, id := range d.Objects[i].Routes {
+			of[id] = &d.Objects[i]
+		}
+	}
+	wrong := make(map[*Object]bool)
+	for _, m := range mistakes {
+		if of[m.Route] == nil {
+			return nil, told(mistakes)
+		}
+		wrong[of[m.Route]] = true
+	}
+	d.Routes = slices.DeleteFunc(d.Routes, func(r Route) bool { return wrong[of[r.ID]] })
+	for _, m := range mistakes {
+		of[m.Route].reject(m)
+	}
+	return NewTable(c, d.Routes)
 }
 
 // Condition is one of an object's, in the Gateway API's words.
@@ -71,6 +117,7 @@ type gateways struct {
 	*decoder // of the document that is being read
 	doc      *Document
 	objects  []*Object
+	named    map[string]*Object    // of them, by kind/namespace/name
 	classes  map[string][]listener // of Gateways, by namespace/name
 	grants   []grant
 	labels   map[string]*node // of namespaces that are in the documents
@@ -104,10 +151,20 @@ func (g *gateways) add(d *decoder, n *node) {
 func (g *gateways) finish() {
 	for _, o := range g.objects {
 		g.decoder = o.from
-		if o.Kind == "HTTPRoute" || o.Kind == "GRPCRoute" {
-			g.routeObject(o)
+		if (o.Kind == "HTTPRoute" || o.Kind == "GRPCRoute") && len(o.mistakes) == 0 {
+			g.own(o, func() { g.routeObject(o) })
 		}
 		g.doc.Objects = append(g.doc.Objects, *o)
+	}
+}
+
+// own has the mistakes that read makes be the object's, not the document's.
+func (g *gateways) own(o *Object, read func()) {
+	before := len(g.mistakes)
+	read()
+	if mistakes := slices.Clone(g.mistakes[before:]); len(mistakes) > 0 {
+		g.mistakes = g.mistakes[:before]
+		o.reject(mistakes...)
 	}
 }
 
@@ -124,7 +181,11 @@ func (g *gateways) object(n *node) {
 	}
 	o := &Object{Line: n.line, spec: n.get("spec"), from: g.decoder}
 	g.text("kind", &o.Kind).read(n.get("kind"))
-	if m := n.get("metadata"); m != nil && m.kind == mapping {
+	g.own(o, func() {
+		m := n.get("metadata")
+		if m == nil || m.kind != mapping {
+			return
+		}
 		for _, f := range []field{g.text("name", &o.Name), g.text("namespace", &o.Namespace)} {
 			if v := m.get(f.key); v != nil {
 				f.read(v)
@@ -133,12 +194,8 @@ func (g *gateways) object(n *node) {
 		if v := m.get("creationTimestamp"); v != nil && v.kind != null {
 			o.created = g.time(v, "metadata.creationTimestamp")
 		}
-	}
+	})
 	o.Namespace = cmp.Or(o.Namespace, "default")
-	if !filter.Plain(o.Name) || !filter.Plain(o.Namespace) {
-		g.mistake(n.line, "%s: metadata.name %q or namespace %q is no name", o.Kind, o.Name, o.Namespace)
-		return
-	}
 	group, _, _ := strings.Cut(n.get("apiVersion").text, "/")
 	if o.Kind == "Namespace" && group == "v1" { // it is named by selectors of listeners
 		if m := n.get("metadata"); m.get("labels") != nil {
@@ -153,12 +210,26 @@ func (g *gateways) object(n *node) {
 	if o.spec == nil {
 		o.spec = &node{kind: mapping, line: n.line}
 	}
+	key := strings.Join([]string{o.Kind, o.Namespace, o.Name}, "/")
+	other := g.named[key]
+	g.own(o, func() {
+		switch {
+		case !filter.Plain(o.Name) || !filter.Plain(o.Namespace):
+			g.mistake(n.line, "%s: metadata.name %q or namespace %q is no name", o.Kind, o.Name, o.Namespace)
+		case other != nil:
+			g.mistake(n.line, "there is another %s %s/%s in %s on line %d", o.Kind, o.Namespace, o.Name, other.from.name, other.Line)
+		}
+	})
+	g.named[key] = o
 	g.objects = append(g.objects, o)
+	if len(o.mistakes) > 0 {
+		return
+	}
 	switch o.Kind {
 	case "Gateway":
-		g.gateway(o)
+		g.own(o, func() { g.gateway(o) })
 	case "ReferenceGrant":
-		g.grant(o)
+		g.own(o, func() { g.grant(o) })
 	case "GatewayClass":
 		o.set("Accepted", true, "Accepted", "every class is this edge's")
 	case "HTTPRoute", "GRPCRoute":
@@ -179,7 +250,7 @@ func (g *gateways) gateway(o *Object) {
 		return
 	}
 	g.each(ls, "spec.listeners", func(n *node) {
-		l := listener{namespace: o.Namespace, from: "Same"}
+		l, before := listener{namespace: o.Namespace, from: "Same"}, len(g.mistakes)
 		skip := func(*node) {}
 		g.fields(n, "a listener", g.text("name", &l.name), g.text("hostname", &l.hostname), g.text("protocol", &l.protocol),
 			field{"port", func(v *node) { l.port = g.integer(v, "port", 1, 65535) }},
@@ -210,11 +281,15 @@ func (g *gateways) gateway(o *Object) {
 				g.mistake(n.line, "listener %s: %v", l.name, err)
 			}
 		}
+		if len(g.mistakes) > before {
+			return
+		}
 		g.classes[key] = append(g.classes[key], l)
 	})
 }
 
 func (g *gateways) grant(o *Object) {
+	before := len(g.mistakes)
 	var froms, tos []grant
 	for _, l := range []struct {
 		key  string
@@ -240,6 +315,9 @@ func (g *gateways) grant(o *Object) {
 		if n := o.spec.get(l.key); n != nil {
 			g.each(n, "spec."+l.key, l.read)
 		}
+	}
+	if len(g.mistakes) > before { // what is not understood allows nothing
+		return
 	}
 	for _, f := range froms {
 		for _, t := range tos {
@@ -284,10 +362,14 @@ func (g *gateways) routeObject(o *Object) {
 	for i := range made {
 		if err := made[i].check(); err != nil {
 			g.mistake(made[i].line, "%v", err)
-			continue
 		}
-		o.Routes = append(o.Routes, made[i].ID)
-		g.doc.Routes = append(g.doc.Routes, made[i])
+	}
+	if len(g.mistakes) > before {
+		return
+	}
+	for _, r := range made {
+		o.Routes = append(o.Routes, r.ID)
+		g.doc.Routes = append(g.doc.Routes, r)
 	}
 	o.set("Programmed", true, "Programmed", "")
 }

@@ -2,6 +2,7 @@ package route
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -205,9 +206,83 @@ func TestGatewayAPIConditionsSayWhatIsWrong(t *testing.T) {
 		route(`{"hostnames":["a:80"]}`):                                                              `host "a:80"`,
 		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"a/b"}}`: "is no name",
 	} {
-		if _, err := Parse("k", text); err == nil || !strings.Contains(err.Error(), says) {
-			t.Errorf("%s: got %v, want an error saying %q", text, err, says)
+		doc, err := Parse("k", text)
+		if err != nil || len(doc.Routes) != 0 || len(doc.Objects) != 1 {
+			t.Errorf("%s: got %+v, %v, want no route, and the object", text, doc, err)
+			continue
 		}
+		o := doc.Objects[0]
+		if o.is("Accepted") || !strings.Contains(fmt.Sprint(o.Conditions), says) || !strings.Contains(errors.Join(doc.Mistaken()...).Error(), says) {
+			t.Errorf("%s: got %v, want that it is not accepted, saying %q", text, o.Conditions, says)
+		}
+	}
+}
+
+func TestAGatewayAPIObjectWithAMistakeIsNotAcceptedAndAllOthersAreServed(t *testing.T) {
+	const object = "---\napiVersion: gateway.networking.k8s.io/v1\nkind: %s\nmetadata: {name: %s}\nspec: %s\n"
+	text := fmt.Sprintf(object, "Gateway", "front", `{listeners: [{name: good, port: 80, protocol: HTTP}, {name: bad, port: 80, protocol: HTTP, hostname: "a:80"}]}`) +
+		fmt.Sprintf(object, "HTTPRoute", "good", `{parentRefs: [{name: front}], rules: [{matches: [{path: {value: /good}}], backendRefs: [{name: a}]}]}`) +
+		fmt.Sprintf(object, "HTTPRoute", "misspelled", `{parentRefs: [{name: front}], rules: [{matches: [{path: {value: /b}}], bakendRefs: []}, {backendRefs: [{name: a}]}]}`) +
+		fmt.Sprintf(object, "HTTPRoute", "no-regex", `{parentRefs: [{name: front}], rules: [{matches: [{path: {type: RegularExpression, value: "/("}}], backendRefs: [{name: a}]}]}`) +
+		fmt.Sprintf(object, "HTTPRoute", "good", `{parentRefs: [{name: front}], rules: [{backendRefs: [{name: other}]}]}`) +
+		fmt.Sprintf(object, "ReferenceGrant", "half", `{from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: x}], to: [{kind: Service, nam: a}]}`)
+	doc, err := Parse("k", text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := doc.Table(withCors)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ids := fmt.Sprint(len(table.Routes()), table.Routes()[0].ID); ids != "1default.good.00.00" {
+		t.Errorf("got routes %s, want that of the good one alone", ids)
+	}
+	var got []string
+	for _, o := range doc.Objects {
+		for _, c := range o.Conditions {
+			if c.Type == "Accepted" {
+				got = append(got, strings.Join([]string{o.Kind, o.Name, c.Status, c.Reason, c.Message}, " "))
+			}
+		}
+	}
+	for i, want := range []string{
+		`Gateway front False Invalid k:5: listener bad: host "a:80": write a name`,
+		"HTTPRoute good True Accepted ",
+		`HTTPRoute misspelled False UnsupportedValue k:15: route "misspelled": a rule has no "bakendRefs"; did you mean backendRefs?`,
+		`HTTPRoute no-regex False UnsupportedValue k:20: route "default.no-regex.00.00": path.regex`,
+		"HTTPRoute good False UnsupportedValue k:22: there is another HTTPRoute default/good in k on line 7",
+		`ReferenceGrant half False UnsupportedValue k:30: to has no "nam"; did you mean name?`,
+	} {
+		if i >= len(got) || !strings.HasPrefix(got[i], want) {
+			t.Errorf("condition %d: got %q, want %q", i, append(got, make([]string, 6)...)[i], want)
+		}
+	}
+	if len(doc.Objects[0].Routes)+len(doc.Objects[3].Routes) != 0 {
+		t.Errorf("an object that is not accepted has routes: %v", doc.Objects)
+	}
+	// Routes of roadbed's own beside them are refused as ever.
+	doc, err = ParseAll([]Text{{"k", text}, {"own", "- {id: x, match: {path: {regex: (}}, backends: [{vip: a}]}"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if table, err := doc.Table(withCors); err == nil || !slices.Contains(Mistaken(err), "own") {
+		t.Errorf("a route of one's own that cannot be: got %v, %v; want it refused", table, err)
+	}
+}
+
+func TestADocumentWithAWrongObjectIsNotPutAndOneThatStandsHindersNobody(t *testing.T) {
+	w, at := writing(t)
+	const wrong = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {rulez: []}\n"
+	if status, body := tell(t, "PUT", at, wrong, nil); status != 422 || !strings.Contains(body, "edge.routes:4:") || len(w.at) != 0 {
+		t.Errorf("got %d %s, want 422 by its line, and nothing written", status, body)
+	}
+	w.at["edge.routes.kube"] = stored{Key: "edge.routes.kube", Value: wrong, Rev: 1}
+	var change RoutesChange
+	if status, body := tell(t, "PUT", at+"?name=own", "- {id: a, backends: [{vip: a}]}", &change); status != 200 || !change.InForce || len(change.Objects) != 1 {
+		t.Errorf("another document: got %d %s, want it in force", status, body)
+	}
+	if status, body := tell(t, "PUT", at+"?name=kube", wrong+"---\n"+wrong, nil); status != 422 {
+		t.Errorf("the same wrong one again: got %d %s, want 422", status, body)
 	}
 }
 

@@ -260,7 +260,7 @@ func Parse(name, text string) (*Document, error) { return ParseAll([]Text{{name,
 // API find each other.
 func ParseAll(texts []Text) (*Document, error) {
 	doc := &Document{}
-	g := &gateways{doc: doc, classes: map[string][]listener{}, labels: map[string]*node{}}
+	g := &gateways{doc: doc, named: map[string]*Object{}, classes: map[string][]listener{}, labels: map[string]*node{}}
 	var mistakes []error
 	var readers []*decoder
 	for _, t := range texts {

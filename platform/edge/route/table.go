@@ -67,11 +67,25 @@ const (
 
 // NewTable compiles routes. An error is one [Mistake] or several joined, and there is no table then.
 func NewTable(c Config, routes []Route) (*Table, error) {
+	t, mistakes := newTable(c, routes)
+	return t, told(mistakes)
+}
+
+// told is all that is told of mistakes; nil if there are none.
+func told(mistakes []*Mistake) error {
+	var all []error
+	for _, m := range mistakes[:min(len(mistakes), maxMistakes)] {
+		all = append(all, m)
+	}
+	return errors.Join(all...)
+}
+
+func newTable(c Config, routes []Route) (*Table, []*Mistake) {
 	if len(routes) > MaxRoutes {
-		return nil, &Mistake{Reason: "there are too many routes; leave some out"}
+		return nil, []*Mistake{{Reason: "there are too many routes; leave some out"}}
 	}
 	t := &Table{byID: make(map[string]*route, len(routes)), exact: map[string]*paths{}, wild: map[string]*paths{}, any: &paths{}}
-	var mistakes []error
+	var mistakes []*Mistake
 	seen := make(map[string]*Route, len(routes))
 	for i := range routes {
 		s := &routes[i]
@@ -85,9 +99,6 @@ func NewTable(c Config, routes []Route) (*Table, error) {
 			var err error
 			if r, err = compile(&c, *s); err != nil {
 				mistakes = append(mistakes, &Mistake{s.document, s.line, s.ID, err.Error()})
-				if len(mistakes) == maxMistakes {
-					break
-				}
 				continue
 			}
 		}
@@ -99,7 +110,7 @@ func NewTable(c Config, routes []Route) (*Table, error) {
 		t.byID[s.ID] = r
 	}
 	if len(mistakes) > 0 {
-		return nil, errors.Join(mistakes...)
+		return nil, mistakes
 	}
 	// Sorted once, every list of the index is.
 	slices.SortFunc(t.routes, moreSpecific)
