@@ -61,8 +61,8 @@ func (g *Gateway) Door(c DoorConfig) (*Door, error) {
 				return nil, err
 			}
 		}
-		secret := g.props.String("edge.tls.ticketSecret", "")
-		if d.certs, err = listen.NewCertificates(listen.CertificatesConfig{Dir: t.Dir, SelfSigned: t.SelfSigned, ACME: d.acme, TicketSecret: secret.Get, Log: g.log}); err != nil {
+		tickets := config.Must(config.Bind(g.props, "edge.tls.", tickets{}))
+		if d.certs, err = listen.NewCertificates(listen.CertificatesConfig{Dir: t.Dir, SelfSigned: t.SelfSigned, ACME: d.acme, TicketSecret: func() string { return tickets.Get().Secret }, Log: g.log}); err != nil {
 			return nil, err
 		}
 		if secure, err = d.certs.TLS(listen.ClientAuth{CA: t.ClientCA, Optional: t.ClientOptional}); err != nil {
@@ -79,6 +79,19 @@ func (g *Gateway) Door(c DoorConfig) (*Door, error) {
 // idleGrace is how long connections without a request stay open when the edge ends: a client that asks at least so often is
 // told that its connection ends, and never finds it closed.
 const idleGrace = time.Second
+
+// tickets is what edges share to resume each other's sessions of TLS.
+type tickets struct {
+	Secret string `config:"ticketSecret"`
+}
+
+// Validate keeps what could be guessed out of force.
+func (t *tickets) Validate() error {
+	if t.Secret != "" && len(t.Secret) < 32 {
+		return errors.New("edge.tls.ticketSecret has 32 characters or more; until it has, each edge makes keys of its own")
+	}
+	return nil
+}
 
 // Run serves l, and HTTP/3 on p unless that is nil, until ctx ends. Then it accepts no more, has clients told that their
 // connections end, and waits for what is under way, for as long as edge.drain.timeout says.

@@ -349,3 +349,11 @@ func TestAFilterIsDisabledWhileTheChainRuns(t *testing.T) {
 		}
 	}
 }
+
+func TestASecretThatCouldBeGuessedIsNotUsedForTickets(t *testing.T) {
+	for secret, fine := range map[string]bool{"": true, "short": false, strings.Repeat("s", 31): false, strings.Repeat("s", 32): true} {
+		if err := (&tickets{Secret: secret}).Validate(); (err == nil) != fine {
+			t.Errorf("%d characters: got %v, want it taken: %v", len(secret), err, fine)
+		}
+	}
+}

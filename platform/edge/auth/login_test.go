@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
@@ -523,4 +525,15 @@ func FuzzSession(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestSecretsOfSessionsAreThoseOfThePropertyIfTheyCannotBeGuessed(t *testing.T) {
+	long, other := strings.Repeat("s", 32), strings.Repeat("t", 40)
+	for text, want := range map[string]string{long: long, long + "," + other: long + "," + other, "short": "", long + ",short": "", "": ""} {
+		p := config.New(config.Options{Override: map[string]string{"edge.auth.sessionSecret": text}, Log: slog.New(slog.DiscardHandler)})
+		got := secrets(p)()
+		if is := strings.Join(got, ","); want != "" && is != want || want == "" && (len(got) != 1 || len(is) < 32 || strings.HasPrefix(is, "s")) {
+			t.Errorf("%q: got %q, want %q, or one of the edge's own if that is empty", text, got, want)
+		}
+	}
 }

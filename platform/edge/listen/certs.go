@@ -58,7 +58,7 @@ type Certificates struct {
 
 	mu      sync.Mutex                   // guards what follows
 	seen    string                       // what the files looked like when set was read
-	all     []*tls.Config                // that get ticket keys
+	all     []*served                    // what TLS has made
 	staples map[[sha256.Size]byte]staple // by the certificate's digest
 }
 
@@ -115,12 +115,63 @@ func (s *Certificates) Run(ctx context.Context) error {
 		} else if err == nil {
 			complained = ""
 		}
-		s.mu.Lock()
-		for _, t := range s.all {
-			s.tickets(t)
-		}
-		s.mu.Unlock()
+		s.turn()
 	}
+}
+
+// turn has listeners use the ticket keys of now, and those who vouch for clients now.
+func (s *Certificates) turn() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, t := range s.all {
+		if err := t.reload(); err != nil && err.Error() != t.complained {
+			t.complained = err.Error()
+			s.log.Warn("new certificates of those who vouch for clients refused, the old ones stay", "err", err)
+		} else if err == nil {
+			t.complained = ""
+		}
+		s.tickets(t.config)
+		if now := t.now.Load(); now != nil {
+			s.tickets(now)
+		}
+	}
+}
+
+// served is the TLS of a listener. Its Certificates' mu guards it.
+type served struct {
+	config     *tls.Config
+	now        atomic.Pointer[tls.Config] // in place of it, once there are others who vouch for clients; nil: none
+	ca         string                     // their file; empty: none
+	seen       string                     // what that looked like when it was read
+	complained string
+}
+
+// reload reads those who vouch for clients if their file has changed. It fails, and they stay, if it cannot be used.
+func (t *served) reload() error {
+	if t.ca == "" {
+		return nil
+	}
+	st, err := os.Stat(t.ca)
+	if err != nil {
+		return fmt.Errorf("read those who vouch for clients: %w", err)
+	}
+	seen := fmt.Sprintf("%d %d", st.Size(), st.ModTime().UnixNano())
+	if seen == t.seen {
+		return nil
+	}
+	pool, err := readCA(t.ca, "clients")
+	if err != nil {
+		return err
+	}
+	if t.seen == "" { // nobody has used it yet
+		t.config.ClientCAs = pool
+	} else {
+		next := t.config.Clone()
+		next.GetConfigForClient, next.ClientCAs = nil, pool
+		t.now.Store(next)
+	}
+	t.seen = seen
+	return nil
 }
 
 func (s *Certificates) dirs() (dirs []string) {
@@ -297,7 +348,7 @@ func (s *Certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 
 // ClientAuth says what is asked of clients' certificates.
 type ClientAuth struct {
-	CA       string // a file of certificates in PEM that vouch for clients; empty: none are asked for
+	CA       string // a file of certificates in PEM that vouch for clients, read again when it changes; empty: none are asked for
 	Optional bool   // a client may have none
 }
 
@@ -317,11 +368,12 @@ func (s *Certificates) TLS(auth ClientAuth) (*tls.Config, error) {
 	if s.c.ACME != nil {
 		c.NextProtos = append(c.NextProtos, acmeProtocol)
 	}
+	t := &served{config: c, ca: auth.CA}
 	if auth.CA != "" {
-		var err error
-		if c.ClientCAs, err = readCA(auth.CA, "clients"); err != nil {
+		if err := t.reload(); err != nil {
 			return nil, err
 		}
+		c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.now.Load(), nil }
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 		if auth.Optional {
 			c.ClientAuth = tls.VerifyClientCertIfGiven
@@ -330,7 +382,7 @@ func (s *Certificates) TLS(auth ClientAuth) (*tls.Config, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.tickets(c)
-	s.all = append(s.all, c)
+	s.all = append(s.all, t)
 	return c, nil
 }
 

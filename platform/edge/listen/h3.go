@@ -19,8 +19,15 @@ import (
 // send again.
 func newHTTP3(h *nethttp.Handler, c *tls.Config, idle time.Duration, admit func(*quic.Conn)) *http3.Server {
 	return &http3.Server{
-		Handler:        h,
-		TLSConfig:      &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return c, nil }}, // as it is now: its ticket keys turn
+		Handler: h,
+		TLSConfig: &tls.Config{GetConfigForClient: func(hello *tls.ClientHelloInfo) (*tls.Config, error) { // as it is now: its ticket keys turn
+			if c.GetConfigForClient != nil {
+				if now, err := c.GetConfigForClient(hello); now != nil || err != nil {
+					return now, err
+				}
+			}
+			return c, nil
+		}},
 		MaxHeaderBytes: 32 << 10,
 		ConnContext: func(ctx context.Context, c *quic.Conn) context.Context {
 			admit(c)

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -257,6 +258,75 @@ func TestClientsMustShowCertificatesWhereTheyAreWanted(t *testing.T) {
 	if err := <-served; err != nil {
 		t.Error(err)
 	}
+}
+
+func TestWhoVouchesForClientsMayChangeWhileTheyAreServed(t *testing.T) {
+	dir := t.TempDir()
+	pair(t, dir, "old", "client.example")
+	pair(t, dir, "new", "client.example")
+	move := func(name string, text []byte) {
+		t.Helper()
+		if text == nil {
+			var err error
+			if text, err = os.ReadFile(dir + "/" + name + ".crt"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(t, dir+"/ca.pem", text)
+	}
+	move("old", nil)
+	certs, err := NewCertificates(CertificatesConfig{SelfSigned: t.TempDir(), TicketSecret: func() string { return strings.Repeat("s", 32) }, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := certs.TLS(ClientAuth{CA: dir + "/ca.pem"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr, s := opened(t, Config{TLS: c, Serve: func(x *filter.Exchange) { x.Answer(200, "is "+x.Client.Identity) }})
+	p, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	over := make(chan error, 1)
+	go func() { over <- s.ServeQUIC(p) }()
+	defer func() {
+		s.drainQUIC(t.Context())
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
+	}()
+	sessions := map[string]tls.ClientSessionCache{"old": tls.NewLRUClientSessionCache(0), "new": tls.NewLRUClientSessionCache(0)}
+	ask := func(name string) (one, three string) {
+		t.Helper()
+		own, err := tls.LoadX509KeyPair(dir+"/"+name+".crt", dir+"/"+name+".key")
+		if err != nil {
+			t.Fatal(err)
+		}
+		cl := client(t, func(p *http.Protocols) { p.SetHTTP1(true) })
+		conf := &tls.Config{InsecureSkipVerify: true, ClientSessionCache: sessions[name], GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &own, nil }}
+		cl.Transport.(*http.Transport).TLSClientConfig = conf
+		defer cl.CloseIdleConnections()
+		tr := &http3.Transport{TLSClientConfig: conf.Clone()}
+		defer tr.Close()
+		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String())
+	}
+	want := func(name, is string) {
+		t.Helper()
+		if one, three := ask(name); (one == "is "+name) != (is == "in") || (three == "is "+name) != (is == "in") {
+			t.Errorf("%s: got %q, over HTTP/3 %q; want that it is %s", name, one, three, is)
+		}
+	}
+	want("old", "in")
+	want("new", "out")
+	move("", []byte("nonsense"))
+	certs.turn()
+	want("old", "in")
+	move("new", nil)
+	certs.turn()
+	want("old", "out") // though it has a session that it could resume
+	want("new", "in")
 }
 
 func TestTicketKeysTurnForHTTP3Too(t *testing.T) {
