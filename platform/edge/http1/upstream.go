@@ -309,6 +309,13 @@ func (u *Upstream) fail(x *filter.Exchange, e *Error) error {
 	return e
 }
 
+// Patient has each part of the body of the answer that Do has begun be waited for so long.
+func (u *Upstream) Patient(d time.Duration) {
+	if u.a != nil {
+		u.a.idle = d
+	}
+}
+
 // unwatch ends that the client is watched. It reports whether the connection was not closed on its account.
 func (u *Upstream) unwatch() bool {
 	w := u.waiter

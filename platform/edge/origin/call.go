@@ -526,8 +526,11 @@ func (c *call) last(k kind, err error, o *ipc.Outcome) error {
 	} else if x.Response.Takeover == nil {
 		c.over()
 	}
-	if kind := x.Response.Header.Get("Content-Type"); len(kind) >= len(eventStream) && strings.EqualFold(kind[:len(eventStream)], eventStream) {
+	if isEvents(x.Response.Header.Get("Content-Type")) {
 		x.Response.Flush = true
+		if c.lasts(x.Response.Status, eventStream) {
+			x.Deadline = 0
+		}
 	}
 	if c.web != noWeb {
 		c.web.answer(c)
@@ -537,6 +540,16 @@ func (c *call) last(k kind, err error, o *ipc.Outcome) error {
 }
 
 const eventStream = "text/event-stream"
+
+func isEvents(kind string) bool {
+	return len(kind) >= len(eventStream) && strings.EqualFold(kind[:len(eventStream)], eventStream)
+}
+
+// lasts reports whether an answer may last as long as both ends want: it is an event stream, which its request need not have
+// told, and the route has set no time of its own.
+func (c *call) lasts(status int, kind string) bool {
+	return status == http.StatusOK && isEvents(kind) && (c.x.Plan == nil || c.x.Plan.Timeout == 0)
+}
 
 // fail returns what is answered for a request that failed.
 func (c *call) fail(k kind, err error) error {

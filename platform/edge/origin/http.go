@@ -74,7 +74,7 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 	}
 	x.Passport.Add(filter.InRespHeadersReceived)
 	timer.Stop()
-	if x.Deadline != 0 {
+	if x.Deadline != 0 && !c.lasts(resp.StatusCode, resp.Header.Get("Content-Type")) {
 		timer = time.AfterFunc(time.Duration(x.Deadline-filter.Now()), func() { cancel(errTooLong) })
 	}
 	c.body = &httpBody{resp: resp, inner: resp.Body, stop: func() { timer.Stop(); leave(); cancel(errDone) }}

@@ -170,6 +170,10 @@ func (c *call) exchange(now int64) error {
 	}
 	c.asking = false
 	x.Request.Body = body
+	if err == nil && x.Deadline != 0 && c.lasts(x.Response.Status, x.Response.Header.Get("Content-Type")) {
+		x.Deadline = 0
+		u.Patient(endlessFor)
+	}
 	if err != nil {
 		c.stamp(u.Written())
 	}

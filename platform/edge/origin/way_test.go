@@ -650,3 +650,50 @@ func TestAnInformationalAnswerThatComesWhenItsAttemptIsOverIsNotPassedOn(t *test
 		t.Errorf("102 before the end and 103 behind it: %v were passed on, %v; want 102 alone", got, err)
 	}
 }
+
+func TestAnEventStreamThatItsRequestDidNotTellLastsAsLongAsItLasts(t *testing.T) {
+	for _, c := range []struct {
+		name, kind string
+		plan       *filter.Plan
+		whole      bool
+	}{
+		{"events", "text/event-stream; charset=utf-8", &filter.Plan{}, true},
+		{"over HTTP/2", "text/event-stream", &filter.Plan{Protocol: "h2c"}, true},
+		{"of a slow GET that is asked for twice", "text/event-stream", &filter.Plan{Hedge: true}, true},
+		{"a route with a time of its own", "text/event-stream", &filter.Plan{Timeout: time.Hour}, false},
+		{"anything else", "text/plain", &filter.Plan{}, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			let := make(chan struct{})
+			addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+				w.Header().Set("Content-Type", c.kind)
+				io.WriteString(w, "data: 1\n\n")
+				w.(http.Flusher).Flush()
+				<-let
+				io.WriteString(w, "data: 2\n\n")
+			})
+			r := newRig(t, nil, addr)
+			r.fast = true
+			r.route(c.plan)
+			var by atomic.Int64
+			r.change(func(x *filter.Exchange) {
+				x.Deadline = filter.Now() + int64(300*time.Millisecond)
+				by.Store(x.Deadline)
+			})
+			client, url := r.client()
+			resp, err := client.Get(url + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer resp.Body.Close()
+			for filter.Now() < by.Load()+int64(100*time.Millisecond) {
+				time.Sleep(10 * time.Millisecond)
+			}
+			close(let)
+			text, err := io.ReadAll(resp.Body)
+			if whole := err == nil && string(text) == "data: 1\n\ndata: 2\n\n"; whole != c.whole {
+				t.Errorf("after the request's time: got %q, %v; want the whole answer: %v", text, err, c.whole)
+			}
+		})
+	}
+}
