@@ -411,11 +411,27 @@ func (p *Passage) Failed(err error) error {
 
 // Broke tells that the answer's body ended early, which is the instance's fault.
 func (p *Passage) Broke(err error) {
-	now := p.engine.clock.now()
-	p.endpoint.Done(balance.Broken, now, 0)
+	p.endpoint.Done(balance.Broken, p.engine.clock.now(), 0)
+	p.Dropped(err)
+}
+
+// Dropped tells that the answer's body was given up before its end for a reason that is not the instance's.
+func (p *Passage) Dropped(why error) {
 	r := p.record(p.try().end, None, int(p.try().status), nil)
-	r.broke, r.brokeAt = err, now
+	r.broke, r.brokeAt = why, p.engine.clock.now()
 	p.cluster.calls.add(&r, true)
+}
+
+// Refuse tells who asks why of a call that its maker has refused for want of a place. The circuit breaker does not count it. It
+// returns what a caller of the HTTP client would be told.
+func (e *Engine) Refuse(c Trip) error {
+	cl := e.cluster(c.App)
+	p := Passage{engine: e, cmd: cl.cmd, call: c}
+	p.cluster, p.now = cl, e.clock.now()
+	p.permit.start, p.permit.deadline = p.now, noDeadline
+	refused := cl.cmd.refusedFull
+	p.remember(p.now, refused.Kind, 0, refused)
+	return refused
 }
 
 // End gives back what the call holds: its place among those in flight, and its instance's. It may be called more than

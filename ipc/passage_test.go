@@ -415,3 +415,21 @@ func TestAPassageTakesTheTimeOfWhoHasReadTheClock(t *testing.T) {
 		}
 	})
 }
+
+func TestACallThatItsMakerRefusesIsToldAndNoFailure(t *testing.T) {
+	e := New(Options{Lists: Static{"app": nil}})
+	defer e.Close()
+	for range 100 {
+		if err := e.Refuse(Trip{App: "app", ID: "r-1", Method: "GET", Path: "/x"}); !errors.Is(err, ErrRejected) {
+			t.Fatalf("got %v, want ErrRejected", err)
+		}
+	}
+	for _, c := range e.Snapshot() {
+		if c.Name == "app" && (c.Breaker != "CLOSED" || c.ErrorPercent != 0) {
+			t.Errorf("got breaker %s and %d %% failed, want CLOSED and 0", c.Breaker, c.ErrorPercent)
+		}
+	}
+	if got := e.WhyRequest("r-1"); len(got) == 0 {
+		t.Error("nothing is told of the calls")
+	}
+}

@@ -4,7 +4,7 @@ package filter
 // in X-Zuul-Status. A failure is never overwritten by a success.
 type Category uint8
 
-// The categories. Source: Zuul 2, ZuulStatusCategory, and three of our own.
+// The categories. Source: Zuul 2, ZuulStatusCategory, and four of our own.
 const (
 	Unset Category = iota
 	Success
@@ -30,6 +30,7 @@ const (
 	FailureShed
 	FailureRateLimited
 	FailureDeadline
+	FailureClientStalled
 	categories
 )
 
@@ -58,6 +59,7 @@ var categoryNames = [categories]struct{ id, name string }{
 	FailureShed:                 {"2_19", "FAILURE_LOCAL_SHED"},
 	FailureRateLimited:          {"2_20", "FAILURE_LOCAL_RATE_LIMITED"},
 	FailureDeadline:             {"2_21", "FAILURE_LOCAL_DEADLINE"},
+	FailureClientStalled:        {"2_22", "FAILURE_CLIENT_STALLED"},
 }
 
 // String returns the category's name, such as FAILURE_ORIGIN_READ_TIMEOUT.

@@ -164,6 +164,9 @@ type Exchange struct {
 	// Waiter wakes up who waits for an origin when the client goes away; nil if the engine tells that by Context alone.
 	Waiter *Waiter
 
+	// Outlet tells how the client takes the answer; nil if the engine cannot.
+	Outlet *Outlet
+
 	// Interim passes an informational answer, such as 103, on to the client; nil if that cannot be done.
 	Interim func(status int, h *Header)
 

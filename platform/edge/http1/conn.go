@@ -36,6 +36,7 @@ type conn struct {
 	seen    int64 // the state when the watch came by last; the watch's own
 	looked  int64 // the state in which it was looked at; the watch's own
 	waiter  filter.Waiter
+	outlet  filter.Outlet
 	todo    int
 	served  int
 	expires int64  // by filter.Now; 0: never
@@ -321,7 +322,7 @@ func (c *conn) begin() *Refusal {
 	c.served++
 	c.headBy = 0
 	x.Client, x.Start = c.client, now
-	x.Waiter, x.MayDetach = &c.waiter, true
+	x.Waiter, x.Outlet, x.MayDetach = &c.waiter, &c.outlet, true
 	x.Passport.AddAt(filter.InReqHeadersReceived, now)
 	q.Scheme = "http"
 	if c.client.TLS != nil {
@@ -538,6 +539,24 @@ func (w *work) putApart(n int) {
 	w.head.request(own, &w.x)
 	w.apart = true
 }
+
+// write writes all of p, which is some of an answer, and gives up if the client hardly takes any.
+func (c *conn) write(p []byte) error {
+	p, err := c.writeNow(p)
+	if len(p) == 0 || err != nil {
+		return err
+	}
+	c.outlet.Waits(filter.Now())
+	err = c.writeSlow(p, 0)
+	c.outlet.Goes()
+	return err
+}
+
+// Taken returns how many bytes the client has acknowledged.
+func (c *conn) Taken() int64 { return Acked(c.sock.c) }
+
+// Drop ends the answer.
+func (c *conn) Drop() { c.drop() }
 
 // interim passes on an informational answer.
 func (c *conn) interim(status int, h *filter.Header) {

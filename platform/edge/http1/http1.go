@@ -252,6 +252,7 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 	}
 	c := &conn{s: s, client: client}
 	c.init(nc)
+	c.outlet.Init(c)
 	if !s.admit(c) {
 		nc.Close() //nolint:errcheck // it was never served
 		return

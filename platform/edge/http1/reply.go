@@ -153,6 +153,10 @@ func (a *reply) write() {
 			first := min(len(ready), bufferSize) // in one write with the head; a longer rest is not worth copying
 			b = append(b, ready[:first]...)
 			o.b = b[:0]
+			if first == len(ready) { // which is all of it: its origin need not wait for the client
+				p.Body.Close() //nolint:errcheck // it is at hand
+				p.Body = nil
+			}
 			if a.failed = c.write(b); a.failed == nil && first < len(ready) {
 				a.failed = c.write(ready[first:])
 			}
@@ -254,6 +258,10 @@ func (a *reply) broken() {
 	var up *Error
 	switch {
 	case a.failed == errCut, a.failed == errPanicked: // it was said why
+	case errors.Is(a.failed, filter.ErrStalled):
+		x.SetCategory(filter.FailureClientStalled, "the client took nothing of its answer, and others wanted its place (edge.origin.client.stall)")
+	case errors.Is(a.failed, errSlow) && !errors.As(a.failed, &e):
+		x.SetCategory(filter.FailureClientTimeout, "the client takes its answer too slowly (edge.http.response.minrate)")
 	case errors.As(a.failed, &up) && up.Kind == Cancelled, !errors.As(a.failed, &e):
 		x.SetCategory(filter.FailureClientCancelled, "the client went away")
 	case up != nil && up.Kind == Timeout:

@@ -33,6 +33,7 @@ type sock struct {
 	// anew. A connection that is never late costs no timer.
 	want, armed int64       // by filter.Now; 0: none
 	cut         atomic.Bool // reading is over, whatever was waited for
+	dropped     atomic.Bool // writing is over, whatever was waited for
 	rate        int         // bytes a second that the other side must take; 0: minRate
 	writeBy     int64       // the deadline of writes that is set, which is only moved when it comes near
 }
@@ -166,22 +167,20 @@ const (
 
 var errSlow = errors.New("http1: the other side takes what is sent to it too slowly")
 
-// write writes all of p, and gives up if the other side hardly takes any.
-func (k *sock) write(p []byte) error {
-	for k.fd >= 0 {
+// writeNow writes what there is room for, and returns the rest. Outside each, where waiting cannot be told from writing, it
+// writes nothing.
+func (k *sock) writeNow(p []byte) (rest []byte, err error) {
+	for k.fd >= 0 && len(p) > 0 {
 		n, err := sysSend(k.fd, p)
 		p = p[n:]
-		if len(p) == 0 {
-			return nil
-		}
 		if errors.Is(err, errAgain) {
 			break
 		}
 		if err != nil {
-			return err
+			return p, err
 		}
 	}
-	return k.writeSlow(p, 0)
+	return p, nil
 }
 
 // writeSlow writes p by the net.Conn, which waits, until the time by at most unless that is 0.
@@ -197,12 +196,17 @@ func (k *sock) writeSlow(p []byte, by int64) error {
 			}
 			k.c.SetWriteDeadline(filter.At(k.writeBy)) //nolint:errcheck // as above
 		}
+		if k.dropped.Load() { // looked at after the deadline was set: drop sets it the other way round
+			return filter.ErrStalled
+		}
 		n, err := k.c.Write(p)
 		p = p[n:]
 		switch {
 		case err == nil:
 		case !errors.Is(err, os.ErrDeadlineExceeded):
 			return err
+		case k.dropped.Load():
+			return filter.ErrStalled
 		case by != 0 && filter.Now() >= by:
 			return err
 		case k.raw == nil || int64(n) < (filter.Now()-now)/int64(time.Second)*rate:
@@ -216,6 +220,26 @@ func (k *sock) writeSlow(p []byte, by int64) error {
 func (k *sock) stop() {
 	k.cut.Store(true)
 	k.c.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // as above
+}
+
+// drop ends a write that waits in another goroutine, and all that follow.
+func (k *sock) drop() {
+	k.dropped.Store(true)
+	k.c.SetWriteDeadline(time.Unix(1, 0)) //nolint:errcheck // as above
+}
+
+// Acked returns how many bytes the other side of a TCP connection, or of TLS over one, has acknowledged; -1 if the system does
+// not tell.
+func Acked(c net.Conn) int64 {
+	raw := rawConn(c)
+	if raw == nil {
+		if raw = rawConnUnder(c); raw == nil {
+			return -1
+		}
+	}
+	n := int64(-1)
+	raw.Control(func(fd uintptr) { n = sysAcked(int(fd)) }) //nolint:errcheck // a connection that is closed tells nothing
+	return n
 }
 
 // closeWrite tells the other side that nothing follows.

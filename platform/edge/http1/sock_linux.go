@@ -4,6 +4,7 @@ package http1
 
 import (
 	"crypto/tls"
+	"encoding/binary"
 	"io"
 	"net"
 	"os"
@@ -68,4 +69,16 @@ func sysSend(fd int, p []byte) (int, error) {
 			return int(n), nil
 		}
 	}
+}
+
+// sysAcked returns tcpi_bytes_acked of the socket's TCP_INFO; -1 if the kernel has none (it does since 4.1).
+func sysAcked(fd int) int64 {
+	const tcpInfo, at = 11, 120
+	var info [at + 8]byte
+	size := uint32(len(info))
+	_, _, e := syscall.RawSyscall6(syscall.SYS_GETSOCKOPT, uintptr(fd), syscall.IPPROTO_TCP, tcpInfo, uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+	if e != 0 || size < at+8 {
+		return -1
+	}
+	return int64(binary.NativeEndian.Uint64(info[at:]))
 }

@@ -669,6 +669,9 @@ func (a *answer) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Over reports whether all of the body was read, though no Read has told yet.
+func (a *answer) Over() bool { return a.err == io.EOF && len(a.ready) == 0 }
+
 // Close gives up what is left of the body, and the connection with it.
 func (a *answer) Close() error {
 	if a.u != nil {

@@ -211,7 +211,11 @@ func (r *reply) write() {
 		r.failed = r.stream(length, trailers, some) // which unlocks
 		return
 	}
-	c.mu.Unlock() // finish writes
+	c.mu.Unlock()      // finish writes
+	if p.Body != nil { // its origin need not wait for the client
+		p.Body.Close() //nolint:errcheck // it is at hand, or nobody wants it
+		p.Body = nil
+	}
 }
 
 // room waits until there is room for an answer. If nobody waits for it any more, it releases mu and returns false. The caller
@@ -219,7 +223,7 @@ func (r *reply) write() {
 func (r *reply) room() bool {
 	st := r.st
 	c := st.c
-	for len(c.out) > outHigh && st.lostBy == nil && c.failed == nil {
+	for len(c.out) > outHigh && st.lostBy == nil && c.failed == nil && !st.dropped {
 		if !c.writing {
 			c.flush(false)
 			c.mu.Lock()
@@ -227,10 +231,13 @@ func (r *reply) room() bool {
 		}
 		c.room.Wait()
 	}
-	if st.lostBy == nil && c.failed == nil {
+	if st.lostBy == nil && c.failed == nil && !st.dropped {
 		return true
 	}
-	if r.failed = st.lostBy; r.failed == nil {
+	switch r.failed = st.lostBy; {
+	case st.dropped:
+		r.failed = filter.ErrStalled
+	case r.failed == nil:
 		r.failed = errGone
 	}
 	c.mu.Unlock()
@@ -305,7 +312,9 @@ func (r *reply) stream(length int64, trailers, some bool) error {
 		whole := length >= 0 && x.Written+int64(n) == length
 		last := err == io.EOF || whole
 		if last && length >= 0 && !whole {
+			c.mu.Lock()
 			x.Written += int64(n)
+			c.mu.Unlock()
 			return &bodyError{fmt.Errorf("it ended after %d of %d bytes", x.Written, length)}
 		}
 		if last && trailers && err == nil { // they are there when the body was read to its end
@@ -339,6 +348,8 @@ func (r *reply) stream(length int64, trailers, some bool) error {
 func (r *reply) data(p []byte, end bool) error {
 	st := r.st
 	c := st.c
+	st.outlet.Waits(filter.Now())
+	defer st.outlet.Goes()
 	c.mu.Lock()
 	for {
 		if !r.room() {
@@ -359,8 +370,12 @@ func (r *reply) data(p []byte, end bool) error {
 			continue
 		}
 		if !r.hold() {
+			why := errSlow
+			if st.dropped {
+				why = filter.ErrStalled
+			}
 			c.mu.Unlock()
-			return errSlow
+			return why
 		}
 	}
 	if end {
@@ -384,12 +399,12 @@ func (r *reply) hold() bool {
 	}
 	st.drip.took += time.Duration(filter.Now() - now)
 	if st.drip.took < slowWindow {
-		return !st.slow
+		return !st.slow && !st.dropped
 	}
 	least := int64(st.c.s.settings.Load().AnswerRate)
 	slow := st.x.Written-st.drip.bytes < int64(st.drip.took/time.Second)*least
 	st.drip = pace{bytes: st.x.Written}
-	return !slow && !st.slow
+	return !slow && !st.slow && !st.dropped
 }
 
 // broken tells why the answer was not written to its end, and resets the stream.
@@ -407,6 +422,9 @@ func (r *reply) broken() {
 	case errors.As(r.failed, &bad):
 		x.SetCategory(filter.FailureBadRequest, bad.Error())
 		why = protocolError
+	case errors.Is(r.failed, filter.ErrStalled):
+		x.SetCategory(filter.FailureClientStalled, "the client took nothing of its answer, and others wanted its place (edge.origin.client.stall)")
+		why = cancelled
 	case errors.Is(r.failed, errSlow):
 		x.SetCategory(filter.FailureClientTimeout, "the client takes its answer too slowly (edge.http.response.minrate)")
 		why = cancelled

@@ -20,6 +20,7 @@ type stream struct {
 	c        *conn
 	id       uint32
 	waiter   filter.Waiter
+	outlet   filter.Outlet
 	body     requestBody
 	hints    func(int, *filter.Header)
 	refused  *http1.Refusal // why it is not served, which is answered; nil: it is
@@ -52,6 +53,7 @@ type stream struct {
 	stuck   int64     // when the answer began to wait for the client's window; 0: it does not
 	drip    pace      // of what the client takes
 	slow    bool      // it takes too little
+	dropped bool      // others want its place, and the client takes nothing
 }
 
 // pace tells what comes too slowly: after a grace, so many bytes must come of so much time that was spent waiting.
@@ -64,6 +66,7 @@ var streams = sync.Pool{New: func() any {
 	st := &stream{}
 	st.body.st = st
 	st.hints = st.interim
+	st.outlet.Init(st)
 	return st
 }}
 
@@ -72,7 +75,7 @@ func newStream(c *conn, id uint32) *stream {
 	st.c, st.id = c, id
 	st.cond.L = &c.mu
 	x := &st.x
-	x.Waiter, x.Interim = &st.waiter, st.hints
+	x.Waiter, x.Outlet, x.Interim = &st.waiter, &st.outlet, st.hints
 	return st
 }
 
@@ -89,7 +92,7 @@ func (st *stream) recycle() {
 	st.c, st.id, st.waiter, st.refused, st.extended, st.patient = nil, 0, filter.Waiter{}, nil, false, false
 	st.waited, st.pace, st.drip = 0, pace{}, pace{}
 	st.lostBy, st.wrong, st.in, st.at, st.got, st.left, st.credit, st.owed, st.wide, st.window = nil, nil, in, 0, 0, 0, 0, 0, 0, 0
-	st.ended, st.expects, st.shut, st.begun, st.done, st.over, st.pins, st.since, st.stuck, st.slow = false, false, false, false, false, false, 0, 0, 0, false
+	st.ended, st.expects, st.shut, st.begun, st.done, st.over, st.pins, st.since, st.stuck, st.slow, st.dropped = false, false, false, false, false, false, 0, 0, 0, false, false
 	streams.Put(st)
 }
 
@@ -283,6 +286,32 @@ func (st *stream) interim(status int, h *filter.Header) {
 		c.writeAside()
 	}
 	c.mu.Unlock()
+}
+
+// Taken returns how much of the answer the client has let through its window while it waits for that, and else how much the
+// client's system has acknowledged of all that the connection carries.
+func (st *stream) Taken() int64 {
+	c := st.c
+	c.mu.Lock()
+	n, stuck := st.x.Written, st.stuck != 0
+	c.mu.Unlock()
+	if stuck {
+		return n
+	}
+	return http1.Acked(c.nc)
+}
+
+// Drop ends the answer. If it is not for its window that the client takes nothing, but from the connection, that is ended.
+func (st *stream) Drop() {
+	c := st.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	st.dropped = true
+	if st.stuck == 0 && c.writing && c.failed == nil {
+		c.fail(filter.ErrStalled)
+		go c.nc.Close() //nolint:errcheck // its reader, and who writes, end by it
+	}
+	st.wake()
 }
 
 // requestBody is the body of a request, which may be read by another goroutine than the request's.

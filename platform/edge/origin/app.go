@@ -9,6 +9,7 @@ import (
 
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/meter"
+	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
 // origin is an app as this edge calls it.
@@ -23,6 +24,8 @@ type origin struct {
 	inFlight atomic.Int64
 	rejected *meter.Counter
 	greedy   *meter.Counter // of clients that have too many in flight
+	stalled  *meter.Counter // of answers that were ended for want of their places
+	room     *filter.Room
 	clients  clients
 	count    counters
 	adaptive bool // the limit is; only follow's callback uses it
@@ -32,11 +35,12 @@ type origin struct {
 }
 
 func newOrigin(p *Proxy, app string) *origin {
-	o := &origin{proxy: p, app: app, name: strings.ToLower(app), dotted: strings.Contains(app, "."), clients: clients{seed: maphash.MakeSeed()}}
+	o := &origin{proxy: p, app: app, name: strings.ToLower(app), room: filter.NewRoom(), dotted: strings.Contains(app, "."), clients: clients{seed: maphash.MakeSeed()}}
 	o.servers.Store(&map[string]*server{})
 	o.count = newCounters(p.meter, o.name)
 	o.rejected = p.meter.Counter("zuul.origin.rejected.requests", "id", o.name)
 	o.greedy = p.meter.Counter("edge.origin.client.rejected", "id", o.name)
+	o.stalled = p.meter.Counter("edge.origin.client.stalled", "id", o.name)
 	p.meter.GaugeFunc("zuul.origin.concurrent.requests", func() float64 { return float64(o.inFlight.Load()) }, "id", o.name)
 	p.meter.GaugeFunc("connectionpool_inPool", func() float64 { idle, _ := o.connections(); return float64(idle) }, "id", o.name)
 	p.meter.GaugeFunc("connectionpool_inUse", func() float64 { _, busy := o.connections(); return float64(busy) }, "id", o.name)
@@ -67,39 +71,48 @@ func (o *origin) connections() (idle, busy int) {
 	return idle, busy
 }
 
-// enter takes a place for one more request, if the app's own limit and the one for each client let it; else it says why not.
+// places returns how many requests may be in flight; -1 is any number.
+func (o *origin) places(set *settings) int {
+	switch {
+	case set.concurrent != 0:
+		return set.concurrent
+	case o.proxy.edges:
+		return -1
+	}
+	return o.proxy.calls.MaxConcurrent(o.name)
+}
+
+// enter takes a place for one more request, if the app's limit and the one for each client let it; else it says why not. What ipc
+// would refuse for its number is refused here: it is no failure of the app's that its breaker should know of.
 func (o *origin) enter(c *call) kind {
-	set := c.set
-	if n := o.inFlight.Add(1); set.concurrent > 0 && n > int64(set.concurrent) {
+	places := o.places(c.set)
+	if n := o.inFlight.Add(1); places > 0 && n > int64(places) {
 		o.inFlight.Add(-1)
-		o.rejected.Inc()
 		return concurrency
 	}
 	share := c.general.Share
-	if share >= 1 || set.concurrent < 0 || o.proxy.edges || c.x.Hop != "" || !c.x.From.IsValid() {
+	if share >= 1 || places < 0 || o.proxy.edges || c.x.Hop != "" || !c.x.From.IsValid() {
 		return fine
-	}
-	places := set.concurrent
-	if places == 0 {
-		places = o.proxy.calls.MaxConcurrent(o.name)
 	}
 	var ok bool
 	if c.held, ok = o.clients.enter(c.x, max(1, int(share*float64(places)))); !ok {
 		o.inFlight.Add(-1)
-		o.greedy.Inc()
 		return greedy
 	}
 	return fine
 }
 
-func (o *origin) leave(c *call) {
+// leave gives the place back. It reports whether the request was ended for want of it.
+func (o *origin) leave(c *call) (ended bool) {
 	o.inFlight.Add(-1)
 	c.held.leave()
 	c.held = held{}
+	return c.x.Yield(o.room)
 }
 
 // sweep closes the connections that were idle for too long, and those of instances that are listed no more.
 func (o *origin) sweep(now int64) {
+	o.room.Look(now)
 	if len(*o.servers.Load()) == 0 {
 		return
 	}

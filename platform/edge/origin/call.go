@@ -165,11 +165,10 @@ func (c *call) admit() error {
 	if err != nil {
 		return err
 	}
-	if k := c.origin.enter(c); k != fine {
+	if k := c.place(); k != fine {
 		x.Origin = failures[k].category
-		return p.failed(k, x.App, nil)
+		return p.failed(k, x.App, p.calls.Refuse(trip))
 	}
-	c.entered = true
 	err = c.passage.Begin(x.Context(), p.calls, trip)
 	if err != nil && c.origin.dotted && trip.Addr == "" && errors.Is(err, ipc.ErrNoEndpoint) && len(p.calls.Endpoints(c.origin.name)) == 0 {
 		trip.Addr = c.origin.name + ":80" // no app, then, but a host
@@ -192,6 +191,30 @@ func (c *call) admit() error {
 	}
 	p.mirrors.begin(c)
 	return nil
+}
+
+// place takes a place among the app's requests in flight. If there is none, a client that takes nothing of its answer may have to
+// give up one.
+func (c *call) place() kind {
+	k := c.origin.enter(c)
+	if k == concurrency && !c.proxy.edges {
+		ctx, leave := c.present()
+		c.origin.room.Make(ctx, c.x, c.origin.places(c.set), c.general.Stall, func() bool {
+			k = c.origin.enter(c)
+			return k != concurrency
+		})
+		leave()
+	}
+	switch k {
+	case fine:
+		c.entered = true
+		c.x.Hold(c.origin.room)
+	case concurrency:
+		c.origin.rejected.Inc()
+	case greedy:
+		c.origin.greedy.Inc()
+	}
+	return k
 }
 
 // judge says what follows from an attempt that began at start: another one, for which to wait, or the request's end.
@@ -578,7 +601,10 @@ func (c *call) over() {
 	}
 	if c.entered {
 		c.entered = false
-		c.origin.leave(c)
+		if c.origin.leave(c) {
+			c.passage.Dropped(filter.ErrStalled)
+			c.origin.stalled.Inc()
+		}
 	}
 }
 
@@ -619,6 +645,9 @@ func (a *answer) Read(p []byte) (int, error) {
 	if err != nil && !a.done {
 		a.done = true
 		a.c.ended(err)
+	} else if over, ok := a.inner.(interface{ Over() bool }); ok && !a.done && over.Over() {
+		a.done = true // the app need not wait for the client to take the last of it
+		a.c.ended(io.EOF)
 	}
 	return n, err
 }

@@ -133,3 +133,78 @@ func parsed(addr string) netip.Addr {
 	a, _ := netip.ParseAddr(addr)
 	return a
 }
+
+func TestWhatFindsNoPlaceIsToldByWhyAndNoFailureOfTheApps(t *testing.T) {
+	for _, props := range []map[string]string{
+		{"zuul.origin.app.concurrency.max.requests": "1"},
+		{"hystrix.command.app.execution.isolation.semaphore.maxConcurrentRequests": "1"},
+	} {
+		arrived, hold := make(chan struct{}, 1), make(chan struct{})
+		addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+			if q.URL.Path == "/hold" {
+				arrived <- struct{}{}
+				<-hold
+			}
+		})
+		r := newRig(t, props, addr)
+		r.fast = true
+		client, url := r.client()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if resp, err := client.Get(url + "/hold"); err == nil {
+				resp.Body.Close()
+			}
+		})
+		<-arrived
+		for range 50 {
+			if code, _, _ := r.ask("GET", "/", ""); code != 503 || r.last().category != filter.FailureConcurrency {
+				t.Fatalf("one more than %v lets in: got %d %v, want 503 %v", props, code, r.last().category, filter.FailureConcurrency)
+			}
+		}
+		if got := r.meter.Counter("zuul.origin.rejected.requests", "id", "app").Count(); got != 50 {
+			t.Errorf("zuul.origin.rejected.requests: got %d, want 50", got)
+		}
+		told := 0
+		for _, c := range r.calls.WhyRequest("request-1") {
+			if c.Status == 0 {
+				told++
+			}
+		}
+		if told == 0 {
+			t.Error("why tells of none that was refused")
+		}
+		close(hold)
+		wg.Wait()
+		if code, _, _ := r.ask("GET", "/", ""); code != 200 {
+			t.Errorf("once the place is given back: got %d, want 200: the breaker has nothing to count", code)
+		}
+	}
+}
+
+func TestAnAnswerThatWasReadToItsEndHoldsNoPlaceHoweverSlowlyItIsTaken(t *testing.T) {
+	addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Length", "20000") // more than what comes with the head
+		w.Write(make([]byte, 20000))
+	})
+	r := newRig(t, map[string]string{"zuul.origin.app.concurrency.max.requests": "1"}, addr)
+	inFlight := func() int64 { return r.Origins()[0].InFlight }
+	x := &filter.Exchange{App: "app"}
+	x.Request = filter.Request{Method: "GET", Target: "/", Scheme: "http", Host: "app", Path: "/", Proto: 11}
+	if err := r.Proxy.Apply(x); err != nil {
+		t.Fatal(err)
+	}
+	buf, n := make([]byte, 32<<10), 0
+	for n < 20000 {
+		if inFlight() != 1 {
+			t.Fatalf("after %d of 20000 bytes %d requests are in flight, want 1", n, inFlight())
+		}
+		k, err := x.Response.Body.Read(buf)
+		if n += k; err != nil {
+			t.Fatalf("after %d bytes: %v", n, err)
+		}
+	}
+	if inFlight() != 0 {
+		t.Errorf("after all bytes, and before the body's end was asked for, %d requests are in flight, want 0", inFlight())
+	}
+	x.End()
+}

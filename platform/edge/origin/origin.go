@@ -31,10 +31,11 @@
 //   - A request that is not idempotent reaches no second instance unless the first has answered 503 or cannot have read it.
 //   - Bodies stream both ways in constant memory, and an early answer reaches the client while its body is still coming.
 //   - A plain request over a kept connection allocates nothing.
-//   - One client, who reads no answers for instance, cannot hold all places that an app has for requests in flight.
+//   - One client cannot hold all places that an app has for requests in flight, and several that take nothing of their answers do
+//     not keep others out: see [filter.Room]. What is read of an answer to its end holds no place, however slowly it is taken.
 //
 // # What it does not
-//   - Two addresses can hold all places of an app until each is cut off for reading too slowly.
+//   - Clients by HTTP/3 that take nothing hold their places until they are cut off for reading too slowly.
 //   - It changes no forwarding fields and strips none: filters before it do.
 //   - The copies that mirroring sends are not tried again, and more than so many at once are not sent at all.
 package origin
@@ -98,6 +99,7 @@ type Config struct {
 //	edge.upgrade.allowed                             websocket  protocols that a request may ask to change to
 //	edge.upgrade.idle                                5m     without a byte either way an upgraded connection ends
 //	edge.origin.client.share                         0.75   of an app's requests in flight that may be one client's; 1: all
+//	edge.origin.client.stall                         5s     an answer none of which its client took for so long is ended if others want its place
 //	edge.origin.utilization.header                          a further name for X-Netflix.server.utilization
 type Proxy struct {
 	calls     *ipc.Engine

@@ -88,6 +88,12 @@ func (c *call) connect(s *server, perHost int, fresh bool) (kind, error) {
 	var err error
 	ctx, leave := c.present()
 	c.conn, err = s.dial(ctx, c.set, perHost, c.connectWithin)
+	if errors.Is(err, errTooManyConns) { // who takes nothing of an answer holds a connection, too
+		o.room.Make(ctx, x, o.places(c.set), c.general.Stall, func() bool {
+			c.conn, err = s.dial(ctx, c.set, perHost, c.connectWithin)
+			return !errors.Is(err, errTooManyConns)
+		})
+	}
 	leave()
 	if err != nil {
 		switch {

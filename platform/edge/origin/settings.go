@@ -21,6 +21,7 @@ type general struct {
 	Upgrades    []string      `config:"upgrade.allowed"`
 	Utilization string        `config:"origin.utilization.header"`
 	Share       float64       `config:"origin.client.share"`
+	Stall       time.Duration `config:"origin.client.stall"`
 }
 
 // Validate refuses what cannot be meant.
@@ -31,12 +32,13 @@ func (g *general) Validate() error {
 	if err := config.Between("edge.retry.buffer", g.RetryBuffer, 0, 16<<20); err != nil {
 		return err
 	}
-	return errors.Join(config.Between("edge.upgrade.idle", g.UpgradeIdle, time.Second, 24*time.Hour), config.Between("edge.origin.client.share", g.Share, 0.01, 1))
+	return errors.Join(config.Between("edge.upgrade.idle", g.UpgradeIdle, time.Second, 24*time.Hour), config.Between("edge.origin.client.share", g.Share, 0.01, 1),
+		config.Between("edge.origin.client.stall", g.Stall, 100*time.Millisecond, 24*time.Hour))
 }
 
 func (g *general) zuul() bool { return g.Profile == "zuul" }
 
-var usual = general{RetryBuffer: 64 << 10, UpgradeIdle: 5 * time.Minute, Upgrades: []string{"websocket"}, Share: 0.75}
+var usual = general{RetryBuffer: 64 << 10, UpgradeIdle: 5 * time.Minute, Upgrades: []string{"websocket"}, Share: 0.75, Stall: 5 * time.Second}
 
 // settings are one origin's. They never change; new ones take their place.
 type settings struct {
