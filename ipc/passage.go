@@ -239,6 +239,14 @@ func (e *Engine) Connections(app string) balance.Client {
 // MaxConcurrent returns how many calls to the app may be in flight by its command's settings.
 func (e *Engine) MaxConcurrent(app string) int { return e.cluster(app).cmd.set.Load().MaxConcurrent }
 
+// MaxAdaptive returns how many calls to the app may wait for an answer by its command's adaptive limit, just now; 0: it has none.
+func (e *Engine) MaxAdaptive(app string) int {
+	if l := e.cluster(app).cmd.adaptive.Load(); l != nil {
+		return l.Limit()
+	}
+	return 0
+}
+
 var usualClient = balance.Defaults().Client
 
 func (cl *cluster) connections() balance.Client {

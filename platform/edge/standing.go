@@ -21,6 +21,7 @@ type Origin struct {
 	App          string         `json:"app"`
 	Breaker      string         `json:"breaker" doc:"of the circuit to it: CLOSED, OPEN or HALF_OPEN"`
 	InFlight     int64          `json:"inFlight" doc:"requests that were let in and whose answers are not at their end"`
+	Stalled      int            `json:"stalled" doc:"of these, those whose clients keep their answers waiting just now"`
 	Limit        int            `json:"limit" doc:"of requests in flight; -1 is any number"`
 	Requests     uint32         `json:"requests" doc:"that say something about its health"`
 	ErrorPercent int            `json:"errorPercent" doc:"of these, those that failed"`
@@ -72,7 +73,7 @@ func (g *Gateway) Origins() []Origin {
 	for _, o := range g.origins.Origins() {
 		c := commands[strings.ToLower(o.App)]
 		out = append(out, Origin{
-			App: o.App, Breaker: cmp.Or(c.Breaker, "CLOSED"), InFlight: o.InFlight, Limit: cmp.Or(o.Limit, c.Settings.MaxConcurrent),
+			App: o.App, Breaker: cmp.Or(c.Breaker, "CLOSED"), InFlight: o.InFlight, Stalled: o.Stalled, Limit: cmp.Or(o.Limit, c.Settings.MaxConcurrent),
 			Requests: c.Requests, ErrorPercent: c.ErrorPercent, P50: c.P50, P99: c.P99,
 			Protocol: o.Protocol, PerInstance: o.PerServer, Keeps: o.Keeps, Instances: members(c.App, o.Servers),
 		})

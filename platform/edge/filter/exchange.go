@@ -210,6 +210,7 @@ type Exchange struct {
 	values []value
 	arena  []byte
 	onEnd  []func(*Exchange)
+	served []func(*Exchange)
 }
 
 // Failure is a filter that failed.
@@ -350,12 +351,26 @@ func (x *Exchange) Category() (Category, string) { return x.category, x.reason }
 // OnEnd has fn called once when the request is over: the response was written, or will never be. The last comes first.
 func (x *Exchange) OnEnd(fn func(*Exchange)) { x.onEnd = append(x.onEnd, fn) }
 
+// OnServed has fn called once when the app's part in the request is over: its answer was read to its end or given up, though the
+// client may not have it yet. That is when the request is over, at the latest.
+func (x *Exchange) OnServed(fn func(*Exchange)) { x.served = append(x.served, fn) }
+
+// Served tells that the app's part in the request is over.
+func (x *Exchange) Served() {
+	for _, fn := range x.served {
+		fn(x)
+	}
+	clear(x.served)
+	x.served = x.served[:0]
+}
+
 // End calls what OnEnd was given and closes the response's body. Engines call it once for each exchange, before Reset.
 func (x *Exchange) End() {
 	if x.Response.Body != nil {
 		x.Response.Body.Close() //nolint:errcheck // it was read to its end, or nobody is there to be told
 		x.Response.Body = nil
 	}
+	x.Served()
 	for i := len(x.onEnd) - 1; i >= 0; i-- {
 		x.onEnd[i](x)
 	}
@@ -383,12 +398,12 @@ func (x *Exchange) Reset() {
 	trailer.Reset()
 	response.Reset()
 	x.Passport.Reset()
-	values, arena, onEnd, passport := x.values[:0], x.arena[:0], x.onEnd[:0], x.Passport
+	values, arena, onEnd, served, passport := x.values[:0], x.arena[:0], x.onEnd[:0], x.served[:0], x.Passport
 	attempts, failed, ran := x.Attempts[:0], x.Failed[:0], x.Ran[:0]
 	in, out := x.in.emptied(), x.out.emptied()
 	*x = Exchange{}
 	x.Request.Header, x.Request.Trailer, x.Response.Header = request, trailer, response
-	x.values, x.arena, x.onEnd, x.Passport = values, arena, onEnd, passport
+	x.values, x.arena, x.onEnd, x.served, x.Passport = values, arena, onEnd, served, passport
 	x.Attempts, x.Failed, x.Ran = attempts, failed, ran
 	x.in, x.out = in, out
 }

@@ -263,6 +263,18 @@ func (r *Room) Make(ctx context.Context, x *Exchange, places int, after time.Dur
 	}
 }
 
+// Stalled returns how many exchanges there are whose clients keep their answers waiting just now.
+func (r *Room) Stalled() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range r.stalls {
+		if _, ok := r.stalls[i].from(); ok {
+			n++
+		}
+	}
+	return n
+}
+
 // Look notes what clients have taken who keep answers waiting. Called every second or so it lets [Room.Make] know sooner.
 func (r *Room) Look(now int64) {
 	r.mu.Lock()

@@ -27,6 +27,7 @@ type origin struct {
 	stalled  *meter.Counter // of answers that were ended for want of their places
 	room     *filter.Room
 	clients  clients
+	asking   clients // what they wait for answers to, where a limit moves
 	count    counters
 	adaptive bool // the limit is; only follow's callback uses it
 
@@ -35,7 +36,7 @@ type origin struct {
 }
 
 func newOrigin(p *Proxy, app string) *origin {
-	o := &origin{proxy: p, app: app, name: strings.ToLower(app), room: filter.NewRoom(), dotted: strings.Contains(app, "."), clients: clients{seed: maphash.MakeSeed()}}
+	o := &origin{proxy: p, app: app, name: strings.ToLower(app), room: filter.NewRoom(), dotted: strings.Contains(app, "."), clients: clients{seed: maphash.MakeSeed()}, asking: clients{seed: maphash.MakeSeed()}}
 	o.servers.Store(&map[string]*server{})
 	o.count = newCounters(p.meter, o.name)
 	o.rejected = p.meter.Counter("zuul.origin.rejected.requests", "id", o.name)
@@ -99,6 +100,18 @@ func (o *origin) enter(c *call) kind {
 		o.inFlight.Add(-1)
 		return greedy
 	}
+	if !c.set.gradient {
+		return fine
+	}
+	// That limit is of what waits for an answer, and so is a client's part in it.
+	if most := o.proxy.calls.MaxAdaptive(o.name); most > 0 {
+		if c.asks, ok = o.asking.enter(c.x, max(1, int(share*float64(most)))); !ok {
+			c.held.leave()
+			c.held = held{}
+			o.inFlight.Add(-1)
+			return greedy
+		}
+	}
 	return fine
 }
 
@@ -107,6 +120,7 @@ func (o *origin) leave(c *call) (ended bool) {
 	o.inFlight.Add(-1)
 	c.held.leave()
 	c.held = held{}
+	c.hears()
 	return c.x.Yield(o.room)
 }
 

@@ -51,6 +51,7 @@ type call struct {
 	told    bool // the header has what an attempt tells
 	entered bool // it counts as in flight
 	held    held // its client's part in that
+	asks    held // and in what waits for an answer
 	open    bool // the passage was begun
 	back    bool // the request was not answered, and can be answered otherwise without harm
 	asking  bool // an answer's head is waited for
@@ -231,7 +232,9 @@ func (c *call) judge(k kind, err error, start int64) (wait time.Duration, again 
 	case reset, nonsense:
 		x.Passport.AddAt(filter.OriginChIOEx, now)
 	}
-	wait, again = c.passage.Outcome(o)
+	if wait, again = c.passage.Outcome(o); !again {
+		c.hears()
+	}
 	switch {
 	case again:
 		return wait, true, nil
@@ -239,6 +242,12 @@ func (c *call) judge(k kind, err error, start int64) (wait time.Duration, again 
 		return 0, false, c.comeBack(k, &o)
 	}
 	return 0, false, c.last(k, err, &o)
+}
+
+// hears tells that the request waits for no answer any more.
+func (c *call) hears() {
+	c.asks.leave()
+	c.asks = held{}
 }
 
 // pause waits before another attempt. It reports false if the client has gone away.
@@ -605,6 +614,7 @@ func (c *call) over() {
 			c.passage.Dropped(filter.ErrStalled)
 			c.origin.stalled.Inc()
 		}
+		c.x.Served()
 	}
 }
 

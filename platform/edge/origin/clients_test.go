@@ -30,6 +30,8 @@ func TestOneClientHasNoMoreThanItsShareOfAnAppsRequestsInFlight(t *testing.T) {
 		{"a half", map[string]string{"edge.origin.client.share": "0.5", "zuul.origin.app.concurrency.max.requests": "8"}, "192.0.2.1", "192.0.2.1", "", 4, filter.FailureConcurrency},
 		{"a household", map[string]string{"zuul.origin.app.concurrency.max.requests": "8"}, "2001:db8::1", "2001:db8::2", "", 6, filter.FailureConcurrency},
 		{"one at least", map[string]string{"zuul.origin.app.concurrency.max.requests": "2", "edge.origin.client.share": "0.01"}, "192.0.2.1", "192.0.2.1", "", 1, filter.FailureConcurrency},
+		{"of a limit that moves", map[string]string{"edge.origin.app.concurrency.mode": "gradient"}, "192.0.2.1", "192.0.2.1", "", 15, filter.FailureConcurrency},
+		{"of a limit that moves, somebody else", map[string]string{"edge.origin.app.concurrency.mode": "gradient"}, "192.0.2.1", "192.0.2.2", "", 15, filter.Success},
 		{"somebody else", map[string]string{"zuul.origin.app.concurrency.max.requests": "8"}, "192.0.2.1", "192.0.2.2", "", 6, filter.Success},
 		{"all", map[string]string{"edge.origin.client.share": "1", "zuul.origin.app.concurrency.max.requests": "8"}, "192.0.2.1", "192.0.2.1", "", 7, filter.Success},
 		{"any number", map[string]string{"zuul.origin.app.concurrency.protect.enabled": "false"}, "192.0.2.1", "192.0.2.1", "", 150, filter.Success},

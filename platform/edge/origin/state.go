@@ -10,6 +10,7 @@ import (
 type State struct {
 	App       string        `json:"app"`
 	InFlight  int64         `json:"inFlight" doc:"Requests that were let in and whose answers are not at their end."`
+	Stalled   int           `json:"stalled" doc:"Of these, those whose clients keep their answers waiting just now."`
 	Limit     int           `json:"limit,omitempty" doc:"Of requests in flight by zuul.origin.APP.concurrency.max.requests; -1 is any number, absent as ipc has it."`
 	Protocol  string        `json:"protocol" doc:"http1, h2 or h2c; gRPC is always one of the latter."`
 	PerServer int           `json:"maxConnectionsPerHost" doc:"-1 is any number."`
@@ -29,7 +30,7 @@ func (p *Proxy) Origins() []State {
 	out := []State{}
 	for _, o := range *p.origins.Load() {
 		set := o.set.Load()
-		s := State{App: o.app, InFlight: o.inFlight.Load(), Limit: set.concurrent, Protocol: cmp.Or(set.protocol, "http1"), Servers: []ServerState{}}
+		s := State{App: o.app, InFlight: o.inFlight.Load(), Stalled: o.room.Stalled(), Limit: set.concurrent, Protocol: cmp.Or(set.protocol, "http1"), Servers: []ServerState{}}
 		s.PerServer, s.Keeps = p.limits(set)
 		for _, srv := range *o.servers.Load() {
 			srv.mu.Lock()

@@ -15,7 +15,7 @@ import (
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
-// queue lets so many requests of a route go on at once, and has a few more wait. Who came last goes first: under overload some
+// queue lets so many requests of a route go on at once, each until its app has sent all of the answer, and has a few more wait. Who came last goes first: under overload some
 // are answered in time, where in the order of their coming none would be. Source: Facebook's adaptive LIFO (Maurer, "Fail at
 // Scale", ACM Queue 13/8).
 type queue struct {
@@ -70,7 +70,7 @@ func queued(x *filter.Exchange) error {
 	q := x.Value(queueKey).(*queue)
 	err := q.enter(x)
 	if err == nil {
-		x.OnEnd(q.leave)
+		x.OnServed(q.leave)
 		return nil
 	}
 	return err

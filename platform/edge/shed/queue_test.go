@@ -142,3 +142,23 @@ func TestAQueueThatCannotBeMeantIsRefused(t *testing.T) {
 		t.Errorf("only concurrency: got %v, want no error", err)
 	}
 }
+
+func TestAPlaceOfAQueueIsGivenBackOnceTheAppHasSentItsAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLine(t, `{"concurrency": 1, "depth": 1, "wait": "1m"}`)
+		l.come(1, context.Background())
+		l.come(2, context.Background())
+		l.held[1].Served() // and its client has not taken it yet
+		synctest.Wait()
+		if got := strings.Join(l.log, ", "); got != "1 on, 2 on" {
+			t.Errorf("got %s; want that the second goes on", got)
+		}
+		l.leave(1)
+		l.come(3, context.Background())
+		if got := strings.Join(l.log, ", "); got != "1 on, 2 on" {
+			t.Errorf("once the first is over: got %s; want that its place is not given back twice", got)
+		}
+		l.leave(2)
+		l.leave(3)
+	})
+}
