@@ -381,3 +381,59 @@ func FuzzImport(f *testing.F) {
 		}
 	})
 }
+
+func TestALocationOfNginxIsAsOpenAsItWasAndNoMore(t *testing.T) {
+	const top = "upstream app { server 10.0.0.1:80; }\nserver {\n  auth_basic off;\n"
+	for body, want := range map[string]string{
+		"location /a/ { proxy_pass http://app; }":                                                                          "any_a open",
+		"location /a/ { auth_basic x; proxy_pass http://app; }":                                                            "any_a disabled, any_a.closed 403",
+		"location /a/ { auth_request /who; proxy_pass http://app; }\nlocation = /who { internal; proxy_pass http://app; }": "any_a disabled, any_a.closed 403",
+		"location /a/ { allow 10.0.0.0/8; allow ::1; deny all; proxy_pass http://app; }":                                   `any_a cidr(client.ip, ["10.0.0.0/8","::1"]), any_a.closed 403`,
+		"location /a/ { deny 10.0.0.7; proxy_pass http://app; }":                                                           `any_a open, any_a.closed cidr(client.ip, ["10.0.0.7"]) 403`,
+		"location /a/ { deny 10.0.0.7; allow 10.0.0.0/8; deny all; proxy_pass http://app; }":                               "any_a disabled, any_a.closed 403",
+		"location /a/ { deny unix:; proxy_pass http://app; }":                                                              "any_a disabled, any_a.closed 403",
+		"location /a/ { allow all; proxy_pass http://app; }":                                                               "any_a open",
+		"location /a/ { deny all; root /srv; }":                                                                            "any_a 403",
+		"location /a/ { deny all; return 204; }":                                                                           "any_a open",
+		"location /a/ { limit_except GET { deny all; } proxy_pass http://app; }":                                           "any_a disabled, any_a.closed 403",
+		"deny 10.0.0.7;\nlocation /a/ { proxy_pass http://app; location /a/b/ { allow all; proxy_pass http://app; } }":     `any_a-b open, any_a open, any_a.closed cidr(client.ip, ["10.0.0.7"]) 403`,
+		"location /a/ { try_files $uri @app; }\nlocation @app { proxy_set_header X-A b; proxy_pass http://app; }":          "any_a open",
+	} {
+		out, err := Import([]Text{{"nginx.conf", top + body + "\n}\n"}}, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, r := range out.Routes {
+			s := r.ID
+			if r.Match.When != "" {
+				s += " " + r.Match.When
+			}
+			switch {
+			case r.Disabled:
+				s += " disabled"
+			case len(r.Filters) > 0 && r.Filters[0].Answer != nil && r.Filters[0].Answer.Status == 403:
+				s += " 403"
+			case r.Match.When == "":
+				s += " open"
+			}
+			got = append(got, s)
+		}
+		if strings.Join(got, ", ") != want {
+			t.Errorf("%s\n got %s\nwant %s\n%v", body, strings.Join(got, ", "), want, out.Notes)
+		}
+		if strings.Contains(want, "disabled") && !slices.ContainsFunc(out.Notes, func(n Note) bool { return strings.Contains(n.Why, "disabled") }) {
+			t.Errorf("%s: no note says that the route is disabled: %v", body, out.Notes)
+		}
+	}
+	out, err := Import([]Text{{"site.conf", "allow 192.0.2.0/24;\ndeny all;\nserver { location /a/ { proxy_pass http://10.0.0.1; } location /t { default_type application/json; return 200 \"a\\tb\\n\"; } }\n"}}, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out.Routes) != 3 || out.Routes[0].Match.When != `cidr(client.ip, ["192.0.2.0/24"])` {
+		t.Errorf("what stands around the servers of a file does not count: %+v", out.Routes)
+	}
+	if a := out.Routes[2].Filters[0].Answer; a.Body != "a\tb\n" || a.Headers["Content-Type"] != "application/json" {
+		t.Errorf("an answer is %+v, want its escapes and its type as in nginx", a)
+	}
+}

@@ -2,9 +2,11 @@ package route
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math"
+	"net/netip"
 	"path"
 	"regexp"
 	"slices"
@@ -191,6 +193,9 @@ func (r *nginxReader) quoted(q byte) (string, bool, error) {
 			r.at++
 			b.WriteByte(r.src[r.at])
 			continue
+		case c == '\\' && r.at+1 < len(r.src) && strings.IndexByte("ntr", r.src[r.at+1]) >= 0:
+			r.at++
+			c = map[byte]byte{'n': '\n', 't': '\t', 'r': '\r'}[r.src[r.at]]
 		case c == '\n':
 			r.line++
 		}
@@ -285,7 +290,11 @@ func (f *nginxFile) main(list, outer []directive) {
 		case "http":
 			f.main(d.block, d.block)
 		case "server":
-			f.servers = append(f.servers, nginxServer{d, outer})
+			around := outer
+			if around == nil { // in a file that another one includes, who may ask counts all the same
+				around = slices.DeleteFunc(slices.Clone(list), func(d directive) bool { return !slices.Contains(guarding, d.name) })
+			}
+			f.servers = append(f.servers, nginxServer{d, around})
 		case "upstream":
 			if d.file = f.name; len(d.args) == 1 {
 				f.upstreams[d.args[0]] = d
@@ -295,7 +304,9 @@ func (f *nginxFile) main(list, outer []directive) {
 				f.refuse(&d) // nobody would inherit it
 			}
 		default:
-			f.refuse(&d)
+			if !slices.Contains(guarding, d.name) {
+				f.refuse(&d)
+			}
 		}
 	}
 }
@@ -325,10 +336,7 @@ var elsewhere = []struct{ name, why, do string }{
 	{"expires", "it depends on files", "set Cache-Control with responseHeaders"},
 	{"limit_req", "limits are filters of a route", "add {rateLimit: ...} to the route's filters"},
 	{"limit_conn", "limits are filters of a route", "add {rateLimit: ...} to the route's filters"},
-	{"auth_", "who may ask is decided by a filter of a route", "add {auth: ...} to the route's filters"},
-	{"satisfy", "who may ask is decided by a filter of a route", "add {auth: ...} to the route's filters"},
-	{"allow", "addresses are a condition, not a list", "say so with when: 'cidr(client.ip, [...])'"},
-	{"deny", "addresses are a condition, not a list", "say so with when: 'cidr(client.ip, [...])'"},
+	{"auth_", "who may ask is decided by a filter of a route", "give the route an auth filter"},
 	{"if", "conditions are part of what a route matches", "write a route of its own with headers, query, methods or when"},
 	{"map", "there are no variables", "write routes with headers or when, or a program"},
 	{"geo", "there are no variables", "write routes with when, or a program"},
@@ -469,7 +477,7 @@ func (f *nginxFile) server(s *nginxServer) {
 				f.note(f.name, d.line, d.String(), "outside of a location it may lead to any other one", "give the routes that it concerns a rewrite")
 			}
 		default:
-			if !inherited(d.name) {
+			if !inherited(d.name) && !slices.Contains(guarding, d.name) {
 				f.refuse(&d)
 			}
 		}
@@ -542,6 +550,7 @@ func (f *nginxFile) locations(base Route, list []directive, scope [][]directive)
 			f.note(f.name, l.line, l.String(), "it is no location", "")
 			continue
 		}
+		l = f.tried(l, list)
 		inner := append(slices.Clone(scope), l.block)
 		var nested []directive
 		for _, d := range l.block {
@@ -555,6 +564,26 @@ func (f *nginxFile) locations(base Route, list []directive, scope [][]directive)
 			f.location(r, l, inner)
 		}
 	}
+}
+
+// tried returns a location whose try_files ends in another one by name as if it had that one's directives, too.
+func (f *nginxFile) tried(l *directive, all []directive) *directive {
+	last := slices.IndexFunc(l.block, func(d directive) bool {
+		return d.name == "try_files" && len(d.args) > 0 && strings.HasPrefix(d.args[len(d.args)-1], "@")
+	})
+	if last < 0 || slices.ContainsFunc(l.block, func(d directive) bool { return d.name == "proxy_pass" || d.name == "grpc_pass" || d.name == "return" }) {
+		return l
+	}
+	d := l.block[last]
+	name := d.args[len(d.args)-1]
+	named := slices.IndexFunc(all, func(d directive) bool { return len(d.args) == 1 && d.args[0] == name })
+	if named < 0 {
+		return l
+	}
+	f.note(f.name, d.line, d.String(), "the edge serves no files; everything is asked of what "+name+" passes requests on to", "run a file server as a service, and route to it what is there")
+	with := *l
+	with.block = slices.Concat(l.block[:last], l.block[last+1:], all[named].block)
+	return &with
 }
 
 // idFor names a route by its host and path.
@@ -623,7 +652,7 @@ func (f *nginxFile) location(r Route, l *directive, scope [][]directive) {
 	rewritten := false
 	for _, d := range l.block {
 		switch {
-		case d.name == "location" || inherited(d.name):
+		case d.name == "location" || d.name == "internal" || d.name == "default_type" || inherited(d.name) || slices.Contains(guarding, d.name):
 		case answered:
 			f.note(f.name, d.line, d.String(), "the location has answered before", "")
 		case d.name == "return":
@@ -652,6 +681,10 @@ func (f *nginxFile) location(r Route, l *directive, scope [][]directive) {
 		r.Filters = slices.DeleteFunc(r.Filters, func(x Filter) bool { return x.Rewrite != nil })
 	}
 	if !answered && len(r.Backends) == 0 {
+		if who := addresses(scope[len(scope)-1:]); who.plain && !who.others && len(who.allowed) == 0 {
+			f.guarded(r, l, scope, false) // nobody may, whatever stands there
+			return
+		}
 		if !slices.ContainsFunc(l.block, func(d directive) bool {
 			return d.name == "proxy_pass" || d.name == "grpc_pass" || d.name == "location"
 		}) {
@@ -659,9 +692,116 @@ func (f *nginxFile) location(r Route, l *directive, scope [][]directive) {
 		}
 		return
 	}
+	if n := slices.IndexFunc(r.Filters, func(x Filter) bool { return x.Answer != nil && x.Answer.Body != "" }); n >= 0 {
+		if d := effective(scope, "default_type"); len(d) > 0 && len(d[0].args) == 1 && fieldValue(d[0].args[0]) {
+			r.Filters[n].Answer.Headers = map[string]string{"Content-Type": d[0].args[0]}
+		}
+	}
 	f.headers(&r, scope)
 	f.limits(&r, scope, answered)
+	f.guarded(r, l, scope, answered)
+}
+
+// guarding are directives that say who may ask. Those that no route can say close their location.
+var guarding = []string{"allow", "deny", "satisfy", "auth_basic", "auth_request", "auth_jwt", "auth_oidc", "limit_except", "ssl_verify_client"}
+
+// guarded adds a route as open as nginx has its location, and no more.
+func (f *nginxFile) guarded(r Route, l *directive, scope [][]directive, answered bool) {
+	if slices.ContainsFunc(l.block, func(d directive) bool { return d.name == "internal" }) {
+		f.note(f.name, l.line, l.String(), "it is reached from other locations alone, and so is no route", "")
+		return
+	}
+	closed := Route{ID: r.ID + ".closed", Match: r.Match, document: r.document, line: r.line, Filters: []Filter{{Answer: &Answer{Status: 403}}}}
+	var guard *directive
+	for _, name := range guarding[3:] {
+		if all := effective(scope, name); len(all) > 0 && (len(all[0].args) == 0 || all[0].args[0] != "off") {
+			guard = &all[0]
+			break
+		}
+	}
+	who := addresses(scope)
+	when := func(r *Route, list []string) {
+		text, err := json.Marshal(list)
+		if err != nil {
+			panic(err) // texts always are JSON
+		}
+		r.Match.When = "cidr(client.ip, " + string(text) + ")"
+	}
+	switch {
+	case guard == nil && who.first == nil, answered: // nginx answers before it asks who
+		f.take(r)
+		return
+	case guard == nil && who.plain && who.others: // all but some
+		f.take(r)
+		if len(who.denied) > 0 {
+			when(&closed, who.denied)
+			f.take(closed)
+		}
+		return
+	case guard == nil && who.plain && len(who.allowed) == 0: // nobody
+		closed.ID = r.ID
+		f.take(closed)
+		return
+	case guard == nil && who.plain: // some
+		when(&r, who.allowed)
+		f.take(r)
+		f.take(closed)
+		return
+	case guard == nil:
+		guard = who.first
+	}
+	r.Disabled = true
 	f.take(r)
+	f.take(closed)
+	f.note(f.name, guard.line, guard.String(), fmt.Sprintf("the route cannot say who may ask; it is disabled, and %s answers 403 in its place", closed.ID),
+		"give it an auth filter, or a when, take disabled out, and leave out "+closed.ID)
+}
+
+// admitted is who may ask by nginx's allow and deny.
+type admitted struct {
+	first           *directive // nil: there are none
+	allowed, denied []string   // addresses and networks
+	others          bool       // may ask, too
+	plain           bool       // it is one list alone
+}
+
+// addresses reads the allow and deny that count in the innermost scope.
+func addresses(scope [][]directive) admitted {
+	who := admitted{others: true, plain: true}
+	for _, block := range slices.Backward(scope) {
+		over := false // what follows counts no more
+		for i := range block {
+			d := &block[i]
+			if d.name != "allow" && d.name != "deny" || len(d.args) != 1 {
+				continue
+			}
+			if who.first == nil {
+				who.first = d
+			}
+			_, network := netip.ParsePrefix(d.args[0])
+			_, address := netip.ParseAddr(d.args[0])
+			switch {
+			case over:
+			case d.args[0] == "all":
+				over, who.others = true, d.name == "allow"
+			case network != nil && address != nil:
+				who.plain = false
+			case d.name == "allow":
+				who.allowed = append(who.allowed, d.args[0])
+			default:
+				who.denied = append(who.denied, d.args[0])
+			}
+		}
+		if who.first != nil {
+			break
+		}
+	}
+	if who.others {
+		who.plain = who.plain && (len(who.allowed) == 0 || len(who.denied) == 0)
+	} else {
+		who.plain = who.plain && len(who.denied) == 0
+	}
+	return who
 }
 
 // take adds a route.
