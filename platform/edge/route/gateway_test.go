@@ -205,6 +205,7 @@ func TestGatewayAPIConditionsSayWhatIsWrong(t *testing.T) {
 		route(`{"rules":[{"matches":[{"path":{"value":"x"}}],"backendRefs":[{"name":"a"}]}]}`):       "starts with /",
 		route(`{"hostnames":["a:80"]}`):                                                              `host "a:80"`,
 		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{"name":"a/b"}}`: "is no name",
+		`{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute"}`:                           "is no name",
 	} {
 		doc, err := Parse("k", text)
 		if err != nil || len(doc.Routes) != 0 || len(doc.Objects) != 1 {
@@ -324,5 +325,11 @@ func TestPathsOfGRPCRoutesAreSpelledAsTheyAreSent(t *testing.T) {
 	}
 	if want := []string{"/caf%C3%A9.Menu", "/caf%C3%A9.Menu/Order"}; !slices.Equal(got, want) {
 		t.Errorf("got paths %q, want %q", got, want)
+	}
+}
+
+func TestANamespaceWithoutMetadataIsPassedOver(t *testing.T) {
+	if doc, err := Parse("k", "apiVersion: v1\nkind: Namespace\n"); err != nil || len(doc.Routes)+len(doc.Objects) != 0 {
+		t.Errorf("got %+v, %v; want nothing, and no mistake", doc, err)
 	}
 }

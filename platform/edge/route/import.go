@@ -42,6 +42,8 @@ func Import(files []Text, from string) (*Imported, error) {
 			}
 		case "gateway":
 			documents = append(documents, f)
+		case "spring":
+			return nil, fmt.Errorf("%s has routes of Spring Cloud Gateway, whose predicates and filters are code of its own, and are not read; write them as routes: Path, Host, Method, Header and Query are a match, StripPrefix, RewritePath and the like filters, lb://APP is a vip", f.Name)
 		default:
 			return nil, fmt.Errorf("%q is nothing that can be imported; use nginx, zuul or gateway", from)
 		}
@@ -82,6 +84,9 @@ func looksLike(f Text) string {
 		for _, t := range trees {
 			if t.kind == mapping && slices.ContainsFunc(t.keys, func(k string) bool { return k == "zuul" || strings.HasPrefix(k, "zuul.") }) {
 				return "zuul"
+			}
+			if t.get("spring").get("cloud").get("gateway") != nil {
+				return "spring"
 			}
 			if t.kind == mapping && (isObject(t) || t.get("routes") != nil) || t.kind == list {
 				return "gateway"

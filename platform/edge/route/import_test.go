@@ -437,3 +437,10 @@ func TestALocationOfNginxIsAsOpenAsItWasAndNoMore(t *testing.T) {
 		t.Errorf("an answer is %+v, want its escapes and its type as in nginx", a)
 	}
 }
+
+func TestRoutesOfSpringCloudGatewayAreRefusedInWords(t *testing.T) {
+	const text = "spring:\n  cloud:\n    gateway:\n      routes:\n      - {id: a, uri: lb://A, predicates: [Path=/a/**]}\n"
+	if out, err := Import([]Text{{"application.yml", text}}, ""); err == nil || !strings.Contains(err.Error(), "application.yml has routes of Spring Cloud Gateway") {
+		t.Errorf("got %+v, %v; want an error that says what it is, and what to do", out, err)
+	}
+}

@@ -304,7 +304,7 @@ func (f *nginxFile) main(list, outer []directive) {
 				f.refuse(&d) // nobody would inherit it
 			}
 		default:
-			if !slices.Contains(guarding, d.name) {
+			if !slices.Contains(guarding, d.name) || !slices.ContainsFunc(list, func(d directive) bool { return d.name == "server" }) {
 				f.refuse(&d)
 			}
 		}
@@ -336,7 +336,10 @@ var elsewhere = []struct{ name, why, do string }{
 	{"expires", "it depends on files", "set Cache-Control with responseHeaders"},
 	{"limit_req", "limits are filters of a route", "add {rateLimit: ...} to the route's filters"},
 	{"limit_conn", "limits are filters of a route", "add {rateLimit: ...} to the route's filters"},
-	{"auth_", "who may ask is decided by a filter of a route", "give the route an auth filter"},
+	{"auth_", "who may ask is decided by a filter of a route", "add {auth: ...} to the route's filters"},
+	{"satisfy", "who may ask is decided by a filter of a route", "add {auth: ...} to the route's filters"},
+	{"allow", "addresses are a condition, not a list", "say so with when: 'cidr(client.ip, [...])'"},
+	{"deny", "addresses are a condition, not a list", "say so with when: 'cidr(client.ip, [...])'"},
 	{"if", "conditions are part of what a route matches", "write a route of its own with headers, query, methods or when"},
 	{"map", "there are no variables", "write routes with headers or when, or a program"},
 	{"geo", "there are no variables", "write routes with when, or a program"},

@@ -43,6 +43,9 @@ const (
 
 // get returns the value of a key, nil if there is none.
 func (n *node) get(key string) *node {
+	if n == nil {
+		return nil
+	}
 	for i, k := range n.keys {
 		if k == key {
 			return n.items[i]
