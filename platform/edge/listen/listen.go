@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -240,11 +241,22 @@ func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure 
 		secure = tls.Server(c, s.c.TLS)
 	}
 	if err := secure.HandshakeContext(ctx); err != nil {
+		s.shook(false, "unknown", "unknown", "unknown")
 		return nil, nil, err
 	}
 	state := secure.ConnectionState()
+	shown := "none"
+	if len(state.PeerCertificates) > 0 {
+		shown = "certificate"
+	}
+	s.shook(true, tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite), shown)
 	client.TLS, client.Identity = &state, filter.Identity(&state)
 	return nil, secure, nil
+}
+
+// shook counts a TLS handshake, by tags as Zuul's, but that clientauth tells what the client has shown.
+func (s *Server) shook(well bool, protocol, suite, clientauth string) {
+	s.c.HTTP1.Meter.Counter("server.ssl.handshake", "listener", s.c.Name, "success", strconv.FormatBool(well), "protocol", protocol, "ciphersuite", suite, "clientauth", clientauth).Inc()
 }
 
 // prefixed is a connection of which something was read already.

@@ -693,6 +693,7 @@ func (c *call) ended(err error) {
 		x.SetCategory(x.Origin, "the answer of "+x.App+" took longer than the request may")
 	default:
 		c.passage.Broke(err)
+		c.proxy.tooLate.Inc()
 		x.Origin = filter.FailureOriginReset
 		x.SetCategory(x.Origin, "the answer of "+x.App+" broke off")
 	}

@@ -112,6 +112,7 @@ type Proxy struct {
 	maxRead   *config.Value[int]      // ms
 	statuses  statuses
 	noRetry   *meter.Counter // for an incomplete body
+	tooLate   *meter.Counter // to retry, for the answer has begun
 	panics    *filter.Panics
 	endpoint  *filter.Filter
 	free      sync.Pool // of *call
@@ -137,6 +138,7 @@ func New(c Config) *Proxy {
 		maxRead:   c.Properties.Int("zuul.origin.readtimeout.max", 90_000),
 		statuses:  liveStatuses(c.Properties),
 		noRetry:   c.Meter.Counter("zuul.no.retry", "id", "incomplete_body"),
+		tooLate:   c.Meter.Counter("zuul.no.retry", "id", "resp_started"),
 		panics:    filter.NewPanics(c.Meter, c.Log),
 		stop:      make(chan struct{}),
 	}
