@@ -300,7 +300,7 @@ Its revision is told on standard error, for the --if-rev of 'roadbed edge route 
 			}
 			by := ""
 			if doc.UpdatedBy != "" {
-				by = fmt.Sprintf(", by %s %s", doc.UpdatedBy, ago(time.UnixMilli(doc.TS)))
+				by = fmt.Sprintf(", by %s %s ago", doc.UpdatedBy, ago(time.UnixMilli(doc.TS)))
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s, revision %d%s\n", doc.Document, doc.Rev, by)
 			_, err = io.WriteString(cmd.OutOrStdout(), strings.TrimSuffix(doc.Text, "\n")+"\n")
