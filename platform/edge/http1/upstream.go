@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
@@ -24,6 +25,10 @@ type Outgoing struct {
 	Upgrade              bool           // ask for the protocol of x.Request.Upgrade
 
 	Interim func(status int, h *filter.Header) // told of each 1xx answer but 100 and 101; nil: nobody
+
+	// Near is called, where that can be told, when the answer has come and is about to be read, to have memory brought near by [Prefetch] that whoever
+	// reads the answer will need; nil: there is none.
+	Near func()
 
 	// Done is called once for each Do that succeeded, perhaps before it returns: the answer's body is at its end, or was given
 	// up. u may take the next request if reusable; else it is closed. What was read of the answer stays until the exchange ends.
@@ -107,6 +112,9 @@ type Upstream struct {
 
 	// Of the exchange under way.
 	a       *answer
+	x       *filter.Exchange
+	asked   *filter.Field // the first of the request
+	near    func()        // as Outgoing has it
 	phase   step
 	head    *scratch // holds the request's head, and what goes with it, until that is written; nil: it is
 	out     []byte   // of it, not written yet
@@ -244,6 +252,7 @@ func (u *Upstream) Do(x *filter.Exchange, o *Outgoing) error {
 		upgrade = x.Request.Upgrade
 	}
 	u.a, u.sent, u.err, u.phase = a, false, nil, probing
+	u.x, u.asked, u.near = x, unsafe.SliceData(x.Request.Header.Fields()), o.Near
 	u.head = scratches.Get().(*scratch)
 	u.head.b = appendRequest(u.head.b[:0], o, upgrade)
 	u.sendErr = nil
@@ -305,6 +314,7 @@ func (u *Upstream) fail(x *filter.Exchange, e *Error) error {
 	a := u.a
 	x.Response.Header.Reset()
 	u.a, a.u = nil, nil
+	u.x, u.asked, u.near = nil, nil, nil
 	a.free()
 	return e
 }
@@ -493,6 +503,9 @@ func (u *Upstream) step() bool {
 			if a.buf == nil {
 				a.buf = buffers.Get().(*[bufferSize]byte)[:]
 			}
+			if u.s.fd >= 0 && a.end == 0 {
+				u.warm()
+			}
 			n, err := u.s.recv(a.buf[a.end:])
 			if errors.Is(err, errAgain) {
 				return false
@@ -503,6 +516,23 @@ func (u *Upstream) step() bool {
 			}
 			return true
 		}
+	}
+}
+
+// What a request has of memory while it waits for its answer: of a thousand that wait, none is near the processor any more.
+const (
+	stackLines = 48
+	fieldLines = 8
+)
+
+// warm has the memory of the request brought near while the answer is read, all at once: each piece of it would be waited for
+// by itself else, as it is come to, for as long as a hundred instructions take.
+func (u *Upstream) warm() {
+	prefetchStack(stackLines)
+	Prefetch(unsafe.Pointer(u.x), unsafe.Sizeof(*u.x))
+	Prefetch(unsafe.Pointer(u.asked), fieldLines*64)
+	if u.near != nil {
+		u.near()
 	}
 }
 
@@ -685,6 +715,7 @@ func (a *answer) Close() error {
 func (a *answer) finish(ok bool) {
 	u := a.u
 	a.u, u.a = nil, nil
+	u.x, u.asked, u.near = nil, nil, nil
 	u.ending = Other
 	if ok && (!a.head.persists() || a.mode == byClose) {
 		u.ending = Said

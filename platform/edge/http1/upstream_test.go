@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
@@ -489,5 +490,30 @@ func TestAnAnswerIsStampedByItsOwnRequestsTimes(t *testing.T) {
 	later, _ := next.Passport.Find(filter.OutReqHeadersSent)
 	if !(began < sent && sent < got && got < later) {
 		t.Errorf("begun at %d, sent at %d, answered at %d, and the next one sent at %d; want them in this order", began, sent, got, later)
+	}
+}
+
+func TestMemoryIsBroughtNearOnceForEachAnswer(t *testing.T) {
+	near, far := pair(t)
+	fine := "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+	origin(t, far, fine, fine)
+	u := NewUpstream(near)
+	some := make([]byte, 100)
+	for i := range 2 {
+		called := 0
+		got, _, err := ask(u, "GET", func(o *Outgoing, _ *filter.Exchange) {
+			o.Near = func() {
+				called++
+				Prefetch(unsafe.Pointer(&some[0]), uintptr(len(some)))
+				Prefetch(nil, 0) // neither is harmful
+			}
+		})
+		want := 1
+		if u.s.raw == nil {
+			want = 0 // where waiting is reading, nobody knows when the answer has come
+		}
+		if err != nil || called != want || !strings.Contains(got, "ok") {
+			t.Errorf("answer %d: got %q, %v, and was called %d times; want ok, and %d", i, got, err, called, want)
+		}
 	}
 }

@@ -37,6 +37,7 @@ type call struct {
 	watch     func() bool // stops what closes the connection once the client has gone; nil: nothing
 	done      func(*http1.Upstream, bool)
 	early     func(int, *filter.Header)
+	near      func()
 
 	here          context.Context // of two attempts at once
 	leave         func()          // ends it; nil: there were not two

@@ -152,7 +152,7 @@ func New(c Config) *Proxy {
 	p.free.New = func() any {
 		c := &call{proxy: p}
 		c.release = func(*filter.Exchange) { c.end() }
-		c.done, c.early = c.finished, c.earlyAnswer
+		c.done, c.early, c.near = c.finished, c.earlyAnswer, c.warm
 		return c
 	}
 	p.wg.Go(p.sweep)

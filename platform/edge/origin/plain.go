@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"time"
+	"unsafe"
 
 	"github.com/roadbed/roadbed/ipc/balance"
 	"github.com/roadbed/roadbed/platform/edge/filter"
@@ -112,7 +113,7 @@ func (c *call) connect(s *server, perHost int, fresh bool) (kind, error) {
 func (c *call) outgoing(deadline int64) {
 	x, q := c.x, &c.x.Request
 	c.out = http1.Outgoing{
-		Method: q.Method, Host: c.host(), Target: c.target(), Header: &q.Header, Deadline: deadline, Done: c.done,
+		Method: q.Method, Host: c.host(), Target: c.target(), Header: &q.Header, Deadline: deadline, Near: c.near, Done: c.done,
 		Upgrade: c.wish() != "",
 	}
 	if q.Body != nil {
@@ -191,6 +192,9 @@ func (c *call) exchange(now int64) error {
 	}
 	return err
 }
+
+// warm has the processor bring the call's memory near.
+func (c *call) warm() { http1.Prefetch(unsafe.Pointer(c), unsafe.Sizeof(*c)) }
 
 // stamp notes when the request's head was sent, and when all of it was, as far as that was so when it failed.
 func (c *call) stamp(head, all int64) {
