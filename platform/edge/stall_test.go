@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/ipc"
 	xhttp2 "golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 )
@@ -212,6 +214,10 @@ func TestAHealthyClientIsServedWhileTenAddressesThatReadNothingHoldAllPlaces(t *
 			}
 			if got := h.meter.Counter("edge.origin.client.stalled", "id", "hello").Count(); got == 0 {
 				t.Error("edge.origin.client.stalled: got 0, want the answers that were ended")
+			}
+			why, _ := h.calls.Why("hello", 1000)
+			if !slices.ContainsFunc(why.Calls, func(c ipc.Explanation) bool { return strings.Contains(c.Broke, "others wanted its place") }) {
+				t.Error("why tells of none of the answers that were ended")
 			}
 			said := false
 			for _, line := range h.access.Latest(512) {

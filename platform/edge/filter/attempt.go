@@ -2,7 +2,9 @@ package filter
 
 import (
 	"encoding/binary"
+	"net/netip"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 	"unsafe"
@@ -51,6 +53,9 @@ func (a *Attempt) append(b []byte) []byte {
 	b = strconv.AppendInt(b, a.Duration.Milliseconds(), 10)
 	number("attempt", int64(a.Number))
 	text("error", a.Error)
+	if a.Error != "" {
+		text("exceptionType", "OutboundException") // as Zuul has it
+	}
 	if a.Cause != nil {
 		text("cause", a.Cause.Error())
 	}
@@ -59,6 +64,10 @@ func (a *Attempt) append(b []byte) []byte {
 	text("instanceId", a.Instance)
 	text("host", a.Host)
 	number("port", int64(a.Port))
+	if ip, err := netip.ParseAddr(strings.Trim(a.Host, "[]")); err == nil {
+		text("ipAddress", ip.String())
+	}
+	text("vip", a.App)
 	text("region", a.Region)
 	text("availabilityZone", a.Zone)
 	number("readTimeout", int64(a.ReadTimeout/time.Millisecond))

@@ -14,11 +14,12 @@ func TestAttemptsAreToldInZuulsWords(t *testing.T) {
 		{Number: 1, Status: 503, Duration: 12 * time.Millisecond, Error: "ORIGIN_SERVICE_UNAVAILABLE", Cause: errors.New(`said "no"`), App: "playback",
 			ServerGroup: "playback-v012", Instance: "i-0a1", Host: "10.0.3.7", Port: 7001, Region: "us-east-1", Zone: "us-east-1c",
 			ReadTimeout: 2 * time.Second, ConnectTimeout: 500 * time.Millisecond, MaxRetries: 1},
-		{Number: 2, Status: 200},
+		{Number: 2, Status: 200, Host: "[2001:db8::1]"},
+		{Number: 3, Status: 200, Host: "playback.example.com"},
 	}))
-	want := `[{"status":503,"duration":12,"attempt":1,"error":"ORIGIN_SERVICE_UNAVAILABLE","cause":"said \"no\"","app":"playback","asg":"playback-v012",` +
-		`"instanceId":"i-0a1","host":"10.0.3.7","port":7001,"region":"us-east-1","availabilityZone":"us-east-1c","readTimeout":2000,"connectTimeout":500,"maxRetries":1},` +
-		`{"status":200,"duration":0,"attempt":2}]`
+	want := `[{"status":503,"duration":12,"attempt":1,"error":"ORIGIN_SERVICE_UNAVAILABLE","exceptionType":"OutboundException","cause":"said \"no\"","app":"playback","asg":"playback-v012",` +
+		`"instanceId":"i-0a1","host":"10.0.3.7","port":7001,"ipAddress":"10.0.3.7","vip":"playback","region":"us-east-1","availabilityZone":"us-east-1c","readTimeout":2000,"connectTimeout":500,"maxRetries":1},` +
+		`{"status":200,"duration":0,"attempt":2,"host":"[2001:db8::1]","ipAddress":"2001:db8::1"},{"status":200,"duration":0,"attempt":3,"host":"playback.example.com"}]`
 	if got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
