@@ -38,6 +38,7 @@ import (
 	"github.com/roadbed/roadbed/platform/fleet"
 	"github.com/roadbed/roadbed/platform/ledger"
 	"github.com/roadbed/roadbed/platform/properties"
+	"github.com/roadbed/roadbed/platform/region"
 	"github.com/roadbed/roadbed/platform/registry"
 	"github.com/roadbed/roadbed/platform/telemetry"
 )
@@ -320,6 +321,12 @@ func (c *cell) rooms(ctx context.Context, ports map[string]net.Listener) error {
 		conf = props.Handler()
 		c.start(stageRooms, "properties", props.Run)
 		c.start(stageRooms, "chaos", faults.Run)
+		regions, err := region.New(ctx, region.Config{Engine: c.engine, Ledger: book, Properties: props, Measure: c.lately, Log: c.log})
+		if err != nil {
+			return err
+		}
+		regions.Mount(c.surface)
+		c.start(stageRooms, "regions", regions.Run)
 	}
 	if c.has("registry") {
 		reg = registry.New(registry.Config{Ledger: book, Engine: c.engine, Location: here, Self: "registry-" + here.Zone, Settings: c.eureka, Meter: c.meter(here, "registry"), Log: c.log})
@@ -546,7 +553,7 @@ func (c *cell) mountElsewhere() error {
 	}{
 		{"engine", []string{"/api/v1/changes", "/api/v1/engine/"}},
 		{"registry", []string{"/api/v1/services", "/api/v1/registry/"}},
-		{"properties", []string{"/config/", "/api/v1/faults"}},
+		{"properties", []string{"/config/", "/api/v1/faults", "/api/v1/regions"}},
 		{"telemetry", []string{"/api/v1/graph", "/api/v1/tags", "/api/v1/traffic", "/turbine.stream", "/clusters"}},
 		{"fleet", []string{"/api/v1/clusters", "/api/v1/server-groups", "/api/v1/instances"}},
 		{"edge", []string{"/api/v1/edge/"}},

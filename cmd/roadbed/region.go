@@ -18,6 +18,7 @@ import (
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/edge"
 	"github.com/roadbed/roadbed/platform/properties"
+	"github.com/roadbed/roadbed/platform/region"
 	"github.com/spf13/cobra"
 )
 
@@ -34,12 +35,16 @@ at once or bit by bit, to those of others, and nobody is refused; DNS can follow
   roadbed region evacuate east --to west=100 --ramp 60s --reason "the database is ill"
   roadbed region restore east
 
+Who does much worse than usual is proposed to be evacuated (region list); approve or refuse it:
+
+  roadbed region approve east
+
 A region is the property edge.region.NAME, so that each change is in the change log and reaches
 every edge that reads these properties within a second. Regions that are platforms of their own
 each have their own properties: say it to all of them, and give them one edge.regions.key.`,
 		Args: noArgs, RunE: showHelp,
 	}
-	cmd.AddCommand(c.regionList(), c.regionShow(), c.regionPut(), c.regionEvacuate(), c.regionRestore(), c.regionRemove())
+	cmd.AddCommand(c.regionList(), c.regionShow(), c.regionPut(), c.regionEvacuate(), c.regionRestore(), c.regionRemove(), c.regionApprove(), c.regionRefuse())
 	return cmd
 }
 
@@ -79,7 +84,7 @@ func (c *cli) regionList() *cobra.Command {
 					rate, failed = fmt.Sprintf("%.1f", float64(t.Last)/10), fmt.Sprintf("%.1f", 100*float64(t.Failed)/float64(t.Last))
 				}
 				return []string{name, cmp.Or(string(r.Document.State), "refused"), percent(r.Moved), percent(r.Goal), orDash(sentTo(r)), strconv.Itoa(len(r.Document.Edges)), rate, failed,
-					orDash(cmp.Or(r.Refused, r.Paused, silent(r), r.Document.Reason))}
+					orDash(cmp.Or(r.Refused, r.Paused, proposed(r), silent(r), r.Document.Reason))}
 			})
 		},
 	}
@@ -96,15 +101,51 @@ func (c *cli) regionShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return showOne(cmd, &l, fetchRegion(client, args[0]), regionFacts)
+			return showOne(cmd, &l, func(ctx context.Context) (shownRegion, error) {
+				view, err := fetchRegion(client, args[0])(ctx)
+				r := shownRegion{RegionView: view}
+				if err == nil {
+					r.watched(ctx, client)
+				}
+				return r, err
+			}, regionFacts)
 		},
 	}
 	l.flags(cmd)
 	return cmd
 }
 
+// shownRegion is a region as an edge sees it, and as it is watched by whoever has the properties.
+type shownRegion struct {
+	edge.RegionView
+	Watch   *region.RegionState  `json:"watch,omitempty"`
+	Weights *region.WeightsState `json:"weights,omitempty"`
+}
+
+// watched finds out how the region is judged; what is not known is left out.
+func (r *shownRegion) watched(ctx context.Context, client *api.Client) {
+	var v region.View
+	if client.Do(ctx, http.MethodGet, "/api/v1/regions", nil, &v) != nil {
+		return
+	}
+	r.Weights = v.Weights
+	for _, s := range v.Regions {
+		if s.Region == r.Region {
+			r.Watch = &s
+		}
+	}
+}
+
+// proposed says what is proposed; empty if nothing is.
+func proposed(r edge.RegionView) string {
+	if r.Proposal == nil || r.Proposal.State != edge.ProposalOpen || r.Document.State != edge.RegionServing {
+		return ""
+	}
+	return fmt.Sprintf("PROPOSED to evacuate it to %s; see roadbed region show %s", shares(r.Proposal.To), r.Region)
+}
+
 // regionFacts is what there is to say about a region.
-func regionFacts(r edge.RegionView) [][2]string {
+func regionFacts(r shownRegion) [][2]string {
 	d := r.Document
 	facts := [][2]string{{"region", r.Region}, {"state", cmp.Or(string(d.State), "none is in force")}, {"moved", percent(r.Moved) + " % of " + percent(r.Goal) + " %"}}
 	add := func(name, value string) {
@@ -112,7 +153,7 @@ func regionFacts(r edge.RegionView) [][2]string {
 			facts = append(facts, [2]string{name, value})
 		}
 	}
-	add("to", sentTo(r))
+	add("to", sentTo(r.RegionView))
 	for _, w := range r.Without {
 		add("not to", w)
 	}
@@ -130,7 +171,31 @@ func regionFacts(r edge.RegionView) [][2]string {
 	if d.Strict {
 		add("strict", "who cannot go elsewhere is refused")
 	}
-	add("mind", silent(r))
+	add("mind", silent(r.RegionView))
+	if p := r.Proposal; p != nil {
+		add("proposal", fmt.Sprintf("%s since %s: to %s", p.State, p.At.Local().Format(time.DateTime), shares(p.To)))
+		add("for", p.Why())
+		if p.State == edge.ProposalOpen {
+			add("decide", fmt.Sprintf("roadbed region approve %s, or refuse %[1]s", r.Region))
+		}
+	}
+	if s := r.Watch; s != nil {
+		if s.Good != nil && s.Expected != nil {
+			add("good answers", fmt.Sprintf("%.1f/s; %.1f expected (sigma %.1f) by %s", *s.Good, *s.Expected, *s.Sigma, s.Baseline))
+		}
+		add("not judged", s.Silent)
+	}
+	if s := r.Weights; s != nil {
+		told := "not accepted yet"
+		if s.Accepted != nil {
+			told = "accepted " + s.Accepted.Local().Format(time.DateTime)
+		}
+		if s.Failing != "" {
+			told += fmt.Sprintf(" after %d attempts", s.Attempts)
+		}
+		add("weights told", s.URL+" "+told)
+		add("not told", s.Failing)
+	}
 	if t := r.Tunnel; t != nil {
 		add("from here", fmt.Sprintf("%d requests, %d in flight; in the last 10 s %d, of which %d failed", t.Requests, t.InFlight, t.Last, t.Failed))
 		add("reachable", fmt.Sprintf("%d of %d edges", t.Reachable, len(d.Edges)))
@@ -392,6 +457,69 @@ func (c *cli) regionRemove() *cobra.Command {
 				return frozen(err)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "removed %s\n", args[0])
+			return err
+		},
+	}
+	breakGlass(cmd, &glass)
+	return cmd
+}
+
+// openProposal returns what is proposed for a region, or says that nothing is.
+func openProposal(ctx context.Context, client *api.Client, name string) (*edge.RegionProposal, error) {
+	r, err := fetchRegion(client, name)(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("nothing is changed: %w", err)
+	}
+	if r.Proposal == nil || r.Proposal.State != edge.ProposalOpen {
+		return nil, fmt.Errorf("nothing is changed: nothing is proposed for %s; to evacuate it all the same: roadbed region evacuate %[1]s", name)
+	}
+	return r.Proposal, nil
+}
+
+func (c *cli) regionApprove() *cobra.Command {
+	var f regionChange
+	cmd := &cobra.Command{
+		Use: "approve REGION", Short: "Evacuate a region as it is proposed", Args: exactArgs("a REGION"), ValidArgsFunction: c.completeRegions(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			p, err := openProposal(cmd.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			f.change.State, f.change.To = edge.RegionDraining, p.To
+			f.reason = cmp.Or(f.reason, c.why, p.Why())
+			return f.apply(cmd, c, args[0], func(out *edge.RegionChanged) string {
+				return fmt.Sprintf("approved: %s is %s, its users go to %s, all of them %s", args[0], out.Document.State, shares(out.Document.To), pace(&out.Document))
+			})
+		},
+	}
+	f.flags(cmd, false)
+	return cmd
+}
+
+func (c *cli) regionRefuse() *cobra.Command {
+	var glass bool
+	cmd := &cobra.Command{
+		Use: "refuse REGION", Short: "Say no to what is proposed, until the region has been well for a minute", Args: exactArgs("a REGION"), ValidArgsFunction: c.completeRegions(),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			client, err := c.client()
+			if err != nil {
+				return err
+			}
+			p, err := openProposal(cmd.Context(), client, args[0])
+			if err != nil {
+				return err
+			}
+			p.State = edge.ProposalRefused
+			client.Why = c.why
+			set := properties.Property{Key: edge.ProposalProperty + args[0], Value: p.Text(), Source: "cli"}
+			if err := client.Do(cmd.Context(), http.MethodPost, "/config/v1/properties?"+permits(glass), set, nil); err != nil {
+				return fmt.Errorf("nothing is changed: %w", frozen(err))
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "refused; %s stays as it is, and nothing is proposed for it until it has been well for a minute\n", args[0])
 			return err
 		},
 	}

@@ -221,6 +221,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	g.leave() // it may have been so before
 	defer g.regions.Close()
 	defer g.props.Prefix(region.Prefix, g.setRegions)()
+	defer g.props.Prefix(region.ProposalPrefix, g.regions.SetProposals)()
 	defer g.props.Prefix("fault.", func(all map[string]string) {
 		defer g.panics.Catch("faults", nil)
 		g.faults.Store(newFaults(all, g.faults.Load(), g.meter, g.log))

@@ -10,7 +10,29 @@ type (
 	RegionChange   = region.RegionChange   // of POST /api/v1/edge/regions/REGION/check
 	RegionChanged  = region.RegionChanged  // its answer
 	RegionState    = region.State
+	RegionProposal = region.RegionProposal
+	Regions        = region.Documents // by name
 )
+
+// What has become of a proposal.
+const (
+	ProposalOpen    = region.Open
+	ProposalRefused = region.Refused
+	ProposalExpired = region.Expired
+	ProposalActed   = region.Acted
+)
+
+// Properties of proposals: what those that hold them begin with, and the one by which they are followed at once.
+const (
+	ProposalProperty = region.ProposalPrefix
+	AutoProperty     = region.AutoProperty
+)
+
+// ParseRegions reads the regions among properties, but for those with mistakes.
+func ParseRegions(props map[string]string) Regions { return region.ParseAll(props) }
+
+// ParseProposal reads a proposal; nil if text is none.
+func ParseProposal(text string) *RegionProposal { return region.ParseProposal(text) }
 
 // The states of a region.
 const (

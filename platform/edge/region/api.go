@@ -34,16 +34,17 @@ type RegionVisitors struct {
 
 // RegionView is one region.
 type RegionView struct {
-	Region   string         `json:"region"`
-	Own      bool           `json:"own,omitempty" doc:"this edge is in it"`
-	Document RegionDocument `json:"document" doc:"that is in force"`
-	Moved    float64        `json:"moved" doc:"percent of its users that this edge has served elsewhere now"`
-	Goal     float64        `json:"goal" doc:"percent of its users that are elsewhere in the end"`
-	Paused   string         `json:"paused,omitempty" doc:"why its users stay where they are for now"`
-	Since    *time.Time     `json:"pausedSince,omitempty"`
-	Refused  string         `json:"refused,omitempty" doc:"why the newest document is not in force"`
-	Without  []string       `json:"without,omitempty" doc:"regions in to that cannot be asked, and why"`
-	Tunnel   *RegionTunnel  `json:"tunnel,omitempty" doc:"how this edge does with it; absent if it is in it"`
+	Region   string          `json:"region"`
+	Own      bool            `json:"own,omitempty" doc:"this edge is in it"`
+	Document RegionDocument  `json:"document" doc:"that is in force"`
+	Moved    float64         `json:"moved" doc:"percent of its users that this edge has served elsewhere now"`
+	Goal     float64         `json:"goal" doc:"percent of its users that are elsewhere in the end"`
+	Proposal *RegionProposal `json:"proposal,omitempty" doc:"to evacuate it, and what has become of that"`
+	Paused   string          `json:"paused,omitempty" doc:"why its users stay where they are for now"`
+	Since    *time.Time      `json:"pausedSince,omitempty"`
+	Refused  string          `json:"refused,omitempty" doc:"why the newest document is not in force"`
+	Without  []string        `json:"without,omitempty" doc:"regions in to that cannot be asked, and why"`
+	Tunnel   *RegionTunnel   `json:"tunnel,omitempty" doc:"how this edge does with it; absent if it is in it"`
 }
 
 // RegionTunnel is how an edge does with the edges of another region.
@@ -90,7 +91,7 @@ func (r *Regions) View() RegionsView {
 const noKey = "there is no key to sign hops with; set edge.regions.key to the same 16 characters or more in all regions"
 
 func (r *Regions) view(p *picture, g *region) RegionView {
-	v := RegionView{Region: g.name, Own: g == p.own, Document: *g.doc, Moved: g.percent(), Goal: g.doc.goal(), Paused: g.ramp.why, Refused: r.refused[g.name]}
+	v := RegionView{Region: g.name, Own: g == p.own, Document: *g.doc, Moved: g.percent(), Goal: g.doc.goal(), Paused: g.ramp.why, Refused: r.refused[g.name], Proposal: r.proposed[g.name]}
 	if v.Paused != "" {
 		since := g.ramp.since
 		v.Since = &since
@@ -274,14 +275,7 @@ func (r *Regions) evenly(p *picture, name string) map[string]int {
 			fit = append(fit, g.name)
 		}
 	}
-	to := map[string]int{}
-	for i, n := range fit {
-		to[n] = whole / len(fit)
-		if i < whole%len(fit) {
-			to[n]++
-		}
-	}
-	return to
+	return evenly(fit)
 }
 
 // fit says why the regions in d.To cannot take users; nil if all can.

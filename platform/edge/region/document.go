@@ -84,7 +84,7 @@ func validName(s string) bool {
 			return false
 		}
 	}
-	return s != "" && len(s) <= 63
+	return s != "" && len(s) <= 63 && s != auto
 }
 
 func (d *RegionDocument) validate(name string) error {
@@ -94,7 +94,7 @@ func (d *RegionDocument) validate(name string) error {
 			all = append(all, fmt.Errorf(format, args...))
 		}
 	}
-	wrong(!validName(name), "a region's name has letters, digits, - and _, up to 63 of them; got %q", name)
+	wrong(!validName(name), "a region's name has letters, digits, - and _, up to 63 of them, and is not auto; got %q", name)
 	wrong(d.Region != "" && d.Region != name, "region is %q, and the property's name says %q; leave it out", d.Region, name)
 	wrong(d.State != Serving && d.State != Draining && d.State != Evacuated, "state %q: use SERVING, DRAINING or EVACUATED", d.State)
 	wrong(d.Weight != nil && (*d.Weight < 0 || *d.Weight > whole), "weight %d: use 0 to 100 percent", d.weight())

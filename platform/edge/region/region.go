@@ -134,17 +134,19 @@ type Regions struct {
 	visitors, taken, turned, forged atomic.Int64
 	left                            func(*filter.Exchange)
 	kept                            *meter.Counter
+	good                            *meter.Counter
 	free                            sync.Pool // of *trip
 
 	woken chan struct{} // a picture has come
 
-	mu      sync.Mutex // guards what follows
-	calls   *ipc.Engine
-	proxy   *origin.Proxy
-	lists   lists
-	tunnels map[string]*tunnel
-	refused map[string]string // why the newest documents are not in force, by region
-	closed  bool
+	mu       sync.Mutex // guards what follows
+	calls    *ipc.Engine
+	proxy    *origin.Proxy
+	lists    lists
+	tunnels  map[string]*tunnel
+	proposed map[string]*RegionProposal
+	refused  map[string]string // why the newest documents are not in force, by region
+	closed   bool
 }
 
 // settings are the properties under edge.regions.
@@ -196,6 +198,7 @@ func New(c Config) *Regions {
 		set:   config.Must(config.Bind(c.Properties, "edge.regions.", settings{User: source{name: "X-Member"}, Gate: true, Errors: 0.05, Requests: 20})),
 		fault: c.Properties.String("fault.key", ""),
 		kept:  c.Meter.Counter("edge.region.kept"),
+		good:  c.Meter.Counter("edge.region.good"),
 		lists: lists{by: map[string][]roadbed.Instance{}, watchers: map[string]func([]roadbed.Instance){}}, tunnels: map[string]*tunnel{}, refused: map[string]string{},
 		woken: make(chan struct{}, 1),
 	}
@@ -277,6 +280,9 @@ func (r *Regions) Set(all map[string]string) {
 	next := &picture{}
 	for _, key := range slices.Sorted(maps.Keys(all)) {
 		name := strings.TrimPrefix(key, Prefix)
+		if name == auto {
+			continue // it is AutoProperty
+		}
 		doc, err := Parse(name, all[key])
 		if other := taken[appOf(name)]; err == nil && other != "" && other != name {
 			err = twins(other)
@@ -294,6 +300,9 @@ func (r *Regions) Set(all map[string]string) {
 		g := &region{name: name, doc: doc}
 		if old != nil && doc.same(old.doc) {
 			g.ramp = old.ramp
+		}
+		if old == nil {
+			r.meter.GaugeFunc("edge.region.moved", func() float64 { return r.now.Load().moved(name) }, "edge.region.of", name)
 		}
 		next.regions = append(next.regions, g)
 		taken[appOf(name)] = name
@@ -363,6 +372,14 @@ func (r *Regions) reach(p *picture) {
 	}
 }
 
+// moved returns the percent of a region's users that are elsewhere; NaN if there is no such region.
+func (p *picture) moved(name string) float64 {
+	if g := p.find(name); g != nil {
+		return g.percent()
+	}
+	return math.NaN()
+}
+
 // inFlight returns how many requests are in flight to a region; NaN if there is no way to it.
 func (r *Regions) inFlight(name string) float64 {
 	if g := r.now.Load().find(name); g != nil && g.tunnel != nil {
@@ -399,7 +416,10 @@ func (r *Regions) Filters() []*filter.Filter {
 			If: func(x *filter.Exchange) bool { return x.Away != "" }, Apply: r.tunnelled},
 		{Name: "RegionNoted", Kind: filter.Outbound, Order: -940, Quick: true, Always: true,
 			If: func(x *filter.Exchange) bool { return x.Away == "" && x.Hop == "" }, Apply: func(x *filter.Exchange) error {
-				r.here.add(balance.Failing(x.Response.Status))
+				bad := balance.Failing(x.Response.Status)
+				if r.here.add(bad); !bad {
+					r.good.Inc()
+				}
 				return nil
 			}},
 	}
