@@ -21,9 +21,9 @@
 //
 // # Weights
 //
-// With edge.regions.weights.url the weights of all regions are put there, see [Weights], within five seconds of a change while a ramp goes on,
-// and again until they are accepted: after 2 s, 4 s, and so on up to a minute. They go along with the share that edges have moved,
-// and stand still where edges do.
+// With edge.regions.weights.url the weights of all regions are put there, see [Weights], at most every five seconds, and again until they are
+// accepted: after 2 s, 4 s, and so on up to a minute. They go along with the share that edges have moved, and stand still where edges
+// do. What edges have moved is read ten seconds late, so that weights lag a ramp by about 12 s.
 //
 // # What it promises
 //   - It never evacuates anything by itself unless edge.region.auto is true.

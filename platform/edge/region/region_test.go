@@ -499,6 +499,25 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+func FuzzParseProposal(f *testing.F) {
+	f.Add(`{"state":"OPEN","at":"2026-01-31T10:00:00Z","good":3.25,"expected":40,"sigma":2,"baseline":"the last hour","to":{"west":100}}`)
+	f.Add(`{"state":"REFUSED","at":"2026-01-31T10:00:00+23:59"}`)
+	f.Add(`{"state":"","good":1}`)
+	f.Add(`{"state":"OPEN","good":1e999}`)
+	f.Add(`{"state":"OPEN"} {}`)
+	f.Add(`null`)
+	f.Fuzz(func(t *testing.T, text string) {
+		p := ParseProposal(text)
+		if p == nil {
+			return
+		}
+		again := ParseProposal(p.Text())
+		if again == nil || again.Text() != p.Text() || again.Why() != p.Why() || p.State == "" || !again.At.Equal(p.At) {
+			t.Fatalf("%q was taken, and written as %q is not the same: %+v", text, p.Text(), again)
+		}
+	})
+}
+
 func FuzzHop(f *testing.F) {
 	now := time.Unix(1_800_000_000, 0)
 	f.Add(sign(testKey, "east", "west", now))
