@@ -28,9 +28,9 @@ var edge = map[string]string{
 		{"name": "ProxyEndpoint", "kind": "ENDPOINT", "order": 0, "disabled": false, "guard": false, "running": 0, "limit": 0, "runs": 1900800, "skipped": 0, "failed": 0, "mean": 5800000},
 		{"name": "Outward", "kind": "OUTBOUND", "order": -900, "disabled": false, "guard": false, "running": 0, "limit": 0, "runs": 1900800, "skipped": 0, "failed": 0, "mean": 1200}]`,
 	"regions": `{"region": "east", "kept": 4, "visitors": {"inFlight": 3, "headroom": 500, "taken": 120, "refused": 1, "forged": 0}, "regions": [
-		{"region": "east", "own": true, "document": {"state": "DRAINING", "to": {"west": 60, "north": 40}, "reason": "a drill"}, "moved": 37.5, "goal": 100, "paused": "west fails: 12.0 % of 400 requests in 10 s, and 0.5 % of those served here; 5.0 points more are allowed"},
+		{"region": "east", "own": true, "document": {"state": "DRAINING", "to": {"west": 60, "north": 40}, "reason": "a drill"}, "moved": 37.5, "goal": 100, "paused": "west fails: 12.0 %% of 400 requests in 10 s, and 0.5 %% of those served here; 5.0 points more are allowed"},
 		{"region": "north", "document": {"state": "SERVING"}, "moved": 0, "goal": 0, "tunnel": {"inFlight": 0, "requests": 812, "last": 0, "failed": 0, "shut": true}},
-		{"region": "west", "document": {"state": "SERVING"}, "moved": 0, "goal": 0, "tunnel": {"inFlight": 7, "requests": 4021, "last": 400, "failed": 48, "shut": false}}]}`,
+		{"region": "west", "document": {"state": "SERVING"}, "moved": 0, "goal": 0, "proposal": {"state": "OPEN", "at": "%s", "good": 38.2, "expected": 412.7, "sigma": 20.6, "baseline": "the same time last week", "to": {"north": 100}}, "tunnel": {"inFlight": 7, "requests": 4021, "last": 400, "failed": 48, "shut": false}}]}`,
 	"shed": `{"x": 0.42, "threshold": 80, "floor": 30, "forced": 100, "shed": {"CRITICAL": 0, "DEGRADED": 0, "BEST_EFFORT": 12, "BULK": 4312}, "signals": [{"name": "cpu", "value": 0.91, "soft": 0.8, "hard": 1, "x": 0.42}, {"name": "delay", "value": 0.0021, "soft": 0.01, "hard": 0.1, "x": 0}, {"name": "memory", "value": 0.31, "soft": 0.7, "hard": 0.9, "x": 0}], "apps": [{"app": "playback", "inFlight": 91, "limit": 100, "slow": true, "overloaded": 0.04, "threshold": 60, "refused": 77}]}`,
 	"programs": `[{"name": "tenant", "phase": "inbound", "order": 5, "global": true, "guard": true, "versions": [{"version": "9f21c3a0", "state": "CANARY", "kind": "starlark", "percent": 5, "runs": 410, "failures": 2, "mean": 9000}, {"version": "77ab01de", "state": "ACTIVE", "kind": "starlark", "percent": 95, "runs": 7800, "failures": 0, "mean": 8000}]},
 		{"name": "broken", "phase": "", "order": 0, "global": false, "guard": false, "versions": [], "refused": "line 3: undefined: reqest"}]`,
@@ -52,10 +52,21 @@ func ofEdge(r *http.Request) any {
 	switch r.PathValue("part") {
 	case "origins":
 		text = fmt.Sprintf(text, at.Add(25*time.Second).Format(time.RFC3339))
+	case "regions":
+		text = fmt.Sprintf(text, at.Add(-4*time.Minute).Format(time.RFC3339))
 	case "passport":
 		text = fmt.Sprintf(text, at.Add(-8*time.Second).Format(time.RFC3339))
 	case "faults":
 		text = "[]"
 	}
 	return json.RawMessage(text)
+}
+
+// ofRegions answers as who watches over regions does.
+func ofRegions(*http.Request) any {
+	return json.RawMessage(`{"leads": true, "auto": false, "regions": [
+		{"region": "east", "silent": "nothing is judged while its users are elsewhere or on the move"},
+		{"region": "north", "good": 201.4, "expected": 198.2, "sigma": 9.9, "baseline": "the last hour"},
+		{"region": "west", "good": 38.2, "expected": 412.7, "sigma": 20.6, "baseline": "the same time last week"}],
+		"weights": {"url": "https://dns.example.com/weights", "failing": "it answers 503 Service Unavailable: try again", "attempts": 3}}`)
 }

@@ -107,6 +107,7 @@ func newFixture() *fixture {
 		"GET /api/v1/faults":                                  func(*http.Request) any { return append([]map[string]any{}, f.faults...) },
 		"GET /api/v1/graph":                                   f.graph,
 		"GET /api/v1/edge/{part}":                             ofEdge,
+		"GET /api/v1/regions":                                 ofRegions,
 		"POST /api/v1/faults":                                 f.addFault,
 		"DELETE /api/v1/faults/{id}":                          f.removeFault,
 		"DELETE /api/v1/instances/{id}":                       f.kill,

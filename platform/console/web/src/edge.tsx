@@ -3,7 +3,7 @@
 import { useEffect, useState } from 'preact/hooks'
 import type { EdgeFilter, EdgeProgram, EdgeRequest, EdgeRoute, EdgeRoutes, Origin, Regions as AllRegions, Shedding, Talker } from './types'
 import type { Model } from './model'
-import { Empty, Mark, useRead } from './ui'
+import { type Ask, Empty, Mark, useRead } from './ui'
 import { count, percent, rate, seconds, words } from './format'
 import { Explain } from './explain'
 import { Origins } from './origins'
@@ -13,7 +13,7 @@ import { Regions } from './regions'
 const every = 2_000
 const at = '/api/v1/edge/'
 
-export function EdgePage({ model }: { model: Model }) {
+export function EdgePage({ model, ask }: { model: Model; ask: (a: Ask) => void }) {
   const routes = useRead<EdgeRoutes>(at + 'routes', 5_000)
   const origins = useRead<Origin[]>(at + 'origins', every)
   const top = useRead<{ clients: Talker[] | null; paths: Talker[] | null }>(at + 'top?limit=8', every)
@@ -34,7 +34,7 @@ export function EdgePage({ model }: { model: Model }) {
       </div>
       {error && <p class="problem" role="alert">{error} What is shown may be old.</p>}
       {r?.refused && <p class="notice danger" data-testid="edge-refused"><Mark kind="danger" size={12} /><span><b role="alert">The newest routes are not in force.</b> <span>{r.refused} The ones before stay. Mend them with <code>roadbed edge route apply</code>.</span></span></p>}
-      {regions && <Regions all={regions} />}
+      {regions && regions.regions.length > 1 && <Regions all={regions} now={model.now} ask={ask} />}
       <Explain example={exampleOf(r)} />
       {origins.data && <Origins origins={origins.data} now={model.now} />}
       {r && <Routes routes={r.routes ?? []} apps={apps} />}

@@ -128,7 +128,7 @@ function App() {
         {model && route.page === 'services' && <ServicesPage model={model} ask={setAsk} />}
         {model && route.page === 'service' && <ServicePage key={route.name} name={route.name} model={model} ask={setAsk} theme={shade} />}
         {model && route.page === 'registry' && <RegistryPage model={model} node={overview?.node ?? undefined} ask={setAsk} />}
-        {model && route.page === 'edge' && <EdgePage model={model} />}
+        {model && route.page === 'edge' && <EdgePage model={model} ask={setAsk} />}
         {model && route.page === 'config' && <ConfigPage model={model} ask={setAsk} />}
         {model && route.page === 'property' && <PropertyPage key={route.name} name={route.name} model={model} ask={setAsk} />}
         {model && route.page === 'past' && <PastPage model={model} ask={setAsk} />}

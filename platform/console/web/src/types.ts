@@ -282,7 +282,28 @@ export interface RegionView {
   goal: number
   paused?: string
   refused?: string
+  proposal?: Proposal
   tunnel?: { inFlight: number; requests: number; last: number; failed: number; shut: boolean }
+}
+
+/** Why a region should be evacuated, and what has become of that. */
+export interface Proposal {
+  state: 'OPEN' | 'REFUSED' | 'EXPIRED' | 'ACTED'
+  at: string
+  good: number
+  expected: number
+  sigma: number
+  baseline: string
+  to: Record<string, number>
+}
+
+/** How regions are judged, and whether whoever leads clients to them is told. */
+export interface RegionsWatch {
+  leads: boolean
+  problem?: string
+  auto: boolean
+  regions: { region: string; good?: number; expected?: number; baseline?: string; silent?: string }[]
+  weights?: { url: string; accepted?: string; failing?: string; attempts?: number }
 }
 
 export interface Origin {
