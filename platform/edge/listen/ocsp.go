@@ -68,8 +68,11 @@ func (s *Certificates) ask(ctx context.Context, now time.Time) {
 		if err != nil {
 			s.log.Warn("the issuer of a certificate does not vouch for it; it is asked again", "names", c.Leaf.DNSNames, "issuer", c.Leaf.OCSPServer[0], "err", err)
 			is = staple{due: now.Add(stapleAgain)}
-			if !errors.Is(err, errRevoked) && now.Before(was.until) {
+			if over := was.until.Add(-2 * stapleEvery); !errors.Is(err, errRevoked) && now.Before(over) {
 				is.der, is.until = was.der, was.until
+				if over.Before(is.due) { // nothing is shown beyond its time
+					is.due = over
+				}
 			}
 		}
 		changed = changed || !bytes.Equal(is.der, was.der)

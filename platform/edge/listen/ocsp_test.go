@@ -168,7 +168,11 @@ func TestClientsAreShownWhatTheIssuerSaysOfACertificate(t *testing.T) {
 	if r.asked != 2 {
 		t.Errorf("the issuer, which is away, is asked again at once")
 	}
-	s.ask(t.Context(), now.Add(5*time.Hour))
+	s.ask(t.Context(), now.Add(4*time.Hour-5*time.Minute))
+	if got := stapledTo(t, s, "one.example"); got == nil {
+		t.Error("what the issuer said is shown no more, five minutes before its time ends")
+	}
+	s.ask(t.Context(), now.Add(4*time.Hour-2*time.Minute)) // though the issuer was asked a moment ago
 	if got := stapledTo(t, s, "one.example"); got != nil {
 		t.Error("what the issuer said is shown beyond its time")
 	}
