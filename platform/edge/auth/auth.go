@@ -22,7 +22,7 @@
 //   - If keys or a service that decides cannot be had, the answer is 503: nobody is let in unchecked.
 //   - Of a login no edge keeps anything: it is in the browser's cookies, encrypted and signed by the property
 //     edge.auth.sessionSecret, 32 characters or more, that all edges share. Several with commas between: the first seals, all open.
-//     Without it each edge makes one of its own, which ends with it. These cookies reach no service.
+//     Without it each edge makes one of its own, which ends with it. These cookies reach no service whose requests the login guards.
 //   - Where a login leads to afterwards is a path of the host where it began, and nowhere else.
 //
 // # What it does not

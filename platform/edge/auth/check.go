@@ -104,9 +104,6 @@ func (c *checker) check(x *filter.Exchange) error {
 		if x.Request.RawQuery != "" {
 			to += "?" + x.Request.RawQuery
 		}
-		if !local(to) || len(to) > mostParam {
-			to = "/"
-		}
 		return c.login.begin(x, c, to)
 	case c.login != nil:
 		return c.refuse(x, "none", wrong("who asks must be known here; send credentials, or log in at "+c.login.doc.Path+"/start"))

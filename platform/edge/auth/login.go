@@ -53,7 +53,7 @@ type login struct {
 	seen     *cache[*session] // by the cookie
 
 	mu       sync.Mutex
-	renewals map[[sha256.Size]byte]*renewal // by the refresh token that is spent; guarded by mu
+	renewals map[[sha256.Size]byte]*renewal // by scheme and refresh token that is spent; guarded by mu
 }
 
 const (
@@ -61,7 +61,7 @@ const (
 	mostRenewals = 10_000
 	renewedFor   = time.Minute // requests that bring the cookie of before get the same new one
 	renewBefore  = 30 * time.Second
-	mostParam    = 2048 // bytes of a code or state
+	mostParam    = 2048 // bytes of a code, a state, or a path to go on to
 )
 
 // logins makes the login of d.
@@ -165,11 +165,7 @@ func (l *login) own(x *filter.Exchange, c *checker) (is bool, err error) {
 	case rest == "/callback":
 		err = l.callback(x, c)
 	case rest == "/start":
-		to := parameter(x.Request.RawQuery, "to")
-		if !local(to) {
-			to = "/"
-		}
-		err = l.begin(x, c, to)
+		err = l.begin(x, c, parameter(x.Request.RawQuery, "to"))
 	default:
 		l.logout(x, c)
 	}
@@ -183,8 +179,12 @@ func navigates(x *filter.Exchange) bool {
 	return x.Request.Method == http.MethodGet && x.Request.Upgrade == "" && (mode == "" || mode == "navigate") && strings.Contains(h.Get("Accept"), "text/html")
 }
 
-// begin leads the client to the issuer, from where it is to come back and go on to the path to.
+// begin leads the client to the issuer, from where it is to come back and go on to the path to; to / if that is none of this
+// host, or longer than a cookie holds.
 func (l *login) begin(x *filter.Exchange, c *checker, to string) error {
+	if !local(to) || len(to) > mostParam {
+		to = "/"
+	}
 	ctx, cancel := context.WithTimeout(x.Context(), asking)
 	defer cancel()
 	about, err := l.issuer.about(ctx)
@@ -331,10 +331,10 @@ func (l *login) identify(x *filter.Exchange) (*Identity, bool, error) {
 			return nil, !over, err
 		}
 	}
-	if l.doc.AccessToken {
+	if l.doc.AccessToken && s.Access != "" {
 		h.Set("X-Forwarded-Access-Token", s.Access)
 	}
-	if l.doc.Bearer {
+	if l.doc.Bearer && s.Access != "" {
 		h.Set("Authorization", "Bearer "+s.Access)
 	}
 	return s.who, true, nil
@@ -344,6 +344,7 @@ func (l *login) identify(x *filter.Exchange) (*Identity, bool, error) {
 type renewal struct {
 	done    chan struct{} // closed when what follows is there
 	session *session
+	cookies []string // the same for all who wait: of two sets a browser could keep a part of each
 	err     error
 	at      time.Time
 }
@@ -354,14 +355,15 @@ func (l *login) renew(x *filter.Exchange, s *session, scheme string) (*session, 
 	if s.Refresh == "" {
 		return nil, expired
 	}
-	key := sha256.Sum256([]byte(s.Refresh))
+	key := sha256.Sum256([]byte(scheme + " " + s.Refresh))
 	now := l.kit.now()
 	l.mu.Lock()
 	r := l.renewals[key]
 	mine := r == nil
 	if mine {
+		full := len(l.renewals) >= mostRenewals // then only those that are under way are kept
 		for k, old := range l.renewals {
-			if !old.at.IsZero() && now.Sub(old.at) > renewedFor {
+			if !old.at.IsZero() && (full || now.Sub(old.at) > renewedFor) {
 				delete(l.renewals, k)
 			}
 		}
@@ -375,7 +377,7 @@ func (l *login) renew(x *filter.Exchange, s *session, scheme string) (*session, 
 	l.mu.Unlock()
 	if mine {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(x.Context()), 2*asking) // others wait for it, too
-		r.session, r.err = nil, errPanicked
+		r.err = errPanicked
 		func() {
 			defer cancel()
 			defer func() {
@@ -388,6 +390,9 @@ func (l *login) renew(x *filter.Exchange, s *session, scheme string) (*session, 
 				close(r.done)
 			}()
 			r.session, r.err = l.exchange(ctx, url.Values{"grant_type": {"refresh_token"}, "refresh_token": {s.Refresh}}, s, "")
+			if r.err == nil {
+				r.cookies, r.err = l.bake(r.session, scheme)
+			}
 		}()
 	}
 	select {
@@ -398,11 +403,7 @@ func (l *login) renew(x *filter.Exchange, s *session, scheme string) (*session, 
 	if r.err != nil {
 		return nil, r.err
 	}
-	cookies, err := l.bake(r.session, scheme)
-	if err != nil {
-		return nil, err
-	}
-	x.Set(bakedKey, cookies)
+	x.Set(bakedKey, r.cookies)
 	return r.session, nil
 }
 
@@ -411,7 +412,7 @@ var errPanicked = errors.New("login: renewing a session panicked")
 // bakedKey is where cookies for the answer are on an exchange.
 const bakedKey = "login.cookies"
 
-// bring puts cookies of renewed sessions into the answer.
+// bring puts cookies of renewed sessions into the answer, which no cache keeps then: it would give them to others.
 func bring() *filter.Filter {
 	return &filter.Filter{Name: "LoginCookies", Kind: filter.Outbound, Order: -310, Quick: true, Always: true,
 		If: func(x *filter.Exchange) bool { return x.Value(bakedKey) != nil },
@@ -420,6 +421,7 @@ func bring() *filter.Filter {
 			for _, c := range cookies {
 				x.Response.Header.Add("Set-Cookie", c)
 			}
+			x.Response.Header.Set("Cache-Control", "no-store")
 			return nil
 		}}
 }
@@ -444,17 +446,23 @@ func (l *login) exchange(ctx context.Context, form url.Values, before *session, 
 		}
 	}
 	until := now.Add(time.Duration(t.ExpiresIn) * time.Second)
+	if t.ExpiresIn <= 0 {
+		until = now.Add(remembered) // nobody tells, unless an ID token does
+	}
 	if t.ID != "" || before == nil {
 		claims, valid, err := l.ids.claims(ctx, t.ID)
 		if err != nil {
 			return nil, err
 		}
 		told, _ := claims["nonce"].(string)
+		sub, _ := claims["sub"].(string)
 		party, several := claims["azp"].(string)
 		switch {
+		case sub == "": // spec: OpenID Connect Core 1.0 §2
+			return nil, notValid
 		case before == nil && subtle.ConstantTimeCompare([]byte(told), []byte(nonce)) != 1, several && party != l.doc.ClientID:
 			return nil, notValid
-		case before != nil && claims["sub"] != before.Claims["sub"]: // spec: OpenID Connect Core 1.0 §12.2
+		case before != nil && before.Claims["sub"] != sub: // spec: OpenID Connect Core 1.0 §12.2
 			return nil, notValid
 		}
 		if t.ExpiresIn <= 0 {
@@ -490,7 +498,7 @@ func (l *login) complete(ctx context.Context, about *addresses, access string, c
 	if err != nil {
 		return err
 	}
-	if more["sub"] != claims["sub"] { // spec: OpenID Connect Core 1.0 §5.3.2
+	if sub, _ := more["sub"].(string); claims["sub"] != sub { // spec: OpenID Connect Core 1.0 §5.3.2
 		return notValid
 	}
 	for name, v := range more {

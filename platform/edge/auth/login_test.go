@@ -34,6 +34,8 @@ type house struct {
 	issuer  string                // as it names itself, in place of the right one
 	large   int                   // bytes of a claim more
 	long    int                   // bytes of the access token more
+	sub     any                   // in place of the right one
+	mute    bool                  // it tells no times, and renews without an ID token
 	broken  bool                  // the token endpoint answers 500
 }
 
@@ -85,6 +87,9 @@ func newHouse(t *testing.T, now func() time.Time) *house {
 		if h.large > 0 {
 			claims["large"] = noise(h.large)
 		}
+		if h.sub != nil {
+			claims["sub"] = h.sub
+		}
 		switch r.Form.Get("grant_type") {
 		case "authorization_code":
 			q := h.codes[r.Form.Get("code")]
@@ -105,7 +110,13 @@ func newHouse(t *testing.T, now func() time.Time) *house {
 			}
 		}
 		h.refresh = fmt.Sprint("refresh-", h.asked["refresh_token"])
-		answer(w, 200, map[string]any{"access_token": fmt.Sprint("access-", h.asked["refresh_token"]) + noise(h.long), "token_type": "bearer", "expires_in": 600, "refresh_token": h.refresh, "id_token": sign(jwt.SigningMethodRS256, "rsa", rsaKey, claims)})
+		out := map[string]any{"access_token": fmt.Sprint("access-", h.asked["refresh_token"]) + noise(h.long), "token_type": "bearer", "expires_in": 600, "refresh_token": h.refresh, "id_token": sign(jwt.SigningMethodRS256, "rsa", rsaKey, claims)}
+		if h.mute {
+			if delete(out, "expires_in"); r.Form.Get("grant_type") == "refresh_token" {
+				delete(out, "id_token")
+			}
+		}
+		answer(w, 200, out)
 	})
 	mux.HandleFunc("/me", func(w http.ResponseWriter, r *http.Request) {
 		if !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer access-") {
@@ -333,7 +344,13 @@ func TestACallbackThatWasNotAskedForLogsNobodyIn(t *testing.T) {
 	h.nonce = "another"
 	b = newBrowser(t, g)
 	refused("a token for another login", 403, b.login("/"), b)
-	h.nonce, h.deny = "", "access_denied"
+	h.nonce = ""
+	for _, sub := range []any{"", 17, []string{"u-17"}} {
+		h.sub = sub
+		b = newBrowser(t, g)
+		refused(fmt.Sprintf("a token whose sub is %v", sub), 403, b.login("/"), b)
+	}
+	h.sub, h.deny = nil, "access_denied"
 	b = newBrowser(t, g)
 	if x := b.login("/"); x.Response.Status != 403 || !strings.Contains(body(x), "access_denied") {
 		t.Errorf("the issuer says no: got %d, want 403 that says so", x.Response.Status)
@@ -367,8 +384,13 @@ func TestALoginIsRenewedWhileTheIssuerWantsAndNoLonger(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if x := b.ask("/"); x.User != "u-17" {
-		t.Errorf("renewed: user %q, want u-17", x.User)
+	if x := b.ask("/"); x.User != "u-17" || x.Response.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("renewed: user %q, Cache-Control %q, want u-17 and that no cache keeps the cookies", x.User, x.Response.Header.Get("Cache-Control"))
+	}
+	c := newBrowser(t, g)
+	c.cookies["__Host-roadbed_session"] = before
+	if c.ask("/"); c.cookies["__Host-roadbed_session"] != b.cookies["__Host-roadbed_session"] {
+		t.Error("two who bring the same old cookie get different new ones")
 	}
 	if n := h.asked["refresh_token"]; n != 1 {
 		t.Errorf("the issuer was asked %d times for new tokens, want once", n)
@@ -396,6 +418,53 @@ func TestALoginIsRenewedWhileTheIssuerWantsAndNoLonger(t *testing.T) {
 	}
 	if x := b.ask("/"); x.Response.Status != 302 {
 		t.Errorf("after the login's lifetime: got %d, want to be led to a login", x.Response.Status)
+	}
+}
+
+func TestAnIssuerThatTellsNoTimesIsAskedEveryFiveMinutes(t *testing.T) {
+	g, h := logged(t, "")
+	h.mute = true
+	b := newBrowser(t, g)
+	b.login("/")
+	g.now = g.now.Add(2 * time.Hour)
+	for range 5 {
+		if x := b.ask("/"); x.User != "u-17" {
+			t.Fatalf("user %q, want u-17", x.User)
+		}
+		g.now = g.now.Add(30 * time.Second)
+	}
+	if n := h.asked["refresh_token"]; n != 1 {
+		t.Errorf("within three minutes the issuer was asked %d times for new tokens, want once", n)
+	}
+	g.now = g.now.Add(5 * time.Minute)
+	if x := b.ask("/"); x.User != "u-17" || h.asked["refresh_token"] != 2 {
+		t.Errorf("after five minutes: user %q, asked %d times; want u-17 and twice", x.User, h.asked["refresh_token"])
+	}
+}
+
+func TestMoreRenewalsThanAreRememberedAreMadeAllTheSame(t *testing.T) {
+	g, _ := logged(t, "")
+	b := newBrowser(t, g)
+	b.login("/")
+	g.now = g.now.Add(10 * time.Minute)
+	l := g.all.Load().login
+	for i := range mostRenewals {
+		l.renewals[sha256.Sum256(fmt.Append(nil, i))] = &renewal{at: g.now}
+	}
+	if x := b.ask("/"); x.User != "u-17" {
+		t.Errorf("got %d for %q, want u-17", x.Response.Status, x.User)
+	}
+	if n := len(l.renewals); n != 1 {
+		t.Errorf("%d renewals are remembered, want the one", n)
+	}
+}
+
+func TestALoginThatIsToLeadFartherThanACookieHoldsLeadsHome(t *testing.T) {
+	g, _ := logged(t, "")
+	b := newBrowser(t, g)
+	x := b.ask(b.visit(b.ask("/oauth2/start?to=/" + noise(8000))))
+	if to := x.Response.Header.Get("Location"); x.Response.Status != 302 || to != "/" {
+		t.Errorf("got %d to %.40q, want /", x.Response.Status, to)
 	}
 }
 
