@@ -51,7 +51,7 @@ func TestARestartOfTheEdgeDropsNobody(t *testing.T) {
 	r.register("chat", chat)
 	r.register("httpbin", serveBin(t))
 	r.set("json", "edge.routes", `[{"id":"all","match":{"path":{"prefix":"/"}},"backends":[{"vip":"httpbin"}]},{"id":"chat","match":{"path":{"prefix":"/chat"}},"backends":[{"vip":"chat"}]}]`)
-	r.set("duration", "edge.drain.timeout", "6s")
+	r.set("duration", "edge.drain.timeout", "15s")
 	e := r.newEdge(t)
 	eventually(t, "the edge leads to httpbin", func() []string {
 		resp, err := http.Get("http://" + e.addr + "/status/218")
