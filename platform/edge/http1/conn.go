@@ -440,7 +440,7 @@ func (c *conn) finish(a *reply) {
 	switch {
 	case a.failed != nil:
 		c.leave()
-	case a.close || c.cut.Load():
+	case a.close || c.cut.Load() || c.dropped.Load(): // nothing more can be written once it was dropped
 		c.linger = c.linger || unread || w.start < w.end
 		c.leave()
 	case unread && !c.skip():

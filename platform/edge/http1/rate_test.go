@@ -81,3 +81,39 @@ func TestABodyThatComesTooSlowlyIsRefused(t *testing.T) {
 		})
 	}
 }
+
+func TestAnAnswerThatIsDroppedOnceItIsWholeIsTheLastOfItsConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		served := 0
+		var s *Server
+		s = NewServer(Config{
+			Serve: func(x *filter.Exchange) {
+				served++
+				x.Answer(200, "whole")
+			},
+			Finished: func(*filter.Exchange) {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				for c := range s.conns {
+					c.Drop()
+				}
+			},
+			Log: slog.New(slog.DiscardHandler),
+		})
+		c, far := net.Pipe()
+		defer c.Close()
+		go func() {
+			s.ServeConn(far, nil, nil)
+			s.Drain(t.Context())
+		}()
+		go func() {
+			for range 2 {
+				io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+			}
+		}()
+		got, err := io.ReadAll(c)
+		if !strings.HasSuffix(string(got), "whole") || served != 1 {
+			t.Errorf("got %q, %v and %d requests served; want one whole answer, and no request taken whose answer could not be written", got, err, served)
+		}
+	})
+}
