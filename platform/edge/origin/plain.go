@@ -179,7 +179,9 @@ func (c *call) exchange(now int64) error {
 	x.Request.Body = body
 	if err == nil && x.Deadline != 0 && c.lasts(x.Response.Status, x.Response.Header.Get("Content-Type")) {
 		x.Deadline = 0
-		u.Patient(endlessFor)
+		if c.conn != nil { // else its body is over, and the connection another's
+			u.Patient(endlessFor)
+		}
 	}
 	if err != nil {
 		c.stamp(u.Written())

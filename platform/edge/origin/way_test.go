@@ -697,3 +697,32 @@ func TestAnEventStreamThatItsRequestDidNotTellLastsAsLongAsItLasts(t *testing.T)
 		})
 	}
 }
+
+func TestAnEventStreamThatIsOverAtOnceLeavesItsConnectionToOthers(t *testing.T) {
+	addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(w, "data: 1\n\n") // which has a length, and comes with the head
+	})
+	r := newRig(t, nil, addr)
+	r.fast = true
+	r.change(func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(time.Minute) })
+	client, url := r.client()
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			for range 50 {
+				resp, err := client.Get(url + "/")
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				text, err := io.ReadAll(resp.Body)
+				resp.Body.Close()
+				if string(text) != "data: 1\n\n" {
+					t.Errorf("got %q, %v; want the whole answer", text, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
