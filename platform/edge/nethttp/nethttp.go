@@ -61,7 +61,7 @@ type exchange struct {
 	filter.Exchange
 	w     http.ResponseWriter
 	r     *http.Request
-	body  requestBody
+	body  *requestBody // nil if there is none
 	own   filter.Client
 	mu    sync.Mutex // guards w's header and head while informational answers may come
 	begun bool       // the final head is written
@@ -92,12 +92,15 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		x.mu.Lock()
 		x.begun = true // nobody may touch w any more
 		x.mu.Unlock()
+		if x.body != nil {
+			x.body.leave()
+		}
 		if h.Finished != nil {
 			h.Finished(&x.Exchange)
 		}
 		x.End()
 		x.Reset()
-		x.w, x.r, x.body, x.own = nil, nil, requestBody{}, filter.Client{}
+		x.w, x.r, x.body, x.own = nil, nil, nil, filter.Client{}
 		h.free.Put(x)
 		if p != nil || !whole {
 			panic(http.ErrAbortHandler)
@@ -193,34 +196,47 @@ func (h *Handler) read(x *exchange) {
 		q.Upgrade = q.Header.Get("Upgrade")
 	}
 	if q.ContentLength = r.ContentLength; q.ContentLength != 0 && q.Upgrade == "" {
-		x.body = requestBody{x: x, inner: r.Body}
-		q.Body = &x.body
+		x.body = &requestBody{x: x, inner: r.Body}
+		q.Body = x.body
 	} else {
 		q.ContentLength = 0
 	}
 	x.Interim = x.interim
 }
 
-// requestBody is the client's body. It notes how much was read, and the trailers.
+// requestBody is the client's body. It notes how much was read, and the trailers, as long as the request lasts: whoever sends
+// it to an app that answered early may still read when the exchange is another's.
 type requestBody struct {
-	x     *exchange
 	inner io.ReadCloser
-	over  bool
+	mu    sync.Mutex
+	x     *exchange // nil once the request is over, or the body and its trailers are read; guarded by mu
 }
 
 // Read reads on.
 func (b *requestBody) Read(p []byte) (int, error) {
 	n, err := b.inner.Read(p)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.x == nil {
+		return n, err
+	}
 	b.x.Exchange.Read += int64(n)
-	if err == io.EOF && !b.over {
-		b.over = true
+	if err == io.EOF {
 		for k, vs := range b.x.r.Trailer {
 			for _, v := range vs {
 				b.x.Request.Trailer.Add(k, v)
 			}
 		}
+		b.x = nil
 	}
 	return n, err
+}
+
+// leave has reads note nothing any more.
+func (b *requestBody) leave() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.x = nil
 }
 
 // Close has the server stop reading.
