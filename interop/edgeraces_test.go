@@ -1,8 +1,10 @@
 package interop
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -34,6 +36,7 @@ func TestNoRacesUnderEverythingAtOnce(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building roadbed with -race: %v\n%s", err, out)
 	}
+	built(t) // what the CLI is called by is there before time counts
 	t.Setenv("GORACE", "log_path="+filepath.Join(dir, "race"))
 	lasts := 15 * time.Second
 	if *soak {
@@ -165,12 +168,19 @@ func TestNoRacesUnderEverythingAtOnce(t *testing.T) {
 			}
 		})
 	}
+	runs := func(cmd *exec.Cmd) { // to its end, good or bad: another test holds it to what it says
+		out, err := cmd.CombinedOutput()
+		var ended *exec.ExitError
+		if ctx.Err() == nil && (err != nil && !errors.As(err, &ended) || bytes.Contains(out, []byte("Cannot find module")) || bytes.Contains(out, []byte("No module named"))) {
+			t.Errorf("%q did not run: %v\n%s", cmd.Args, err, out)
+		}
+	}
 	repeat(5*time.Second, func(n int) {
 		how := [][]string{{r.edgeAddr(), "plain"}, {strings.TrimPrefix(r.at(7443), "http://"), "tls"}}[n%2]
-		exec.CommandContext(ctx, "node", append([]string{"grpc.js"}, how...)...).Run() //nolint:errcheck // another test holds it to what it says
+		runs(exec.CommandContext(ctx, "node", append([]string{"grpc.js"}, how...)...))
 	})
 	repeat(10*time.Second, func(n int) {
-		exec.CommandContext(ctx, "env", append(python(t, "-B", "h3.py"), strings.TrimPrefix(r.at(7443), "http://"))...).Run() //nolint:errcheck // as above
+		runs(exec.CommandContext(ctx, "env", append(python(t, "-B", "h3.py"), strings.TrimPrefix(r.at(7443), "http://"))...))
 	})
 	repeat(4*time.Second, func(n int) {
 		if n == 0 {

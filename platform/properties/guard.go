@@ -110,7 +110,7 @@ func (s *Store) look(ctx context.Context, now time.Time) {
 		for _, e := range s.reports.List(r.ID + ".") {
 			if h := s.heard[e.Key]; h.rev != e.Rev {
 				s.heard[e.Key] = heard{e.Rev, now}
-			} else if now.Sub(h.at) > 3*reportEvery {
+			} else if now.Sub(h.at) >= 3*reportEvery {
 				continue // of a node that is gone
 			}
 			if e.Value.Step == r.Step {
