@@ -318,3 +318,26 @@ func TestWhatIsRefusedIsFinishedWithItsAnswer(t *testing.T) {
 		t.Errorf("the client got %d %q", w.Code, w.Body)
 	}
 }
+
+// An app may answer before it has all of a body; what sends it on then may read when the request is over, and another began.
+func TestABodyThatOutlivesItsRequestTouchesNoOther(t *testing.T) {
+	var kept io.Reader
+	serve := func(x *filter.Exchange) {
+		if kept == nil {
+			kept = x.Request.Body
+			x.Answer(http.StatusOK, "")
+			return
+		}
+		late, err := io.ReadAll(kept)
+		own, _ := io.ReadAll(x.Request.Body)
+		x.Answer(http.StatusOK, fmt.Sprintf("%q %v, %q, %d bytes", late, err, own, x.Read))
+	}
+	h := &Handler{Serve: serve, Listener: "test", Log: slog.New(slog.DiscardHandler)}
+	for _, c := range []struct{ body, want string }{{"of the first", ""}, {"the second's", `"of the first" <nil>, "the second's", 12 bytes`}} {
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest("POST", "http://shop.example/", strings.NewReader(c.body)))
+		if got := w.Body.String(); got != c.want {
+			t.Errorf("got  %s\nwant %s", got, c.want)
+		}
+	}
+}
