@@ -152,6 +152,10 @@ func TestPeopleLogInAtAnIssuer(t *testing.T) {
 	}, "ana", "true")
 
 	p = s.send(http.MethodGet, edge+"/oauth2/logout", "")
+	if p.status != http.StatusOK || !strings.Contains(p.text, "Do you want to log out?") {
+		t.Errorf("%s, %d, does not ask whether to log out, though nothing says that no other page has led there:\n%.1000s", p.at, p.status, p.text)
+	}
+	p = s.send(http.MethodPost, p.at.String(), "")
 	p = s.submit(p, url.Values{"logout": {"yes"}})
 	if p.at.Host != addr || !strings.Contains(p.at.Path, "interaction") { // /bye is a page that wants a login, too
 		t.Errorf("after the logout: at %s, %d, want to be asked to log in:\n%.1000s", p.at, p.status, p.text)

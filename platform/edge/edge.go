@@ -160,7 +160,7 @@ func New(c Config) *Gateway {
 		push:    push.New(push.Config{Properties: c.Properties, Meter: c.Meter, Peers: c.Properties.List("edge.push.peers", nil).Get, Log: c.Log}),
 		limits:  newLimits(c.Properties),
 		rates:   ratelimit.New(c.Properties, c.Meter),
-		auth:    auth.New(auth.Config{Properties: c.Properties, Meter: c.Meter, Instance: c.Instance, Apps: c.Calls.Transport()}),
+		auth:    auth.New(auth.Config{Properties: c.Properties, Meter: c.Meter, Log: c.Log, Instance: c.Instance, Apps: c.Calls.Transport()}),
 		doors:   map[*Door]bool{},
 		fit:     c.Properties.Bool("ipc.fit.enabled", true),
 		ignored: c.Properties.List("zuul.ignoredServices", nil),

@@ -22,11 +22,13 @@
 //   - If keys or a service that decides cannot be had, the answer is 503: nobody is let in unchecked.
 //   - Of a login no edge keeps anything: it is in the browser's cookies, encrypted and signed by the property
 //     edge.auth.sessionSecret, 32 characters or more, that all edges share. Several with commas between: the first seals, all open.
-//     Without it each edge makes one of its own, which ends with it. These cookies reach no service whose requests the login guards.
+//     Without it each edge makes one of its own, which ends with it. What a secret sealed is not believed any more from the moment
+//     that it is removed. These cookies reach no service, whatever its route.
+//   - No page of another host can log a user out: who may come from there is asked first.
 //   - Where a login leads to afterwards is a path of the host where it began, and nowhere else.
 //
 // # What it does not
-//   - It shows no page of its own: people log in at the issuer's.
+//   - It shows no page of its own but that question: people log in at the issuer's.
 //   - It does not ask an issuer whether a token was revoked. A login ends when the issuer renews its tokens no more, or with its
 //     lifetime; whoever has copied a session's cookies before it was logged out can use them until then.
 //   - Two edges that renew a session's tokens in the same moment ask twice. If the issuer takes the second time for a theft, the
@@ -34,13 +36,16 @@
 package auth
 
 import (
+	"context"
 	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,6 +58,7 @@ import (
 type Config struct {
 	Properties *config.Properties
 	Meter      *meter.Registry
+	Log        *slog.Logger      // nil: slog.Default()
 	Instance   string            // of this edge, By in X-Forwarded-Client-Cert
 	Apps       http.RoundTripper // takes names of apps for hosts: asked for URLs vip://app/path; nil: there are none
 }
@@ -67,10 +73,32 @@ type Auth struct {
 
 // kit is what all checkers share.
 type kit struct {
-	direct, apps *http.Client    // apps is nil without any
-	secrets      func() []string // that sessions are sealed with: the first one; the others open those of before
+	direct, apps *http.Client     // apps is nil without any
+	secrets      func() *[]string // that sessions are sealed with: the first one; the others open those of before. Others are at another place
 	results      func(method, result string) *meter.Counter
 	now          func() time.Time
+	panics       *filter.Panics
+
+	life  context.Context // of what is done aside
+	end   context.CancelFunc
+	mu    sync.Mutex     // held while something is begun, or life ends
+	parts sync.WaitGroup // counts what is done aside
+}
+
+// aside has something done that no request waits for by itself; at once, and with a context that has ended, if the edge has.
+func (k *kit) aside(where string, do func(context.Context)) {
+	k.mu.Lock()
+	over := k.life.Err() != nil
+	if !over {
+		k.parts.Go(func() {
+			defer k.panics.Catch(where, nil)
+			do(k.life)
+		})
+	}
+	k.mu.Unlock()
+	if over {
+		do(k.life)
+	}
 }
 
 const asking = 5 * time.Second // for keys
@@ -82,8 +110,9 @@ func New(c Config) *Auth {
 	stay := func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	direct := http.DefaultTransport.(*http.Transport).Clone()
 	direct.MaxIdleConnsPerHost = 64
+	life, end := context.WithCancel(context.Background())
 	a.kit = kit{
-		direct: &http.Client{CheckRedirect: stay, Transport: direct}, now: time.Now,
+		direct: &http.Client{CheckRedirect: stay, Transport: direct}, now: time.Now, panics: filter.NewPanics(c.Meter, c.Log), life: life, end: end,
 		results: func(method, result string) *meter.Counter {
 			return c.Meter.Counter("edge.auth", "edge.method", method, "edge.result", result)
 		},
@@ -110,8 +139,14 @@ func New(c Config) *Auth {
 	return a
 }
 
-// Close gives idle connections to services that are asked back.
-func (a *Auth) Close() { a.kit.direct.CloseIdleConnections() }
+// Close ends what is done for no request alone, and gives idle connections to services that are asked back.
+func (a *Auth) Close() {
+	a.kit.mu.Lock()
+	a.kit.end()
+	a.kit.mu.Unlock()
+	a.kit.parts.Wait()
+	a.kit.direct.CloseIdleConnections()
+}
 
 // Filters returns the filters of all requests.
 func (a *Auth) Filters() []*filter.Filter {
@@ -128,12 +163,12 @@ func (a *Auth) Filters() []*filter.Filter {
 				}
 				return nil
 			}},
-		bring(),
+		unseal(), bring(),
 	}
 }
 
 // secrets returns those that sessions are sealed with, as the property has them now.
-func secrets(p *config.Properties) func() []string {
+func secrets(p *config.Properties) func() *[]string {
 	own := []string{random() + random()}
 	var now atomic.Pointer[[]string]
 	set := func(_, text string) {
@@ -156,7 +191,7 @@ func secrets(p *config.Properties) func() []string {
 	text := p.String("edge.auth.sessionSecret", "")
 	text.OnChange(set)
 	set("", text.Get())
-	return func() []string { return *now.Load() }
+	return now.Load
 }
 
 // Route makes the filter of a route's auth from a [Document].

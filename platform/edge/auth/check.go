@@ -62,7 +62,6 @@ func (c *checker) check(x *filter.Exchange) error {
 		if is, err := c.login.own(x, c); is {
 			return err
 		}
-		defer c.login.hide(h) // when it was read
 	}
 	if h.Count("Authorization") > 1 { // spec: RFC 9110 §11.6.2. The service might believe another than the one that is checked here
 		return c.refuse(x, "none", wrong("Authorization is there more than once; send one"))

@@ -42,7 +42,13 @@ func (f *forward) ask(x *filter.Exchange, c *checker) error {
 	for _, h := range x.Request.Header.Fields() {
 		if !forbidden(h.Name) && !strings.HasPrefix(strings.ToLower(h.Name), "x-forwarded-") &&
 			(len(f.send) == 0 || slices.ContainsFunc(f.send, func(s string) bool { return filter.Same(s, h.Name) })) {
-			req.Header.Add(strings.Clone(h.Name), strings.Clone(h.Value))
+			value := h.Value
+			if filter.Same(h.Name, "Cookie") {
+				if value = others(value); value == "" {
+					continue
+				}
+			}
+			req.Header.Add(strings.Clone(h.Name), strings.Clone(value))
 		}
 	}
 	uri := x.Request.Path

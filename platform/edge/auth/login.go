@@ -1,6 +1,7 @@
 package auth
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -52,6 +53,8 @@ type login struct {
 	lifetime time.Duration
 	seen     *cache[*session] // by the cookie
 
+	secureName string // of the session's cookie, over TLS
+
 	mu       sync.Mutex
 	renewals map[[sha256.Size]byte]*renewal // by scheme and refresh token that is spent; guarded by mu
 }
@@ -97,6 +100,7 @@ func (k *kit) logins(d *Login) (*login, error) {
 	if !filter.Token(d.Cookie) || len(d.Cookie) > 64 {
 		return nil, fmt.Errorf("cookie %q is no name of a cookie", d.Cookie)
 	}
+	l.secureName = "__Host-" + d.Cookie
 	if d.Lifetime != "" {
 		var err error
 		if l.lifetime, err = config.ParseDuration(d.Lifetime); err != nil {
@@ -141,14 +145,23 @@ func local(s string) bool {
 
 // base is where the client is, as it sees that: scheme://host.
 func base(x *filter.Exchange) (scheme, host string) {
-	scheme, host = x.Request.Scheme, x.Request.Host
-	if p := x.Request.Header.Get("X-Forwarded-Proto"); p == "http" || p == "https" { // set here, or by who is trusted
-		scheme = p
-	}
+	host = x.Request.Host
 	if h := x.Request.Header.Get("X-Forwarded-Host"); h != "" && !strings.ContainsAny(h, ", /\\@?#") {
 		host = h
 	}
-	return strings.Clone(scheme), strings.Clone(host)
+	return schemeOf(x), strings.Clone(host)
+}
+
+// schemeOf is http or https, as the client sees it.
+func schemeOf(x *filter.Exchange) string {
+	scheme := x.Request.Scheme
+	if p := x.Request.Header.Get("X-Forwarded-Proto"); p == "http" || p == "https" { // set here, or by who is trusted
+		scheme = p
+	}
+	if scheme == "https" {
+		return "https"
+	}
+	return "http"
 }
 
 // own answers x, or fails, if it is for one of the paths that are the edge's.
@@ -158,16 +171,24 @@ func (l *login) own(x *filter.Exchange, c *checker) (is bool, err error) {
 		return false, nil
 	}
 	switch m := x.Request.Method; {
-	case m != http.MethodGet && (m != http.MethodPost || rest != "/logout"):
+	case rest == "/logout" && (m == http.MethodGet || m == http.MethodPost):
+		if scheme, host := base(x); meant(x, host) {
+			l.logout(x, c, scheme, host)
+		} else {
+			l.confirm(x, c)
+		}
+	case rest == "/logout":
+		x.Answer(http.StatusMethodNotAllowed, "ask by GET or POST\n")
+		x.Response.Header.Add("Allow", "GET, POST")
+		x.SetCategory(filter.FailureBadRequest, "neither GET nor POST")
+	case m != http.MethodGet:
 		x.Answer(http.StatusMethodNotAllowed, "ask by GET\n")
 		x.Response.Header.Add("Allow", "GET")
 		x.SetCategory(filter.FailureBadRequest, "no GET")
 	case rest == "/callback":
 		err = l.callback(x, c)
-	case rest == "/start":
-		err = l.begin(x, c, parameter(x.Request.RawQuery, "to"))
 	default:
-		l.logout(x, c)
+		err = l.begin(x, c, parameter(x.Request.RawQuery, "to"))
 	}
 	return true, err
 }
@@ -210,7 +231,7 @@ func (l *login) begin(x *filter.Exchange, c *checker, to string) error {
 	}
 	c.count("login", "begun")
 	l.lead(x, withQuery(about.Authorization, q))
-	x.Response.Header.Add("Set-Cookie", l.cookie(l.attemptName(scheme, a.State), sealed, l.doc.Path+"/callback", scheme, loginWithin))
+	x.Response.Header.Add("Set-Cookie", l.cookie(l.attemptName(scheme, a.State), mark+sealed, l.doc.Path+"/callback", scheme, loginWithin))
 	return nil
 }
 
@@ -270,25 +291,81 @@ func (l *login) callback(x *filter.Exchange, c *checker) error {
 
 // arrive makes what a client brings back from the issuer a session. An error that is [wrong] is for the client.
 func (l *login) arrive(x *filter.Exchange, a attempt, here string) (*session, error) {
-	q := x.Request.RawQuery
-	code := parameter(q, "code")
-	if iss := parameter(q, "iss"); iss != "" && iss != l.doc.Issuer {
+	q, err := url.ParseQuery(x.Request.RawQuery)
+	if err != nil {
+		return nil, wrong("what the issuer says cannot be read")
+	}
+	for _, name := range []string{"state", "iss", "error", "code"} {
+		if len(q[name]) > 1 { // spec: RFC 6749 §3.1
+			return nil, wrong("it comes back with " + name + " more than once")
+		}
+	}
+	ctx, cancel := context.WithTimeout(x.Context(), 2*asking)
+	defer cancel()
+	about, err := l.issuer.about(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if q.Has("iss") && q.Get("iss") != l.doc.Issuer {
 		return nil, wrong("it comes back from another issuer than it was sent to")
 	}
-	if no := parameter(q, "error"); no != "" || code == "" || len(code) > mostParam {
+	if about.TellsIssuer && !q.Has("iss") { // spec: RFC 9207 §2.4
+		return nil, wrong("it does not say that it comes back from the issuer, which always does")
+	}
+	code := q.Get("code")
+	if no := q.Get("error"); no != "" || code == "" || len(code) > mostParam {
 		if !filter.Token(no) || len(no) > 64 {
 			no = "no code"
 		}
 		return nil, wrong("the issuer says " + no)
 	}
-	ctx, cancel := context.WithTimeout(x.Context(), 2*asking)
-	defer cancel()
 	return l.exchange(ctx, url.Values{"grant_type": {"authorization_code"}, "code": {code}, "redirect_uri": {here + l.doc.Path + "/callback"}, "code_verifier": {a.Verifier}}, nil, a.Nonce)
 }
 
+// meant reports whether a page of this host, or the user by hand, wants x, and not another's page: browsers tell that, and let
+// no page tell it otherwise. Those of before, and all that come by http, tell less. spec: Fetch Metadata Request Headers §2, RFC
+// 6454 §7
+func meant(x *filter.Exchange, host string) bool {
+	h := &x.Request.Header
+	post := x.Request.Method == http.MethodPost
+	if !post && (h.Has("Sec-Purpose") || h.Has("Purpose")) {
+		return false // it is fetched in case that somebody wants it
+	}
+	if site := h.Get("Sec-Fetch-Site"); site != "" {
+		return (site == "same-origin" || site == "none") && (post || h.Get("Sec-Fetch-Mode") == "navigate")
+	}
+	from := cmp.Or(h.Get("Origin"), h.Get("Referer"))
+	if from == "" {
+		return post // of no browser, which would say so
+	}
+	u, err := url.Parse(from)
+	return err == nil && u.Host != "" && strings.EqualFold(u.Host, host)
+}
+
+// confirm asks whether to log out who may be led here by another's page.
+func (l *login) confirm(x *filter.Exchange, c *checker) {
+	if !strings.Contains(x.Request.Header.Get("Accept"), "text/html") {
+		say(x, c, http.StatusForbidden, "log out by a link of this host's own pages, or by POST")
+		return
+	}
+	x.Answer(http.StatusOK, confirmation)
+	h := &x.Response.Header
+	h.Set("Content-Type", "text/html; charset=utf-8")
+	h.Add("Cache-Control", "no-store")
+	h.Add("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'")
+	h.Add("X-Frame-Options", "DENY")
+	h.Add("Referrer-Policy", "same-origin") // or the browser would not say where the form was sent from
+	x.SetCategory(filter.Success, "")
+}
+
+// confirmation is sent to where it is asked for.
+const confirmation = `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>Log out</title>
+<style>body{font:16px/1.5 system-ui,sans-serif;max-width:40rem;margin:4rem auto;padding:0 1rem;color-scheme:light dark}</style>
+<form method="post"><p>Do you want to log out?</p><button>Log out</button></form></html>
+`
+
 // logout ends a login here and, if the issuer can that, there.
-func (l *login) logout(x *filter.Exchange, c *checker) {
-	scheme, host := base(x)
+func (l *login) logout(x *filter.Exchange, c *checker, scheme, host string) {
 	to := l.doc.AfterLogout
 	ctx, cancel := context.WithTimeout(x.Context(), asking)
 	defer cancel()
@@ -315,7 +392,7 @@ func (l *login) fields() []string { return keysOf(l.doc.Claims) }
 
 // identify returns who has logged in. It is a [method] like the others.
 func (l *login) identify(x *filter.Exchange) (*Identity, bool, error) {
-	scheme, _ := base(x)
+	scheme := schemeOf(x)
 	h := &x.Request.Header
 	s, err := l.session(h, scheme)
 	if s == nil || err != nil {
@@ -407,7 +484,7 @@ func (l *login) renew(x *filter.Exchange, s *session, scheme string) (*session, 
 	return r.session, nil
 }
 
-var errPanicked = errors.New("login: renewing a session panicked")
+var errPanicked = errors.New("login: asking the issuer panicked")
 
 // bakedKey is where cookies for the answer are on an exchange.
 const bakedKey = "login.cookies"

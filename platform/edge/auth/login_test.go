@@ -1,9 +1,12 @@
 package auth
 
 import (
+	"cmp"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -37,6 +40,9 @@ type house struct {
 	sub     any                   // in place of the right one
 	mute    bool                  // it tells no times, and renews without an ID token
 	broken  bool                  // the token endpoint answers 500
+	tells   bool                  // that it always says who it is with a code
+	iss     string                // what it adds in place of who it is
+	reading func()                // when it is asked what it says of itself; nil: nothing
 }
 
 func newHouse(t *testing.T, now func() time.Time) *house {
@@ -52,7 +58,10 @@ func newHouse(t *testing.T, now func() time.Time) *house {
 		if h.issuer != "" {
 			name = h.issuer
 		}
-		answer(w, 200, map[string]any{"issuer": name, "jwks_uri": h.URL + "/jwks", "authorization_endpoint": h.URL + "/authorize?tenant=1", "token_endpoint": h.URL + "/token", "userinfo_endpoint": h.URL + "/me", "end_session_endpoint": h.URL + "/end"})
+		if h.reading != nil {
+			h.reading()
+		}
+		answer(w, 200, map[string]any{"issuer": name, "authorization_response_iss_parameter_supported": h.tells, "jwks_uri": h.URL + "/jwks", "authorization_endpoint": h.URL + "/authorize?tenant=1", "token_endpoint": h.URL + "/token", "userinfo_endpoint": h.URL + "/me", "end_session_endpoint": h.URL + "/end"})
 	})
 	mux.HandleFunc("/jwks", func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, publicSet) })
 	mux.HandleFunc("/authorize", func(w http.ResponseWriter, r *http.Request) {
@@ -67,7 +76,12 @@ func newHouse(t *testing.T, now func() time.Time) *house {
 			h.codes[code] = q
 			back.Set("code", code)
 		}
-		http.Redirect(w, r, q.Get("redirect_uri")+"?"+back.Encode(), http.StatusFound)
+		more := ""
+		if h.iss != "" {
+			back.Del("iss")
+			more = "&" + strings.ReplaceAll(h.iss, "URL", url.QueryEscape(h.URL))
+		}
+		http.Redirect(w, r, q.Get("redirect_uri")+"?"+back.Encode()+more, http.StatusFound)
 	})
 	mux.HandleFunc("/token", func(w http.ResponseWriter, r *http.Request) {
 		h.mu.Lock()
@@ -144,6 +158,7 @@ type browser struct {
 	t       *testing.T
 	g       *gate
 	scheme  string
+	method  string // GET unless said
 	cookies map[string]string
 	last    *filter.Exchange // as the origin got it, or as the edge answered it
 }
@@ -160,7 +175,7 @@ func (b *browser) ask(to string, fields ...string) *filter.Exchange {
 		b.t.Fatal(err)
 	}
 	x := request(fields...)
-	x.Request.Path, x.Request.RawQuery, x.Request.Scheme = u.EscapedPath(), u.RawQuery, b.scheme
+	x.Request.Path, x.Request.RawQuery, x.Request.Scheme, x.Request.Method = u.EscapedPath(), u.RawQuery, b.scheme, cmp.Or(b.method, "GET")
 	if !x.Request.Header.Has("Accept") {
 		x.Request.Header.Add("Accept", "text/html,*/*")
 	}
@@ -493,7 +508,7 @@ func TestLoggingOutEndsTheLoginHereAndAtTheIssuer(t *testing.T) {
 	g, h := logged(t, `, "afterLogout": "/bye"`)
 	b := newBrowser(t, g)
 	b.login("/")
-	x := b.ask("/oauth2/logout")
+	x := b.ask("/oauth2/logout", "Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "navigate")
 	to, _ := url.Parse(x.Response.Header.Get("Location"))
 	if q := to.Query(); x.Response.Status != 302 || !strings.HasPrefix(to.String(), h.URL+"/end?") || q.Get("client_id") != "shop" || q.Get("post_logout_redirect_uri") != "https://shop.example.com/bye" || q.Get("id_token_hint") == "" {
 		t.Errorf("got %d to %v, want the issuer's logout", x.Response.Status, to)
@@ -521,11 +536,14 @@ func TestASessionIsForItsEdgesAndItsIssuerAlone(t *testing.T) {
 	if got := who(beside, cookie); got != "" {
 		t.Errorf("an edge with another secret takes the session, of %q", got)
 	}
-	beside.kit.secrets = func() []string {
-		return append([]string{"a new one of thirty-two characters or more"}, g.kit.secrets()...)
-	}
+	own, both := beside.kit.secrets, append([]string{"a new one of thirty-two characters or more"}, *g.kit.secrets()...)
+	beside.kit.secrets = func() *[]string { return &both }
 	if got := who(beside, cookie); got != "u-17" {
 		t.Errorf("an edge that has the secret among others: got %q, want u-17", got)
+	}
+	beside.kit.secrets = own
+	if got := who(beside, cookie); got != "" {
+		t.Errorf("an edge whose property has the secret no more goes on with the session, of %q", got)
 	}
 	stranger := newGate(t, fmt.Sprintf(document, h.URL, "admin"))
 	stranger.kit.secrets = g.kit.secrets
@@ -569,7 +587,8 @@ func TestAnIssuerThatIsNotThereIsAServiceUnavailable(t *testing.T) {
 }
 
 func FuzzSession(f *testing.F) {
-	k := kit{secrets: func() []string { return []string{"a secret of thirty-two characters or more"} }, now: time.Now}
+	secrets := []string{"a secret of thirty-two characters or more"}
+	k := kit{secrets: func() *[]string { return &secrets }, now: time.Now}
 	l, err := k.logins(&Login{Issuer: "https://login.example.com", ClientID: "shop"})
 	if err != nil {
 		f.Fatal(err)
@@ -578,19 +597,28 @@ func FuzzSession(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add("roadbed_session=1." + good)
-	f.Add("roadbed_session=2." + good[:10] + "; roadbed_session-1=" + good[10:])
-	f.Add("roadbed_session=5.; roadbed_session-login-abc=x; a=b")
+	f.Add("roadbed_session=roadbed.1." + good)
+	f.Add("roadbed_session=roadbed.2." + good[:10] + "; roadbed_session-1=roadbed." + good[10:])
+	f.Add("roadbed_session=roadbed.5.; roadbed_session-login-abc=roadbed.x; a=b")
+	f.Add("a=roadbed;=roadbed.; b =roadbed.x;; c")
 	f.Fuzz(func(t *testing.T, text string) {
-		var h filter.Header
-		h.Add("Cookie", text)
-		if s, err := l.session(&h, "http"); s != nil && (err != nil || s.who.User != "u-17" || s.Until != 1) {
+		x := request("Cookie", text)
+		h := &x.Request.Header
+		if s, err := l.session(h, "http"); s != nil && (err != nil || s.who.User != "u-17" || s.Until != 1) {
 			t.Errorf("%q is taken for the session %+v, %v", text, s, err)
 		}
-		l.hide(&h)
+		if hidden.If(x) {
+			if err := hidden.Apply(x); err != nil {
+				t.Error(err)
+			}
+		} else if strings.Contains(text, "="+mark) {
+			t.Errorf("%q: nothing is taken out", text)
+		}
 		for v := range h.Values("Cookie") {
-			if strings.HasPrefix(v, "roadbed_session=") || strings.Contains(v, "; roadbed_session=") {
-				t.Errorf("%q: the service gets %q", text, v)
+			for pair := range strings.SplitSeq(v, ";") {
+				if _, v, _ := strings.Cut(pair, "="); strings.HasPrefix(v, mark) {
+					t.Errorf("%q: the service gets %q", text, v)
+				}
 			}
 		}
 	})
@@ -600,9 +628,235 @@ func TestSecretsOfSessionsAreThoseOfThePropertyIfTheyCannotBeGuessed(t *testing.
 	long, other := strings.Repeat("s", 32), strings.Repeat("t", 40)
 	for text, want := range map[string]string{long: long, long + "," + other: long + "," + other, "short": "", long + ",short": "", "": ""} {
 		p := config.New(config.Options{Override: map[string]string{"edge.auth.sessionSecret": text}, Log: slog.New(slog.DiscardHandler)})
-		got := secrets(p)()
+		got := *secrets(p)()
 		if is := strings.Join(got, ","); want != "" && is != want || want == "" && (len(got) != 1 || len(is) < 32 || strings.Contains(is, long) || strings.Contains(is, "short")) {
 			t.Errorf("%q: got %q, want %q, or one of the edge's own if that is empty", text, got, want)
 		}
+	}
+}
+
+func TestWhoComesBackMustComeFromTheIssuer(t *testing.T) {
+	for _, tt := range []struct {
+		tells bool
+		iss   string // in place of iss=URL
+		want  int
+	}{
+		{true, "", 302},
+		{false, "", 302},
+		{false, "x=y", 302},
+		{true, "x=y", 403}, // spec: RFC 9207 §2.4
+		{true, "iss=", 403},
+		{false, "iss=", 403},
+		{false, "iss=https://evil.example", 403},
+		{true, "iss=https://evil.example", 403},
+		{true, "iss=URL/", 403},
+		{true, "iss=URL&iss=https://evil.example", 403},
+		{true, "iss=URL&iss=URL", 403},
+		{true, "iss=URL&code=another", 403},
+		{true, "iss=%zz", 403},
+	} {
+		g, h := logged(t, "")
+		h.tells, h.iss = tt.tells, tt.iss
+		b := newBrowser(t, g)
+		if x := b.ask(b.visit(b.ask("/"))); x.Response.Status != tt.want {
+			t.Errorf("it tells that it says so: %v, it says %q: got %d %s, want %d", tt.tells, tt.iss, x.Response.Status, body(x), tt.want)
+		}
+	}
+}
+
+func TestASlowIssuerHasNobodyWaitForItTwice(t *testing.T) {
+	g, h := logged(t, "")
+	asked, answer := make(chan struct{}, 100), make(chan struct{})
+	h.reading = func() { asked <- struct{}{}; <-answer }
+	release := sync.OnceFunc(func() { close(answer) })
+	t.Cleanup(release)
+
+	p := g.all.Load().login.issuer
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.about(over); !errors.Is(err, context.Canceled) {
+		t.Errorf("who waits no longer gets %v, want that its context has ended", err)
+	}
+	<-asked
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			if x := newBrowser(t, g).ask("/"); x.Response.Status != 302 {
+				t.Errorf("who waits for the first answer: got %d, want to be led to the issuer", x.Response.Status)
+			}
+		})
+	}
+	release()
+	all.Wait()
+	if n := len(asked); n != 0 {
+		t.Errorf("the issuer was asked %d times more by those who waited", n)
+	}
+
+	again := make(chan struct{})
+	h.reading = func() { asked <- struct{}{}; <-again }
+	g.now = g.now.Add(addressesFor)
+	for range 8 { // none of these would come back if it waited
+		if x := newBrowser(t, g).ask("/"); x.Response.Status != 302 {
+			t.Errorf("who asks while the issuer is asked anew: got %d, want to be led to it", x.Response.Status)
+		}
+	}
+	<-asked
+	p.mu.Lock()
+	busy := p.asked
+	p.mu.Unlock()
+	close(again)
+	<-busy
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if n := len(asked); n != 0 || !p.at.Equal(g.now) {
+		t.Errorf("asked %d times more, and known since %v; want it known since %v", n, p.at, g.now)
+	}
+}
+
+func TestNoPageOfAnotherHostLogsAUserOut(t *testing.T) {
+	for _, tt := range []struct {
+		what, method string
+		fields       []string
+		ends         bool
+	}{
+		{"a link of the host's own page", "GET", []string{"Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "navigate"}, true},
+		{"the user by hand", "GET", []string{"Sec-Fetch-Site", "none", "Sec-Fetch-Mode", "navigate"}, true},
+		{"another's link", "GET", []string{"Sec-Fetch-Site", "cross-site", "Sec-Fetch-Mode", "navigate"}, false},
+		{"a link of a host beside", "GET", []string{"Sec-Fetch-Site", "same-site", "Sec-Fetch-Mode", "navigate"}, false},
+		{"an image in the host's own page", "GET", []string{"Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "no-cors"}, false},
+		{"a page that is fetched in advance", "GET", []string{"Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "navigate", "Sec-Purpose", "prefetch"}, false},
+		{"a link of the host's own page, by http", "GET", []string{"Referer", "http://shop.example.com/cart"}, true},
+		{"another's link, by http", "GET", []string{"Referer", "http://evil.example/shop.example.com"}, false},
+		{"a link that does not say where it is", "GET", nil, false},
+		{"a form of the host's own page", "POST", []string{"Sec-Fetch-Site", "same-origin", "Origin", "https://shop.example.com"}, true},
+		{"a script of the host's own page", "POST", []string{"Sec-Fetch-Site", "same-origin", "Sec-Fetch-Mode", "cors"}, true},
+		{"another's form", "POST", []string{"Sec-Fetch-Site", "cross-site", "Origin", "https://evil.example"}, false},
+		{"a form of the host's own page, by http", "POST", []string{"Origin", "http://SHOP.example.com"}, true},
+		{"another's form, by http", "POST", []string{"Origin", "http://evil.example"}, false},
+		{"a form that hides where it is", "POST", []string{"Origin", "null"}, false},
+		{"a program", "POST", nil, true},
+	} {
+		g, h := logged(t, "")
+		b := newBrowser(t, g)
+		b.login("/")
+		b.method = tt.method
+		x := b.ask("/oauth2/logout", tt.fields...)
+		b.method = ""
+		if ends := x.Response.Status == 302 && strings.HasPrefix(x.Response.Header.Get("Location"), h.URL+"/end"); ends != tt.ends || ends != (len(b.cookies) == 0) {
+			t.Errorf("%s: got %d with %d cookies left; want the login ended: %v", tt.what, x.Response.Status, len(b.cookies), tt.ends)
+		}
+		if tt.ends {
+			continue
+		}
+		if page := body(x); x.Response.Status != 200 || !strings.Contains(page, `<form method="post">`) || x.Response.Header.Get("X-Frame-Options") != "DENY" || x.Response.Header.Get("Cache-Control") != "no-store" {
+			t.Errorf("%s: got %d %s, want a page that asks, and that no other page can show", tt.what, x.Response.Status, page)
+		}
+		if x := b.ask("/"); x.User != "u-17" {
+			t.Errorf("%s: afterwards the user is %q, want u-17", tt.what, x.User)
+		}
+	}
+	g, _ := logged(t, "")
+	if x := newBrowser(t, g).ask("/oauth2/logout", "Accept", "application/json"); x.Response.Status != 403 || !strings.Contains(body(x), "POST") {
+		t.Errorf("a program by GET: got %d, want 403 that says how", x.Response.Status)
+	}
+	b := newBrowser(t, g)
+	b.method = "DELETE"
+	if x := b.ask("/oauth2/logout"); x.Response.Status != 405 || x.Response.Header.Get("Allow") != "GET, POST" {
+		t.Errorf("DELETE: got %d, want 405", x.Response.Status)
+	}
+}
+
+func TestNoServiceGetsTheCookiesOfALoginWhateverItsRoute(t *testing.T) {
+	g, h := logged(t, "")
+	h.large = 9000 // in several
+	b := newBrowser(t, g)
+	b.login("/")
+	b.ask("/elsewhere") // nothing of an attempt is left
+	x := b.ask("/oauth2/start")
+	if x.Response.Status != 302 || len(b.cookies) < 4 {
+		t.Fatalf("got %d and %d cookies, want a session's and an attempt's", x.Response.Status, len(b.cookies))
+	}
+	g.all.Store(nil) // a login of another route, say
+	if x := b.ask("/"); x.Response.Status != 200 || x.Request.Header.Get("Cookie") != "theme=dark" || x.Request.Header.Count("Cookie") != 1 {
+		t.Errorf("a service of a route without a login gets the cookies %q, want theme=dark alone", x.Request.Header.Get("Cookie"))
+	}
+	var all []string
+	for name, v := range b.cookies {
+		all = append(all, name+"="+v)
+	}
+	x = request("Cookie", strings.Join(all, ";"), "Cookie", "a=b; c", "Cookie", all[0], "Accept", "*/*")
+	if g.run(x); x.Request.Header.Count("Cookie") != 1 || x.Request.Header.Get("Cookie") != "a=b; c" {
+		t.Errorf("a service gets %v, want a=b; c alone", x.Request.Header.Fields())
+	}
+
+	var got []string
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { got = r.Header["Cookie"] }))
+	defer service.Close()
+	decided := newGate(t, fmt.Sprintf(`{"forwardAuth": {"url": %q}}`, service.URL))
+	decided.run(request("Cookie", "a=b; "+all[0], "Cookie", all[0]))
+	if len(got) != 1 || got[0] != "a=b" {
+		t.Errorf("the service that decides gets %q, want a=b alone", got)
+	}
+}
+
+func TestAKnownSessionTakesNoMemoryAndNoSessionNone(t *testing.T) {
+	if raceEnabled {
+		return // it counts what the detector does
+	}
+	g, x, cookie := knownSession(t)
+	for what, run := range map[string]func(){"a session that was seen": func() { g.again(x, cookie, "u-17") }, "cookies of others": func() { noSession(x) }} {
+		if n := testing.AllocsPerRun(1000, run); n != 0 {
+			t.Errorf("%s: got %v allocations, want none", what, n)
+		}
+	}
+}
+
+func knownSession(t testing.TB) (*gate, *filter.Exchange, string) {
+	g := newGate(t, `{"login": {"issuer": "https://login.example.com", "clientId": "shop"}}`)
+	l := g.all.Load().login
+	fields, err := l.bake(&session{Claims: jwt.MapClaims{"sub": "u-17"}, Began: g.now.Unix(), Until: g.now.Add(time.Hour).Unix()}, "https")
+	if err != nil {
+		t.Fatal(err)
+	}
+	cookie, _, _ := strings.Cut(fields[0], ";")
+	return g, request(), cookie
+}
+
+// again has a request of a session that is known checked.
+func (g *gate) again(x *filter.Exchange, cookie, user string) {
+	x.Reset()
+	x.Client = client
+	x.Request.Scheme, x.Request.Method, x.Request.Path = "https", "GET", "/"
+	x.Request.Header.Add("Cookie", cookie)
+	if err := g.all.Load().check(x); err != nil || x.User != user {
+		panic(fmt.Sprint(err, x.User))
+	}
+}
+
+var hidden = unseal()
+
+// noSession looks for the edge's cookies where there are none.
+func noSession(x *filter.Exchange) {
+	x.Reset()
+	x.Request.Header.Add("Accept", "*/*")
+	x.Request.Header.Add("Cookie", "theme=dark; session=0123456789abcdef0123456789abcdef; lang=en")
+	if hidden.If(x) {
+		panic("there are none")
+	}
+}
+
+func BenchmarkKnownSession(b *testing.B) {
+	g, x, cookie := knownSession(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		g.again(x, cookie, "u-17")
+	}
+}
+
+func BenchmarkNoSession(b *testing.B) {
+	x := request()
+	b.ReportAllocs()
+	for b.Loop() {
+		noSession(x)
 	}
 }

@@ -21,11 +21,12 @@ type provider struct {
 	source *source // of its keys, which knows how it is asked
 	login  *login
 
-	mu    sync.Mutex // held while it is asked
+	mu    sync.Mutex // guards what follows
 	now   *addresses
 	at    time.Time // of now
 	tried time.Time
-	why   error // of the last try
+	why   error         // of the last try
+	asked chan struct{} // closed once it has answered, or not; nil: it is not being asked
 }
 
 // addresses are what an issuer says of itself. spec: OpenID Connect Discovery 1.0 §3
@@ -36,29 +37,58 @@ type addresses struct {
 	UserInfo      string   `json:"userinfo_endpoint"`
 	EndSession    string   `json:"end_session_endpoint"`
 	Methods       []string `json:"token_endpoint_auth_methods_supported"`
+	TellsIssuer   bool     `json:"authorization_response_iss_parameter_supported"` // spec: RFC 9207 §3
 }
 
 const addressesFor = time.Hour
 
-// about returns the issuer's addresses; those of before if it cannot be asked.
+// about returns the issuer's addresses. Those of before go on while it is asked for them anew, and if it cannot be; without any
+// all who need them wait for the same answer.
 func (p *provider) about(ctx context.Context) (*addresses, error) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := p.source.clock()
-	if p.now != nil && now.Sub(p.at) < addressesFor {
-		return p.now, nil
+	now, have := p.source.clock(), p.now
+	old := have == nil || now.Sub(p.at) >= addressesFor
+	mine := old && p.asked == nil && (p.tried.IsZero() || now.Sub(p.tried) >= askAgain)
+	if mine {
+		p.tried, p.asked = now, make(chan struct{})
 	}
-	if p.tried.IsZero() || now.Sub(p.tried) >= askAgain {
-		p.tried = now
-		a, err := p.ask(context.WithoutCancel(ctx))
+	asked, why := p.asked, p.why
+	p.mu.Unlock()
+	if mine {
+		p.login.kit.aside("login", func(ctx context.Context) { p.renew(ctx, now) })
+	}
+	switch {
+	case have != nil:
+		return have, nil
+	case asked == nil:
+		return nil, why
+	}
+	select {
+	case <-asked:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.now == nil {
+		return nil, p.why
+	}
+	return p.now, nil
+}
+
+// renew asks the issuer, on behalf of all.
+func (p *provider) renew(ctx context.Context, now time.Time) {
+	a, err := (*addresses)(nil), errPanicked
+	defer func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
 		if p.why = err; err == nil {
 			p.now, p.at = a, now
 		}
-	}
-	if p.now != nil {
-		return p.now, nil
-	}
-	return nil, p.why
+		close(p.asked)
+		p.asked = nil
+	}()
+	a, err = p.ask(ctx)
 }
 
 func (p *provider) ask(ctx context.Context) (*addresses, error) {

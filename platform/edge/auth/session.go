@@ -31,6 +31,7 @@ type session struct {
 	Until   int64         `json:"u"`           // Unix time from which its tokens are renewed
 
 	who *Identity
+	by  *[]string // the secrets that opened it
 }
 
 // attempt is a login that is under way.
@@ -55,6 +56,9 @@ func (l *login) context(purpose string) string {
 	return strings.Join([]string{"roadbed edge login", purpose, l.doc.Issuer, l.doc.ClientID, l.doc.Cookie}, "\n")
 }
 
+// mark begins the value of each cookie that the edge seals, which it knows by that on routes that no login guards.
+const mark = "roadbed."
+
 // seal returns v packed, encrypted and signed by the newest secret, for that context.
 func (k *kit) seal(context string, v any) (string, error) {
 	var packed bytes.Buffer
@@ -65,7 +69,7 @@ func (k *kit) seal(context string, v any) (string, error) {
 	if err := errors.Join(json.NewEncoder(z).Encode(v), z.Close()); err != nil {
 		return "", err
 	}
-	g, err := aead(k.secrets()[0], context)
+	g, err := aead((*k.secrets())[0], context)
 	if err != nil {
 		return "", err
 	}
@@ -76,13 +80,13 @@ func (k *kit) seal(context string, v any) (string, error) {
 
 var errNotOurs = errors.New("it was not sealed here, for this")
 
-// open reads what seal has made into v.
-func (k *kit) open(context, sealed string, v any) error {
+// open reads what seal has made by one of the secrets into v.
+func open(secrets []string, context, sealed string, v any) error {
 	b, err := base64.RawURLEncoding.DecodeString(sealed)
 	if err != nil {
 		return errNotOurs
 	}
-	for _, secret := range k.secrets() {
+	for _, secret := range secrets {
 		g, err := aead(secret, context)
 		if err != nil {
 			return err
@@ -113,12 +117,13 @@ func aead(secret, context string) (cipher.AEAD, error) {
 // cookieName is the session's. Over TLS no other host of the domain can set it. Source: RFC 6265bis, __Host-
 func (l *login) cookieName(scheme string) string {
 	if scheme == "https" {
-		return "__Host-" + l.doc.Cookie
+		return l.secureName
 	}
 	return l.doc.Cookie
 }
 
-// attemptName is the name of an attempt's cookie: each its own, for several pages may be opened at once.
+// attemptName is the name of an attempt's cookie: each its own, for several pages may be opened at once. Its path is not that
+// of all the host, so that it cannot be __Host-.
 func (l *login) attemptName(scheme, state string) string {
 	name := l.doc.Cookie + "-login-" + state[:min(len(state), 8)]
 	if scheme == "https" {
@@ -160,28 +165,30 @@ func (l *login) bake(s *session, scheme string) ([]string, error) {
 		if i == 0 {
 			part = strconv.Itoa(n) + "." + part
 		}
-		out = append(out, l.cookie(chunkName(l.cookieName(scheme), i), part, "/", scheme, left))
+		out = append(out, l.cookie(chunkName(l.cookieName(scheme), i), mark+part, "/", scheme, left))
 	}
 	return out, nil
 }
 
 // session returns the one that the request's cookies tell; nil if there is none, and an error if it is not ours.
+//
+// hot path: 0 allocs, BenchmarkKnownSession
 func (l *login) session(h *filter.Header, scheme string) (*session, error) {
 	name := l.cookieName(scheme)
-	first := cookie(h, name)
-	if len(first) < 2 || first[1] != '.' || first[0] < '1' || first[0] > '0'+mostChunks {
+	first, ok := strings.CutPrefix(cookie(h, name), mark)
+	if !ok || len(first) < 2 || first[1] != '.' || first[0] < '1' || first[0] > '0'+mostChunks {
 		return nil, nil
 	}
 	sealed := first[2:]
 	for i := 1; i < int(first[0]-'0'); i++ {
-		sealed += cookie(h, chunkName(name, i))
+		sealed += strings.TrimPrefix(cookie(h, chunkName(name, i)), mark)
 	}
-	now := l.kit.now()
-	if s, ok := l.seen.get(sealed, now.UnixNano()); ok {
+	now, secrets := l.kit.now(), l.kit.secrets()
+	if s, ok := l.seen.get(sealed, now.UnixNano()); ok && s.by == secrets {
 		return s, nil
 	}
-	s := new(session)
-	if err := l.kit.open(l.context("session"), sealed, s); err != nil {
+	s := &session{by: secrets}
+	if err := open(*secrets, l.context("session"), sealed, s); err != nil {
 		return nil, err
 	}
 	if s.who = l.ids.identity(s.Claims); s.who == nil {
@@ -196,29 +203,51 @@ func (l *login) attempt(h *filter.Header, scheme, state string) (a attempt, ok b
 	if state == "" || len(state) > mostParam {
 		return a, false
 	}
-	err := l.kit.open(l.context("attempt"), cookie(h, l.attemptName(scheme, state)), &a)
+	err := open(*l.kit.secrets(), l.context("attempt"), strings.TrimPrefix(cookie(h, l.attemptName(scheme, state)), mark), &a)
 	return a, err == nil && a.State == state && local(a.To)
 }
 
-// hide takes the edge's own cookies out of the request: a service could use them in its user's name.
-func (l *login) hide(h *filter.Header) {
-	mine := func(pair string) bool {
-		name, _, _ := strings.Cut(strings.TrimSpace(pair), "=")
-		name = strings.TrimPrefix(strings.TrimPrefix(name, "__Host-"), "__Secure-")
-		rest, ok := strings.CutPrefix(name, l.doc.Cookie)
-		return ok && (rest == "" || len(rest) == 2 && rest[0] == '-' || strings.HasPrefix(rest, "-login-"))
-	}
-	h.DelFunc(func(f *filter.Field) bool {
-		if !filter.Same(f.Name, "Cookie") || !strings.Contains(f.Value, l.doc.Cookie) {
-			return false
-		}
-		var kept []string
-		for pair := range strings.SplitSeq(f.Value, ";") {
-			if !mine(pair) {
-				kept = append(kept, strings.TrimSpace(pair))
+// unseal is the filter that takes the edge's own cookies out of a request, whatever its route, once all who read them have: a
+// service could use them in its user's name.
+//
+// hot path: 0 allocs without any, BenchmarkNoSession
+func unseal() *filter.Filter {
+	return &filter.Filter{Name: "LoginCookies", Kind: filter.Inbound, Quick: true, Guard: true,
+		If: func(x *filter.Exchange) bool {
+			h := &x.Request.Header
+			if !h.Has("Cookie") {
+				return false
 			}
+			for i := range h.Fields() {
+				if f := &h.Fields()[i]; filter.Same(f.Name, "Cookie") && strings.Contains(f.Value, "="+mark) {
+					return true
+				}
+			}
+			return false
+		},
+		Apply: func(x *filter.Exchange) error {
+			x.Request.Header.DelFunc(func(f *filter.Field) bool {
+				if !filter.Same(f.Name, "Cookie") {
+					return false
+				}
+				f.Value = others(f.Value)
+				return f.Value == ""
+			})
+			return nil
+		}}
+}
+
+// others returns the cookies of a field that are not the edge's own.
+func others(field string) string {
+	if !strings.Contains(field, "="+mark) {
+		return field
+	}
+	var kept []string
+	for pair := range strings.SplitSeq(field, ";") {
+		pair = strings.TrimSpace(pair)
+		if _, v, _ := strings.Cut(pair, "="); pair != "" && !strings.HasPrefix(v, mark) {
+			kept = append(kept, pair)
 		}
-		f.Value = strings.Join(kept, "; ")
-		return f.Value == ""
-	})
+	}
+	return strings.Join(kept, "; ")
 }
