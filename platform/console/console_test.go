@@ -17,6 +17,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/api/porttest"
 )
 
 func get(t *testing.T, h http.Handler, path string, header ...string) *http.Response {
@@ -380,9 +381,7 @@ func TestAnswersThatAreNoUse(t *testing.T) {
 }
 
 func TestNothingListeningIsSaidPlainly(t *testing.T) {
-	srv := httptest.NewServer(http.NotFoundHandler())
-	srv.Close()
-	c := New(Config{API: srv.URL})
+	c := New(Config{API: "http://" + porttest.Hold(t)})
 	defer c.http.CloseIdleConnections()
 	if _, err := c.ask(t.Context(), "/api/v1/traffic"); errorText(err) != "nothing listens where it should" {
 		t.Errorf("got %v, want that nothing listens", err)

@@ -4,32 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/roadbed/roadbed/platform/api/porttest"
 )
 
-// freeAddr returns a loopback address on which nothing listens now, so that an engine may come back to it.
-func freeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
-// eventually waits until ok, which something real has to bring about, and fails the test after ten seconds.
+// eventually waits until ok, which something real has to bring about, and fails the test after a minute.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	end := time.Now().Add(10 * time.Second)
+	end := time.Now().Add(time.Minute)
 	for !ok() {
 		if time.Now().After(end) {
-			t.Fatalf("after 10 s still not so: %s", what)
+			t.Fatalf("after a minute still not so: %s", what)
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
@@ -37,7 +27,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 
 func TestClientReadsWhileTheEngineIsAwayAndMissesNothing(t *testing.T) {
 	ctx := t.Context()
-	host := Config{Dir: t.TempDir(), Listen: freeAddr(t), Token: "secret", Log: testLog()}
+	host := Config{Dir: t.TempDir(), Listen: porttest.Hold(t), Token: "secret", Log: testLog()}
 	server := openTest(t, host)
 	client := openTest(t, Config{URL: "nats://" + host.Listen, Token: "secret"})
 	mine := openTable[int](t, client, "shared", 3)
@@ -57,7 +47,7 @@ func TestClientReadsWhileTheEngineIsAwayAndMissesNothing(t *testing.T) {
 	events := mine.Watch(following, "")
 	collect := func(key string, want int, seq uint64) {
 		t.Helper()
-		limit := time.After(10 * time.Second)
+		limit := time.After(time.Minute)
 		for values[key] != want || uint64(len(followed)) < seq {
 			select {
 			case ev := <-events:
@@ -72,7 +62,7 @@ func TestClientReadsWhileTheEngineIsAwayAndMissesNothing(t *testing.T) {
 				}
 				followed = append(followed, r)
 			case <-limit:
-				t.Fatalf("after 10 s the watch told %v and Follow %d records, want %s at %d and %d", values, len(followed), key, want, seq)
+				t.Fatalf("after a minute the watch told %v and Follow %d records, want %s at %d and %d", values, len(followed), key, want, seq)
 			}
 		}
 	}
@@ -134,7 +124,7 @@ func TestClientReadsWhileTheEngineIsAwayAndMissesNothing(t *testing.T) {
 
 func TestClientStartsFromItsSnapshotWithoutTheEngine(t *testing.T) {
 	ctx := t.Context()
-	host := Config{Dir: t.TempDir(), Listen: freeAddr(t), Log: testLog()}
+	host := Config{Dir: t.TempDir(), Listen: porttest.Hold(t), Log: testLog()}
 	server := openTest(t, host)
 	home := Config{URL: "nats://" + host.Listen, Dir: t.TempDir(), Log: testLog()}
 	client := openTest(t, home)
@@ -198,12 +188,18 @@ func TestClientStartsFromItsSnapshotWithoutTheEngine(t *testing.T) {
 }
 
 func TestClientWithoutAnEngineOpensAtOnceAndRefusesWritesInTime(t *testing.T) {
-	start := time.Now()
-	client := openTest(t, Config{URL: "nats://" + freeAddr(t)})
-	table := openTable[int](t, client, "t", 1)
-	stream := openStream(t, client, "S")
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("opening took %v, want it at once", took)
+	var table *Table[int]
+	var stream *Stream
+	quickest := time.Hour // of several, for the machine may be busy
+	for range 5 {
+		start := time.Now()
+		client := openTest(t, Config{URL: "nats://" + porttest.Hold(t)})
+		table = openTable[int](t, client, "t", 1)
+		stream = openStream(t, client, "S")
+		quickest = min(quickest, time.Since(start))
+	}
+	if quickest > time.Second {
+		t.Errorf("opening took %v and more, each of five times; want it at once", quickest)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Millisecond)
 	defer cancel()
@@ -225,7 +221,7 @@ func TestClientWithoutAnEngineOpensAtOnceAndRefusesWritesInTime(t *testing.T) {
 }
 
 func TestWrongTokenIsRefused(t *testing.T) {
-	host := Config{Listen: freeAddr(t), Token: "right"}
+	host := Config{Listen: porttest.Hold(t), Token: "right"}
 	openTest(t, host)
 	client := openTest(t, Config{URL: "nats://" + host.Listen, Token: "wrong"})
 	table := openTable[int](t, client, "t", 1)
@@ -238,7 +234,7 @@ func TestWrongTokenIsRefused(t *testing.T) {
 
 func TestFollowTellsThatTheStreamWentBack(t *testing.T) {
 	ctx := t.Context()
-	host := Config{Dir: t.TempDir(), Listen: freeAddr(t), Log: testLog()}
+	host := Config{Dir: t.TempDir(), Listen: porttest.Hold(t), Log: testLog()}
 	server := openTest(t, host)
 	theirs := openStream(t, server, "S")
 	for range 5 {

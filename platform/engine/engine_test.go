@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/roadbed/roadbed/platform/api/porttest"
 )
 
 func TestSecondOpenNamesTheProcessThatHasTheDirectory(t *testing.T) {
@@ -32,7 +34,7 @@ func TestOpenRefusesWhatCannotWork(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	taken := freeAddr(t)
+	taken := porttest.Hold(t)
 	openTest(t, Config{Listen: taken})
 	for _, c := range []struct {
 		name string

@@ -6,10 +6,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+
+	"github.com/roadbed/roadbed/platform/api/porttest"
 )
 
 func TestMessagesReachWhoListensAndQuestionsAreAnsweredOnce(t *testing.T) {
-	host := Config{Dir: t.TempDir(), Listen: freeAddr(t), Token: "secret", Log: testLog()}
+	host := Config{Dir: t.TempDir(), Listen: porttest.Hold(t), Token: "secret", Log: testLog()}
 	e := openTest(t, host)
 	second := openTest(t, Config{URL: "nats://" + host.Listen, Token: "secret"})
 	nc, err := nats.Connect("nats://"+host.Listen, nats.Token("secret")) // as any program connects
@@ -27,7 +29,7 @@ func TestMessagesReachWhoListensAndQuestionsAreAnsweredOnce(t *testing.T) {
 	if err := e.Publish("x.y.z", map[string]string{"Kind": "news"}, []byte("hello")); err != nil {
 		t.Fatal(err)
 	}
-	m, err := heard.NextMsg(10 * time.Second)
+	m, err := heard.NextMsg(time.Minute)
 	if err != nil || m.Subject != "x.y.z" || string(m.Data) != "hello" || m.Header.Get("Kind") != "news" {
 		t.Errorf("heard %+v, %v; want hello on x.y.z, which is news", m, err)
 	}
@@ -42,7 +44,7 @@ func TestMessagesReachWhoListensAndQuestionsAreAnsweredOnce(t *testing.T) {
 	}
 	eventually(t, "both answer", func() bool { return second.link.up() })
 	for range 5 {
-		a, err := nc.Request("ask.me", []byte("how"), 10*time.Second)
+		a, err := nc.Request("ask.me", []byte("how"), time.Minute)
 		if err != nil || string(a.Data) != "ask.me how" {
 			t.Fatalf("answer: got %v, %v; want ask.me how", a, err)
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/engine"
 )
 
@@ -149,12 +149,7 @@ func TestEntryThatCannotBeReadIsShownAsSuch(t *testing.T) {
 }
 
 func TestLedgerOfAClientCatchesUpWhenTheEngineComes(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	ln.Close()
+	addr := porttest.Hold(t)
 	quiet := slog.New(slog.DiscardHandler)
 	open := func(c engine.Config) *engine.Engine {
 		c.Log = quiet
@@ -165,10 +160,18 @@ func TestLedgerOfAClientCatchesUpWhenTheEngineComes(t *testing.T) {
 		t.Cleanup(func() { e.Close() })
 		return e
 	}
-	start := time.Now()
-	l, err := Open(t.Context(), open(engine.Config{URL: "nats://" + addr}))
-	if err != nil || time.Since(start) > 2*time.Second {
-		t.Fatalf("Open without an engine: got %v after %v, want it at once", err, time.Since(start))
+	var l *Ledger
+	quickest := time.Hour // of several, for the machine may be busy
+	for range 5 {
+		start := time.Now()
+		var err error
+		if l, err = Open(t.Context(), open(engine.Config{URL: "nats://" + addr})); err != nil {
+			t.Fatalf("Open without an engine: %v", err)
+		}
+		quickest = min(quickest, time.Since(start))
+	}
+	if quickest > 2*time.Second {
+		t.Errorf("Open without an engine took %v and more, each of five times; want it at once", quickest)
 	}
 	if got, err := l.List(t.Context(), Query{}); !errors.Is(err, engine.ErrUnavailable) {
 		t.Errorf("List without an engine: got %v, %v, want ErrUnavailable", got, err)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/roadbed/roadbed/config"
 
+	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/engine"
 	"github.com/roadbed/roadbed/platform/ledger"
 )
@@ -63,9 +63,9 @@ func openRemote(t *testing.T, dir, addr string) remote {
 // eventually waits until ok, which something real has to bring about.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("after 20 s still not so: %s", what)
+			t.Fatalf("after a minute still not so: %s", what)
 		}
 	}
 }
@@ -73,12 +73,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 // TestWhenTheEngineIsAway goes through what a node does without its engine: while it runs, after a restart, and after a
 // restart with a snapshot that is damaged.
 func TestWhenTheEngineIsAway(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := porttest.Hold(t)
 	state, view := t.TempDir(), t.TempDir()
 	serve := func() *engine.Engine {
 		t.Helper()
@@ -197,12 +192,7 @@ func TestWhenTheEngineIsAway(t *testing.T) {
 
 // TestALargeTableIsServedWholeOrNotAtAll opens a store while its engine still sends what it has.
 func TestALargeTableIsServedWholeOrNotAtAll(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := porttest.Hold(t)
 	const n = 5000
 	e, err := engine.Open(t.Context(), engine.Config{Dir: t.TempDir(), Listen: addr, Token: "secret", Log: quiet})
 	if err != nil {

@@ -3,8 +3,8 @@ package registry_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
-	"net"
 	"strings"
 	"testing"
 	"time"
@@ -12,17 +12,13 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/engine"
 	"github.com/roadbed/roadbed/platform/registry"
 )
 
 func TestChangesArePublishedAndAskedForOnTheEnginesBus(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	l.Close()
+	addr := porttest.Hold(t)
 	e, err := engine.Open(t.Context(), engine.Config{Dir: t.TempDir(), Listen: addr, Token: "secret", Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
@@ -48,13 +44,13 @@ func TestChangesArePublishedAndAskedForOnTheEnginesBus(t *testing.T) {
 		Warming   bool
 		Instances []roadbed.Instance
 	}, err error) {
-		m, err := nc.Request("reg.get."+app, nil, time.Second)
+		m, err := nc.Request("reg.get."+app, nil, 10*time.Second)
 		if err == nil {
 			err = json.Unmarshal(m.Data, &doc)
 		}
 		return doc, err
 	}
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(time.Millisecond) { // until Run is there
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) { // until Run is there
 		if doc, err := ask("NONE"); err == nil && doc.Warming && len(doc.Instances) == 0 {
 			break
 		} else if time.Now().After(deadline) {
@@ -68,7 +64,7 @@ func TestChangesArePublishedAndAskedForOnTheEnginesBus(t *testing.T) {
 	do(t, h, "DELETE", "/eureka/apps/WEB.X/1", "")
 	last, seen := "", ""
 	for last != "remove" {
-		m, err := heard.NextMsg(10 * time.Second)
+		m, err := heard.NextMsg(time.Minute)
 		if err != nil {
 			t.Fatalf("after %q: %v", last, err)
 		}
@@ -89,10 +85,14 @@ func TestChangesArePublishedAndAskedForOnTheEnginesBus(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
-	post(t, h, "WEB.x", "3")
-	if took := time.Since(start); took > time.Second {
-		t.Errorf("registering without the engine took %v", took)
+	quickest := time.Hour // of several, for the machine may be busy
+	for i := range 5 {
+		start := time.Now()
+		post(t, h, "WEB.x", fmt.Sprint(3+i))
+		quickest = min(quickest, time.Since(start))
+	}
+	if quickest > time.Second {
+		t.Errorf("registering without the engine took %v and more, each of five times", quickest)
 	}
 	cancel()
 	if err := <-ran; err != nil {
