@@ -21,7 +21,8 @@ func TestACallThatTakesLongGetsASecondAttemptElsewhere(t *testing.T) {
 	var cancelled atomic.Int64
 	var warm atomic.Bool // while all answer at once
 	warm.Store(true)
-	var slow atomic.Pointer[string] // the instance that is slow: the first that is asked
+	var slow atomic.Pointer[string] // the instance that is slow: that of the first attempt
+	begun := make(chan struct{})    // it is known
 	var list []roadbed.Instance
 	var all []*callee
 	for _, id := range []string{"a", "b"} {
@@ -36,13 +37,17 @@ func TestACallThatTakesLongGetsASecondAttemptElsewhere(t *testing.T) {
 			if warm.Load() {
 				return &pb.SimpleResponse{}, nil
 			}
-			if slow.CompareAndSwap(nil, &id); *slow.Load() == id {
+			md, _ := metadata.FromIncomingContext(ctx)
+			attempt := md.Get("x-ipc-attempt")[0]
+			if attempt == "1" {
+				slow.Store(&id)
+				close(begun)
 				<-ctx.Done()
 				cancelled.Add(1)
 				return nil, ctx.Err()
 			}
-			md, _ := metadata.FromIncomingContext(ctx)
-			return &pb.SimpleResponse{Username: id, Hostname: md.Get("x-ipc-attempt")[0]}, nil
+			<-begun // on a busy machine the second attempt may be the first to arrive
+			return &pb.SimpleResponse{Username: id, Hostname: attempt}, nil
 		}
 		list, all = append(list, c.serve(t, id, engine(t, ipc.Options{}))), append(all, c)
 	}
@@ -55,7 +60,7 @@ func TestACallThatTakesLongGetsASecondAttemptElsewhere(t *testing.T) {
 	}
 	warm.Store(false)
 	before, asked := counts(e, method), [2]int64{all[0].calls.Load(), all[1].calls.Load()}
-	e.Command(method, ipc.Settings{Hedge: true, HedgeDelay: 20 * time.Millisecond, HedgePercent: 100, Timeout: 5 * time.Second})
+	e.Command(method, ipc.Settings{Hedge: true, HedgeDelay: 20 * time.Millisecond, HedgePercent: 100, Timeout: time.Minute})
 	var header, trailer metadata.MD
 	var from peer.Peer
 	reply, err := client.UnaryCall(t.Context(), &pb.SimpleRequest{}, grpc.Header(&header), grpc.Trailer(&trailer), grpc.Peer(&from))
@@ -71,7 +76,7 @@ func TestACallThatTakesLongGetsASecondAttemptElsewhere(t *testing.T) {
 		t.Errorf("header %v, trailer %v, peer %v; want those of %s at port %s", h, tr, from.Addr, fast, port)
 	}
 	for start := time.Now(); cancelled.Load() != 1; time.Sleep(time.Millisecond) {
-		if time.Since(start) > 5*time.Second {
+		if time.Since(start) > time.Minute {
 			t.Fatal("the slower attempt was not cancelled")
 		}
 	}
@@ -90,7 +95,7 @@ func TestASecondAttemptDoesNotGoWhereTheFirstIs(t *testing.T) {
 	}}
 	e := engine(t, ipc.Options{Lists: ipc.Static{"playback": {c.serve(t, "a", engine(t, ipc.Options{}))}}})
 	client := dial(t, e, "vip:///playback")
-	e.Command(method, ipc.Settings{Hedge: true, HedgeDelay: 5 * time.Millisecond, HedgePercent: 100, Timeout: 5 * time.Second})
+	e.Command(method, ipc.Settings{Hedge: true, HedgeDelay: 5 * time.Millisecond, HedgePercent: 100, Timeout: time.Minute})
 	if _, err := client.UnaryCall(t.Context(), &pb.SimpleRequest{}); err != nil {
 		t.Fatal(err)
 	}
@@ -133,7 +138,7 @@ func TestAMethodThatIsIdempotentIsTriedAgainUnlessTheCalleeWantsNone(t *testing.
 	}
 	e := engine(t, ipc.Options{Lists: ipc.Static{"playback": {c.serve(t, "a", engine(t, ipc.Options{}))}}})
 	client := dial(t, e, "vip:///playback")
-	e.Command(method, ipc.Settings{Idempotent: true, Retries: 3, Timeout: 5 * time.Second})
+	e.Command(method, ipc.Settings{Idempotent: true, Retries: 3, Timeout: time.Minute})
 	if _, err := client.UnaryCall(t.Context(), &pb.SimpleRequest{}); err != nil || len(seen) != 3 || seen[2] != "3" {
 		t.Errorf("got %v after attempts %v; want an answer of the third", err, seen)
 	}

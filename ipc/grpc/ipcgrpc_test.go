@@ -111,6 +111,16 @@ func counts(e *ipc.Engine, name string) map[string]uint32 {
 	return nil
 }
 
+// inFlight is how many calls of a command are under way, -1 if it is not known.
+func inFlight(e *ipc.Engine, name string) int64 {
+	for _, c := range e.Snapshot() {
+		if c.Name == name {
+			return c.InFlight
+		}
+	}
+	return -1
+}
+
 func TestACallFindsAnInstanceByNameAndHandsOnWhatItsRequestBrought(t *testing.T) {
 	leafEngine := engine(t, ipc.Options{App: "leaf"})
 	var got struct{ id, caller, crit string }
@@ -119,7 +129,7 @@ func TestACallFindsAnInstanceByNameAndHandsOnWhatItsRequestBrought(t *testing.T)
 		if f := fault.From(ctx); f == nil || f.ID() != "exp" {
 			return nil, status.Errorf(codes.Internal, "faults did not travel: %v", f)
 		}
-		if d, ok := ctx.Deadline(); !ok || time.Until(d) > 700*time.Millisecond {
+		if d, ok := ctx.Deadline(); !ok || time.Until(d) > time.Minute {
 			return nil, status.Errorf(codes.Internal, "deadline %v did not travel", d)
 		}
 		return &pb.SimpleResponse{Username: "leaf"}, nil
@@ -134,7 +144,7 @@ func TestACallFindsAnInstanceByNameAndHandsOnWhatItsRequestBrought(t *testing.T)
 	down.Status = roadbed.OutOfService
 	front := engine(t, ipc.Options{App: "front", Lists: ipc.Static{"playback": {mid.serve(t, "mid-1", midEngine), down}}})
 
-	ctx, cancel := context.WithTimeout(t.Context(), 700*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	rules := fault.Sign(key, "exp", time.Now().Add(time.Minute), "db:nothing=reset")
 	ctx = metadata.AppendToOutgoingContext(ctx, "x-request-id", "r-1")
@@ -143,7 +153,9 @@ func TestACallFindsAnInstanceByNameAndHandsOnWhatItsRequestBrought(t *testing.T)
 	if err != nil {
 		t.Fatal(err)
 	}
-	front.Command(method, ipc.Settings{Criticality: roadbed.BestEffort})
+	// No command has a time limit, so that there is no deadline but the caller's.
+	front.Command(method, ipc.Settings{Criticality: roadbed.BestEffort, Timeout: -1})
+	midEngine.Command(method, ipc.Settings{Timeout: -1})
 	for range 10 {
 		reply, err := dial(t, front, "vip:///playback").UnaryCall(fault.With(ctx, f), &pb.SimpleRequest{})
 		if err != nil || reply.Username != "leaf" {
@@ -213,16 +225,16 @@ func TestRefusalsHaveCodesThatSayWhatTheyAre(t *testing.T) {
 	try(ipc.Settings{Timeout: 50 * time.Millisecond}, "", codes.DeadlineExceeded, context.DeadlineExceeded)
 	try(ipc.Settings{ForceOpen: true}, "", codes.Unavailable, ipc.ErrOpen)
 	try(ipc.Settings{Timeout: time.Second}, "vip:///nobody", codes.Unavailable, nil)
-	e.Command(method, ipc.Settings{MaxConcurrent: 1, Timeout: 5 * time.Second})
+	e.Command(method, ipc.Settings{MaxConcurrent: 1, Timeout: time.Minute})
 	started := make(chan error, 1)
 	go func() {
 		_, err := client.UnaryCall(context.Background(), &pb.SimpleRequest{})
 		started <- err
 	}()
-	for c.calls.Load() < 2 {
+	for inFlight(e, method) != 1 {
 		time.Sleep(time.Millisecond)
 	}
-	try(ipc.Settings{MaxConcurrent: 1, Timeout: 5 * time.Second}, "", codes.ResourceExhausted, ipc.ErrRejected)
+	try(ipc.Settings{MaxConcurrent: 1, Timeout: time.Minute}, "", codes.ResourceExhausted, ipc.ErrRejected)
 	close(block)
 	if err := <-started; err != nil {
 		t.Error(err)
@@ -261,6 +273,7 @@ func TestFaultsAreInjectedAtClientAndServer(t *testing.T) {
 	props := config.New(config.Options{Override: map[string]string{"ipc.fit.maxActive": "10"}})
 	e := engine(t, ipc.Options{App: "front", Config: props, Lists: ipc.Static{"playback": {c.serve(t, "a", engine(t, ipc.Options{App: "playback"}))}}})
 	client := dial(t, e, "vip:///playback")
+	e.Command(method, ipc.Settings{Timeout: time.Minute})
 	for rule, want := range map[string]struct {
 		code    codes.Code
 		reaches int64
@@ -279,7 +292,11 @@ func TestFaultsAreInjectedAtClientAndServer(t *testing.T) {
 			t.Fatal(err)
 		}
 		before, start := c.calls.Load(), time.Now()
-		ctx, cancel := context.WithTimeout(fault.With(t.Context(), f), 300*time.Millisecond)
+		within := time.Minute
+		if strings.HasSuffix(rule, "hang") {
+			within = 300 * time.Millisecond
+		}
+		ctx, cancel := context.WithTimeout(fault.With(t.Context(), f), within)
 		_, err = client.UnaryCall(ctx, &pb.SimpleRequest{})
 		cancel()
 		if status.Code(err) != want.code || c.calls.Load()-before != want.reaches {
@@ -313,14 +330,6 @@ func TestAStreamHoldsItsPermitUntilItEnds(t *testing.T) {
 	client := dial(t, e, "vip:///playback")
 	const name = "/grpc.testing.TestService/FullDuplexCall"
 	e.Command(name, ipc.Settings{MaxConcurrent: 1, Timeout: 20 * time.Millisecond})
-	inFlight := func() int64 {
-		for _, c := range e.Snapshot() {
-			if c.Name == name {
-				return c.InFlight
-			}
-		}
-		return -1
-	}
 	echo := func(s pb.TestService_FullDuplexCallClient) {
 		t.Helper()
 		if err := s.Send(&pb.StreamingOutputCallRequest{}); err != nil {
@@ -346,7 +355,7 @@ func TestAStreamHoldsItsPermitUntilItEnds(t *testing.T) {
 	if _, err := first.Recv(); err != io.EOF {
 		t.Fatalf("got %v, want the end", err)
 	}
-	if n := inFlight(); n != 0 {
+	if n := inFlight(e, name); n != 0 {
 		t.Errorf("after its end %d are in flight", n)
 	}
 
@@ -357,8 +366,8 @@ func TestAStreamHoldsItsPermitUntilItEnds(t *testing.T) {
 	}
 	echo(second)
 	cancel() // and never reads again
-	for start := time.Now(); inFlight() != 0; time.Sleep(time.Millisecond) {
-		if time.Since(start) > 5*time.Second {
+	for start := time.Now(); inFlight(e, name) != 0; time.Sleep(time.Millisecond) {
+		if time.Since(start) > time.Minute {
 			t.Fatal("a cancelled stream keeps its permit")
 		}
 	}
@@ -419,7 +428,7 @@ func TestOtherBalancersWorkAsWell(t *testing.T) {
 			if _, err := client.UnaryCall(t.Context(), &pb.SimpleRequest{}); err != nil {
 				t.Fatalf("%s: %v", cfg, err)
 			}
-			if time.Since(start) > 5*time.Second {
+			if time.Since(start) > time.Minute {
 				t.Fatalf("%s: a got %d calls, b %d", cfg, a.calls.Load(), b.calls.Load())
 			}
 		}
