@@ -29,7 +29,21 @@ type demo struct {
 
 func startDemo(t testing.TB) *demo {
 	t.Helper()
-	return startDemoWith(t, func(string) *config.Properties { return nil }, nil)
+	return startDemoWith(t, func(string) *config.Properties { return config.New(config.Options{Override: patient()}) }, nil)
+}
+
+// patient are properties with which no call runs out of time, and none is refused because the machine is busy.
+func patient() map[string]string {
+	props := map[string]string{"ipc.server.shed.enabled": "false"}
+	for _, c := range commands() {
+		props[timeLimit(c.to)], props["ipc.command."+c.to+".attemptTimeoutInMilliseconds"] = "60000", "60000"
+	}
+	return props
+}
+
+// timeLimit is the property that says how long a call of a service may take.
+func timeLimit(service string) string {
+	return "hystrix.command." + service + ".execution.isolation.thread.timeoutInMilliseconds"
 }
 
 // startDemoWith starts the demo with the properties that props has for each app, and with handlers wrapped by name.

@@ -136,11 +136,14 @@ func store(t *testing.T) string {
 	return srv.URL
 }
 
-// following returns the properties of app at url, followed until the test ends.
+// following returns the properties of app at url, followed until the test ends. Those of patient hold, but for the time limit
+// of recommendations.
 func following(t *testing.T, url, app string) *config.Properties {
 	t.Helper()
 	tr := &http.Transport{}
-	p := config.New(config.Options{URL: url, Scope: config.Scope{App: app}, HTTP: &http.Client{Transport: tr}, Log: slog.New(slog.DiscardHandler)})
+	own := patient()
+	delete(own, timeLimit("recommendations"))
+	p := config.New(config.Options{URL: url, Scope: config.Scope{App: app}, Override: own, HTTP: &http.Client{Transport: tr}, Log: slog.New(slog.DiscardHandler)})
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -156,7 +159,7 @@ func TestChangesArePickedUpByRunningServices(t *testing.T) {
 	defer http.DefaultClient.CloseIdleConnections()
 	url := store(t)
 	d := startDemoWith(t, func(app string) *config.Properties { return following(t, url, app) }, map[string]func(http.Handler) http.Handler{
-		"recommendations": func(next http.Handler) http.Handler { // slow, but well within its time limit of 250 ms
+		"recommendations": func(next http.Handler) http.Handler { // slow, but well within its time limit of a minute
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				time.Sleep(50 * time.Millisecond)
 				next.ServeHTTP(w, r)
@@ -178,6 +181,7 @@ func TestChangesArePickedUpByRunningServices(t *testing.T) {
 			t.Fatalf("set %s=%s: %s", key, value, resp.Status)
 		}
 	}
+	set(timeLimit("recommendations"), "60000")
 	films := newCatalogue()
 	adult := ""
 	for n := 1; adult == ""; n++ {
@@ -233,7 +237,7 @@ func TestChangesArePickedUpByRunningServices(t *testing.T) {
 		{"feature", "feature.freeWeekend.enabled", "true", func() bool { status, _ := play(lapsed); return status == http.StatusOK }},
 		{"feature", "feature.abtests.enabled", "false", func() bool { return home().Cells == defaultCells }},
 		{"feature", "feature.continueWatching.enabled", "false", func() bool { return len(home().Resume) == 0 }},
-		{"time limit", "hystrix.command.recommendations.execution.isolation.thread.timeoutInMilliseconds", "5", func() bool {
+		{"time limit", timeLimit("recommendations"), "5", func() bool {
 			return slices.Equal(home().Fallbacks, []string{"recommendations"})
 		}},
 		{"feature", "feature.recommendations.enabled", "false", func() bool {
@@ -246,9 +250,9 @@ func TestChangesArePickedUpByRunningServices(t *testing.T) {
 			continue
 		}
 		set(c.key, c.value)
-		for until := time.Now().Add(10 * time.Second); !c.seen(); {
+		for until := time.Now().Add(time.Minute); !c.seen(); {
 			if time.Now().After(until) {
-				t.Errorf("%s %s=%s: nothing of it is seen after 10 s", c.kind, c.key, c.value)
+				t.Errorf("%s %s=%s: nothing of it is seen after a minute", c.kind, c.key, c.value)
 				break
 			}
 		}

@@ -4,25 +4,14 @@ import (
 	"context"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
-)
 
-// freePort returns a port that nobody listens on at this moment.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-}
+	"github.com/roadbed/roadbed/platform/api/porttest"
+)
 
 // serve runs Serve(name) at the URL it returns until the test ends, which fails if Serve does.
 func serve(t *testing.T, name string) string {
@@ -30,8 +19,8 @@ func serve(t *testing.T, name string) string {
 	old := slog.Default()
 	slog.SetDefault(slog.New(slog.DiscardHandler))
 	t.Cleanup(func() { slog.SetDefault(old) })
-	port := freePort(t)
-	t.Setenv("PORT", port)
+	addr := porttest.Hold(t)
+	t.Setenv("PORT", strings.TrimPrefix(addr, "127.0.0.1:"))
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- Serve(ctx, name) }()
@@ -42,7 +31,7 @@ func serve(t *testing.T, name string) string {
 			t.Errorf("Serve(%s): %v", name, err)
 		}
 	})
-	url := "http://127.0.0.1:" + port
+	url := "http://" + addr
 	for t.Context().Err() == nil {
 		resp, err := http.Get(url + "/healthcheck")
 		if err == nil {
