@@ -152,7 +152,7 @@ func TestLogsAreTailedAndFollowedToTheEndOfTheInstance(t *testing.T) {
 	if got.Instance != id || len(got.Lines) != 2 || got.Lines[0] != "two" {
 		t.Errorf("tail=2: got %+v, want the last two lines of %s", got, id)
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	var lines []string
 	ended := errors.New("ended")

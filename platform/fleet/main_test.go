@@ -94,11 +94,11 @@ func testService(args []string) error {
 	return nil
 }
 
-// quick is the usual pace, a good deal faster.
+// quick is the usual pace, a good deal faster, but for how long it waits for others: the machine may be busy.
 func quick() pace {
 	p := usualPace()
 	p.probeFirst, p.probeEarly, p.probeLate = 10*time.Millisecond, 50*time.Millisecond, 100*time.Millisecond
-	p.probeTimeout, p.drain, p.killWait = time.Second, 20*time.Millisecond, 300*time.Millisecond
+	p.probeTimeout, p.drain, p.killWait, p.registryWait = 10*time.Second, 20*time.Millisecond, time.Minute, 10*time.Second
 	return p
 }
 
@@ -234,7 +234,7 @@ func newLab(t testing.TB, o labOptions) *lab {
 // until waits for ok, called with the fleet's lock held.
 func (l *lab) until(what string, ok func() bool) {
 	l.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	poll := time.NewTicker(5 * time.Millisecond) // for what is not announced: files, processes
 	defer poll.Stop()
@@ -246,7 +246,7 @@ func (l *lab) until(what string, ok func() bool) {
 			return
 		}
 		if ctx.Err() != nil {
-			l.t.Fatalf("waited 10 s for: %s\ninstances: %+v", what, l.f.Instances(""))
+			l.t.Fatalf("waited a minute for: %s\ninstances: %+v", what, l.f.Instances(""))
 		}
 	}
 }
@@ -311,12 +311,12 @@ func alive(pid int) bool {
 // eventually polls what no event announces.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); time.Now().Before(end); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}
 	}
-	t.Fatalf("waited 10 s for: %s", what)
+	t.Fatalf("waited a minute for: %s", what)
 }
 
 // family is a command whose leader has a child in its group and one that left group and session.

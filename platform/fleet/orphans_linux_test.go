@@ -38,7 +38,7 @@ func startOwner(t *testing.T, dir string, guarded bool) *exec.Cmd {
 		// Whatever a failed test left would disturb the machine.
 		slay(func(pid int) bool { return strings.HasPrefix(ownerOf(pid).data, dir) })
 	})
-	if err := out.(*os.File).SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+	if err := out.(*os.File).SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	line, err := bufio.NewReader(out).ReadString('\n')
