@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/examples/drill"
 	"github.com/roadbed/roadbed/examples/streaming"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/fleet"
@@ -37,6 +39,7 @@ func (c *cli) demo() *cobra.Command {
 		RunE:    showHelp,
 	}
 	cmd.AddCommand(c.demoLoad(), c.demoServe())
+	cmd.AddCommand(c.drills()...)
 	return cmd
 }
 
@@ -80,6 +83,9 @@ func (c *cli) demoServe() *cobra.Command {
 		Hidden: true,
 		Args:   exactArgs("the NAME of a service"),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if slices.Contains(drill.Names(), args[0]) {
+				return drill.Serve(cmd.Context(), args[0])
+			}
 			return streaming.Serve(cmd.Context(), args[0])
 		},
 	}
