@@ -452,6 +452,15 @@ func (p *Passage) End() {
 	}
 }
 
+// Last tells that the answer may last as long as both ends want, such as a stream of events: the call gives its place among those
+// in flight back. What is asked of its instance it counts as until End.
+func (p *Passage) Last() {
+	if p.open {
+		p.open = false
+		p.cmd.release(&p.permit)
+	}
+}
+
 // rest has the present attempt count as active no more.
 func (p *Passage) rest() {
 	if p.held != nil {

@@ -118,8 +118,13 @@ type Plan struct {
 	MaxBody        int64  // of a request, in bytes; 0: as for every route
 	Buffering      int8   // a request's body is at hand, or much of it, before the app is asked: 1, -1: it is not, 0: unless it looks like a stream
 
-	Mirror        string  // an app that gets a copy of a share of requests
-	MirrorPercent float64 // 0 to 100
+	Mirrors []Mirror // apps that get copies of requests
+}
+
+// Mirror is an app that gets a copy of a share of a route's requests.
+type Mirror struct {
+	App     string
+	Percent float64 // 0 to 100
 }
 
 // Attempt is one try at an origin, as X-Zuul-Proxy-Attempts and the access log tell it.

@@ -14,6 +14,11 @@ import (
 // ErrStalled is why an answer is ended whose client took nothing of it while others wanted its place.
 var ErrStalled = errors.New("the client took nothing of its answer, and others wanted its place")
 
+// Stalled makes the category of x that of an answer that ended by [ErrStalled].
+func (x *Exchange) Stalled() {
+	x.SetCategory(FailureClientStalled, ErrStalled.Error()+" (edge.origin.client.stall)")
+}
+
 // Taker is the client's end of an answer, as an engine has it. Its methods may be called from any goroutine as long as the
 // answer is written.
 type Taker interface {

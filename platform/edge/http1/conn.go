@@ -348,6 +348,7 @@ func (c *conn) begin() *Refusal {
 	w.idle, w.rate = set.BodyIdle, set.BodyRate
 	w.stream.begin(mode, q.ContentLength, w.head.rules, &q.Trailer)
 	w.body.begin(c, w.head.continues && q.Proto == 11 && len(w.ready) == 0 && !w.whole())
+	w.open = &w.body.open
 	q.Body = &w.body
 	return c.pipelined(set)
 }
@@ -478,7 +479,7 @@ const (
 func (c *conn) skip() bool {
 	w, b := c.w, copies.Get().(*[32 << 10]byte)
 	defer copies.Put(b)
-	w.idle, w.rate = skipTime, 0
+	w.idle, w.rate, w.open = skipTime, 0, nil
 	for by, n := filter.Now()+int64(skipTime), 0; n < skipBytes && filter.Now() < by; {
 		k, err := w.Read(b[:])
 		if n += k; err != nil {
@@ -569,6 +570,7 @@ func (c *conn) interim(status int, h *filter.Header) {
 type requestBody struct {
 	c     *conn
 	ended atomic.Bool
+	open  atomic.Bool // the answer has begun
 
 	mu      sync.Mutex
 	expects bool  // the client waits for 100 before it sends the body; guarded by mu
@@ -580,6 +582,7 @@ func (b *requestBody) begin(c *conn, expects bool) {
 	b.c = c
 	b.ended.Store(c.w.whole())
 	b.expects, b.final, b.failed = expects, false, nil
+	b.open.Store(false)
 }
 
 // Read reads on, and has the client send it if it waits for that.
@@ -636,6 +639,7 @@ func (b *requestBody) begun() (expects bool, failed error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.final = true
+	b.open.Store(true)
 	return b.expects, b.failed
 }
 

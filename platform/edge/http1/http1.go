@@ -50,7 +50,8 @@
 //     length pass in constant memory, each side as fast as the other takes them.
 //   - An idle connection costs less than 6 KiB, and one that waits for the rest of a head hardly more.
 //   - An answer that broke off never looks whole: the connection is cut.
-//   - Slow clients are cut off: a head has 10 s, a body may pause for 5 s, 240 bytes a second is the least either way.
+//   - Slow clients are cut off: a head has 10 s, a body may pause for 5 s until its answer begins, 240 bytes a second is the
+//     least either way.
 //   - A panic in Serve costs its request, not the process.
 //   - A client that goes away ends what the origin was asked for it, within a second.
 //   - Drain lets requests under way end, and tells their clients that the connection does.
@@ -171,7 +172,8 @@ type Server struct {
 	watching  bool                  // the watch goes round; guarded by mu
 	others    int                   // connections that others serve; guarded by mu
 	from      map[netip.Addr]int    // connections of each address; guarded by mu
-	running   sync.WaitGroup
+	running   int                   // what Drain waits for; guarded by mu
+	over      chan struct{}         // closed once that is none; nil: Drain does not wait; guarded by mu
 
 	connected, closed, failed, idled, throttled *meter.Counter
 }
@@ -219,14 +221,18 @@ func (s *Server) Serve(l net.Listener) error {
 		return l.Close()
 	}
 	s.listeners[l] = true
-	s.running.Add(1) // so that what was accepted is waited for
+	s.running++ // so that what was accepted is waited for
 	s.mu.Unlock()
-	defer s.running.Done()
+	defer s.less()
 	for pause := time.Duration(0); ; {
 		c, err := l.Accept()
 		if err == nil {
 			pause = 0
-			s.running.Go(func() { s.ServeConn(c, nil, nil) })
+			over := s.Expect()
+			go func() {
+				defer over()
+				s.ServeConn(c, nil, nil)
+			}()
 			continue
 		}
 		var passing interface{ Temporary() bool }
@@ -263,8 +269,36 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 
 // Expect has Drain wait for a connection that is about to be served, until over is called.
 func (s *Server) Expect() (over func()) {
-	s.running.Add(1)
-	return s.running.Done
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running++
+	return s.less
+}
+
+// less has Drain wait for one thing less.
+func (s *Server) less() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running--; s.running == 0 && s.over != nil {
+		close(s.over)
+		s.over = nil
+	}
+}
+
+// awaited returns what is closed once there is nothing left to wait for.
+func (s *Server) awaited() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	over := s.over
+	if over == nil {
+		over = make(chan struct{})
+	}
+	if s.running > 0 {
+		s.over = over
+	} else {
+		close(over)
+	}
+	return over
 }
 
 // admit takes a connection in, unless there are too many.
@@ -281,7 +315,7 @@ func (s *Server) admit(c *conn) bool {
 		s.watcher.Go(s.watch)
 	}
 	s.arrived(who)
-	s.running.Add(1)
+	s.running++
 	if set.Expiry > 0 {
 		c.expires = filter.Now() + int64(set.Expiry) - rand.Int64N(max(int64(min(set.Jitter, set.Expiry)), 1))
 	}
@@ -300,7 +334,7 @@ func (s *Server) leave(c *conn) {
 	delete(s.taken, c)
 	s.left(c.client.Remote.Addr())
 	s.mu.Unlock()
-	s.running.Done()
+	s.less()
 }
 
 // full reports whether there are too many connections for one more of that address. The caller holds mu.
@@ -379,11 +413,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	defer s.watcher.Wait()
 	defer s.quitOnce.Do(func() { close(s.quit) })
-	all := make(chan struct{})
-	go func() {
-		s.running.Wait()
-		close(all)
-	}()
+	all := s.awaited()
 	select {
 	case <-all:
 		s.closeIdle() // nobody comes any more, not within Grace either

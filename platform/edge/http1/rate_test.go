@@ -1,9 +1,11 @@
 package http1
 
 import (
+	"bufio"
 	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
@@ -80,6 +82,32 @@ func TestABodyThatComesTooSlowlyIsRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestABodyMayPauseOnceItsAnswerHasBegun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := overPipe(t, Settings{}, func(x *filter.Exchange) { // it echoes
+			x.Response = filter.Response{Status: 200, ContentLength: -1, Body: x.Request.Body}
+		})
+		defer c.Close()
+		rd := bufio.NewReader(c)
+		io.WriteString(c, "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 20\r\n\r\n")
+		resp, err := http.ReadResponse(rd, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		part := make([]byte, 5)
+		for i := range 4 {
+			time.Sleep(time.Minute)
+			io.WriteString(c, "part\n")
+			if _, err := io.ReadFull(resp.Body, part); string(part) != "part\n" {
+				t.Fatalf("the %d. part after a minute's pause: got %q, %v", i+1, part, err)
+			}
+		}
+		if rest, err := io.ReadAll(resp.Body); len(rest) > 0 || err != nil {
+			t.Errorf("at the end: got %q, %v", rest, err)
+		}
+	})
 }
 
 func TestAnAnswerThatIsDroppedOnceItIsWholeIsTheLastOfItsConnection(t *testing.T) {

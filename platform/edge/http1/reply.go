@@ -259,7 +259,7 @@ func (a *reply) broken() {
 	switch {
 	case a.failed == errCut, a.failed == errPanicked: // it was said why
 	case errors.Is(a.failed, filter.ErrStalled):
-		x.SetCategory(filter.FailureClientStalled, "the client took nothing of its answer, and others wanted its place (edge.origin.client.stall)")
+		x.Stalled()
 	case errors.Is(a.failed, errSlow) && !errors.As(a.failed, &e):
 		x.SetCategory(filter.FailureClientTimeout, "the client takes its answer too slowly (edge.http.response.minrate)")
 	case errors.As(a.failed, &up) && up.Kind == Cancelled, !errors.As(a.failed, &e):

@@ -1,7 +1,10 @@
 package http1
 
 import (
+	"errors"
 	"io"
+	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
@@ -39,6 +42,7 @@ type stream struct {
 
 	idle   time.Duration // between bytes of the body, at most
 	rate   int           // bytes a second that the sender must keep up; 0: any
+	open   *atomic.Bool  // the answer has begun, and the body may take as long as that; nil: it never does
 	waited time.Duration // for bytes of the body
 	came   int64         // bytes that were waited for, since the window began
 	window time.Duration
@@ -80,7 +84,7 @@ func (t *stream) moved() {
 // together where they lie. An error is kept for Read.
 func (t *stream) begin(mode uint8, length int64, rules *Rules, trailer *filter.Header) {
 	t.mode, t.left, t.err, t.ready, t.count = mode, length, nil, nil, 0
-	t.waited, t.came, t.window = 0, 0, 0
+	t.waited, t.came, t.window, t.open = 0, 0, 0, nil
 	t.base, t.trailer = t.start, trailer
 	switch mode {
 	case noBody:
@@ -216,8 +220,25 @@ const (
 )
 
 // wait reads from the connection, within the time allowed between bytes. Only waiting counts against a slow sender: while
-// nobody asks for more it cannot be late.
+// nobody asks for more it cannot be late, nor can it once it is answered: the two may be talking.
 func (t *stream) wait(p []byte) (int, error) {
+	if t.open == nil {
+		return t.waitFor(p)
+	}
+	if !t.open.Load() {
+		n, err := t.waitFor(p)
+		if late := err == error(slowBody) || errors.Is(err, os.ErrDeadlineExceeded); !late || !t.open.Load() {
+			return n, err
+		}
+		if n > 0 {
+			return n, nil
+		}
+	}
+	t.idle, t.rate = 0, 0
+	return t.waitFor(p)
+}
+
+func (t *stream) waitFor(p []byte) (int, error) {
 	if t.rate == 0 {
 		return t.s.read(p, t.idle)
 	}

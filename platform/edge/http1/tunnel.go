@@ -29,16 +29,20 @@ func (a *answer) tunnel(c net.Conn, early []byte) {
 	client.init(c)
 	late := append([]byte(nil), a.buf[a.start:a.end]...)
 	a.start, a.end, a.buf = 0, 0, nil // nothing lies there any more
+	var in, out int64
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer u.Panics.Catch("tunnel", func(error) {
 			u.s.c.Close()    //nolint:errcheck // it is over
 			client.c.Close() //nolint:errcheck // for the other direction too
 		})
-		t.pump(&u.s, &client, early)
+		t.pump(&u.s, &client, early, &in)
 	})
-	t.pump(&client, &u.s, late)
+	t.pump(&client, &u.s, late, &out)
 	wg.Wait()
+	if x := u.x; x != nil { // engines that know better have said so
+		x.Read, x.Written = max(x.Read, in), max(x.Written, out)
+	}
 	a.finish(false)
 }
 
@@ -47,8 +51,9 @@ type tunnel struct {
 	active atomic.Int64 // when the last bytes came, either way
 }
 
-// pump copies from one side to the other, beginning with first. It holds memory only while bytes come.
-func (t *tunnel) pump(to, from *sock, first []byte) {
+// pump copies from one side to the other, beginning with first, and counts the bytes. It holds memory only while bytes come.
+func (t *tunnel) pump(to, from *sock, first []byte, count *int64) {
+	*count = int64(len(first))
 	err := to.writeSlow(first, 0)
 	from.arm(filter.Now() + t.idle)
 	for err == nil {
@@ -60,6 +65,7 @@ func (t *tunnel) pump(to, from *sock, first []byte) {
 				n, e := from.recv(b[:])
 				if n > 0 {
 					t.active.Store(filter.Now())
+					*count += int64(n)
 					if err = to.writeSlow(b[:n], 0); err != nil {
 						return true
 					}

@@ -91,7 +91,8 @@ type Server struct {
 	conns    map[*conn]bool // guarded by mu
 	watching bool           // the watch goes round; guarded by mu
 	ended    bool           // nobody is served any more; guarded by mu
-	running  sync.WaitGroup // counts conns
+	running  int            // what Drain waits for; guarded by mu
+	over     chan struct{}  // closed once that is none; nil: Drain does not wait; guarded by mu
 
 	failed, idled *meter.Counter
 }
@@ -131,7 +132,7 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 		return
 	}
 	s.conns[c] = true
-	s.running.Add(1)
+	s.running++
 	if !s.watching {
 		s.watching = true
 		s.watcher.Go(s.watch)
@@ -144,13 +145,41 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
-	s.running.Done()
+	s.less()
 }
 
 // Expect has Drain wait for a connection that is about to be served, until over is called.
 func (s *Server) Expect() (over func()) {
-	s.running.Add(1)
-	return s.running.Done
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.running++
+	return s.less
+}
+
+// less has Drain wait for one thing less.
+func (s *Server) less() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.running--; s.running == 0 && s.over != nil {
+		close(s.over)
+		s.over = nil
+	}
+}
+
+// awaited returns what is closed once there is nothing left to wait for.
+func (s *Server) awaited() <-chan struct{} {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	over := s.over
+	if over == nil {
+		over = make(chan struct{})
+	}
+	if s.running > 0 {
+		s.over = over
+	} else {
+		close(over)
+	}
+	return over
 }
 
 // all returns the connections there are.
@@ -178,11 +207,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	defer s.crew.end()
 	defer s.watcher.Wait()
 	defer s.quitOnce.Do(func() { close(s.quit) })
-	over := make(chan struct{})
-	go func() {
-		s.running.Wait()
-		close(over)
-	}()
+	over := s.awaited()
 	defer func() {
 		s.mu.Lock()
 		s.ended = true

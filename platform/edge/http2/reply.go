@@ -423,7 +423,7 @@ func (r *reply) broken() {
 		x.SetCategory(filter.FailureBadRequest, bad.Error())
 		why = protocolError
 	case errors.Is(r.failed, filter.ErrStalled):
-		x.SetCategory(filter.FailureClientStalled, "the client took nothing of its answer, and others wanted its place (edge.origin.client.stall)")
+		x.Stalled()
 		why = cancelled
 	case errors.Is(r.failed, errSlow):
 		x.SetCategory(filter.FailureClientTimeout, "the client takes its answer too slowly (edge.http.response.minrate)")

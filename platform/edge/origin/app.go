@@ -28,6 +28,8 @@ type origin struct {
 	room     *filter.Room
 	clients  clients
 	asking   clients // what they wait for answers to, where a limit moves
+	streams  atomic.Int64
+	lasting  clients // whose these are
 	count    counters
 	adaptive bool // the limit is; only follow's callback uses it
 
@@ -36,13 +38,14 @@ type origin struct {
 }
 
 func newOrigin(p *Proxy, app string) *origin {
-	o := &origin{proxy: p, app: app, name: strings.ToLower(app), room: filter.NewRoom(), dotted: strings.Contains(app, "."), clients: clients{seed: maphash.MakeSeed()}, asking: clients{seed: maphash.MakeSeed()}}
+	o := &origin{proxy: p, app: app, name: strings.ToLower(app), room: filter.NewRoom(), dotted: strings.Contains(app, "."), clients: clients{seed: maphash.MakeSeed()}, asking: clients{seed: maphash.MakeSeed()}, lasting: clients{seed: maphash.MakeSeed()}}
 	o.servers.Store(&map[string]*server{})
 	o.count = newCounters(p.meter, o.name)
 	o.rejected = p.meter.Counter("zuul.origin.rejected.requests", "id", o.name)
 	o.greedy = p.meter.Counter("edge.origin.client.rejected", "id", o.name)
 	o.stalled = p.meter.Counter("edge.origin.client.stalled", "id", o.name)
 	p.meter.GaugeFunc("zuul.origin.concurrent.requests", func() float64 { return float64(o.inFlight.Load()) }, "id", o.name)
+	p.meter.GaugeFunc("edge.origin.streams", func() float64 { return float64(o.streams.Load()) }, "id", o.name)
 	p.meter.GaugeFunc("connectionpool_inPool", func() float64 { idle, _ := o.connections(); return float64(idle) }, "id", o.name)
 	p.meter.GaugeFunc("connectionpool_inUse", func() float64 { _, busy := o.connections(); return float64(busy) }, "id", o.name)
 	o.unfollow = follow(p.props, o.name, p.log, func(s *settings) {
@@ -122,6 +125,38 @@ func (o *origin) leave(c *call) (ended bool) {
 	c.held = held{}
 	c.hears()
 	return c.x.Yield(o.room)
+}
+
+// outlast has an answer that may last as long as both ends want count as a stream, and no longer as a request in flight, nor its
+// connection as one of its instance's. It changes nothing if there are as many streams as may be, of all clients or of this one.
+func (o *origin) outlast(c *call) {
+	most := c.set.streams
+	if n := o.streams.Add(1); most >= 0 && n > int64(most) {
+		o.streams.Add(-1)
+		return
+	}
+	var own held
+	if share := c.general.Share; share < 1 && most >= 0 && c.x.Hop == "" && c.x.From.IsValid() {
+		var ok bool
+		if own, ok = o.lasting.enter(c.x, max(1, int(share*float64(most)))); !ok {
+			o.streams.Add(-1)
+			return
+		}
+	}
+	o.leave(c)
+	c.passage.Last()
+	c.entered, c.lasts, c.held = false, true, own
+	if c.conn != nil {
+		c.conn.apart = true
+		c.conn.server.open.Add(-1)
+	}
+}
+
+// ended is the end of a stream.
+func (o *origin) ended(c *call) {
+	o.streams.Add(-1)
+	c.held.leave()
+	c.held = held{}
 }
 
 // sweep closes the connections that were idle for too long, and those of instances that are listed no more.

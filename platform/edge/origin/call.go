@@ -51,7 +51,8 @@ type call struct {
 	grpc    bool
 	told    bool // the header has what an attempt tells
 	entered bool // it counts as in flight
-	held    held // its client's part in that
+	lasts   bool // it counts as a stream
+	held    held // its client's part in either
 	asks    held // and in what waits for an answer
 	open    bool // the passage was begun
 	back    bool // the request was not answered, and can be answered otherwise without harm
@@ -59,9 +60,9 @@ type call struct {
 	reused  bool // the present attempt has a connection that served another before
 	unsent  bool // not a byte of it was written
 	retries int
-	addr    string  // that is asked in place of any instance; empty: none
-	key     string  // the Sec-WebSocket-Key of our own; "" if the client has one
-	copy    *copied // for the mirror; nil: none
+	addr    string   // that is asked in place of any instance; empty: none
+	key     string   // the Sec-WebSocket-Key of our own; "" if the client has one
+	copies  []copied // for the mirrors
 }
 
 // begin finds out what the request may cost.
@@ -561,9 +562,12 @@ func (c *call) last(k kind, err error, o *ipc.Outcome) error {
 	}
 	if isEvents(x.Response.Header.Get("Content-Type")) {
 		x.Response.Flush = true
-		if c.lasts(x.Response.Status, eventStream) {
+		if c.endless(x.Response.Status, eventStream) {
 			x.Deadline = 0
 		}
+	}
+	if r := &x.Response; c.entered && x.Deadline == 0 && !c.proxy.edges && (r.Takeover != nil || r.Body != nil && (c.grpc || isEvents(r.Header.Get("Content-Type")))) {
+		c.origin.outlast(c)
 	}
 	if c.web != noWeb {
 		c.web.answer(c)
@@ -578,9 +582,9 @@ func isEvents(kind string) bool {
 	return len(kind) >= len(eventStream) && strings.EqualFold(kind[:len(eventStream)], eventStream)
 }
 
-// lasts reports whether an answer may last as long as both ends want: it is an event stream, which its request need not have
+// endless reports whether an answer may last as long as both ends want: it is an event stream, which its request need not have
 // told, and the route has set no time of its own.
-func (c *call) lasts(status int, kind string) bool {
+func (c *call) endless(status int, kind string) bool {
 	return status == http.StatusOK && isEvents(kind) && (c.x.Plan == nil || c.x.Plan.Timeout == 0)
 }
 
@@ -615,6 +619,11 @@ func (c *call) over() {
 			c.passage.Dropped(filter.ErrStalled)
 			c.origin.stalled.Inc()
 		}
+		c.x.Served()
+	}
+	if c.lasts {
+		c.lasts = false
+		c.origin.ended(c)
 		c.x.Served()
 	}
 }

@@ -74,7 +74,7 @@ func (c *call) overHTTP(ep *balance.Endpoint, limit time.Duration, http2 bool) (
 	}
 	x.Passport.Add(filter.InRespHeadersReceived)
 	timer.Stop()
-	if x.Deadline != 0 && !c.lasts(resp.StatusCode, resp.Header.Get("Content-Type")) {
+	if x.Deadline != 0 && !c.endless(resp.StatusCode, resp.Header.Get("Content-Type")) {
 		timer = time.AfterFunc(time.Duration(x.Deadline-filter.Now()), func() { cancel(errTooLong) })
 	}
 	c.body = &httpBody{resp: resp, inner: resp.Body, stop: func() { timer.Stop(); leave(); cancel(errDone) }}
@@ -417,7 +417,8 @@ func (c *call) switched(resp *http.Response, body *httpBody) (kind, error) {
 	p, ctx, idle := c.proxy, x.Context(), c.general.UpgradeIdle
 	x.Response.Takeover = func(front net.Conn, early []byte) {
 		defer body.Close()
-		p.tunnel(ctx, front, back, early, idle)
+		in, out := p.tunnel(ctx, front, back, early, idle)
+		x.Read, x.Written = max(x.Read, in), max(x.Written, out) // engines that know better have said so
 	}
 	return fine, nil
 }

@@ -54,6 +54,7 @@ type ended struct {
 	err              error
 	status           int
 	passport         string
+	read, written    int64
 }
 
 // newRig starts a proxy before instances at those addresses.
@@ -143,7 +144,7 @@ func (r *rig) change(fn func(x *filter.Exchange)) {
 }
 
 func (r *rig) note(x *filter.Exchange) {
-	e := ended{origin: x.Origin, attempts: append([]filter.Attempt(nil), x.Attempts...), err: x.Err, status: x.Response.Status, passport: string(x.Passport.Append(nil))}
+	e := ended{origin: x.Origin, attempts: append([]filter.Attempt(nil), x.Attempts...), err: x.Err, status: x.Response.Status, passport: string(x.Passport.Append(nil)), read: x.Read, written: x.Written}
 	e.category, _ = x.Category()
 	r.mu.Lock()
 	r.ended = append(r.ended, e)

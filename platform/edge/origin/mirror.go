@@ -54,23 +54,31 @@ type copied struct {
 	length  int64
 }
 
-// begin prepares a copy if the route wants one of this request.
+// begin prepares the copies that the route wants of this request.
 func (m *mirrors) begin(c *call) {
 	plan := c.x.Plan
-	if plan == nil || plan.Mirror == "" || c.wish() != "" || plan.MirrorPercent < 100 && rand.Float64()*100 >= plan.MirrorPercent {
+	if plan == nil || len(plan.Mirrors) == 0 || c.wish() != "" {
 		return
 	}
-	app := strings.ToLower(plan.Mirror)
-	c.copy = &copied{app, c.copied(app), c.x.Request.ContentLength}
+	for _, to := range plan.Mirrors {
+		if to.Percent >= 100 || rand.Float64()*100 < to.Percent {
+			app := strings.ToLower(to.App)
+			c.copies = append(c.copies, copied{app, c.copied(app), c.x.Request.ContentLength})
+		}
+	}
 }
 
-// end sends the copy of a request that is over, unless too many are under way or its body is not at hand.
+// end sends the copies of a request that is over.
 func (m *mirrors) end(c *call) {
-	k := c.copy
-	if k == nil {
-		return
+	for _, k := range c.copies {
+		m.begun(c, k)
 	}
-	c.copy = nil
+	clear(c.copies)
+	c.copies = c.copies[:0]
+}
+
+// begun sends a copy, unless too many are under way or its body is not at hand.
+func (m *mirrors) begun(c *call, k copied) {
 	body, ok := c.upload.complete(k.length)
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -94,7 +102,7 @@ func (m *mirrors) end(c *call) {
 	})
 }
 
-func (m *mirrors) send(k *copied) {
+func (m *mirrors) send(k copied) {
 	ctx, cancel := context.WithTimeout(ipc.WithOverride(m.ctx, ipc.Override{Retries: -1, Timeout: mirrorTimeout}), mirrorTimeout)
 	defer cancel()
 	m.sent.Inc()

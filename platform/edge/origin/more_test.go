@@ -265,15 +265,16 @@ func TestASettingThatMakesNoSenseLeavesTheLastOne(t *testing.T) {
 	good := read("app", map[string]string{
 		"app.ribbon.MaxConnectionsPerHost": "-1", "ribbon.PerServerWaterline": "7", "ribbon.MaxRequestsPerConnection": "5", "app.ribbon.TcpNoDelay": "false", "ribbon.TcpKeepAlive": "true",
 		"zuul.origin.app.concurrency.max.requests": "9", "edge.origin.app.protocol": "h2c", "edge.origin.app.concurrency.mode": "gradient", "ribbon.MaxAutoRetriesNextServer": "3", "ribbon.CloseOnCircuitBreaker": "false",
+		"edge.origin.default.streams.max": "50",
 	}, &settings{}, silent, refuse)
-	want := &settings{perHost: -1, waterline: 7, maxRequests: 5, keepAlive: true, delay: true, concurrent: 9, protocol: "h2c", gradient: true, nextServer: 3}
+	want := &settings{perHost: -1, waterline: 7, maxRequests: 5, keepAlive: true, delay: true, concurrent: 9, protocol: "h2c", gradient: true, nextServer: 3, streams: 50}
 	if !reflect.DeepEqual(good, want) || refused != nil {
 		t.Errorf("got  %+v\nwant %+v, refused %v", good, want, refused)
 	}
 	bad := map[string]string{}
 	for _, k := range []string{
 		"app.ribbon.MaxConnectionsPerHost", "ribbon.PerServerWaterline", "ribbon.MaxRequestsPerConnection", "app.ribbon.TcpNoDelay", "ribbon.TcpKeepAlive", "zuul.origin.app.concurrency.max.requests",
-		"edge.origin.app.protocol", "edge.origin.app.concurrency.mode", "ribbon.MaxAutoRetriesNextServer", "ribbon.CloseOnCircuitBreaker", "edge.origin.app.tls",
+		"edge.origin.app.protocol", "edge.origin.app.concurrency.mode", "ribbon.MaxAutoRetriesNextServer", "ribbon.CloseOnCircuitBreaker", "edge.origin.app.tls", "edge.origin.app.streams.max",
 	} {
 		bad[k] = "nonsense"
 	}

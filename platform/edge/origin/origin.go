@@ -33,6 +33,8 @@
 //   - A plain request over a kept connection allocates nothing.
 //   - One client cannot hold all places that an app has for requests in flight, and several that take nothing of their answers do
 //     not keep others out: see [filter.Room]. What is read of an answer to its end holds no place, however slowly it is taken.
+//   - What lasts as long as both ends want (event streams, changed protocols, gRPC without an end) holds no place of those requests
+//     once it has begun, nor counts its connection among those that an instance may have, up to a number of its own.
 //
 // # What it does not
 //   - Clients by HTTP/3 that take nothing hold their places until they are cut off for reading too slowly.
@@ -91,6 +93,7 @@ type Config struct {
 //	zuul.origin.CLIENT.concurrency.protect.enabled   true
 //	edge.origin.CLIENT.concurrency.mode              fixed  or gradient: a limit that follows what the app can bear
 //	edge.origin.CLIENT.protocol                      http1  or h2, h2c
+//	edge.origin.CLIENT.streams.max                   10000  that count as streams and not as requests in flight; also with default for CLIENT; -1 is any number
 //	zuul.retry.allowed.statuses.idempotent           none   further statuses that are tried again for GET, HEAD, OPTIONS; 500 with edge.profile=zuul
 //	zuul.error.outbound.NAME.status                         what is answered for a kind of failure
 //	edge.retry.buffer                                65536  bytes of a request's body that are kept for another attempt

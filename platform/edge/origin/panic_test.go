@@ -55,7 +55,7 @@ func TestAPanicOfAMirrorHarmsNobody(t *testing.T) {
 	s := scripts(t, act{raw: said200("fine")})
 	lists := ipc.Static{"app": addrsOf(t, s.addr()), "shadow": []roadbed.Instance{{ID: "x", App: "shadow", Host: "127.0.0.1", Port: 1, Status: roadbed.Up}}}
 	r := newRigOver(t, nil, lists, roundTrips(func(*http.Request) (*http.Response, error) { panic("a transport with a fault") }))
-	r.route(&filter.Plan{Route: "r", Mirror: "shadow", MirrorPercent: 100})
+	r.route(&filter.Plan{Route: "r", Mirrors: []filter.Mirror{{App: "shadow", Percent: 100}}})
 	if status, text, _ := r.ask("GET", "/", ""); status != 200 || text != "fine" {
 		t.Errorf("got %d %q, want 200 fine", status, text)
 	}
@@ -68,7 +68,7 @@ func TestAPanicOfAMirrorHarmsNobody(t *testing.T) {
 func TestNoMirrorBeginsOnceTheProxyIsClosed(t *testing.T) {
 	s := scripts(t, act{raw: said200("fine")})
 	r := newRigOf(t, nil, ipc.Static{"app": addrsOf(t, s.addr()), "shadow": addrsOf(t, s.addr())})
-	r.route(&filter.Plan{Route: "r", Mirror: "shadow", MirrorPercent: 100})
+	r.route(&filter.Plan{Route: "r", Mirrors: []filter.Mirror{{App: "shadow", Percent: 100}}})
 	var askers sync.WaitGroup
 	for range 4 {
 		askers.Go(func() {

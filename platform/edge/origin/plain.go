@@ -177,7 +177,7 @@ func (c *call) exchange(now int64) error {
 	}
 	c.asking = false
 	x.Request.Body = body
-	if err == nil && x.Deadline != 0 && c.lasts(x.Response.Status, x.Response.Header.Get("Content-Type")) {
+	if err == nil && x.Deadline != 0 && c.endless(x.Response.Status, x.Response.Header.Get("Content-Type")) {
 		x.Deadline = 0
 		if c.conn != nil { // else its body is over, and the connection another's
 			u.Patient(endlessFor)
@@ -214,6 +214,10 @@ func (c *call) finished(_ *http1.Upstream, reusable bool) {
 	conn := c.conn
 	if c.conn = nil; conn == nil {
 		return
+	}
+	if conn.apart {
+		conn.apart = false
+		conn.server.open.Add(1)
 	}
 	if c.watch != nil {
 		if !c.watch() {

@@ -20,6 +20,7 @@ type conn struct {
 	server *server
 	served int   // requests
 	since  int64 // when it became idle, by filter.Now
+	apart  bool  // it carries a stream, and is not among those that its server may have
 }
 
 // server is where an instance listens, and the connections to it. Idle ones lie in the order in which they became so; the

@@ -53,6 +53,7 @@ type settings struct {
 	protocol    string // "", h2, h2c
 	gradient    bool
 	nextServer  int // MaxAutoRetriesNextServer
+	streams     int // that last as long as both ends want, beside requests in flight; -1: any number
 
 	closeOnBreaker bool
 	trust          *trust // nil: TLS as the system has it
@@ -67,6 +68,7 @@ const (
 	edgesWaterline     = 256
 	defaultConnect     = 500 * time.Millisecond
 	defaultIdle        = time.Minute
+	defaultStreams     = 10_000
 )
 
 // limits returns how many connections a server may have, and how many idle ones are kept.
@@ -94,7 +96,7 @@ func (p *Proxy) limits(s *settings) (perHost, waterline int) {
 
 // follow keeps apply told of an app's settings, until stop is called.
 func follow(p *config.Properties, app string, log *slog.Logger, apply func(*settings)) (stop func()) {
-	last := &settings{maxRequests: defaultMaxRequests, waterline: -1, closeOnBreaker: true}
+	last := &settings{maxRequests: defaultMaxRequests, waterline: -1, closeOnBreaker: true, streams: defaultStreams}
 	return p.Prefixes([]string{app + ".ribbon.", "ribbon.", "zuul.origin." + app + ".", "edge.origin." + app + ".", "edge.origin.default."}, func(props map[string]string) {
 		last = read(app, props, last, log, p.Refuse)
 		apply(last)
@@ -103,7 +105,7 @@ func follow(p *config.Properties, app string, log *slog.Logger, apply func(*sett
 
 // read makes settings of properties. One that makes no sense leaves what was in force before.
 func read(app string, props map[string]string, before *settings, log *slog.Logger, refuse func(key, text string, err error)) *settings {
-	s := &settings{maxRequests: defaultMaxRequests, waterline: -1}
+	s := &settings{maxRequests: defaultMaxRequests, waterline: -1, streams: defaultStreams}
 	take := func(keys []string, set func(text string) error, keep func()) {
 		for _, k := range keys {
 			if text, ok := props[k]; ok {
@@ -144,6 +146,7 @@ func read(app string, props map[string]string, before *settings, log *slog.Logge
 	truth(ribbon("TcpKeepAlive"), func(s *settings) *bool { return &s.keepAlive }, true)
 	truth(ribbon("TcpNoDelay"), func(s *settings) *bool { return &s.delay }, false)
 	number([]string{"zuul.origin." + app + ".concurrency.max.requests"}, 1, 1e6, func(s *settings) *int { return &s.concurrent })
+	number([]string{"edge.origin." + app + ".streams.max", "edge.origin.default.streams.max"}, -1, 1e6, func(s *settings) *int { return &s.streams })
 	off := false
 	take([]string{"zuul.origin." + app + ".concurrency.protect.enabled"}, func(text string) error {
 		on, err := config.ParseBool(text)

@@ -10,8 +10,8 @@ import (
 )
 
 // tunnel copies bytes both ways until both ends have closed, either breaks, ctx ends, or no byte comes for idle. early is
-// what the client had sent already.
-func (p *Proxy) tunnel(ctx context.Context, front net.Conn, back io.ReadWriteCloser, early []byte, idle time.Duration) {
+// what the client had sent already. It returns how many bytes it has copied to the origin and to the client.
+func (p *Proxy) tunnel(ctx context.Context, front net.Conn, back io.ReadWriteCloser, early []byte, idle time.Duration) (in, out int64) {
 	var once sync.Once
 	cut := func() {
 		once.Do(func() {
@@ -33,28 +33,31 @@ func (p *Proxy) tunnel(ctx context.Context, front net.Conn, back io.ReadWriteClo
 	defer watch.Stop()
 	if len(early) > 0 {
 		if _, err := back.Write(early); err != nil {
-			return
+			return 0, 0
 		}
+		in = int64(len(early))
 	}
 	var both sync.WaitGroup
-	way := func(to io.Writer, from io.Reader) {
+	way := func(to io.Writer, from io.Reader, count *int64) {
 		defer p.panics.Catch("tunnel", func(error) { cut() })
-		pump(to, from, &moved)
+		pump(to, from, &moved, count)
 		hangUp(to, cut)
 	}
-	both.Go(func() { way(back, front) })
-	both.Go(func() { way(front, back) })
+	both.Go(func() { way(back, front, &in) })
+	both.Go(func() { way(front, back, &out) })
 	both.Wait()
+	return in, out
 }
 
-// pump copies until from ends or to takes no more.
-func pump(to io.Writer, from io.Reader, moved *atomic.Bool) {
+// pump copies until from ends or to takes no more, and counts the bytes.
+func pump(to io.Writer, from io.Reader, moved *atomic.Bool, count *int64) {
 	buf := buffers.Get().(*[32 << 10]byte)
 	defer buffers.Put(buf)
 	for {
 		n, err := from.Read(buf[:])
 		if n > 0 {
 			moved.Store(true)
+			*count += int64(n)
 			if _, werr := to.Write(buf[:n]); werr != nil {
 				return
 			}

@@ -551,7 +551,7 @@ func TestAMirrorGetsACopyAndHarmsNobody(t *testing.T) {
 		w.WriteHeader(500)
 	})
 	r := newRigOf(t, nil, byApp{"app": {instance("app", o.addr())}, "shadow": {instance("shadow", shadow)}})
-	r.route(&filter.Plan{Mirror: "shadow", MirrorPercent: 100})
+	r.route(&filter.Plan{Mirrors: []filter.Mirror{{App: "shadow", Percent: 100}}})
 	for _, body := range []string{"", "abc"} {
 		if code, _, _ := r.ask("PUT", "/a?b=c", body, "Host", "shop.example"); code != 200 {
 			t.Errorf("got %d", code)
@@ -561,7 +561,7 @@ func TestAMirrorGetsACopyAndHarmsNobody(t *testing.T) {
 		}
 	}
 	r.ask("PUT", "/", strings.Repeat("x", 100<<10)) // more than is kept
-	r.route(&filter.Plan{Mirror: "nobody", MirrorPercent: 100})
+	r.route(&filter.Plan{Mirrors: []filter.Mirror{{App: "nobody", Percent: 100}}})
 	if code, _, _ := r.ask("GET", "/", ""); code != 200 {
 		t.Errorf("with a mirror that is nowhere: got %d", code)
 	}

@@ -569,7 +569,7 @@ func (r *Regions) tunnelled(x *filter.Exchange) error {
 		plan = *x.Plan // its deadlines and methods hold
 	}
 	plan.RetryStatuses, plan.Hedge = nothingAgain, false // the other edge has tried again what it answers
-	plan.Endpoint, plan.Inbound, plan.Outbound, plan.Mirror, plan.Protocol, plan.MaxBody = nil, nil, nil, "", "", 0
+	plan.Endpoint, plan.Inbound, plan.Outbound, plan.Mirrors, plan.Protocol, plan.MaxBody = nil, nil, nil, nil, "", 0
 	u := userOf(x, &set.User)
 	safe := x.Request.Upgrade == "" && (x.Request.Method == http.MethodGet || x.Request.Method == http.MethodHead || x.Request.Method == http.MethodOptions)
 	var why error

@@ -31,8 +31,7 @@ type route struct {
 	backends []backend
 	total    int
 	sticky   *key
-	affinity *key           // of who asks, for the choice of an instance; nil: any will do
-	failing  []*filter.Plan // by backend that answers with a status; nil: none does
+	affinity *key // of who asks, for the choice of an instance; nil: any will do
 
 	path pathChange
 	host string // that the backend is asked for; empty: the client's
@@ -43,6 +42,7 @@ type backend struct {
 	app, addr string
 	upTo      int
 	status    int
+	plan      *filter.Plan // of the requests that it gets; nil: the route's
 }
 
 // test is one predicate over a header, a parameter or a cookie.
@@ -143,7 +143,7 @@ func (r *route) plans(c *Config) error {
 		p.RetryMethods, p.RetryStatuses, p.RetryUnsafe = t.Methods, t.Statuses, t.Unsafe
 	}
 	if s.Mirror != nil {
-		p.Mirror, p.MirrorPercent = s.Mirror.VIP, s.Mirror.share()
+		p.Mirrors = []filter.Mirror{{App: s.Mirror.VIP, Percent: s.Mirror.share()}}
 	}
 	switch s.Buffering {
 	case "on":
@@ -152,21 +152,28 @@ func (r *route) plans(c *Config) error {
 		p.Buffering = -1
 	}
 	r.plan = p
-	if err := r.filters(c); err != nil {
-		return err
+	return r.filters(c)
+}
+
+// planOf returns the plan of the requests that b gets; nil if it is the route's.
+func (r *route) planOf(b *Backend) *filter.Plan {
+	if b.Status == 0 && len(b.Filters) == 0 {
+		return nil
 	}
-	for i, b := range s.Backends {
-		if b.Status == 0 {
-			continue
-		}
-		if r.failing == nil {
-			r.failing = make([]*filter.Plan, len(s.Backends))
-		}
-		fails := *p
-		fails.Endpoint = answerWith(&Answer{Status: b.Status, Body: fmt.Sprintf("route %s has no usable backend for this share of its requests\n", s.ID)})
-		r.failing[i] = &fails
+	p := *r.plan
+	if b.Status != 0 {
+		p.Endpoint = answerWith(&Answer{Status: b.Status, Body: fmt.Sprintf("route %s has no usable backend for this share of its requests\n", r.spec.ID)})
+		return &p
 	}
-	return nil
+	p.Inbound, p.Outbound = slices.Clone(p.Inbound), slices.Clone(p.Outbound)
+	for i := range b.Filters {
+		if f := b.Filters[i].headers(); f.Kind == filter.Inbound {
+			p.Inbound = append(p.Inbound, f)
+		} else {
+			p.Outbound = append(p.Outbound, f)
+		}
+	}
+	return &p
 }
 
 // weigh adds up the weights.
@@ -178,7 +185,7 @@ func (r *route) weigh() {
 			weight = 1
 		}
 		r.total += weight
-		r.backends = append(r.backends, backend{app: cmp.Or(b.VIP, b.Addr), addr: b.Addr, upTo: r.total, status: b.Status})
+		r.backends = append(r.backends, backend{app: cmp.Or(b.VIP, b.Addr), addr: b.Addr, upTo: r.total, status: b.Status, plan: r.planOf(&b)})
 		if b.Sticky != "" {
 			if k, err := parseKey(b.Sticky); err == nil { // checked before
 				r.sticky = &k

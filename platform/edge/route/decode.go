@@ -131,7 +131,14 @@ func (d *decoder) readBackend(n *node) (b Backend) {
 		d.text("addr", &b.Addr),
 		field{"status", func(v *node) { b.Status = d.integer(v, "status", 400, 599) }},
 		field{"weight", func(v *node) { b.Weight = d.integer(v, "weight", -1<<31, 1<<31-1) }},
-		d.text("sticky", &b.Sticky))
+		d.text("sticky", &b.Sticky),
+		field{"filters", func(v *node) {
+			d.each(v, "filters", func(v *node) {
+				f := d.readFilter(v)
+				f.line = 0 // where a backend's stand makes no difference
+				b.Filters = append(b.Filters, f)
+			})
+		}})
 	return b
 }
 

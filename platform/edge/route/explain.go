@@ -106,9 +106,11 @@ func (r *route) explain(e *Explanation, x *filter.Exchange) {
 	if r.plan.Timeout > 0 {
 		e.Timeout = r.plan.Timeout.String()
 	}
-	if e.Mirror = r.plan.Mirror; e.Mirror != "" {
-		e.Mirror += fmt.Sprintf(" (%g %%)", r.plan.MirrorPercent)
+	var copies []string
+	for _, m := range r.plan.Mirrors {
+		copies = append(copies, fmt.Sprintf("%s (%g %%)", m.App, m.Percent))
 	}
+	e.Mirror = strings.Join(copies, ", ")
 	if f := x.Plan.Endpoint; f != nil {
 		e.Endpoint = f.Name
 	}

@@ -635,7 +635,11 @@ func (g *gateways) filter(o *Object, n *node, r *Route) {
 	g.fields(n, "a filter", g.text("type", &kind),
 		field{"requestHeaderModifier", func(v *node) { add(Filter{RequestHeaders: g.modifier(v)}) }},
 		field{"responseHeaderModifier", func(v *node) { add(Filter{ResponseHeaders: g.modifier(v)}) }},
-		field{"requestMirror", func(v *node) { g.mirror(o, v, r) }},
+		field{"requestMirror", func(v *node) {
+			if m := g.mirror(o, v); m != nil {
+				add(Filter{Mirror: m})
+			}
+		}},
 		field{"requestRedirect", func(v *node) {
 			d := &Redirect{}
 			g.fields(v, "requestRedirect", g.text("scheme", &d.Scheme), g.text("hostname", &d.Host),
@@ -714,8 +718,8 @@ func (g *gateways) cors(n *node, add func(Filter)) {
 	add(Filter{Plug: "cors", With: raw})
 }
 
-// mirror reads a RequestMirror. A reference that cannot be resolved mirrors nothing.
-func (g *gateways) mirror(o *Object, n *node, r *Route) {
+// mirror reads a RequestMirror; nil if its reference cannot be resolved.
+func (g *gateways) mirror(o *Object, n *node) *Mirror {
 	m := &Mirror{}
 	ok := false
 	g.fields(n, "requestMirror",
@@ -728,13 +732,10 @@ func (g *gateways) mirror(o *Object, n *node, r *Route) {
 			p := 100 * float64(numerator) / float64(denominator)
 			m.Percent = &p
 		}})
-	switch {
-	case !ok:
-	case r.Mirror != nil && r.Mirror.VIP != m.VIP:
-		g.note(n.line, o.Kind+" "+o.Name+": RequestMirror to "+m.VIP, "a route mirrors to one app, and does to "+r.Mirror.VIP, "")
-	default:
-		r.Mirror = m
+	if !ok {
+		return nil
 	}
+	return m
 }
 
 // backends reads backendRefs. Those that cannot be resolved fail their share of the requests with 500, as the API wants.
@@ -744,7 +745,7 @@ func (g *gateways) backends(o *Object, refs []*node) (list []Backend) {
 		b := Backend{Status: 500}
 		name, weight, ok := g.ref(o, n)
 		if ok {
-			b = Backend{VIP: name}
+			b = Backend{VIP: name, Filters: g.ownFilters(o, name, n.get("filters"))}
 		}
 		if b.Weight = weight; weight > 0 {
 			list = append(list, b)
@@ -757,6 +758,25 @@ func (g *gateways) backends(o *Object, refs []*node) (list []Backend) {
 	return list
 }
 
+// ownFilters reads the filters of one backendRef.
+func (g *gateways) ownFilters(o *Object, name string, n *node) (list []Filter) {
+	if n == nil || n.kind == null {
+		return nil
+	}
+	g.each(n, "filters", func(n *node) {
+		kind := ""
+		g.text("type", &kind).read(cmp.Or(n.get("type"), &node{}))
+		if kind != "RequestHeaderModifier" && kind != "ResponseHeaderModifier" {
+			o.set("Accepted", false, "UnsupportedValue", "backendRef %s: a filter of type %s is not known for one backend alone; put it on the rule", name, kind)
+			return
+		}
+		g.fields(n, "a filter", g.text("type", &kind),
+			field{"requestHeaderModifier", func(v *node) { list = append(list, Filter{RequestHeaders: g.modifier(v)}) }},
+			field{"responseHeaderModifier", func(v *node) { list = append(list, Filter{ResponseHeaders: g.modifier(v)}) }})
+	})
+	return list
+}
+
 // ref reads a reference to a Service and tells whether the route may have it.
 func (g *gateways) ref(o *Object, n *node) (name string, weight int, ok bool) {
 	group, kind, namespace := "", "Service", o.Namespace
@@ -764,9 +784,7 @@ func (g *gateways) ref(o *Object, n *node) (name string, weight int, ok bool) {
 	g.fields(n, "a backendRef", g.text("group", &group), g.text("kind", &kind), g.text("name", &name), g.text("namespace", &namespace),
 		field{"port", func(*node) {}},
 		field{"weight", func(v *node) { weight = g.integer(v, "weight", 0, 1_000_000) }},
-		field{"filters", func(v *node) {
-			o.set("Accepted", false, "UnsupportedValue", "backendRef %s: filters of one backend alone are not known here; put them on the rule", name)
-		}})
+		field{"filters", func(*node) {}}) // see ownFilters
 	switch {
 	case group != "" && group != "core" || kind != "Service":
 		o.set("ResolvedRefs", false, "InvalidKind", "backendRef %s is a %s; only a Service stands for an app", name, kind)

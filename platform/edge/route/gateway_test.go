@@ -116,7 +116,7 @@ func TestGatewayAPIDocumentsBecomeRoutes(t *testing.T) {
 	x := asked("POST", "https://shop.example.com/cart/1?q=abc", "X-V: 2")
 	table.Match(x)
 	p := x.Plan
-	if x.Path != "/api/1" || x.Host != "inner.example" || p.Mirror != "shadow" || p.MirrorPercent != 12.5 || p.Retries != 2 ||
+	if x.Path != "/api/1" || x.Host != "inner.example" || fmt.Sprint(p.Mirrors) != "[{shadow 12.5}]" || p.Retries != 2 ||
 		fmt.Sprint(p.RetryStatuses, p.Timeout, p.AttemptTimeout) != "[502 503] 10s 2s" || len(p.Inbound) != 1 {
 		t.Errorf("path %q host %q plan %+v", x.Path, x.Host, p)
 	}
@@ -177,7 +177,7 @@ func TestGatewayAPIConditionsSayWhatIsWrong(t *testing.T) {
 		{list(route(`{"parentRefs":[{"name":"g"}]}`), gateway(selected(`"matchExpressions":[{"key":"team","operator":"DoesNotExist"}]`)), namespace), "Accepted", "NotAllowedByListeners"},
 		{list(gateway(`{"name":"t","port":80,"protocol":"TCP"}`)), "Accepted", "ListenersNotValid"},
 		{route(`{"rules":[{"filters":[{"type":"Magic"}]}]}`), "Accepted", "UnsupportedValue"},
-		{route(`{"rules":[{"backendRefs":[{"name":"a","filters":[]}]}]}`), "Accepted", "UnsupportedValue"},
+		{route(`{"rules":[{"backendRefs":[{"name":"a","filters":[{"type":"URLRewrite","urlRewrite":{"hostname":"x"}}]}]}]}`), "Accepted", "UnsupportedValue"},
 		{route(`{"rules":[{"backendRefs":[{"name":"a","kind":"Bucket"}]}]}`), "ResolvedRefs", "InvalidKind"},
 		{route(`{"rules":[{"backendRefs":[{"name":"a","namespace":"b"}]}]}`), "ResolvedRefs", "RefNotPermitted"},
 		{route(`{"rules":[{"filters":[{"type":"ExtensionRef","extensionRef":{"kind":"Thing","name":"x"}}]}]}`), "ResolvedRefs", "InvalidKind"},
@@ -331,5 +331,43 @@ func TestPathsOfGRPCRoutesAreSpelledAsTheyAreSent(t *testing.T) {
 func TestANamespaceWithoutMetadataIsPassedOver(t *testing.T) {
 	if doc, err := Parse("k", "apiVersion: v1\nkind: Namespace\n"); err != nil || len(doc.Routes)+len(doc.Objects) != 0 {
 		t.Errorf("got %+v, %v; want nothing, and no mistake", doc, err)
+	}
+}
+
+func TestFiltersOfOneBackendRefAreItsOwn(t *testing.T) {
+	const ref = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: r}\nspec: {rules: [{backendRefs: [{name: a, filters: [%s]}, {name: b}]}]}\n"
+	for filters, want := range map[string]string{
+		`{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: X-To, value: a}]}}`:     "True Accepted [RouteRequestHeaders] []",
+		`{type: ResponseHeaderModifier, responseHeaderModifier: {remove: [X-To]}}`:                  "True Accepted [] [RouteResponseHeaders]",
+		`{type: RequestRedirect, requestRedirect: {scheme: https}}`:                                 "False UnsupportedValue",
+		`{type: RequestHeaderModifier, requestHeaderModifier: {set: [{name: Host, value: a.com}]}}`: "False UnsupportedValue",
+	} {
+		doc, err := Parse("k", fmt.Sprintf(ref, filters))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := doc.Objects[0].Conditions[0]
+		got := c.Status + " " + c.Reason
+		if c.Status == "True" {
+			table, err := doc.Table(Config{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for x := asked("GET", "http://h/"); ; x = asked("GET", "http://h/") { // b's turn is no endless one
+				if table.Match(x); x.App == "a" {
+					names := func(list []*filter.Filter) (all []string) {
+						for _, f := range list {
+							all = append(all, f.Name)
+						}
+						return all
+					}
+					got += fmt.Sprint(" ", names(x.Plan.Inbound), " ", names(x.Plan.Outbound))
+					break
+				}
+			}
+		}
+		if got != want {
+			t.Errorf("%s: got %s, want %s (%s)", filters, got, want, c.Message)
+		}
 	}
 }

@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -206,7 +207,7 @@ func TestUpstreamsOfOneNginxFileServeAnother(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(out.Routes) != 1 || out.Routes[0].Backends[0] != (Backend{VIP: "x", Addr: "10.0.0.1:1", Weight: 1}) {
+	if len(out.Routes) != 1 || !reflect.DeepEqual(out.Routes[0].Backends, []Backend{{VIP: "x", Addr: "10.0.0.1:1", Weight: 1}}) {
 		t.Errorf("got %+v", out.Routes)
 	}
 	if slices.ContainsFunc(out.Notes, func(n Note) bool { return strings.Contains(n.What, "include") }) {

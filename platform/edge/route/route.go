@@ -111,6 +111,8 @@ type Backend struct {
 	Status int    `json:"status,omitempty" doc:"answered with in place of asking anybody"`
 	Weight int    `json:"weight,omitempty" doc:"0 to 1,000,000; all zero means equal shares"`
 	Sticky string `json:"sticky,omitempty" doc:"what keeps a client with its backend: user, client, header:NAME, cookie:NAME or query:NAME; one is enough for all of a route"`
+
+	Filters []Filter `json:"filters,omitempty" doc:"for the requests that it gets, after the route's own: requestHeaders and responseHeaders"`
 }
 
 // Timeouts of a route, up to an hour. "none" is no end.
@@ -393,7 +395,7 @@ func (r *Route) check() error {
 	}
 	sticky := ""
 	for _, b := range r.Backends {
-		if err := b.check(); err != nil {
+		if err := b.check(r); err != nil {
 			return err
 		}
 		if b.Sticky != "" && sticky != "" && b.Sticky != sticky {
@@ -455,7 +457,7 @@ func (v *Value) check(where string) error {
 	return nil
 }
 
-func (b *Backend) check() error {
+func (b *Backend) check(r *Route) error {
 	given := 0
 	if b.VIP != "" || b.Addr != "" {
 		given++
@@ -464,8 +466,8 @@ func (b *Backend) check() error {
 		given++
 	}
 	switch {
-	case given != 1 && b.Status != 0:
-		return errors.New("a backend with a status asks nobody; leave out its vip and addr")
+	case b.Status != 0 && (given != 1 || len(b.Filters) > 0):
+		return errors.New("a backend with a status asks nobody; leave out its vip, addr and filters")
 	case given != 1:
 		return errors.New("a backend needs a vip, an addr or a status")
 	case b.VIP != "" && !vip(b.VIP):
@@ -480,6 +482,15 @@ func (b *Backend) check() error {
 	if b.Sticky != "" {
 		if _, err := parseKey(b.Sticky); err != nil {
 			return fmt.Errorf("backend %s: sticky %w", b.name(), err)
+		}
+	}
+	for i := range b.Filters {
+		f := &b.Filters[i]
+		if f.RequestHeaders == nil && f.ResponseHeaders == nil {
+			return fmt.Errorf("backend %s: a filter of one backend alone is requestHeaders or responseHeaders; write others in the route's filters", b.name())
+		}
+		if err := f.check(r); err != nil {
+			return fmt.Errorf("backend %s: %w", b.name(), err)
 		}
 	}
 	return nil

@@ -442,6 +442,9 @@ func TestMistakenRoutesAreRefusedWithTheReason(t *testing.T) {
 		`[{"id":"a","backends":[{"vip":"x"}],"maxBody":"much"}]`:                                              "number of bytes",
 		`[{"id":"a","backends":[{"vip":"x"}],"affinity":"moon"}]`:                                             "use user, client",
 		`[{"id":"a","backends":[{"vip":"x"}],"requestBuffering":"some"}]`:                                     "use on or off",
+		`[{"id":"a","backends":[{"vip":"x","filters":[{"stripPrefix":1}]}]}]`:                                 "of one backend alone",
+		`[{"id":"a","backends":[{"vip":"x","filters":[{"requestHeaders":{"set":{"TE":"1"}}}]}]}]`:             "backend x: requestHeaders.set: TE is the edge's own",
+		`[{"id":"a","backends":[{"status":500,"filters":[{"requestHeaders":{"set":{"X":"1"}}}]}]}]`:           "asks nobody",
 		`[{"id":"a","backends":[{"addr":"10.0.0.1"}]}]`:                                                       "host:port",
 	} {
 		d, err := Parse("edge.routes", text)
@@ -580,6 +583,37 @@ func TestABackendThatIsAStatusFailsItsShare(t *testing.T) {
 	}
 	if failed < 400 || failed > 600 {
 		t.Errorf("%d of 1000 failed, want about half", failed)
+	}
+}
+
+func TestFiltersOfABackendAreForItsRequestsAloneAndAfterTheRoutes(t *testing.T) {
+	table := tabled(t, Config{}, `[{"id":"r","filters":[{"requestHeaders":{"set":{"X-To":"anybody","X-All":"1"}}}],"backends":[
+		{"vip":"a","filters":[{"requestHeaders":{"set":{"X-To":"a"}}},{"responseHeaders":{"set":{"X-By":"a"}}}]},{"vip":"b"}]}]`)
+	for seen := map[string]bool{}; len(seen) < 2; { // both come, sooner or later
+		x := asked("GET", "http://h/")
+		table.Match(x)
+		for _, f := range slices.Concat(x.Plan.Inbound, x.Plan.Outbound) {
+			if err := f.Apply(x); err != nil {
+				t.Fatal(err)
+			}
+		}
+		seen[x.App] = true
+		h := &x.Request.Header
+		want := map[string]string{"a": "a 1 a", "b": "anybody 1 "}[x.App]
+		if got := h.Get("X-To") + " " + h.Get("X-All") + " " + x.Response.Header.Get("X-By"); got != want || x.Plan.Route != "r" {
+			t.Fatalf("%s of route %s: got %q, want %q", x.App, x.Plan.Route, got, want)
+		}
+	}
+}
+
+func TestARouteMayHaveSeveralMirrors(t *testing.T) {
+	table := tabled(t, Config{}, `[{"id":"r","backends":[{"vip":"a"}],"mirror":{"vip":"b"},"filters":[{"mirror":{"vip":"c","percent":5}}]}]`)
+	x := asked("GET", "http://h/")
+	if table.Match(x); fmt.Sprint(x.Plan.Mirrors) != "[{b 100} {c 5}]" {
+		t.Errorf("got mirrors %v", x.Plan.Mirrors)
+	}
+	if e := table.Explain(x, nil); e.Mirror != "b (100 %), c (5 %)" {
+		t.Errorf("explained as %q", e.Mirror)
 	}
 }
 

@@ -208,18 +208,14 @@ func (r *route) filters(c *Config) error {
 			r.path.strip += f.StripPrefix
 		case f.Rewrite != nil:
 			err = r.rewrite(f.Rewrite)
-		case f.RequestHeaders != nil:
-			h := f.RequestHeaders
-			made = []*filter.Filter{{Name: "RouteRequestHeaders", Kind: filter.Inbound, Quick: true, Apply: h.on(func(x *filter.Exchange) *filter.Header { return &x.Request.Header })}}
-		case f.ResponseHeaders != nil:
-			h := f.ResponseHeaders
-			made = []*filter.Filter{{Name: "RouteResponseHeaders", Kind: filter.Outbound, Quick: true, Always: true, Apply: h.on(func(x *filter.Exchange) *filter.Header { return &x.Response.Header })}}
+		case f.RequestHeaders != nil || f.ResponseHeaders != nil:
+			made = []*filter.Filter{f.headers()}
 		case f.Redirect != nil:
 			p.Endpoint = r.redirectTo(f.Redirect)
 		case f.Answer != nil:
 			p.Endpoint = answerWith(f.Answer)
 		case f.Mirror != nil:
-			p.Mirror, p.MirrorPercent = f.Mirror.VIP, f.Mirror.share()
+			p.Mirrors = append(p.Mirrors, filter.Mirror{App: f.Mirror.VIP, Percent: f.Mirror.share()})
 		case f.Program != "":
 			if c.Program == nil {
 				return fmt.Errorf("program %s: this edge has no programs", f.Program)
@@ -286,6 +282,14 @@ func (r *route) rewrite(w *Rewrite) (err error) {
 		r.path.to = w.To
 	}
 	return nil
+}
+
+// headers returns what changes fields as f says.
+func (f *Filter) headers() *filter.Filter {
+	if h := f.RequestHeaders; h != nil {
+		return &filter.Filter{Name: "RouteRequestHeaders", Kind: filter.Inbound, Quick: true, Apply: h.on(func(x *filter.Exchange) *filter.Header { return &x.Request.Header })}
+	}
+	return &filter.Filter{Name: "RouteResponseHeaders", Kind: filter.Outbound, Quick: true, Always: true, Apply: f.ResponseHeaders.on(func(x *filter.Exchange) *filter.Header { return &x.Response.Header })}
 }
 
 // on returns what applies h to the header that of returns.

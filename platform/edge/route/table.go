@@ -297,8 +297,10 @@ func (r *route) take(x *filter.Exchange) {
 	}
 	if i := r.pick(x); i >= 0 {
 		b := &r.backends[i]
+		if b.plan != nil {
+			x.Plan = b.plan
+		}
 		if b.status != 0 {
-			x.Plan = r.failing[i]
 			return
 		}
 		x.App, x.Addr = b.app, b.addr
