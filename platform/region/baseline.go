@@ -122,33 +122,47 @@ func line(x, y []float64) (at, slope float64) {
 
 // judge is what is thought of a region. Its zero value has heard nothing.
 type judge struct {
-	heard   time.Time // last
-	settled time.Time // from when on it speaks
-	low     int       // values in a row that were too low
-	well    int       // and that were not
+	heard time.Time // last
+	began time.Time // to look on
+	low   int       // values in a row that were too low
+	well  int       // and that were not
 }
 
+// pace is how soon a judge speaks.
+type pace struct {
+	inRow  int           // values, of ten seconds each, that must agree
+	settle time.Duration // for which it looks on, at the beginning and after a gap
+}
+
+func (p pace) seconds() int { return p.inRow * int(sampleEvery/time.Second) }
+
+// usual is the pace where properties say nothing else.
+var usual = pace{inRow: int(judgeFor / sampleEvery), settle: judgeSettle}
+
 const (
-	gap    = time.Minute     // without a value, after which everything may have changed
-	settle = 5 * time.Minute // that it looks on then
-	inRow  = 6               // values, of ten seconds each
+	gap = time.Minute // without a value, after which everything may have changed
+
+	judgeFor      = time.Minute
+	judgeForMost  = time.Hour
+	judgeSettle   = 5 * time.Minute
+	judgeSettleTo = 24 * time.Hour
 )
 
 type verdict int
 
 const (
 	nothing verdict = iota
-	ill             // for a minute
-	well            // for a minute
+	ill             // for as long as the pace says
+	well            // as long
 )
 
 // hear takes a value, and says what it shows.
-func (j *judge) hear(now time.Time, v float64, e expectation) verdict {
+func (j *judge) hear(now time.Time, v float64, e expectation, p pace) verdict {
 	if now.Sub(j.heard) > gap {
-		j.low, j.well, j.settled = 0, 0, now.Add(settle)
+		j.low, j.well, j.began = 0, 0, now
 	}
 	j.heard = now
-	if now.Before(j.settled) || e.needs != "" {
+	if now.Before(j.began.Add(p.settle)) || e.needs != "" {
 		j.low, j.well = 0, 0
 		return nothing
 	}
@@ -158,9 +172,9 @@ func (j *judge) hear(now time.Time, v float64, e expectation) verdict {
 		j.low, j.well = 0, j.well+1
 	}
 	switch {
-	case j.low >= inRow:
+	case j.low >= p.inRow:
 		return ill
-	case j.well >= inRow:
+	case j.well >= p.inRow:
 		return well
 	}
 	return nothing

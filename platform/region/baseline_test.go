@@ -18,7 +18,7 @@ type life struct {
 
 func (l *life) live(for_ time.Duration, rate func(time.Time) float64) {
 	for end := l.now.Add(for_); l.now.Before(end); l.now = l.now.Add(sampleEvery) {
-		if v, _ := l.take(l.now, rate(l.now), nil); v == ill {
+		if v, _ := l.take(l.now, rate(l.now), nil, usual); v == ill {
 			l.ills++
 		}
 	}
@@ -123,14 +123,14 @@ func TestAJudgeSpeaksAfterAMinuteInARow(t *testing.T) {
 			default:
 				low := step < 7
 				v := map[bool]float64{true: 84, false: 86}[low]
-				got := j.hear(now, v, e)
-				if now.Sub(began) >= settle {
+				got := j.hear(now, v, e, usual)
+				if now.Sub(began) >= usual.settle {
 					row = append(row, low)
 				}
 				want := nothing
-				if n := len(row); n >= inRow {
+				if n := len(row); n >= usual.inRow {
 					want = map[bool]verdict{true: ill, false: well}[low]
-					for _, r := range row[n-inRow:] {
+					for _, r := range row[n-usual.inRow:] {
 						if r != low {
 							want = nothing
 						}

@@ -12,27 +12,28 @@
 // Edges count good answers, all but 5xx, to the users of their own region, wherever the edges of package edge have regions. Every
 // ten seconds the mean of ten is compared with what is to be expected: with the mean of the same twenty-one minutes a week ago, of which
 // eleven must be known, else with a straight line through the last hour, of which thirty minutes must be. A region whose good answers stay
-// three standard deviations below that for a minute should be evacuated: then the property edge.regions.proposal.NAME says so, which is all
-// that happens. Somebody approves, by `roadbed region approve`, or refuses. With edge.region.auto it is done at once, which the
+// three standard deviations below that for a minute (edge.regions.judge.for) should be evacuated: then the property
+// edge.regions.proposal.NAME says so, which is all that happens. Somebody approves, by `roadbed region approve`, or refuses. With edge.region.auto it is done at once, which the
 // property says, too.
 //
-// A proposal is taken back when the region has been well for a minute, or is evacuated, and lasts an hour. One that was refused,
+// A proposal is taken back when the region has been well for a minute, is evacuated or removed, and lasts an hour. One that was refused,
 // has expired or was acted on keeps others from being made until the region has been well for a minute.
 //
 // # Weights
 //
 // With edge.regions.weights.url the weights of all regions are put there, see [Weights], at most every five seconds, and again until they are
-// accepted: after 2 s, 4 s, and so on up to a minute. They go along with the share that edges have moved, and stand still where edges
+// accepted: after 2 s, 4 s, and so on up to a minute, at once where URL or key change. Who takes them slowly delays nothing else. They go along with the share that edges have moved, and stand still where edges
 // do. What edges have moved is read ten seconds late, so that weights lag a ramp by about 12 s.
 //
 // # What it promises
 //   - It never evacuates anything by itself unless edge.region.auto is true.
 //   - There is one proposal for a region, in the engine, for all edges; it and what is known of the past survive restarts.
-//   - Who has just begun, or has heard nothing for a minute, looks on for five minutes before it proposes anything.
+//   - Who has just begun, or has heard nothing for a minute, looks on for five minutes (edge.regions.judge.settle) before it proposes anything.
 //   - A region that gives fewer than one good answer a second is never proposed.
 //   - What is learned leaves out minutes that were too low, unless a proposal was refused, or expired, and those in which users are on the
 //     move. While a proposal is open, what was expected when it was made is.
 //   - Nobody is sent to a region that does badly itself. If all do, nothing is proposed.
+//   - What is known of a region is kept for eight days, and no longer, whether it is still there or not.
 //
 // # What it does not
 //   - It does not know holidays: what the same day last week did is what it expects.
@@ -50,6 +51,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -80,13 +82,17 @@ type Config struct {
 // Live properties, of the app edge:
 //
 //	edge.region.auto           false   evacuate what is proposed at once
+//	edge.regions.judge.for     1m      for how long a region must do badly, or well, in whole tens of seconds: 10s to 1h
+//	edge.regions.judge.settle  5m      how long is looked on first: 0s to 24h
 //	edge.regions.weights.url   (none)  where weights are put
 //	edge.regions.weights.key   (none)  what they are signed with
 type Watch struct {
 	c       Config
 	hours   *engine.Table[hour]
 	teller  *teller
-	regions map[string]*watched // only who leads uses it
+	regions map[string]*watched // only who leads uses it, and what follows
+	sampled time.Time           // when values were taken last
+	swept   int64               // hour in which what is too old was deleted last
 
 	seen atomic.Pointer[View] // as it was looked at last; nil: another process leads
 }
@@ -108,7 +114,7 @@ type watched struct {
 
 // take takes a value in, while p is thought of the region; nil: nothing is. It says what it shows, and the hour that is different now from
 // what is kept, 0 if none is. A minute that was too low is not what is to be expected again, unless somebody has said that it is.
-func (g *watched) take(now time.Time, v float64, p *edge.RegionProposal) (verdict, int64) {
+func (g *watched) take(now time.Time, v float64, p *edge.RegionProposal, pace pace) (verdict, int64) {
 	kept, minute := int64(0), now.Unix()/60
 	if minute != g.minute {
 		if g.values > 0 && (!g.low || p != nil && p.State != edge.ProposalOpen) {
@@ -123,7 +129,7 @@ func (g *watched) take(now time.Time, v float64, p *edge.RegionProposal) (verdic
 	g.sum += v
 	g.values++
 	g.low = g.low || g.expected.low(v)
-	return g.judge.hear(now, v, g.expected), kept
+	return g.judge.hear(now, v, g.expected, pace), kept
 }
 
 const (
@@ -158,7 +164,6 @@ func New(ctx context.Context, c Config) (*Watch, error) {
 
 // Run watches while this process is the one that does, until ctx ends.
 func (w *Watch) Run(ctx context.Context) error {
-	defer w.teller.client.CloseIdleConnections()
 	host, _ := os.Hostname()
 	for ctx.Err() == nil {
 		lease, err := w.c.Engine.Acquire(ctx, leaseName, fmt.Sprintf("%s-%d", host, os.Getpid()), leaseLife)
@@ -188,46 +193,79 @@ func (w *Watch) Run(ctx context.Context) error {
 
 // lead watches until ctx ends.
 func (w *Watch) lead(ctx context.Context) {
-	w.regions = map[string]*watched{}
+	w.regions, w.swept, w.sampled = map[string]*watched{}, 0, time.Time{}
 	w.seen.Store(&View{Leads: true, Regions: []RegionState{}})
 	defer w.seen.Store(nil)
+	var telling sync.WaitGroup
+	telling.Go(func() { w.teller.run(ctx) })
+	defer func() {
+		telling.Wait()
+		w.teller.tell("", "", nil) // another process may, in the meantime
+	}()
 	tick := time.NewTicker(tellEvery)
 	defer tick.Stop()
-	var sampled time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+			w.turn(ctx, time.Now())
 		}
-		now := time.Now()
-		props, err := w.props()
-		if err != nil {
-			continue // they are not loaded yet
-		}
-		all := edge.ParseRegions(props)
-		if len(all) == 0 {
-			w.teller.tell(ctx, "", "", nil, now)
-			w.seen.Store(&View{Leads: true, Regions: []RegionState{}})
-			continue
-		}
-		moved, err := w.c.Measure(ctx, MovedQuery)
-		w.tell(ctx, props, all, moved, now)
-		if now.Sub(sampled) < sampleEvery-time.Second {
-			continue
-		}
-		sampled = now
-		var good map[string]float64
-		if err == nil {
-			good, err = w.c.Measure(ctx, GoodQuery)
-		}
-		w.look(ctx, props, all, heard(good, moved, err), now)
-		v := View{Leads: true, Regions: w.states()}
-		if err != nil {
-			v.Problem = "what edges count is not known: " + err.Error()
-		}
-		w.seen.Store(&v)
 	}
+}
+
+// turn has weights told, and takes a value of every region if it is time to.
+func (w *Watch) turn(ctx context.Context, now time.Time) {
+	props, err := w.props()
+	if err != nil {
+		return // they are not loaded yet
+	}
+	all := edge.ParseRegions(props)
+	var moved, good map[string]float64
+	if len(all) > 0 {
+		moved, err = w.c.Measure(ctx, MovedQuery)
+	}
+	w.tell(props, all, moved, now)
+	if now.Sub(w.sampled) < sampleEvery-time.Second {
+		return
+	}
+	w.sampled = now
+	if err == nil && len(all) > 0 {
+		good, err = w.c.Measure(ctx, GoodQuery)
+	}
+	pace, wrong := paceOf(props)
+	w.look(ctx, props, all, heard(good, moved, err), pace, now)
+	v := View{Leads: true, Regions: w.states()}
+	if err != nil {
+		v.Problem = "what edges count is not known: " + err.Error()
+	} else if wrong != nil && len(all) > 0 {
+		v.Problem = wrong.Error()
+	}
+	w.seen.Store(&v)
+}
+
+// paceOf returns how soon is judged, as properties say it. Where one cannot be meant it is the usual, and the error says so.
+func paceOf(props map[string]string) (pace, error) {
+	p := usual
+	var wrong []error
+	read := func(name string, least, most time.Duration, take func(time.Duration)) {
+		text, ok := props[name]
+		if !ok {
+			return
+		}
+		d, err := config.ParseDuration(text)
+		if err == nil && (d < least || d > most) {
+			err = fmt.Errorf("%v is not between %v and %v", d, least, most)
+		}
+		if err != nil {
+			wrong = append(wrong, fmt.Errorf("%s: %w; without it the usual holds", name, err))
+			return
+		}
+		take(d)
+	}
+	read("edge.regions.judge.for", sampleEvery, judgeForMost, func(d time.Duration) { p.inRow = int((d + sampleEvery - 1) / sampleEvery) })
+	read("edge.regions.judge.settle", 0, judgeSettleTo, func(d time.Duration) { p.settle = d })
+	return p, errors.Join(wrong...)
 }
 
 // props returns the properties that edges see.
@@ -246,7 +284,11 @@ func heard(good, moved map[string]float64, err error) func(region string) float6
 }
 
 // tell has whoever leads clients to regions know.
-func (w *Watch) tell(ctx context.Context, props map[string]string, all edge.Regions, moved map[string]float64, now time.Time) {
+func (w *Watch) tell(props map[string]string, all edge.Regions, moved map[string]float64, now time.Time) {
+	if len(all) == 0 {
+		w.teller.tell("", "", nil) // there is nothing to say
+		return
+	}
 	weights := map[string]map[string]int{}
 	for name, d := range all {
 		share := d.Share(now)
@@ -255,28 +297,31 @@ func (w *Watch) tell(ctx context.Context, props map[string]string, all edge.Regi
 		}
 		weights[name] = all.Weights(name, share)
 	}
-	w.teller.tell(ctx, props["edge.regions.weights.url"], props["edge.regions.weights.key"], weights, now)
+	w.teller.tell(props["edge.regions.weights.url"], props["edge.regions.weights.key"], weights)
 }
 
-// look takes a value of every region, and does what it asks for.
-func (w *Watch) look(ctx context.Context, props map[string]string, all edge.Regions, good func(string) float64, now time.Time) {
-	maps.DeleteFunc(w.regions, func(name string, _ *watched) bool { return all[name] == nil })
+// look takes a value of every region, and does what it asks for. A region whose document has a mistake is there all the same: edges
+// go by the one before.
+func (w *Watch) look(ctx context.Context, props map[string]string, all edge.Regions, good func(string) float64, pace pace, now time.Time) {
+	gone := func(name string) bool { _, there := props[edge.RegionProperty+name]; return !there }
+	maps.DeleteFunc(w.regions, func(name string, _ *watched) bool { return gone(name) })
 	for _, key := range slices.Sorted(maps.Keys(props)) {
-		if name, ok := strings.CutPrefix(key, edge.ProposalProperty); ok && all[name] == nil {
+		if name, ok := strings.CutPrefix(key, edge.ProposalProperty); ok && gone(name) {
 			w.record(ctx, "region.withdrawn", name, "the region is removed", nil)
 		}
 	}
 	verdicts := map[string]verdict{}
 	for name, d := range all {
-		verdicts[name] = w.sample(ctx, name, d, edge.ParseProposal(props[edge.ProposalProperty+name]), good, now)
+		verdicts[name] = w.sample(ctx, name, d, edge.ParseProposal(props[edge.ProposalProperty+name]), good, pace, now)
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
-		w.decide(ctx, props, all, name, verdicts[name], now)
+		w.decide(ctx, props, all, name, verdicts[name], pace, now)
 	}
+	w.sweep(ctx, now)
 }
 
 // sample takes a value of a region in, and says what it shows.
-func (w *Watch) sample(ctx context.Context, name string, d *edge.RegionDocument, p *edge.RegionProposal, good func(string) float64, now time.Time) verdict {
+func (w *Watch) sample(ctx context.Context, name string, d *edge.RegionDocument, p *edge.RegionProposal, good func(string) float64, pace pace, now time.Time) verdict {
 	g := w.regions[name]
 	if g == nil {
 		g = &watched{baseline: w.past(name), value: unknown}
@@ -294,24 +339,26 @@ func (w *Watch) sample(ctx context.Context, name string, d *edge.RegionDocument,
 		g.says = map[bool]string{true: "nothing is judged while its users are elsewhere or on the move", false: "no edge is heard"}[moving]
 		return nothing
 	}
-	v, kept := g.take(now, good(name)/(1-share/100), p) // as if all of its users were here
+	v, kept := g.take(now, good(name)/(1-share/100), p, pace) // as if all of its users were here
 	if kept != 0 {
 		if _, err := w.hours.Put(ctx, keyOf(name, kept), *g.baseline[kept]); err != nil {
 			w.c.Log.Debug("what a region did is not kept", "region", name, "err", err)
 		}
-		w.forget(ctx, name, g, kept)
+		maps.DeleteFunc(g.baseline, func(at int64, _ *hour) bool { return at <= kept-keptHours })
 	}
-	switch g.says = ""; {
+	switch settled := g.judge.began.Add(pace.settle); {
 	case g.expected.needs != "":
 		g.says = g.expected.needs
-	case now.Before(g.judge.settled):
-		g.says = "it is looked at until " + g.judge.settled.UTC().Format(time.RFC3339) + " before anything is proposed"
+	case now.Before(settled):
+		g.says = "it is looked at until " + settled.UTC().Format(time.RFC3339) + " before anything is proposed"
+	default:
+		g.says = ""
 	}
 	return v
 }
 
 // decide does what a verdict asks for.
-func (w *Watch) decide(ctx context.Context, props map[string]string, all edge.Regions, name string, v verdict, now time.Time) {
+func (w *Watch) decide(ctx context.Context, props map[string]string, all edge.Regions, name string, v verdict, pace pace, now time.Time) {
 	g, d, p := w.regions[name], all[name], edge.ParseProposal(props[edge.ProposalProperty+name])
 	auto, _ := config.ParseBool(props[edge.AutoProperty])
 	away := d.State != edge.RegionServing
@@ -319,20 +366,20 @@ func (w *Watch) decide(ctx context.Context, props map[string]string, all edge.Re
 	case p != nil && p.State == edge.ProposalOpen && away:
 		w.record(ctx, "region.withdrawn", name, fmt.Sprintf("the region is %s", d.State), nil)
 	case p != nil && v == well && !away:
-		w.record(ctx, "region.withdrawn", name, fmt.Sprintf("for a minute good answers are as expected, %.1f a second now", g.value), nil)
+		w.record(ctx, "region.withdrawn", name, fmt.Sprintf("good answers are as expected again, %.1f a second now", g.value), nil)
 	case p != nil && p.State == edge.ProposalOpen && now.Sub(p.At) >= expiresIn:
 		p.State = edge.ProposalExpired
 		w.record(ctx, "region.expired", name, "nobody approved or refused it within an hour", p)
 	case v == ill && (p == nil || p.State == edge.ProposalOpen && auto):
-		w.propose(ctx, all, name, auto, p, now)
+		w.propose(ctx, all, name, auto, p, pace, now)
 	}
 }
 
 // propose has it known that a region should be evacuated, or does it.
-func (w *Watch) propose(ctx context.Context, all edge.Regions, name string, auto bool, was *edge.RegionProposal, now time.Time) {
+func (w *Watch) propose(ctx context.Context, all edge.Regions, name string, auto bool, was *edge.RegionProposal, pace pace, now time.Time) {
 	g := w.regions[name]
 	badly := func(other string) bool { o := w.regions[other]; return o != nil && o.judge.low > 0 }
-	p := &edge.RegionProposal{State: edge.ProposalOpen, At: now.UTC().Truncate(time.Second), Good: rounded(g.value), Expected: rounded(g.expected.mean), Sigma: rounded(g.expected.sigma), Baseline: g.expected.from}
+	p := &edge.RegionProposal{State: edge.ProposalOpen, At: now.UTC().Truncate(time.Second), Good: rounded(g.value), Expected: rounded(g.expected.mean), Sigma: rounded(g.expected.sigma), Baseline: g.expected.from, Seconds: pace.seconds()}
 	d, err := all.Evacuation(name, badly, now, "proposed by itself: "+p.Why())
 	if err != nil {
 		g.says = "it does badly, and nothing is proposed: " + err.Error()
@@ -390,12 +437,19 @@ func (w *Watch) past(name string) baseline {
 	return b
 }
 
-// forget drops the hours that are too old.
-func (w *Watch) forget(ctx context.Context, name string, g *watched, now int64) {
-	for at := range g.baseline {
-		if at <= now-keptHours {
-			delete(g.baseline, at)
-			w.hours.Delete(ctx, keyOf(name, at), 0) //nolint:errcheck // it is tried again when this process begins anew
+// sweep deletes, once an hour, the hours that are too old, of regions that are gone, too.
+func (w *Watch) sweep(ctx context.Context, now time.Time) {
+	hour := now.Unix() / 3600
+	if hour == w.swept {
+		return
+	}
+	w.swept = hour
+	for _, e := range w.hours.List("") {
+		_, at, _ := strings.Cut(e.Key, ".")
+		if kept, err := strconv.ParseInt(at, 10, 64); err != nil || kept <= hour-keptHours {
+			if err := w.hours.Delete(ctx, e.Key, e.Rev); err != nil {
+				w.c.Log.Debug("what a region did long ago is still kept", "hour", e.Key, "err", err) // until next hour
+			}
 		}
 	}
 }

@@ -2,13 +2,9 @@ package region
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"maps"
-	"net/http"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -62,7 +58,12 @@ func newPlatform(t *testing.T) *platform {
 // begin starts a watch, as a process does.
 func (p *platform) begin(e *engine.Engine) {
 	p.t.Helper()
-	w, err := New(p.t.Context(), Config{Engine: e, Ledger: p.book, Properties: p.props, Log: quiet})
+	w, err := New(p.t.Context(), Config{Engine: e, Ledger: p.book, Properties: p.props, Log: quiet, Measure: func(_ context.Context, query string) (map[string]float64, error) {
+		if query == GoodQuery {
+			return p.good, nil
+		}
+		return map[string]float64{"east/east": 0}, nil
+	}})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -76,15 +77,18 @@ func (p *platform) set(key, value string) {
 	}
 }
 
+func (p *platform) remove(key string) {
+	p.t.Helper()
+	if err := p.props.Delete(api.As(p.t.Context(), "ana", "a test"), properties.ID(key, config.Scope{}), properties.Any); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // pass lets time pass, in which every ten seconds a value is taken.
 func (p *platform) pass(d time.Duration) {
 	p.t.Helper()
 	for end := p.now.Add(d); p.now.Before(end); p.now = p.now.Add(sampleEvery) {
-		props, err := p.w.props()
-		if err != nil {
-			p.t.Fatal(err)
-		}
-		p.w.look(p.t.Context(), props, edge.ParseRegions(props), heard(p.good, map[string]float64{"east/east": 0}, nil), p.now)
+		p.w.turn(p.t.Context(), p.now)
 	}
 }
 
@@ -204,6 +208,88 @@ func TestAProposalThatIsApprovedIsOver(t *testing.T) {
 	}
 }
 
+func TestTheProposalOfARegionThatIsRemovedIsTakenBack(t *testing.T) {
+	for what, also := range map[string]string{"west stays": "", "no region stays": "west"} {
+		p := after(t, 50*time.Minute)
+		p.good["east"] = 0
+		p.pass(2 * time.Minute)
+		if p.proposal("east") == nil {
+			t.Fatal("nothing is proposed")
+		}
+		for _, name := range []string{"east", also} {
+			if name != "" {
+				p.remove(edge.RegionProperty + name)
+			}
+		}
+		p.pass(sampleEvery)
+		if got := p.proposal("east"); got != nil || p.actions() != "region.proposed region.withdrawn" {
+			t.Errorf("removed, %s: %+v, the ledger has %q; want it taken back", what, got, p.actions())
+		}
+	}
+}
+
+func TestAMistakeInTheDocumentOfARegionTakesNoProposalBack(t *testing.T) {
+	p := after(t, 50*time.Minute)
+	p.good["east"] = 0
+	p.pass(2 * time.Minute)
+	made := p.proposal("east")
+	p.set(edge.RegionProperty+"east", `{"state":"SERVNG"}`)
+	p.pass(time.Minute)
+	if got := p.proposal("east"); made == nil || got == nil || !got.At.Equal(made.At) {
+		t.Errorf("with a mistake in its document: %+v, want %+v still", got, made)
+	}
+}
+
+func TestPropertiesSayHowSoonIsProposed(t *testing.T) {
+	p := after(t, 50*time.Minute)
+	p.set("edge.regions.judge.for", "15s")
+	p.set("edge.regions.judge.settle", "0s")
+	p.begin(p.w.c.Engine)
+	p.good["east"] = 60
+	p.pass(sampleEvery)
+	if got := p.proposal("east"); got != nil {
+		t.Errorf("one value is low: %+v, want two in a row, for 15 s are asked for", got)
+	}
+	p.pass(sampleEvery)
+	if got := p.proposal("east"); got == nil || got.Seconds != 20 || !strings.HasPrefix(got.Why(), "for 20 seconds ") {
+		t.Errorf("two values are low: %+v; want a proposal that says for how long", got)
+	}
+	p.good["east"] = 100
+	p.pass(2 * sampleEvery)
+	if got := p.proposal("east"); got != nil {
+		t.Errorf("two values are well: %+v, want it taken back", got)
+	}
+	p.set("edge.regions.judge.for", "5s")
+	p.set("edge.regions.judge.settle", "soon")
+	p.pass(sampleEvery)
+	if got := p.w.View().Problem; !strings.Contains(got, "edge.regions.judge.for: 5s is not between 10s and 1h0m0s; without it the usual holds") || !strings.Contains(got, `edge.regions.judge.settle: "soon" is not a duration`) {
+		t.Errorf("with mistakes it says %q, want both of them", got)
+	}
+	if got, _ := paceOf(map[string]string{"edge.regions.judge.for": "5s"}); got != usual {
+		t.Errorf("with a mistake: %+v, want the usual", got)
+	}
+}
+
+func TestThePastIsKeptForEightDaysAndNoLongerOfRegionsThatAreGoneToo(t *testing.T) {
+	p := after(t, time.Hour)
+	hours := func(name string) int { return len(p.w.hours.List(name + ".")) }
+	if hours("east") == 0 || hours("west") == 0 {
+		t.Fatalf("after an hour %d hours of east and %d of west are kept, want some", hours("east"), hours("west"))
+	}
+	p.remove(edge.RegionProperty + "east")
+	p.pass(sampleEvery)
+	p.now = p.now.Add(8*24*time.Hour - 30*time.Minute)
+	p.pass(3 * time.Minute)
+	if hours("east") != 1 || hours("west") < 2 {
+		t.Errorf("after eight days %d hours of east and %d of west are kept; want that of east in case it comes back, and of west another", hours("east"), hours("west"))
+	}
+	p.now = p.now.Add(3 * time.Hour)
+	p.pass(3 * time.Minute)
+	if _, old := p.w.hours.Get(keyOf("west", 1_800_000_000/3600)); hours("east") != 0 || hours("west") == 0 || old {
+		t.Errorf("three hours later %d hours of east, which is gone, and %d of west are kept, among them the first: %v; want none, some, and no", hours("east"), hours("west"), old)
+	}
+}
+
 func TestWhatIsProposedIsDoneAtOnceOnlyIfThePropertySaysSo(t *testing.T) {
 	p := after(t, 50*time.Minute)
 	p.set(edge.AutoProperty, "true")
@@ -275,106 +361,6 @@ func TestNothingHeardIsNothingKnown(t *testing.T) {
 	h := heard(map[string]float64{"west": 7}, map[string]float64{"west/west": 0, "west/east": 0}, nil)
 	if h == nil || h("west") != 7 || h("east") != 0 {
 		t.Error("while west is heard: want 7 of west, and 0 of east, whose edges are silent")
-	}
-}
-
-// dns takes weights, as whoever leads clients to regions does.
-type dns struct {
-	got    []Weights
-	status int
-	bad    []string // signatures that are wrong
-}
-
-func (d *dns) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	body, _ := io.ReadAll(r.Body)
-	if want := "sha256=" + sign("a secret", r.Header.Get(TimestampHeader), body); r.Method != http.MethodPut || r.Header.Get(SignatureHeader) != want {
-		d.bad = append(d.bad, r.Method+" "+r.Header.Get(SignatureHeader))
-	}
-	var got Weights
-	json.Unmarshal(body, &got) //nolint:errcheck // it is compared
-	d.got = append(d.got, got)
-	if d.status != 0 {
-		http.Error(w, "not now", d.status)
-	}
-}
-
-func TestWeightsAreToldAlongWithTheRampAndAgainUntilTheyAreAccepted(t *testing.T) {
-	d := &dns{}
-	srv := httptest.NewServer(d)
-	defer srv.Close()
-	w := &Watch{teller: newTeller()}
-	defer w.teller.client.CloseIdleConnections()
-	now := time.Unix(1_800_000_000, 0)
-	seconds := 100
-	props := map[string]string{"edge.regions.weights.url": strings.Replace(srv.URL, "http://", "http://user:pass@", 1) + "/w?token=x", "edge.regions.weights.key": "a secret"}
-	all := edge.Regions{
-		"east":  {State: edge.RegionDraining, To: map[string]int{"west": 60, "north": 40}, RampSeconds: &seconds, Since: now, Edges: []string{"http://127.0.0.1:1"}},
-		"west":  {State: edge.RegionServing, Edges: []string{"http://127.0.0.1:2"}},
-		"north": {State: edge.RegionServing, Edges: []string{"http://127.0.0.1:3"}},
-	}
-	told := func(after time.Duration, moved map[string]float64) map[string]int {
-		t.Helper()
-		w.tell(context.Background(), props, all, moved, now.Add(after))
-		if len(d.got) == 0 {
-			return nil
-		}
-		last := d.got[len(d.got)-1]
-		d.got = nil
-		if !maps.Equal(last.Weights["west"], map[string]int{"west": 100}) {
-			t.Errorf("after %v: west's are %v, want west alone", after, last.Weights["west"])
-		}
-		return last.Weights["east"]
-	}
-	for _, x := range []struct {
-		after time.Duration
-		moved map[string]float64
-		want  map[string]int
-	}{
-		{0, nil, map[string]int{"east": 100}},
-		{10 * time.Second, nil, map[string]int{"east": 90, "west": 6, "north": 4}},
-		{10*time.Second + 100*time.Millisecond, nil, nil},                                                                           // nothing is new
-		{50 * time.Second, map[string]float64{"east/east": 20, "west/east": 0}, map[string]int{"east": 80, "west": 12, "north": 8}}, // where east's edges stand still, so do they
-		{60 * time.Second, map[string]float64{"west/east": 0}, map[string]int{"east": 40, "west": 36, "north": 24}},                 // east's edges are silent
-		{100 * time.Second, map[string]float64{"east/east": 100}, map[string]int{"west": 60, "north": 40}},
-		{9 * time.Minute, nil, nil},
-		{12 * time.Minute, nil, map[string]int{"west": 60, "north": 40}}, // it may have been forgotten
-	} {
-		if got := told(x.after, x.moved); !maps.Equal(got, x.want) {
-			t.Errorf("after %v, edges have moved %v: told %v, want %v", x.after, x.moved, got, x.want)
-		}
-	}
-	if len(d.bad) > 0 {
-		t.Errorf("not signed as they should be: %v", d.bad)
-	}
-	d.status = http.StatusServiceUnavailable
-	all["east"] = &edge.RegionDocument{State: edge.RegionServing, Edges: all["east"].Edges}
-	var tries []time.Duration
-	for after := 20 * time.Minute; after < 25*time.Minute; after += time.Second {
-		if told(after, nil) != nil {
-			tries = append(tries, after-20*time.Minute)
-		}
-	}
-	want := []time.Duration{0, 2 * time.Second, 6 * time.Second, 14 * time.Second, 30 * time.Second, 62 * time.Second, 122 * time.Second, 182 * time.Second, 242 * time.Second}
-	if !slices.Equal(tries, want) {
-		t.Errorf("refused by 503: tried after %v, want %v", tries, want)
-	}
-	s := w.teller.state()
-	if s.URL != srv.URL+"/w" || s.Accepted != nil || s.Attempts != len(want) || !strings.Contains(s.Failing, "503 Service Unavailable: not now") {
-		t.Errorf("its state is %+v; want the bare URL, how often it failed, and why", s)
-	}
-	d.status = 0
-	if got := told(25*time.Minute+10*time.Second, nil); got["east"] != 100 || w.teller.state().Accepted == nil || w.teller.state().Failing != "" {
-		t.Errorf("accepted at last: told %v, state %+v; want all back, and nothing failing", got, w.teller.state())
-	}
-	srv.Close()
-	props["edge.regions.weights.url"] = "http://user:pass@127.0.0.1:1/"
-	told(26*time.Minute, nil)
-	if s := w.teller.state(); !strings.Contains(s.Failing, "it cannot be asked: ") || strings.Contains(s.Failing, "pass") {
-		t.Errorf("nobody is there: it says %q, want so, without the password", s.Failing)
-	}
-	delete(props, "edge.regions.weights.url")
-	if told(27*time.Minute, nil); w.teller.state() != nil {
-		t.Errorf("nobody is to be told: %+v", w.teller.state())
 	}
 }
 

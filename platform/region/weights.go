@@ -46,53 +46,130 @@ const (
 	tellAnyway = 10 * time.Minute // what was accepted is told again, for it may have been forgotten
 )
 
-// teller tells weights to a URL. Only one goroutine uses it, but for state.
+// teller tells weights to a URL while [teller.run] runs, so that who has something to tell never waits. Its methods may be used from
+// many goroutines.
 type teller struct {
 	client *http.Client
+	woken  chan struct{} // there may be something to do
 
 	mu       sync.Mutex // guards what follows
-	at       string     // URL
-	current  string     // JSON of the weights
-	weights  map[string]map[string]int
-	accepted time.Time // zero: what is current is not
+	want     wish
+	accepted time.Time // zero: what is wanted is not
 	why      string
 	failed   int
-	again    time.Time
+	last     time.Time // when it was put last
+	again    time.Time // not before
+	cut      context.CancelFunc
+}
+
+// wish is what is to be told, and to whom.
+type wish struct {
+	at, secret string // URL; empty: nobody is told
+	text       string // JSON of the weights
+	weights    map[string]map[string]int
 }
 
 func newTeller() *teller {
-	return &teller{client: &http.Client{Timeout: putWithin, Transport: &http.Transport{IdleConnTimeout: 30 * time.Second, Proxy: http.ProxyFromEnvironment},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
+	return &teller{woken: make(chan struct{}, 1),
+		client: &http.Client{Timeout: putWithin, Transport: &http.Transport{IdleConnTimeout: 30 * time.Second, Proxy: http.ProxyFromEnvironment},
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}}
 }
 
-// tell puts weights to at, unless they were accepted there, or it is not time to try again.
-func (t *teller) tell(ctx context.Context, at, secret string, weights map[string]map[string]int, now time.Time) {
+// tell has weights put to at, in place of those before, unless they were accepted there. With another URL or key nothing that has failed
+// counts any more, and what is under way is given up.
+func (t *teller) tell(at, secret string, weights map[string]map[string]int) {
 	text, err := json.Marshal(weights)
 	if err != nil {
 		panic(err) // names and numbers
 	}
 	t.mu.Lock()
-	if at != t.at || string(text) != t.current {
-		if at != t.at {
-			t.why, t.failed, t.again = "", 0, time.Time{}
-		}
-		t.at, t.current, t.weights, t.accepted = at, string(text), weights, time.Time{}
-	}
-	due := !now.Before(t.again) && (t.accepted.IsZero() || now.Sub(t.accepted) >= tellAnyway)
-	t.mu.Unlock()
-	if at == "" || !due {
-		return
-	}
-	err = t.put(ctx, at, secret, Weights{now.UTC(), weights})
-	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err == nil {
-		t.accepted, t.why, t.failed, t.again = now, "", 0, time.Time{}
+	was := t.want
+	t.want = wish{at, secret, string(text), weights}
+	switch {
+	case at != was.at || secret != was.secret:
+		t.forget()
+	case t.want.text != was.text:
+		t.accepted = time.Time{}
+	default:
 		return
 	}
-	t.why = err.Error()
-	t.again = now.Add(min(againMost, againFirst<<min(t.failed, 10)))
-	t.failed++
+	select {
+	case t.woken <- struct{}{}:
+	default:
+	}
+}
+
+// forget has it begin anew with what is wanted. The caller holds mu.
+func (t *teller) forget() {
+	t.accepted, t.why, t.failed, t.last, t.again = time.Time{}, "", 0, time.Time{}, time.Time{}
+	if t.cut != nil {
+		t.cut()
+	}
+}
+
+// run puts what is wanted, the newest of it, until it is accepted, and until ctx ends.
+func (t *teller) run(ctx context.Context) {
+	defer t.client.CloseIdleConnections()
+	for ctx.Err() == nil {
+		t.mu.Lock()
+		w, due := t.want, t.due()
+		if wait := time.Until(due); w.at == "" || wait > 0 {
+			t.mu.Unlock()
+			var later <-chan time.Time
+			var timer *time.Timer
+			if w.at != "" {
+				timer = time.NewTimer(wait)
+				later = timer.C
+			}
+			select {
+			case <-ctx.Done():
+			case <-t.woken:
+			case <-later:
+			}
+			if timer != nil {
+				timer.Stop()
+			}
+			continue
+		}
+		putting, cut := context.WithCancel(ctx)
+		began := time.Now()
+		t.cut, t.last = cut, began
+		t.mu.Unlock()
+		err := t.put(putting, w.at, w.secret, Weights{began.UTC(), w.weights})
+		t.mu.Lock()
+		t.cut = nil
+		if putting.Err() == nil { // else it was given up
+			t.heard(w, err)
+		}
+		t.mu.Unlock()
+		cut()
+	}
+}
+
+// due is when what is wanted is to be put. The caller holds mu.
+func (t *teller) due() time.Time {
+	next := t.last.Add(tellEvery)
+	if !t.accepted.IsZero() {
+		next = t.accepted.Add(tellAnyway)
+	}
+	if t.failed > 0 {
+		next = t.again
+	}
+	return next
+}
+
+// heard takes note of what became of w. The caller holds mu.
+func (t *teller) heard(w wish, err error) {
+	now := time.Now()
+	if err != nil {
+		t.why, t.again = err.Error(), now.Add(min(againMost, againFirst<<min(t.failed, 10)))
+		t.failed++
+		return
+	}
+	if t.why, t.failed = "", 0; t.want.text == w.text {
+		t.accepted = now
+	}
 }
 
 func (t *teller) put(ctx context.Context, at, secret string, w Weights) error {
@@ -137,10 +214,10 @@ func sign(secret, stamp string, body []byte) string {
 func (t *teller) state() *WeightsState {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.at == "" {
+	if t.want.at == "" {
 		return nil
 	}
-	s := &WeightsState{URL: bare(t.at), Failing: t.why, Attempts: t.failed, Weights: t.weights}
+	s := &WeightsState{URL: bare(t.want.at), Failing: t.why, Attempts: t.failed, Weights: t.want.weights}
 	if !t.accepted.IsZero() {
 		at := t.accepted
 		s.Accepted = &at

@@ -26,13 +26,15 @@ type RegionProposal struct {
 	Expected float64        `json:"expected" doc:"as many were expected"`
 	Sigma    float64        `json:"sigma" doc:"standard deviation of that; three of them below is a reason"`
 	Baseline string         `json:"baseline" doc:"what was expected comes of: the same time last week, or the last hour"`
+	Seconds  int            `json:"seconds,omitempty" doc:"for how long it was so; 60 if left out"`
 	To       map[string]int `json:"to" doc:"where its users would go"`
 }
 
 // ProposalState is what has become of a proposal.
 type ProposalState string
 
-// The states. All but the first keep another proposal from being made until the region has been well for a minute.
+// The states. All but the first keep another proposal from being made until the region has been well for a minute, or for as long as
+// edge.regions.judge.for says.
 const (
 	Open    ProposalState = "OPEN"
 	Refused ProposalState = "REFUSED" // somebody has said no
@@ -42,7 +44,13 @@ const (
 
 // Why says in a sentence what a proposal is made for.
 func (p *RegionProposal) Why() string {
-	return fmt.Sprintf("for a minute good answers were at %.1f a second or about that, three standard deviations (of %.1f) below the %.1f that %s lets expect", p.Good, p.Sigma, p.Expected, p.Baseline)
+	span := "a minute"
+	if s := p.Seconds; s > 60 && s%60 == 0 {
+		span = fmt.Sprintf("%d minutes", s/60)
+	} else if s != 0 && s != 60 {
+		span = fmt.Sprintf("%d seconds", s)
+	}
+	return fmt.Sprintf("for %s good answers were at %.1f a second or about that, three standard deviations (of %.1f) below the %.1f that %s lets expect", span, p.Good, p.Sigma, p.Expected, p.Baseline)
 }
 
 // Text returns p as its property holds it.
