@@ -380,12 +380,8 @@ What cannot be sent is served here, unless --strict is given.`,
   roadbed region evacuate east --now`,
 		Args: exactArgs("a REGION"), ValidArgsFunction: c.completeRegions(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
+			if _, _, err := c.known(cmd, args[0]); err != nil {
 				return err
-			}
-			if _, err := fetchRegion(client, args[0])(cmd.Context()); err != nil {
-				return fmt.Errorf("nothing is changed: %w", err)
 			}
 			f.change.State = edge.RegionDraining
 			if now {
@@ -408,13 +404,9 @@ func (c *cli) regionRestore() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "restore REGION", Short: "Bring a region's users back, bit by bit", Args: exactArgs("a REGION"), ValidArgsFunction: c.completeRegions(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
+			_, was, err := c.known(cmd, args[0])
 			if err != nil {
 				return err
-			}
-			was, err := fetchRegion(client, args[0])(cmd.Context())
-			if err != nil {
-				return fmt.Errorf("nothing is changed: %w", err)
 			}
 			if was.Goal == 0 && was.Moved == 0 {
 				_, err := fmt.Fprintf(cmd.OutOrStdout(), "%s serves all its users already\n", args[0])
@@ -464,16 +456,26 @@ func (c *cli) regionRemove() *cobra.Command {
 	return cmd
 }
 
-// openProposal returns what is proposed for a region, or says that nothing is.
-func openProposal(ctx context.Context, client *api.Client, name string) (*edge.RegionProposal, error) {
-	r, err := fetchRegion(client, name)(ctx)
+// known returns a region that somebody wants changed, and the API that has it.
+func (c *cli) known(cmd *cobra.Command, name string) (*api.Client, edge.RegionView, error) {
+	client, err := c.client()
 	if err != nil {
-		return nil, fmt.Errorf("nothing is changed: %w", err)
+		return nil, edge.RegionView{}, err
 	}
-	if r.Proposal == nil || r.Proposal.State != edge.ProposalOpen {
-		return nil, fmt.Errorf("nothing is changed: nothing is proposed for %s; to evacuate it all the same: roadbed region evacuate %[1]s", name)
+	r, err := fetchRegion(client, name)(cmd.Context())
+	if err != nil {
+		return nil, r, fmt.Errorf("nothing is changed: %w", err)
 	}
-	return r.Proposal, nil
+	return client, r, nil
+}
+
+// proposed returns what is proposed for a region, and the API that has it; or says that nothing is.
+func (c *cli) proposed(cmd *cobra.Command, name string) (*api.Client, *edge.RegionProposal, error) {
+	client, r, err := c.known(cmd, name)
+	if err == nil && (r.Proposal == nil || r.Proposal.State != edge.ProposalOpen) {
+		err = fmt.Errorf("nothing is changed: nothing is proposed for %s; to evacuate it all the same: roadbed region evacuate %[1]s", name)
+	}
+	return client, r.Proposal, err
 }
 
 func (c *cli) regionApprove() *cobra.Command {
@@ -481,11 +483,7 @@ func (c *cli) regionApprove() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "approve REGION", Short: "Evacuate a region as it is proposed", Args: exactArgs("a REGION"), ValidArgsFunction: c.completeRegions(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			p, err := openProposal(cmd.Context(), client, args[0])
+			_, p, err := c.proposed(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -503,13 +501,9 @@ func (c *cli) regionApprove() *cobra.Command {
 func (c *cli) regionRefuse() *cobra.Command {
 	var glass bool
 	cmd := &cobra.Command{
-		Use: "refuse REGION", Short: "Say no to what is proposed, until the region has been well for a minute", Args: exactArgs("a REGION"), ValidArgsFunction: c.completeRegions(),
+		Use: "refuse REGION", Short: "Say no to what is proposed, until the region has been well", Args: exactArgs("a REGION"), ValidArgsFunction: c.completeRegions(),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			client, err := c.client()
-			if err != nil {
-				return err
-			}
-			p, err := openProposal(cmd.Context(), client, args[0])
+			client, p, err := c.proposed(cmd, args[0])
 			if err != nil {
 				return err
 			}
@@ -519,7 +513,7 @@ func (c *cli) regionRefuse() *cobra.Command {
 			if err := client.Do(cmd.Context(), http.MethodPost, "/config/v1/properties?"+permits(glass), set, nil); err != nil {
 				return fmt.Errorf("nothing is changed: %w", frozen(err))
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "refused; %s stays as it is, and nothing is proposed for it until it has been well for a minute\n", args[0])
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "refused; %s stays as it is, and nothing is proposed for it until it has been well\n", args[0])
 			return err
 		},
 	}

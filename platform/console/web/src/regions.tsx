@@ -60,8 +60,8 @@ function isOpen(r: RegionView): boolean {
 // What has become of a proposal, and keeps another one from being made.
 function decided(p: Proposal | undefined): string {
   switch (p?.state) {
-    case 'REFUSED': return 'evacuating it was refused; proposed again only when it has been well for a minute'
-    case 'EXPIRED': return 'nobody said whether to evacuate it; proposed again only when it has been well for a minute'
+    case 'REFUSED': return 'evacuating it was refused; not proposed again until it has been well'
+    case 'EXPIRED': return 'nobody said whether to evacuate it; not proposed again until it has been well'
     case 'ACTED': return 'it was evacuated by itself'
   }
   return ''
@@ -74,17 +74,13 @@ function Proposed({ region, p, now, ask }: { region: string; p: Proposal; now: n
       <span class="tools">
         <button type="button" class="small" data-testid={`refuse-${region}`} onClick={() => ask({
           title: `Leave ${region} as it is?`, verb: 'Refuse', done: `${region} stays as it is.`,
-          text: <p>Nothing is proposed for it until it has been well for a minute. What it does meanwhile is learned as what to expect of it.</p>,
+          text: <p>Nothing is proposed for it until it has been well. What it does meanwhile is learned as what to expect of it.</p>,
           do: async why => {
             const open = await openProposal(region)
             await act('POST', '/config/v1/properties', why, { key: `edge.regions.proposal.${region}`, value: JSON.stringify({ ...open, state: 'REFUSED' }), sourceOfUpdate: 'ui' })
           },
         })}>Refuse</button>
-        <button type="button" class="small primary danger" data-testid={`approve-${region}`} onClick={() => ask({
-          title: `Evacuate ${region}?`, dangerous: true, verb: 'Evacuate', done: `The users of ${region} are on their way.`,
-          text: <p>Within a minute all of its users go to {shares(p.to)}. That stands still if requests fail there. Back with <code>roadbed region restore {region}</code>.</p>,
-          do: why => evacuate(region, why),
-        })}>Approve</button>
+        <button type="button" class="small primary danger" data-testid={`approve-${region}`} onClick={() => ask(approval(region, p))}>Approve</button>
       </span></p>
   )
 }
@@ -96,10 +92,21 @@ async function openProposal(region: string): Promise<Proposal> {
   return r.proposal!
 }
 
+// What is asked before a region is evacuated as it is proposed.
+function approval(region: string, p: Proposal): Ask {
+  const ramp = { seconds: 60 }
+  return {
+    title: `Evacuate ${region}?`, dangerous: true, verb: 'Evacuate', done: `The users of ${region} are on their way.`,
+    text: <p>All of its users go to {shares(p.to)}, more and more of them. That stands still if requests fail there. Back with <code>roadbed region restore {region}</code>.</p>,
+    fields: <label class="field"><span>Over how long, s <small>0: at once</small></span><input type="number" min={0} max={86_400} step={1} defaultValue={ramp.seconds} required onInput={e => (ramp.seconds = e.currentTarget.valueAsNumber)} data-testid="ramp" /></label>,
+    do: why => evacuate(region, ramp.seconds, why),
+  }
+}
+
 // Sends the users of a region where it is proposed, as roadbed region approve does.
-async function evacuate(region: string, why: string): Promise<string | undefined> {
+async function evacuate(region: string, rampSeconds: number, why: string): Promise<string | undefined> {
   const { to } = await openProposal(region)
-  const change = { state: 'DRAINING', to, rampSeconds: 60, reason: why }
+  const change = { state: 'DRAINING', to, rampSeconds, reason: why }
   const made = await send<{ property: string; text: string; notes?: string[] }>('POST', `${at}${encodeURIComponent(region)}/check`, why, change)
   await act('POST', '/config/v1/properties', why, { key: made!.property, value: made!.text, sourceOfUpdate: 'ui' })
   return made!.notes?.length ? `The users of ${region} are on their way. Mind: ${made!.notes.join('; ')}.` : undefined
