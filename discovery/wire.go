@@ -24,6 +24,9 @@ const (
 	callTimeout    = 5 * time.Second
 )
 
+// HealthPath is the key of an instance's metadata that says at which path its health is asked for, which is told as healthCheckUrl, too.
+const HealthPath = "healthCheckPath"
+
 // The documents of Eureka's REST API, in the JSON that Netflix's and Spring's servers speak.
 type applications struct {
 	Applications struct {
@@ -54,6 +57,7 @@ type wireRecord struct {
 	ActionType  string            `json:"actionType,omitempty"`
 	ASGName     string            `json:"asgName,omitempty"`
 	HomePageURL string            `json:"homePageUrl,omitempty"`
+	HealthURL   string            `json:"healthCheckUrl,omitempty"`
 }
 
 type wirePort struct {
@@ -178,6 +182,9 @@ func toWire(i roadbed.Instance, dirty int64) wireRecord {
 		w.SecureVIP, scheme = w.VIP, "https"
 	}
 	w.HomePageURL = scheme + "://" + i.Addr() + "/"
+	if path := meta[HealthPath]; path != "" {
+		w.HealthURL = scheme + "://" + i.Addr() + path
+	}
 	return w
 }
 

@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -152,6 +153,8 @@ type cell struct {
 	health []check
 	meters []*meter.Registry
 	fail   chan error
+
+	replaced atomic.Bool // a newer process has taken this one's place
 }
 
 type stage struct {
@@ -239,6 +242,7 @@ func (c *cell) replace(ctx context.Context) bool {
 		c.log.Error("no new process has taken this one's place, it goes on", "err", err)
 		return false
 	}
+	c.replaced.Store(true)
 	c.log.Info("a new process serves in this one's place", "pid", pid)
 	return true
 }
@@ -442,7 +446,7 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 			default: // the edge's log has it, too
 			}
 		},
-		Calls: calls, Discovery: found, Properties: props, Meter: m, Instance: id, Location: here, Store: api.Client{Base: c.inside(c.registry())}, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log,
+		Calls: calls, Discovery: found, Properties: props, Meter: m, Instance: id, Self: c.selfEdge(), Replaced: c.replaced.Load, Location: here, Store: api.Client{Base: c.inside(c.registry())}, AccessLog: filepath.Join(c.data, "access.log"), Log: c.log,
 	})
 	gate.Mount(c.surface)
 	senders := gate.Senders()
@@ -500,6 +504,18 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 	}
 	c.start(stageEdge, "the edge's TLS", func(ctx context.Context) error { return secure.Run(ctx, l, quic) })
 	return nil
+}
+
+// selfEdge is the edge of this process as the registry may have it. Unlike its id for properties, that of the registry differs between edges
+// of one zone.
+func (c *cell) selfEdge() roadbed.Instance {
+	host, port := c.door.Host, c.edgePort+c.offset
+	if ip := net.ParseIP(host); ip != nil && ip.IsUnspecified() {
+		if name, err := os.Hostname(); err == nil {
+			host = name
+		}
+	}
+	return roadbed.Instance{ID: fmt.Sprintf("%s:edge:%d", host, port), Host: host, Port: port, Secure: c.door.TLS != nil}
 }
 
 // openTurbine adds the Hystrix streams of each app's instances up to one, and those of the edge where it runs here.

@@ -17,6 +17,8 @@ import (
 //	server.outofservice.connections.delay    2000   ms from then on until connections begin to end
 //	server.outofservice.close.timeout        30000  ms within which they do, each with an answer of its own, at moments that differ
 //
+// So does the status OUT_OF_SERVICE that the registry tells of an edge that is in it, see [registered].
+//
 // Nobody is refused meanwhile: who still comes is served, and told that the connection ends. Clients of push are asked to
 // connect anew in the same time. Put back, everything is as before.
 type leaving struct {
@@ -24,6 +26,9 @@ type leaving struct {
 	delay  *config.Value[int]
 	within *config.Value[int]
 	since  atomic.Int64 // by filter.Now; 0: in service
+
+	registered *config.Value[bool] // what the registry tells counts
+	told       atomic.Bool         // by the registry, last
 
 	changing sync.Mutex // held while that follows the property
 }
@@ -33,6 +38,8 @@ func newLeaving(p *config.Properties) *leaving {
 		out:    p.Bool("edge.outOfService", false),
 		delay:  p.Int("server.outofservice.connections.delay", 2000),
 		within: p.Int("server.outofservice.close.timeout", 30_000),
+
+		registered: p.Bool("edge.registration.enabled", false),
 	}
 }
 
@@ -40,11 +47,14 @@ var errOutOfService = errors.New("this edge is taken out of service")
 
 // healthy is what the health check says.
 func (l *leaving) healthy() error {
-	if l.out.Get() {
+	if l.leaves() {
 		return errOutOfService
 	}
 	return nil
 }
+
+// leaves reports whether the edge is to be out of service.
+func (l *leaving) leaves() bool { return l.out.Get() || l.registered.Get() && l.told.Load() }
 
 func (l *leaving) times() (delay, within time.Duration) {
 	ms := func(v *config.Value[int]) time.Duration {
@@ -74,12 +84,12 @@ func (l *leaving) filter() *filter.Filter {
 		}}
 }
 
-// leave takes the edge out of service, or puts it back, as the property says.
+// leave takes the edge out of service, or puts it back, as property and registry say.
 func (g *Gateway) leave() {
 	g.leaving.changing.Lock()
 	defer g.leaving.changing.Unlock()
 	defer g.panics.Catch("out of service", nil)
-	if !g.leaving.out.Get() {
+	if !g.leaving.leaves() {
 		g.leaving.since.Store(0)
 		g.rechain()
 		return

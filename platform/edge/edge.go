@@ -83,11 +83,16 @@ type Config struct {
 	Discovery  *discovery.Client
 	Properties *config.Properties
 	Meter      *meter.Registry
-	Instance   string // id of this edge
+	Instance   string // id of this edge, as properties know it
 	Location   roadbed.Location
 	Store      api.Client // of the API that has the properties, where documents of routes are written
 	AccessLog  string     // file for one JSON line per request, rotated at 64 MiB; none when empty
 	Log        *slog.Logger
+
+	// Self is where others reach this edge, by ID, Host and Port: what the registry has of it while edge.registration.enabled is true.
+	// Without a port it is never there. Replaced reports whether a newer process has taken this one's place, and its ID; nil: none does.
+	Self     roadbed.Instance
+	Replaced func() bool
 
 	// Changed is told when the edge has a program go back to its former version (RETURNED), or DISABLED, by itself. It must
 	// not wait. nil: only log, counters and API tell it.
@@ -119,7 +124,8 @@ type Gateway struct {
 
 	regions *region.Regions
 
-	leaving *leaving
+	leaving    *leaving
+	registered *registered
 
 	chain   atomic.Pointer[filter.Chain] // of the filters that are of use
 	always  filter.ChainConfig           // those that always are
@@ -167,6 +173,7 @@ func New(c Config) *Gateway {
 		envoy:   c.Properties.Bool("ipc.fit.envoyHeaders", false),
 	}
 	g.leaving = newLeaving(c.Properties)
+	g.registered = newRegistered(c, g.leaving)
 	g.pushPlan = &filter.Plan{Route: "push", Endpoint: g.push.Endpoint(), Upgrades: true, Timeout: -1}
 	g.shed = shed.New(shed.Config{Properties: c.Properties, Meter: c.Meter, Connections: g.connections})
 	g.regions = region.New(region.Config{Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log, Refuse: g.shed.Visits, Moving: func(elsewhere func(string) bool, within time.Duration) { g.push.Move(elsewhere, within) }})
@@ -214,10 +221,18 @@ func (g *Gateway) Run(ctx context.Context) error {
 	defer g.programs.Set(nil)
 	defer g.props.Prefix(program.Prefix, g.setPrograms)() // first, for routes name them
 	defer g.ignored.OnChange(func([]string, []string) { g.expose() })()
-	defer g.discovery.Watch("", func(all []roadbed.Instance) { g.setApps(all) })()
+	defer g.discovery.Watch("", func(all []roadbed.Instance) {
+		g.setApps(all)
+		if g.registered.hear(all) {
+			g.leave()
+		}
+	})()
 	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
 	defer g.leaving.out.OnChange(func(bool, bool) { g.leave() })()
+	defer g.registered.on.OnChange(func(bool, bool) { g.registered.follow(); g.leave() })()
+	g.registered.follow()
+	defer g.registered.end()
 	g.leave() // it may have been so before
 	defer g.regions.Close()
 	defer g.props.Prefix(region.Prefix, g.setRegions)()
@@ -270,7 +285,7 @@ func (g *Gateway) setApps(all []roadbed.Instance) {
 	seen := make(map[string]bool)
 	var apps []string
 	for _, i := range all {
-		if !seen[i.App] && routable(i.App) {
+		if !seen[i.App] && routable(i.App) && i.Metadata[kindKey] != isEdge {
 			seen[i.App] = true
 			apps = append(apps, i.App)
 		}
