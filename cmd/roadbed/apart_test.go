@@ -50,7 +50,7 @@ func TestPropertiesServeOnWhenTheEnginesProcessIsKilled(t *testing.T) {
 	offsets := []int{freeOffset(t), freeOffset(t)}
 	nodes := []*testPlatform{serve("one", offsets[0]), serve("two", offsets[1])}
 
-	hc := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{}}
+	hc := &http.Client{Timeout: time.Minute, Transport: &http.Transport{}}
 	t.Cleanup(hc.CloseIdleConnections)
 	ask := func(node int, method, path, body string) (status int, stale, answer string) {
 		t.Helper()
@@ -77,13 +77,13 @@ func TestPropertiesServeOnWhenTheEnginesProcessIsKilled(t *testing.T) {
 	}
 	reads := func(node int, value string, stale bool) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 			status, mark, answer := ask(node, "GET", "resolve?appId=api", "")
 			if status == http.StatusOK && strings.Contains(answer, fmt.Sprintf("%q", value)) && (mark != "") == stale {
 				return
 			}
 			if time.Now().After(deadline) {
-				t.Fatalf("node %d: after 20 s got %d, stale for %q s, %s; want 200 with %q, stale: %v", node, status, mark, answer, value, stale)
+				t.Fatalf("node %d: after a minute got %d, stale for %q s, %s; want 200 with %q, stale: %v", node, status, mark, answer, value, stale)
 			}
 		}
 	}
@@ -97,8 +97,8 @@ func TestPropertiesServeOnWhenTheEnginesProcessIsKilled(t *testing.T) {
 	control.crash()
 	began := time.Now()
 	status, answer := set(1, "lost")
-	if took := time.Since(began); status != http.StatusServiceUnavailable || !strings.Contains(answer, "engine") || took > 8*time.Second {
-		t.Errorf("set while the engine's process is dead: got %d after %v: %s; want 503 within 8 s, and a word on the engine", status, took, answer)
+	if took := time.Since(began); status != http.StatusServiceUnavailable || !strings.Contains(answer, "engine") || took > 15*time.Second {
+		t.Errorf("set while the engine's process is dead: got %d after %v: %s; want 503 within 15 s, and a word on the engine", status, took, answer)
 	}
 	for node := range nodes {
 		reads(node, "first", true)
@@ -113,12 +113,12 @@ func TestPropertiesServeOnWhenTheEnginesProcessIsKilled(t *testing.T) {
 	reads(1, "first", true)
 
 	start("control", home, "--roles", "engine,registry")
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		if status, answer = set(0, "second"); status == http.StatusOK {
 			break
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("set 20 s after the engine is back: got %d %s", status, answer)
+			t.Fatalf("set a minute after the engine is back: got %d %s", status, answer)
 		}
 	}
 	reads(0, "second", false)

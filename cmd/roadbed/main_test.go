@@ -141,8 +141,11 @@ func scriptForeign(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// scriptPatience is how long a script waits for what must come: only one that fails waits so long.
+const scriptPatience = time.Minute
+
 // scriptFetch asks for a URL as a browser does: fetch URL [STATUS [TEXT]]. The body becomes stdout. With a TEXT it is
-// asked for until it holds that, for at most 20 seconds.
+// asked for until it holds that, for at most a minute.
 func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 1 || len(args) > 3 {
 		ts.Fatalf("usage: fetch URL [status [substring]]")
@@ -152,7 +155,7 @@ func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
 		want = args[1]
 	}
 	if len(args) == 3 {
-		scriptFetchUntil(ts, args[0], args[2])
+		scriptFetchUntil(ts, args[0], args[2]) // and once more below, for its status
 	}
 	req, err := http.NewRequest(http.MethodGet, args[0], nil)
 	if err != nil {
@@ -160,7 +163,7 @@ func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	req.Header.Set("Accept", "text/html, */*") // as browsers do
 	resp, err := http.DefaultClient.Do(req)
-	for deadline := time.Now().Add(10 * time.Second); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(deadline); {
+	for deadline := time.Now().Add(scriptPatience); errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(deadline); {
 		time.Sleep(50 * time.Millisecond) // whoever was started in the background listens soon
 		resp, err = http.DefaultClient.Do(req)
 	}
@@ -179,7 +182,7 @@ func scriptFetch(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func scriptFetchUntil(ts *testscript.TestScript, url, text string) {
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+	for deadline := time.Now().Add(scriptPatience); ; time.Sleep(50 * time.Millisecond) {
 		req, err := http.NewRequest(http.MethodGet, url, nil)
 		if err != nil {
 			ts.Fatalf("%v", err)
@@ -195,18 +198,18 @@ func scriptFetchUntil(ts *testscript.TestScript, url, text string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("after 20 s %s still lacks %q:\n%s", url, text, body)
+			ts.Fatalf("after %v %s still lacks %q:\n%s", scriptPatience, url, text, body)
 		}
 	}
 }
 
-// scriptEventually runs a command until its output matches a pattern, for at most 20 seconds:
-// eventually 'REGEXP' COMMAND ARG...
+// scriptEventually runs a command until its output has a text, for at most a minute:
+// eventually 'TEXT' COMMAND ARG...
 func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 	if len(args) < 2 || neg {
 		ts.Fatalf("usage: eventually substring command [args]")
 	}
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(scriptPatience)
 	for {
 		out, err := scriptCommand(ts, args[1:]).CombinedOutput()
 		if err == nil && bytes.Contains(out, []byte(args[0])) {
@@ -214,7 +217,7 @@ func scriptEventually(ts *testscript.TestScript, neg bool, args []string) {
 			return
 		}
 		if time.Now().After(deadline) {
-			ts.Fatalf("after 20 s %v still prints (%v):\n%s", args[1:], err, out)
+			ts.Fatalf("after %v %v still prints (%v):\n%s", scriptPatience, args[1:], err, out)
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
@@ -352,22 +355,39 @@ func (s *syncBuffer) String() string {
 
 var lastOffset atomic.Int64
 
+// offsetStep is what lies between two offsets: more than the ports of a fleet's instances, and no multiple of it lies between
+// two ports of a platform, so that no port of one is another port of a second one, such as an edge's at 7000 an instance's at 9000.
+const offsetStep, offsets = 210, 52
+
 // freeOffset returns a --port-offset at which every port of a platform is free. All stay below the range from which
 // the kernel takes ports for outgoing connections.
 func freeOffset(t testing.TB) int {
 	t.Helper()
-	for range 110 {
-		offset := 200 + int(lastOffset.Add(200))%11000 // again from the first: tests that are over have left theirs
+	for range 2 * offsets {
+		offset := offsetStep * (1 + int(lastOffset.Add(1))%offsets) // again from the first: tests that are over have left theirs
 		if allFree(offset) {
 			return offset
 		}
 	}
-	t.Fatal("no --port-offset between 200 and 11200 has all its ports free")
+	t.Fatalf("no --port-offset up to %d has all its ports free", offsetStep*offsets)
 	return 0
 }
 
+func TestNoPlatformsPortsAreAnothers(t *testing.T) {
+	for _, a := range ports {
+		for _, b := range ports {
+			if d := a - b; d > 0 && d%offsetStep == 0 && d/offsetStep < offsets {
+				t.Errorf("with one --port-offset %d more than with another, port %d of this one is %d of that one", d, b, a)
+			}
+		}
+	}
+}
+
+// ports are those of a platform and of the instances that tests start.
+var ports = []int{4222, 7000, 7070, 7071, 7072, 7101, 8761, 9000, 9001, 9002, 9010, 20000, 20001, 20050}
+
 func allFree(offset int) bool {
-	for _, p := range []int{7000, 7070, 7071, 7072, 7101, 8761, 9000, 9001, 9002, 4222, 20000, 20001, 20050} {
+	for _, p := range ports {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p+offset))
 		if err != nil {
 			return false

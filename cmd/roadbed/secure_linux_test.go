@@ -94,9 +94,9 @@ func TestRegistriesWithTLSAndAPasswordReplicateAndRefuseOthers(t *testing.T) {
 	}
 	until := func(what string, ok func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(50 * time.Millisecond) {
 			if time.Now().After(deadline) {
-				t.Fatalf("after 20 s: %s", what)
+				t.Fatalf("after a minute: %s", what)
 			}
 		}
 	}

@@ -18,7 +18,7 @@ import (
 func TestConnectionsEndAtMomentsThatDiffer(t *testing.T) {
 	l := newLeaving(config.New(config.Options{Override: map[string]string{"server.outofservice.connections.delay": "2000", "server.outofservice.close.timeout": "10000"}}))
 	share := func(at time.Duration) (n int) {
-		for range 1000 {
+		for range 10_000 {
 			if l.ends(l.since.Load() + int64(at)) {
 				n++
 			}
@@ -26,15 +26,15 @@ func TestConnectionsEndAtMomentsThatDiffer(t *testing.T) {
 		return n
 	}
 	if n := share(time.Hour); n != 0 {
-		t.Errorf("in service: %d of 1000 answers are their connection's last, want none", n)
+		t.Errorf("in service: %d of 10000 answers are their connection's last, want none", n)
 	}
 	l.since.Store(filter.Now() + 1)
 	for _, tt := range []struct {
 		at          time.Duration
 		least, most int
-	}{{0, 0, 0}, {1999 * time.Millisecond, 0, 0}, {4500 * time.Millisecond, 180, 320}, {7 * time.Second, 420, 580}, {12 * time.Second, 1000, 1000}, {time.Hour, 1000, 1000}} {
+	}{{0, 0, 0}, {1999 * time.Millisecond, 0, 0}, {4500 * time.Millisecond, 2000, 3000}, {7 * time.Second, 4500, 5500}, {12 * time.Second, 10_000, 10_000}, {time.Hour, 10_000, 10_000}} {
 		if n := share(tt.at); n < tt.least || n > tt.most {
-			t.Errorf("%v after it was taken out: %d of 1000 answers are their connection's last, want %d to %d", tt.at, n, tt.least, tt.most)
+			t.Errorf("%v after it was taken out: %d of 10000 answers are their connection's last, want %d to %d", tt.at, n, tt.least, tt.most)
 		}
 	}
 }

@@ -40,12 +40,7 @@ func TestMetersHaveZuulsNamesAndMove(t *testing.T) {
 			w.Header().Set("Connection", "close")
 		}
 	})})
-	none, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	h.lists["gone"] = []roadbed.Instance{{ID: "gone-0", App: "gone", Host: "127.0.0.1", Port: none.Addr().(*net.TCPAddr).Port, Status: roadbed.Up}}
-	none.Close()
+	h.lists["gone"] = []roadbed.Instance{{ID: "gone-0", App: "gone", Host: "127.0.0.1", Port: nobody(t).Port, Status: roadbed.Up}}
 	h.setApps([]roadbed.Instance{{App: "hello"}, {App: "gone"}})
 	h.begun.Do(func() { close(h.ready) })
 	ctx, cancel := context.WithCancel(context.Background())

@@ -31,9 +31,7 @@ type world struct {
 func newWorld(t testing.TB, override map[string]string, names ...string) *world {
 	t.Helper()
 	w := &world{t: t, regions: map[string]*house{}, docs: map[string]region.RegionDocument{}}
-	if override == nil {
-		override = map[string]string{}
-	}
+	override = unhurried(override)
 	override["edge.regions.key"] = "a key for tests, thirty-two long"
 	for _, name := range names {
 		h := newHouseIn(t, name, config.New(config.Options{Override: override}), map[string]http.Handler{"hello": inRegion(name)})
@@ -177,13 +175,8 @@ func TestBodiesAndUpgradesGoThroughTheTunnel(t *testing.T) {
 func TestWhatCannotBeReachedIsServedHere(t *testing.T) {
 	w := newWorld(t, nil, "east", "west")
 	east := w.regions["east"]
-	dead, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	dead.Close()
 	w.docs["east"] = evacuated(map[string]int{"west": 100})
-	w.docs["west"] = region.RegionDocument{State: region.Serving, Edges: []string{"http://" + dead.Addr().String()}}
+	w.docs["west"] = region.RegionDocument{State: region.Serving, Edges: []string{"http://" + nobody(t).String()}}
 	w.set()
 	for _, method := range []string{"GET", "POST", "PUT", "GET", "DELETE", "POST", "PATCH"} {
 		req, _ := http.NewRequest(method, east.front.URL+"/hello/x", strings.NewReader("some body"))
@@ -303,10 +296,10 @@ func TestVisitorsBeyondTheHeadroomAreServedAtHome(t *testing.T) {
 func TestAnEvacuationUnderLoadFailsNobody(t *testing.T) {
 	w := newWorld(t, nil, "east", "west", "north")
 	const users, tenths = 200, 10
-	seconds := 3600
+	seconds := 24 * 3600 // so that nobody moves meanwhile
 	at := func(tenth int) {
 		w.docs["east"] = region.RegionDocument{State: region.Draining, To: map[string]int{"west": 60, "north": 40}, RampSeconds: &seconds, Edges: w.docs["east"].Edges,
-			Since: time.Now().Add(-time.Hour * time.Duration(tenth) / tenths)}
+			Since: time.Now().Add(-24 * time.Hour * time.Duration(tenth) / tenths)}
 		w.set()
 	}
 	var where [tenths + 1][users]string

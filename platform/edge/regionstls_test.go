@@ -88,7 +88,7 @@ type secured struct {
 
 func newSecured(t *testing.T, override map[string]string) *secured {
 	t.Helper()
-	s := &secured{ca: newAuthority(t, "a company"), eastDir: t.TempDir(), westDir: t.TempDir(), override: map[string]string{}}
+	s := &secured{ca: newAuthority(t, "a company"), eastDir: t.TempDir(), westDir: t.TempDir(), override: unhurried(nil)}
 	s.ca.issue(s.eastDir, idOfEast, time.Now().Add(time.Hour))
 	s.ca.issue(s.westDir, idOfWest, time.Now().Add(time.Hour))
 	s.override["edge.regions.tls.certs"], s.override["edge.regions.tls.ca"] = s.eastDir, s.ca.file

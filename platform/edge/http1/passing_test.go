@@ -68,7 +68,7 @@ func passing(t testing.TB, config Config, origin string) (addr string) {
 				}
 				u = NewUpstream(c)
 			}
-			o.Method, o.Host, o.Target, o.Header, o.Deadline = q.Method, q.Host, q.Target, &q.Header, x.Start+int64(10*time.Second)
+			o.Method, o.Host, o.Target, o.Header, o.Deadline = q.Method, q.Host, q.Target, &q.Header, x.Start+int64(time.Minute)
 			o.ContentLength, o.Body, o.Trailer, o.Upgrade = q.ContentLength, q.Body, &q.Trailer, q.Upgrade != ""
 			err := u.Do(x, o)
 			if err == nil {
@@ -104,7 +104,7 @@ func through(t *testing.T, handler http.HandlerFunc) (url string, client *http.C
 	addr := passing(t, Config{}, back.Listener.Addr().String())
 	tr := &http.Transport{ExpectContinueTimeout: 10 * time.Second}
 	t.Cleanup(tr.CloseIdleConnections)
-	return "http://" + addr, &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return "http://" + addr, &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 func TestBodiesPassBothWays(t *testing.T) {

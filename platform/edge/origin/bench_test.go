@@ -62,7 +62,7 @@ func proxied(t testing.TB) func() {
 		} {
 			q.Header.Add(f.Name, f.Value)
 		}
-		x.ID, x.App, x.Plan, x.Deadline = "01j8x3y4z5a6b7c8d9e0f1g2", "app", plan, filter.Now()+int64(time.Second)
+		x.ID, x.App, x.Plan, x.Deadline = "01j8x3y4z5a6b7c8d9e0f1g2", "app", plan, filter.Now()+int64(time.Minute)
 		if err := p.Apply(x); err != nil {
 			t.Fatal(err)
 		}

@@ -3,7 +3,6 @@ package origin
 import (
 	"errors"
 	"hash/maphash"
-	"maps"
 	"net/http"
 	"net/netip"
 	"strconv"
@@ -46,9 +45,7 @@ func TestOneClientHasNoMoreThanItsShareOfAnAppsRequestsInFlight(t *testing.T) {
 					<-hold
 				}
 			})
-			props := map[string]string{"ribbon.ConnectTimeout": "8000"} // a busy machine takes its time over 150 connections at once
-			maps.Copy(props, tt.props)
-			r := newRig(t, props, addr)
+			r := newRig(t, tt.props, addr)
 			from := func(addr string) {
 				r.change(func(x *filter.Exchange) { x.Hop, x.From = tt.hop, parsed(addr) })
 			}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -81,7 +82,9 @@ func newRigOf(t testing.TB, props map[string]string, lists ipc.Lists) *rig {
 func newRigOver(t testing.TB, props map[string]string, lists ipc.Lists, tls http.RoundTripper) *rig {
 	t.Helper()
 	r := &rig{t: t, meter: meter.New(nil), plan: &filter.Plan{Route: "r", Upgrades: true}}
-	p := config.New(config.Options{Override: props, Log: silent})
+	over := map[string]string{"ribbon.ConnectTimeout": "30000"} // a busy machine takes its time over everything
+	maps.Copy(over, props)
+	p := config.New(config.Options{Override: over, Log: silent})
 	r.calls = ipc.New(ipc.Options{App: "edge", Lists: lists, Config: p, Transport: tls, Log: silent})
 	t.Cleanup(r.calls.Close)
 	r.Proxy = New(Config{Calls: r.calls, Properties: p, Meter: r.meter, Log: silent})
@@ -91,7 +94,7 @@ func newRigOver(t testing.TB, props map[string]string, lists ipc.Lists, tls http
 		Filters: []*filter.Filter{{Name: "Test", Kind: filter.Inbound, Apply: func(x *filter.Exchange) error {
 			r.mu.Lock()
 			defer r.mu.Unlock()
-			x.App, x.Plan, x.ID, x.Deadline = "app", r.plan, "request-1", filter.Now()+int64(10*time.Second)
+			x.App, x.Plan, x.ID, x.Deadline = "app", r.plan, "request-1", filter.Now()+int64(time.Minute)
 			if x.Request.Upgrade != "" {
 				x.Deadline = 0
 			}
@@ -114,17 +117,17 @@ func newRigOver(t testing.TB, props map[string]string, lists ipc.Lists, tls http
 		t.Fatal(err)
 	}
 	engine := http1.NewServer(http1.Config{Serve: chain.Run, Finished: r.note, Log: silent, Settings: http1.Settings{EarlyHints: true}})
-	over := make(chan error, 1)
-	go func() { over <- engine.Serve(l) }()
+	served := make(chan error, 1)
+	go func() { served <- engine.Serve(l) }()
 	r.one, r.oneURL = &http.Client{Transport: &http.Transport{}}, "http://"+l.Addr().String()
 	t.Cleanup(func() {
 		r.one.CloseIdleConnections()
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		if err := engine.Drain(ctx); err != nil {
 			t.Errorf("the engine did not end: %v", err)
 		}
-		<-over
+		<-served
 	})
 	return r
 }
@@ -154,7 +157,7 @@ func (r *rig) note(x *filter.Exchange) {
 // last returns what is left of the last exchange.
 func (r *rig) last() ended {
 	r.t.Helper()
-	for range 1000 {
+	for range 60_000 {
 		r.mu.Lock()
 		n := len(r.ended)
 		if n > 0 {

@@ -12,6 +12,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"reflect"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -84,7 +85,8 @@ func TestAnOriginIsToldWhatItsCallersTell(t *testing.T) {
 	other := serving(t, func(w http.ResponseWriter, q *http.Request) { heads <- q.Header.Clone() })
 	r := newRig(t, nil, addr, other)
 	x := exchange("GET", "/")
-	x.Criticality, x.Priority, x.Deadline = roadbed.Degraded, 42, filter.Now()+int64(5*time.Second)
+	const left = 100 * time.Minute // of which a hundredth is kept for the way back, so that no pause of this machine matters
+	x.Criticality, x.Priority, x.Deadline = roadbed.Degraded, 42, filter.Now()+int64(left)
 	for _, f := range []string{"X-Fit: stranger", "X-Ipc-Criticality: BULK", "x-ipc-caller: me", "Keep-Alive: 5", "TE: gzip, trailers", "Proxy-Authorization: a", "Cookie: a=b", "Connection: cookie, x-mine", "X-Mine: 1", "Expect: 100-continue"} {
 		k, v, _ := strings.Cut(f, ": ")
 		x.Request.Header.Add(k, v)
@@ -102,8 +104,8 @@ func TestAnOriginIsToldWhatItsCallersTell(t *testing.T) {
 			t.Errorf("%s: got %q, want %q", k, got, want)
 		}
 	}
-	if ms := h.Get(ipc.HeaderTimeout); len(ms) != 4 || ms < "4800" || ms > "4950" {
-		t.Errorf("%s: got %q, want a little less than 5000", ipc.HeaderTimeout, ms)
+	if ms, err := strconv.ParseInt(h.Get(ipc.HeaderTimeout), 10, 64); err != nil || ms > (left-left/100).Milliseconds() || ms < (left-left/50).Milliseconds() {
+		t.Errorf("%s: got %q, want a little less than %d", ipc.HeaderTimeout, h.Get(ipc.HeaderTimeout), left.Milliseconds())
 	}
 	if len(x.Attempts) == 2 {
 		if h := <-heads; h.Get("X-Ipc-Attempt") != "2" || h.Get("X-Envoy-Attempt-Count") != "2" {
@@ -203,12 +205,12 @@ func TestAnAnswerEndsWithTheRequestsTime(t *testing.T) {
 			plan.Protocol = "h2c"
 		}
 		r.route(plan)
-		r.change(func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(100*time.Millisecond) })
+		r.change(func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(time.Second) })
 		start := time.Now()
 		code, text, _ := r.ask("GET", "/", "")
 		last := r.last()
-		if took := time.Since(start); code != 200 || !strings.HasPrefix(text, "drop ") || !strings.Contains(text, "; ") || took > 5*time.Second || last.category != filter.FailureOriginReadTimeout {
-			t.Errorf("h2c %v: got %d %q %v after %s, want an answer that breaks off after 100ms", two, code, text, last.category, took)
+		if took := time.Since(start); code != 200 || !strings.HasPrefix(text, "drop ") || !strings.Contains(text, "; ") || took > 30*time.Second || last.category != filter.FailureOriginReadTimeout {
+			t.Errorf("h2c %v: got %d %q %v after %s, want an answer that breaks off after 1s", two, code, text, last.category, took)
 		}
 		if w, _ := r.calls.Why("app", 1); w.Calls[0].Broke != "" {
 			t.Errorf("the instance is blamed: %s", w.Calls[0].Broke)

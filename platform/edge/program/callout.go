@@ -196,7 +196,7 @@ func (w *worker) resume(s *stream, paused bool) (waits bool, err error) {
 		}
 		w.x, w.kind, w.body, w.id, w.effective, w.answer, w.resumed, w.reply = x, kind, body, s.id, s.id, false, false, r
 		n := r.header.Len() + len(r.pseudo())
-		callback, done := w.context(maxCall)
+		callback, done := w.context(w.m.within)
 		_, err := w.call(callback, "proxy_on_http_call_response", uint64(r.context), uint64(r.token), uint64(n), uint64(len(r.body)), uint64(r.trailer.Len()))
 		done()
 		w.reply = nil

@@ -37,6 +37,7 @@ func asking(t *testing.T, reach http.RoundTripper, pairs []filter.Field, ms int,
 	if r, err = New(Config{Properties: config.New(config.Options{}), Meter: meter.New(nil), Apps: reach}); err != nil {
 		t.Fatal(err)
 	}
+	unhurried(r)
 	put(r, wasmDoc(a.bytes(), ""))
 	t.Cleanup(func() { r.Set(nil) })
 	if v := r.List()[0]; v.Refused != "" {
@@ -71,7 +72,7 @@ func TestAModuleAsksAnAppAndTheRequestWaits(t *testing.T) {
 		asked = strings.Join([]string{q.Method, q.URL.String(), q.Host, q.Header.Get("X-Key"), string(b)}, " ")
 		mu.Unlock()
 		return &http.Response{StatusCode: 203, Header: http.Header{"X-User": {"ana"}}, Body: io.NopCloser(strings.NewReader("welcome"))}, nil
-	}), whois, 1000, goOn)
+	}), whois, 5000, goOn)
 	x := request()
 	run(x)
 	if h := &x.Request.Header; len(x.Failed) > 0 || x.Response.Status != 200 || h.Get("X-Status") != "203" || h.Get("X-User") != "ana" || h.Get("X-Said") != "welcome" {

@@ -44,6 +44,8 @@ type Registry struct {
 	log     *slog.Logger
 	apps    http.RoundTripper
 	changed func(name, what, why string)
+	perRun  time.Duration // that a script may take, by the clock
+	perCall time.Duration // and a callback of a module
 
 	current atomic.Pointer[set]
 
@@ -79,7 +81,7 @@ func New(c Config) (*Registry, error) {
 		return nil, err
 	}
 	r := &Registry{Expressions: e, props: c.Properties, meter: c.Meter, apps: c.Apps, log: cmp.Or(c.Log, slog.Default()), changed: c.Changed,
-		texts: make(map[string]string), refused: make(map[string]string)}
+		texts: make(map[string]string), refused: make(map[string]string), perRun: maxRun, perCall: maxCall}
 	if r.changed == nil {
 		r.changed = func(string, string, string) {}
 	}
@@ -209,7 +211,7 @@ func (r *Registry) compile(name string, d *Document) (*version, error) {
 	v := &version{doc: d, id: d.Version()}
 	switch d.Kind {
 	case KindStarlark:
-		s, err := newScript(name, d.Text, maxRun)
+		s, err := newScript(name, d.Text, r.perRun)
 		if err != nil {
 			return nil, err
 		}
@@ -225,7 +227,7 @@ func (r *Registry) compile(name string, d *Document) (*version, error) {
 		if err != nil {
 			return nil, err
 		}
-		m, err := newModule(name, code, d.Config, r.log, r.meter, r.apps, &r.loose)
+		m, err := newModule(name, code, d.Config, r.log, r.meter, r.apps, &r.loose, r.perCall)
 		if err != nil {
 			return nil, err
 		}

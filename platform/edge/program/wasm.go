@@ -46,6 +46,7 @@ type module struct {
 	room    chan struct{}     // a place for each call under way
 	loose   *sync.WaitGroup   // calls that no request waits for; the registry's, for they may outlast the module
 	panics  *filter.Panics
+	within  time.Duration // of a callback, by the clock
 
 	users   atomic.Int64 // who runs, and exchanges that have a stream here
 	retired atomic.Bool
@@ -106,9 +107,9 @@ type stream struct {
 type workerKey struct{}
 
 // newModule compiles a module and starts its instances, so that no request waits for that and a module that cannot start is refused.
-func newModule(name string, code []byte, config string, log *slog.Logger, reg *meter.Registry, apps http.RoundTripper, loose *sync.WaitGroup) (m *module, err error) {
+func newModule(name string, code []byte, config string, log *slog.Logger, reg *meter.Registry, apps http.RoundTripper, loose *sync.WaitGroup, within time.Duration) (m *module, err error) {
 	ctx := context.Background()
-	m = &module{name: name, config: config, log: log, meter: reg, apps: apps, room: make(chan struct{}, maxCallouts), loose: loose, panics: filter.NewPanics(reg, log), shared: make(map[string]shared)}
+	m = &module{name: name, config: config, log: log, meter: reg, apps: apps, room: make(chan struct{}, maxCallouts), loose: loose, panics: filter.NewPanics(reg, log), within: within, shared: make(map[string]shared)}
 	m.wasm = wazero.NewRuntimeWithConfig(ctx, wazero.NewRuntimeConfig().WithMemoryLimitPages(modulePages).WithCloseOnContextDone(true))
 	defer func() {
 		if v := recover(); v != nil {
@@ -340,7 +341,7 @@ func (m *module) run(x *filter.Exchange, k filter.Kind, body bool) error {
 			return err
 		}
 	}
-	ctx, cancel := w.context(maxCall)
+	ctx, cancel := w.context(w.m.within)
 	defer cancel()
 	w.x, w.kind, w.body, w.answer, w.resumed = x, k, body, false, false
 	defer func() { w.x = nil }()
@@ -373,7 +374,7 @@ func (m *module) run(x *filter.Exchange, k filter.Kind, body bool) error {
 		return err
 	}
 	if body && !end {
-		fresh, done := w.context(maxCall) // the one before may have waited
+		fresh, done := w.context(w.m.within) // the one before may have waited
 		defer done()
 		waits, err = w.step(fresh, s, names[1], uint64(s.id), uint64(len(x.Whole)), 1)
 		if err != nil || w.answer {
@@ -417,7 +418,7 @@ func (m *module) end(x *filter.Exchange) {
 	if w.inst == nil || w.inst.IsClosed() || s.alive != w.alive {
 		return
 	}
-	ctx, cancel := w.context(maxCall)
+	ctx, cancel := w.context(w.m.within)
 	defer cancel()
 	w.x, w.kind, w.body, w.id = x, filter.Outbound, false, s.id
 	defer func() { w.x = nil }()

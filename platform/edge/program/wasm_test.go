@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
@@ -264,7 +263,11 @@ func TestAModuleIsStopped(t *testing.T) {
 		t.Run(tt.what, func(t *testing.T) {
 			a := &assembly{imports: []string{"proxy_get_property:iiii"}}
 			tt.build(a)
-			r, told := registry(t, wasmDoc(a.bytes(), ""))
+			r, told := registry(t)
+			if strings.Contains(tt.want, "long") {
+				r.perCall = maxCall
+			}
+			put(r, wasmDoc(a.bytes(), ""))
 			run := chain(t, r, nil)
 			x := &filter.Exchange{}
 			if run(x); x.Response.Status != 200 || len(x.Failed) != 1 || !strings.Contains(x.Failed[0].Err.Error(), tt.want) {
@@ -341,15 +344,12 @@ func TestModulesAreReplacedWhileRequestsRun(t *testing.T) {
 	r, _ := registry(t, docs[0])
 	run := chain(t, r, nil)
 	var all sync.WaitGroup
-	var late atomic.Int32 // on a busy machine the clock may stop a call
 	for range 4 {
 		all.Go(func() {
 			for range 200 {
 				x := &filter.Exchange{}
 				run(x)
-				if len(x.Failed) == 1 && strings.Contains(x.Failed[0].Err.Error(), "took too long") {
-					late.Add(1)
-				} else if x.Response.Status != 200 || len(x.Failed) > 0 || x.Request.Header.Get("X-A") != "b" {
+				if x.Response.Status != 200 || len(x.Failed) > 0 || x.Request.Header.Get("X-A") != "b" {
 					t.Errorf("got %d, failed %v", x.Response.Status, x.Failed)
 				}
 				x.End()
@@ -360,9 +360,6 @@ func TestModulesAreReplacedWhileRequestsRun(t *testing.T) {
 		put(r, docs[i%2])
 	}
 	all.Wait()
-	if n := late.Load(); n > 200 {
-		t.Errorf("%d of 800 calls took too long", n)
-	}
 }
 
 func TestPairsAreReadAsTheyAreWritten(t *testing.T) {

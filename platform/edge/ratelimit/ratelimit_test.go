@@ -38,29 +38,29 @@ func TestAKeyGetsItsBurstAndItsRate(t *testing.T) {
 			t.Fatal(err)
 		}
 		gap := int64(time.Second) / int64(rps)
-		now, level := int64(time.Hour), float64(burst)
+		most := int64(burst) * gap // the model counts a token as the time that it takes to come, so that it is exact
+		now, level := int64(time.Hour), most
 		for i := range rapid.IntRange(1, 200).Draw(t, "n") {
 			step := rapid.Int64Range(0, 3*gap).Draw(t, "step")
 			now += step
-			level = min(float64(burst), level+float64(step)/float64(gap))
+			level = min(most, level+step)
 			left, full, wait := l.take(1, now)
-			want := level >= 1-1e-6
-			if ok := wait <= 0; ok != want {
-				t.Fatalf("request %d: got %v, want %v with %.6f tokens", i, ok, want, level)
+			if ok, want := wait <= 0, level >= gap; ok != want {
+				t.Fatalf("request %d: got %v, want %v with %d ns of tokens of %d ns", i, ok, want, level, gap)
 			}
 			if wait <= 0 {
-				level--
-				if int64(level+1e-6) != left {
-					t.Fatalf("request %d: %d tokens are left, want %.6f", i, left, level)
+				level -= gap
+				if left != level/gap {
+					t.Fatalf("request %d: %d tokens are left, want %d", i, left, level/gap)
 				}
-				if have := float64(full-now) / float64(gap); have < float64(burst)-level-0.001 || have > float64(burst)-level+0.001 {
-					t.Fatalf("request %d: full in %.3f gaps, want %.3f", i, have, float64(burst)-level)
+				if have := full - now; have != most-level {
+					t.Fatalf("request %d: full in %d ns, want %d", i, have, most-level)
 				}
 			} else if _, _, again := l.take(1, now+wait); again > 0 {
 				t.Fatalf("request %d: told to wait %d ns, and refused after that", i, wait)
 			} else {
 				now += wait
-				level = min(float64(burst), level+float64(wait)/float64(gap)) - 1
+				level = min(most, level+wait) - gap
 			}
 		}
 	})
