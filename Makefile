@@ -30,6 +30,7 @@ FUZZED      = \
 	./platform/edge/route \
 	./platform/edge/shed \
 	./platform/edge/standard \
+	./platform/edge/vouch \
 	./platform/engine \
 	./platform/fleet \
 	./platform/properties \

@@ -81,6 +81,7 @@ type edgeTLS struct {
 	acmeEmail      string
 	acmeDirectory  string
 	clientCA       string
+	clientCRL      string
 	clientOptional bool
 	http3          bool
 	proxy          string // of both listeners: off, on, optional
@@ -487,7 +488,7 @@ func (c *cell) openEdge(here roadbed.Location, cache string, found *discovery.Cl
 	}
 	t := edge.TLSConfig{
 		Dir: c.edgeTLS.certs, ACMEHosts: c.edgeTLS.acmeHosts, ACMEEmail: c.edgeTLS.acmeEmail, ACMEDirectory: c.edgeTLS.acmeDirectory, ACMEDir: filepath.Join(c.data, "acme"),
-		ClientCA: c.edgeTLS.clientCA, ClientOptional: c.edgeTLS.clientOptional,
+		ClientCA: c.edgeTLS.clientCA, ClientCRL: c.edgeTLS.clientCRL, ClientOptional: c.edgeTLS.clientOptional,
 	}
 	if t.Dir == "" && len(t.ACMEHosts) == 0 {
 		t.SelfSigned = filepath.Join(c.data, "edge-tls")

@@ -50,6 +50,7 @@ func (f *cellFlags) flags(cmd *cobra.Command) {
 	fs.StringVar(&e.acmeEmail, "edge-acme-email", "", "where the authority writes when something is wrong with a certificate (default nowhere)")
 	fs.StringVar(&e.acmeDirectory, "edge-acme-directory", "", "URL of another ACME authority (default Let's Encrypt's)")
 	fs.StringVar(&e.clientCA, "edge-client-ca", "", "PEM file of those who vouch for clients; each must then show a certificate (default clients need none)")
+	fs.StringVar(&e.clientCRL, "edge-client-crl", "", "file or directory of lists of what those have revoked, in PEM or DER, one at least of each who has issued; read again when they change (default nobody looks)")
 	fs.BoolVar(&e.clientOptional, "edge-client-optional", false, "clients without a certificate are let in all the same")
 	fs.BoolVar(&e.http3, "edge-http3", false, "HTTP/3 at the UDP port of --edge-tls-port")
 	fs.StringVar(&e.proxy, "edge-proxy-protocol", "off", "whether a balancer before the edge tells in the PROXY protocol who the client is: off, on or optional")
@@ -103,6 +104,9 @@ func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
 		if at := p.port + c.offset; at < 1 || at > 65535 {
 			return c, usageError{fmt.Errorf("--%s %d with --port-offset %d is port %d; ports are 1 to 65535", p.flag, p.port, c.offset, at)}
 		}
+	}
+	if e := &c.edgeTLS; e.clientCRL != "" && e.clientCA == "" {
+		return c, usageError{errors.New("--edge-client-crl goes with --edge-client-ca: those who vouch for clients")}
 	}
 	if e := &c.edgeTLS; e.port == 0 && (e.certs != "" || len(e.acmeHosts) > 0 || e.clientCA != "" || e.http3) {
 		return c, usageError{errors.New("--edge-certs, --edge-acme, --edge-client-ca and --edge-http3 are of the edge's TLS; say with --edge-tls-port where that is, such as 443")}

@@ -36,6 +36,7 @@ type TLSConfig struct {
 	ACMEDir       string // where they are kept
 
 	ClientCA       string // a file of those who vouch for clients; empty: clients need no certificates
+	ClientCRL      string // a file or directory of lists of what they revoked; empty: nobody looks
 	ClientOptional bool
 }
 
@@ -65,7 +66,7 @@ func (g *Gateway) Door(c DoorConfig) (*Door, error) {
 		if d.certs, err = listen.NewCertificates(listen.CertificatesConfig{Dir: t.Dir, SelfSigned: t.SelfSigned, ACME: d.acme, TicketSecret: func() string { return tickets.Get().Secret }, Log: g.log}); err != nil {
 			return nil, err
 		}
-		if secure, err = d.certs.TLS(listen.ClientAuth{CA: t.ClientCA, Optional: t.ClientOptional}); err != nil {
+		if secure, err = d.certs.TLS(listen.ClientAuth{CA: t.ClientCA, CRL: t.ClientCRL, Optional: t.ClientOptional}); err != nil {
 			return nil, err
 		}
 	}

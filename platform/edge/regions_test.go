@@ -490,3 +490,39 @@ func TestAttemptsDoNotMultiplyAcrossRegions(t *testing.T) {
 		t.Errorf("what west tries %d times by itself, it is made to try %d times by east", there, n)
 	}
 }
+
+// The other region's edge finds out who asks, and so it must see who has logged in, and its services must not.
+func TestALoginsCookieReachesTheOtherRegionsEdgeAndNoService(t *testing.T) {
+	got := make(chan []string, 1)
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case got <- r.Header["Cookie"]:
+		default:
+		}
+	}))
+	defer other.Close()
+	const cookie = "theme=dark; __Host-roadbed_session=roadbed.1.abc"
+	w := newWorld(t, map[string]string{"edge.auth": `{"login": {"issuer": "https://login.example.com", "clientId": "shop"}, "optional": true}`}, "east", "west")
+	_, body := w.regions["east"].get(t, "/hello/", "Cookie", cookie)
+	if c := echoed(t, body).Header["Cookie"]; len(c) != 1 || c[0] != "theme=dark" {
+		t.Errorf("a service here gets %q, want theme=dark alone", c)
+	}
+	w.docs["east"] = evacuated(map[string]int{"west": 100}, w.docs["east"].Edges...)
+	w.set()
+	for in := ""; in != "west"; { // or here, while west cannot be reached in time
+		var resp *http.Response
+		resp, body = w.regions["east"].get(t, "/hello/", "Cookie", cookie)
+		in = resp.Header.Get("X-Served-In")
+		if c := echoed(t, body).Header["Cookie"]; len(c) != 1 || c[0] != "theme=dark" {
+			t.Errorf("a service in %s gets %q, want theme=dark alone", in, c)
+		}
+	}
+	w.docs["west"] = region.RegionDocument{State: region.Serving, Edges: []string{other.URL}}
+	w.set()
+	for len(got) == 0 {
+		w.regions["east"].get(t, "/hello/", "Cookie", cookie)
+	}
+	if c := <-got; len(c) != 1 || c[0] != cookie {
+		t.Errorf("the other region's edge gets %q, want all of %q", c, cookie)
+	}
+}

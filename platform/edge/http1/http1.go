@@ -337,10 +337,20 @@ func (s *Server) leave(c *conn) {
 	s.less()
 }
 
+// Full reports whether one connection more would be one too many, beside others that are about to be served: so many in all, and so
+// many of that address.
+func (s *Server) Full(who netip.Addr, coming, ofIt int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fullBeside(who, coming, ofIt)
+}
+
 // full reports whether there are too many connections for one more of that address. The caller holds mu.
-func (s *Server) full(who netip.Addr) bool {
+func (s *Server) full(who netip.Addr) bool { return s.fullBeside(who, 0, 0) }
+
+func (s *Server) fullBeside(who netip.Addr, coming, ofIt int) bool {
 	set := s.settings.Load()
-	full := s.open() >= set.Connections || who.IsValid() && s.from[who] >= set.PerAddress
+	full := s.open()+coming >= set.Connections || who.IsValid() && s.from[who]+ofIt >= set.PerAddress
 	if full {
 		s.throttled.Inc()
 	}

@@ -15,7 +15,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"math/big"
 	"net"
@@ -27,6 +26,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/roadbed/roadbed/platform/edge/vouch"
 )
 
 // CertificatesConfig says where certificates come from. One of Dir and SelfSigned is needed, or ACME.
@@ -42,8 +43,8 @@ type CertificatesConfig struct {
 	// ACME gets certificates that none of the others has; nil: none.
 	ACME *ACME
 
-	// TicketSecret, of 32 characters or more, lets all edges that share it resume each other's sessions; empty: each its
-	// own. It may change while requests are served.
+	// TicketSecret, of 32 characters or more, lets all edges that share it resume each other's sessions; nil or empty: each has its
+	// own. It may change while requests are served: sessions of before are not resumed then.
 	TicketSecret func() string
 
 	Log *slog.Logger // nil: slog.Default()
@@ -60,6 +61,8 @@ type Certificates struct {
 	seen    string                       // what the files looked like when set was read
 	all     []*served                    // what TLS has made
 	staples map[[sha256.Size]byte]staple // by the certificate's digest
+	own     [2][32]byte                  // ticket keys by chance, of this turn and the one before, while no secret is shared
+	ownTurn int64                        // of the first
 }
 
 // certSet never changes.
@@ -76,6 +79,10 @@ func NewCertificates(c CertificatesConfig) (*Certificates, error) {
 	if s.log == nil {
 		s.log = slog.Default()
 	}
+	for i := range s.own {
+		rand.Read(s.own[i][:]) // never fails
+	}
+	s.ownTurn = turnOf(time.Now())
 	if c.Dir == "" && c.SelfSigned == "" && c.ACME == nil {
 		return nil, errors.New("TLS needs certificates: name a directory that has them, or let them be got by ACME, or have one made that is signed by itself")
 	}
@@ -130,9 +137,9 @@ func (s *Certificates) turn() {
 		} else if err == nil {
 			t.complained = ""
 		}
-		s.tickets(t.config)
+		s.tickets(t.config, turnOf(time.Now()))
 		if now := t.now.Load(); now != nil {
-			s.tickets(now)
+			s.tickets(now, turnOf(time.Now()))
 		}
 	}
 }
@@ -141,33 +148,33 @@ func (s *Certificates) turn() {
 type served struct {
 	config     *tls.Config
 	now        atomic.Pointer[tls.Config] // in place of it, once there are others who vouch for clients; nil: none
-	ca         string                     // their file; empty: none
-	seen       string                     // what that looked like when it was read
+	auth       ClientAuth
+	seen       string // what its files looked like when they were read
 	complained string
 }
 
-// reload reads those who vouch for clients if their file has changed. It fails, and they stay, if it cannot be used.
+// reload reads those who vouch for clients, and what they revoked, if their files have changed. It fails, and they stay, if one
+// cannot be used.
 func (t *served) reload() error {
-	if t.ca == "" {
+	if t.auth.CA == "" {
 		return nil
 	}
-	st, err := os.Stat(t.ca)
+	seen, err := vouch.Looks(t.auth.CA, t.auth.CRL)
 	if err != nil {
-		return fmt.Errorf("read those who vouch for clients: %w", err)
+		return err
 	}
-	seen := fmt.Sprintf("%d %d", st.Size(), st.ModTime().UnixNano())
 	if seen == t.seen {
 		return nil
 	}
-	pool, err := readCA(t.ca, "clients")
+	who, err := vouch.ReadVouchers(t.auth.CA, t.auth.CRL, "clients")
 	if err != nil {
 		return err
 	}
 	if t.seen == "" { // nobody has used it yet
-		t.config.ClientCAs = pool
+		t.config.ClientCAs, t.config.VerifyConnection = who.Roots, who.Check
 	} else {
 		next := t.config.Clone()
-		next.GetConfigForClient, next.ClientCAs = nil, pool
+		next.GetConfigForClient, next.ClientCAs, next.VerifyConnection = nil, who.Roots, who.Check
 		t.now.Store(next)
 	}
 	t.seen = seen
@@ -185,7 +192,7 @@ func (s *Certificates) dirs() (dirs []string) {
 
 // reload loads if a file has changed.
 func (s *Certificates) reload() error {
-	seen, err := looks(s.dirs())
+	seen, err := vouch.Looks(s.dirs()...)
 	if err != nil {
 		return err
 	}
@@ -198,37 +205,20 @@ func (s *Certificates) reload() error {
 	return s.load()
 }
 
-// looks tells what the files look like: names, sizes and times.
-func looks(dirs []string) (string, error) {
-	var b strings.Builder
-	for _, d := range dirs {
-		files, err := os.ReadDir(d)
-		if err != nil {
-			return "", fmt.Errorf("look for certificates: %w", err)
-		}
-		for _, f := range files {
-			st, err := os.Stat(filepath.Join(d, f.Name())) // follows the links by which secrets are mounted
-			if errors.Is(err, fs.ErrNotExist) {
-				continue
-			} else if err != nil {
-				return "", fmt.Errorf("look for certificates: %w", err)
-			}
-			fmt.Fprintf(&b, "%s/%s %d %d\n", d, f.Name(), st.Size(), st.ModTime().UnixNano())
-		}
-	}
-	return b.String(), nil
-}
-
 // load reads everything and takes it into use, or nothing of it.
 func (s *Certificates) load() error {
-	seen, err := looks(s.dirs())
+	seen, err := vouch.Looks(s.dirs()...)
 	if err != nil {
 		return err
 	}
 	set := &certSet{exact: map[string][]*tls.Certificate{}, suffix: map[string][]*tls.Certificate{}}
 	for _, d := range s.dirs() {
-		if err := set.read(d); err != nil {
+		pairs, err := vouch.Pairs(d)
+		if err != nil {
 			return err
+		}
+		for _, c := range pairs {
+			set.add(c)
 		}
 	}
 	if set.first == nil && s.c.ACME == nil {
@@ -243,32 +233,6 @@ func (s *Certificates) load() error {
 	}
 	s.seen = seen
 	s.set.Store(set)
-	return nil
-}
-
-// read adds the pairs of dir.
-func (set *certSet) read(dir string) error {
-	files, err := os.ReadDir(dir)
-	if err != nil {
-		return fmt.Errorf("look for certificates: %w", err)
-	}
-	for _, f := range files {
-		name := f.Name()
-		var key string
-		switch filepath.Ext(name) {
-		case ".crt":
-			key = strings.TrimSuffix(name, ".crt") + ".key"
-		case ".pem":
-			key = name
-		default:
-			continue
-		}
-		c, err := tls.LoadX509KeyPair(filepath.Join(dir, name), filepath.Join(dir, key))
-		if err != nil {
-			return fmt.Errorf("certificate %s with key %s: %w", filepath.Join(dir, name), key, err)
-		}
-		set.add(&c)
-	}
 	return nil
 }
 
@@ -294,8 +258,8 @@ func (set *certSet) add(c *tls.Certificate) {
 	set.all = append(set.all, c)
 }
 
-// find returns the certificate for a hello, nil if there is none. Of several for a name the first that the client can use
-// is taken.
+// find returns the certificate for a hello, nil if there is none. Of several for a name the first is taken that the client can use
+// and that is in its time.
 func (set *certSet) find(hello *tls.ClientHelloInfo) *tls.Certificate {
 	name := strings.ToLower(strings.TrimSuffix(hello.ServerName, "."))
 	if name == "" {
@@ -318,15 +282,22 @@ func (set *certSet) find(hello *tls.ClientHelloInfo) *tls.Certificate {
 }
 
 func usable(of []*tls.Certificate, hello *tls.ClientHelloInfo) *tls.Certificate {
+	var second *tls.Certificate // it would do, but for its time
 	for _, c := range of {
-		if hello.SupportsCertificate(c) == nil {
+		if hello.SupportsCertificate(c) != nil {
+			continue
+		}
+		if len(of) == 1 || vouch.Lasts(c.Leaf, time.Now()) == nil {
 			return c
 		}
+		if second == nil {
+			second = c
+		}
 	}
-	if len(of) > 0 {
+	if second == nil && len(of) > 0 {
 		return of[0] // the handshake tells better than we could what is wrong
 	}
-	return nil
+	return second
 }
 
 // get is tls.Config.GetCertificate.
@@ -349,6 +320,7 @@ func (s *Certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 // ClientAuth says what is asked of clients' certificates.
 type ClientAuth struct {
 	CA       string // a file of certificates in PEM that vouch for clients, read again when it changes; empty: none are asked for
+	CRL      string // a file or directory of lists of what these revoked, read again as well; empty: nobody looks
 	Optional bool   // a client may have none
 }
 
@@ -368,12 +340,22 @@ func (s *Certificates) TLS(auth ClientAuth) (*tls.Config, error) {
 	if s.c.ACME != nil {
 		c.NextProtos = append(c.NextProtos, acmeProtocol)
 	}
-	t := &served{config: c, ca: auth.CA}
+	t := &served{config: c, auth: auth}
+	if auth.CRL != "" && auth.CA == "" {
+		return nil, errors.New("lists of revoked certificates go with those who vouch for clients; say who these are")
+	}
 	if auth.CA != "" {
+		challenged := c.Clone()
+		challenged.NextProtos = []string{acmeProtocol}
 		if err := t.reload(); err != nil {
 			return nil, err
 		}
-		c.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) { return t.now.Load(), nil }
+		c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+			if slices.Equal(hello.SupportedProtos, []string{acmeProtocol}) && s.c.ACME != nil {
+				return challenged, nil // an authority has no certificate; nothing is served on its connection
+			}
+			return t.now.Load(), nil
+		}
 		c.ClientAuth = tls.RequireAndVerifyClientCert
 		if auth.Optional {
 			c.ClientAuth = tls.VerifyClientCertIfGiven
@@ -381,7 +363,7 @@ func (s *Certificates) TLS(auth ClientAuth) (*tls.Config, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.tickets(c)
+	s.tickets(c, turnOf(time.Now()))
 	s.all = append(s.all, t)
 	return c, nil
 }
@@ -389,16 +371,23 @@ func (s *Certificates) TLS(auth ClientAuth) (*tls.Config, error) {
 // ticketTurn is how long one key for session tickets is in use. Those before and after it are known, too.
 const ticketTurn = 12 * time.Hour
 
-// tickets gives c the ticket keys of the hour, which every edge derives alike from the secret.
-func (s *Certificates) tickets(c *tls.Config) {
-	if s.c.TicketSecret == nil {
+func turnOf(now time.Time) int64 { return now.Unix() / int64(ticketTurn/time.Second) }
+
+// tickets gives c the ticket keys of a turn. Every edge that shares the secret derives them alike; without one they are by chance,
+// and as good as gone after two turns. They are never left to Go, which would take those of before for good. The caller holds mu.
+func (s *Certificates) tickets(c *tls.Config, turn int64) {
+	var secret string
+	if s.c.TicketSecret != nil {
+		secret = s.c.TicketSecret()
+	}
+	if len(secret) < 32 {
+		if s.ownTurn != turn {
+			s.own[1], s.ownTurn = s.own[0], turn
+			rand.Read(s.own[0][:]) // never fails
+		}
+		c.SetSessionTicketKeys(s.own[:])
 		return
 	}
-	secret := s.c.TicketSecret()
-	if len(secret) < 32 {
-		return // Go makes keys of its own
-	}
-	turn := time.Now().Unix() / int64(ticketTurn/time.Second)
 	var keys [3][32]byte
 	for i, at := range []int64{turn, turn - 1, turn + 1} {
 		mac := hmac.New(sha256.New, []byte(secret))

@@ -13,7 +13,9 @@
 //   - Certificates are read again when their files change, all of them or none, and no connection notices.
 //   - TLS 1.2 with forward secrecy and authenticated encryption, or 1.3; nothing older, no early data.
 //   - A connection that does not tell its client by the PROXY protocol, where that is required, is closed.
-//   - The limits of connections, in all and of one address, hold for all protocols together.
+//   - The limits of connections, in all and of one address, hold for all protocols together, and for those who shake hands still.
+//   - With lists of revoked certificates no client is let in whom one names, nor one of whose issuer there is none in force, though it
+//     resumes a session.
 //   - Where an issuer offers OCSP, and the file has its certificate too, clients are shown what it says of ours, which is asked for
 //     anew half-way through its time.
 package listen
@@ -50,6 +52,8 @@ type Config struct {
 
 	Idle time.Duration // how long a connection of HTTP/3 may be silent between requests: 65 s
 	Log  *slog.Logger
+
+	shake time.Duration // how long a handshake may take: handshakeWithin
 }
 
 // Server serves the connections of one listener.
@@ -66,6 +70,7 @@ type Server struct {
 	closing bool                  // guarded by mu
 	ls      map[net.Listener]bool // guarded by mu
 	shaking map[net.Conn]bool     // connections that no engine has yet; guarded by mu
+	from    map[netip.Addr]int    // how many of these an address has, if that is the client's; guarded by mu
 	greeted sync.WaitGroup        // counts those
 	conns   sync.WaitGroup
 }
@@ -83,7 +88,10 @@ func New(c Config) *Server {
 	if c.Idle == 0 {
 		c.Idle = 65 * time.Second
 	}
-	s := &Server{c: c, panics: filter.NewPanics(c.HTTP1.Meter, c.Log), ls: map[net.Listener]bool{}, shaking: map[net.Conn]bool{}}
+	if c.shake == 0 {
+		c.shake = handshakeWithin
+	}
+	s := &Server{c: c, panics: filter.NewPanics(c.HTTP1.Meter, c.Log), ls: map[net.Listener]bool{}, shaking: map[net.Conn]bool{}, from: map[netip.Addr]int{}}
 	serve := c.Serve
 	if c.TLS != nil {
 		serve = s.telling(c.Serve)
@@ -161,25 +169,30 @@ func (s *Server) Serve(l net.Listener) error {
 			return fmt.Errorf("accept connections at %s: %w", l.Addr(), err)
 		}
 		wait = 0
+		var who netip.Addr // not known yet if a balancer tells it
+		if s.c.Proxy == ProxyOff {
+			who = addrPort(c.RemoteAddr()).Addr()
+		}
 		s.mu.Lock()
-		if s.closing {
+		if s.closing || s.http1.Full(who, len(s.shaking), s.from[who]) { // or those who never shake hands could be any number
 			s.mu.Unlock()
 			c.Close()
 			continue
 		}
 		s.shaking[c] = true
+		s.from[who]++
 		s.conns.Add(1)
 		s.greeted.Add(1)
 		s.mu.Unlock()
 		go func() {
 			defer s.conns.Done()
-			s.conn(c)
+			s.conn(c, who)
 		}()
 	}
 }
 
-// conn finds out what a connection speaks and has it served.
-func (s *Server) conn(c net.Conn) {
+// conn finds out what a connection speaks and has it served. who is counted in from.
+func (s *Server) conn(c net.Conn, who netip.Addr) {
 	client := &filter.Client{Listener: s.c.Name, Remote: addrPort(c.RemoteAddr()), Local: addrPort(c.LocalAddr())}
 	client.Peer = client.Remote
 	var early []byte
@@ -190,6 +203,9 @@ func (s *Server) conn(c net.Conn) {
 	})
 	s.mu.Lock()
 	delete(s.shaking, c)
+	if s.from[who]--; s.from[who] == 0 {
+		delete(s.from, who)
+	}
 	s.mu.Unlock()
 	two := secure != nil && secure.ConnectionState().NegotiatedProtocol == "h2"
 	if err == nil { // or an engine that drains could have ended before it has it
@@ -235,7 +251,7 @@ func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure 
 	if len(early) > 0 {
 		c = &prefixed{c, early}
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), handshakeWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), s.c.shake)
 	defer cancel()
 	if secure == nil {
 		secure = tls.Server(c, s.c.TLS)
@@ -245,6 +261,9 @@ func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure 
 		return nil, nil, err
 	}
 	state := secure.ConnectionState()
+	if state.NegotiatedProtocol == acmeProtocol { // spec: RFC 8737 §3, nothing follows
+		return nil, nil, errChallenged
+	}
 	shown := "none"
 	if len(state.PeerCertificates) > 0 {
 		shown = "certificate"
@@ -253,6 +272,8 @@ func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure 
 	client.TLS, client.Identity = &state, filter.Identity(&state)
 	return nil, secure, nil
 }
+
+var errChallenged = errors.New("it was an authority's challenge, which is answered")
 
 // shook counts a TLS handshake, by tags as Zuul's, but that clientauth tells what the client has shown.
 func (s *Server) shook(well bool, protocol, suite, clientauth string) {

@@ -22,6 +22,7 @@ import (
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/ipc/balance"
 	"github.com/roadbed/roadbed/platform/edge/filter"
+	"github.com/roadbed/roadbed/platform/edge/vouch"
 )
 
 // What follows carries requests by net/http: to origins that speak HTTP/2 or TLS.
@@ -178,6 +179,9 @@ func isPanic(err error) bool {
 
 // isTLS reports whether err is of a TLS handshake, which came before the request.
 func isTLS(err error) bool {
+	if _, ok := errors.AsType[*vouch.Refusal](err); ok {
+		return true
+	}
 	text := err.Error()
 	return strings.HasPrefix(text, "tls: ") || strings.HasPrefix(text, "remote error: tls: ") || strings.Contains(text, "TLS handshake timeout") || strings.HasPrefix(text, "x509: ")
 }

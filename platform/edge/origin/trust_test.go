@@ -36,7 +36,7 @@ type voucher struct {
 
 func newVoucher(t *testing.T) *voucher {
 	v := &voucher{t: t, dir: t.TempDir()}
-	v.cert, v.key = v.sign("ca", &x509.Certificate{IsCA: true, BasicConstraintsValid: true, Subject: pkix.Name{CommonName: "those who vouch"}})
+	v.cert, v.key = v.sign("ca", &x509.Certificate{IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, Subject: pkix.Name{CommonName: "those who vouch"}})
 	return v
 }
 
@@ -108,8 +108,8 @@ func spiffe(ids ...string) (out []*url.URL) {
 func TestAnOriginIsKnownByItsCertificateAndKnowsTheEdgeByIts(t *testing.T) {
 	v := newVoucher(t)
 	v.sign("edge", &x509.Certificate{Subject: pkix.Name{CommonName: "the edge"}})
-	v.sign("app", &x509.Certificate{URIs: spiffe("spiffe://prod/ns/shop/app"), DNSNames: []string{"app.internal"}})
-	v.sign("host", &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
+	app, _ := v.sign("app", &x509.Certificate{URIs: spiffe("spiffe://prod/ns/shop/app"), DNSNames: []string{"app.internal"}})
+	host, _ := v.sign("host", &x509.Certificate{IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}})
 	v.sign("two", &x509.Certificate{URIs: spiffe("spiffe://prod/ns/shop/app", "spiffe://prod/ns/shop/other")})
 	stranger := newVoucher(t)
 	stranger.sign("app", &x509.Certificate{URIs: spiffe("spiffe://prod/ns/shop/app")})
@@ -117,6 +117,18 @@ func TestAnOriginIsKnownByItsCertificateAndKnowsTheEdgeByIts(t *testing.T) {
 		t.Fatal(err)
 	}
 	both := fmt.Sprintf(`"ca": %q, "cert": %q`, v.file("ca"), v.file("edge"))
+	revoked := func(serial int64) string {
+		der, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour),
+			RevokedCertificateEntries: []x509.RevocationListEntry{{SerialNumber: big.NewInt(serial), RevocationTime: time.Now()}}}, v.cert, v.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "ca.crl")
+		if err := os.WriteFile(file, der, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return fmt.Sprintf(`%s, "crl": %q`, both, file)
+	}
 	for _, c := range []struct {
 		name, shows, document string
 		want                  int
@@ -130,6 +142,10 @@ func TestAnOriginIsKnownByItsCertificateAndKnowsTheEdgeByIts(t *testing.T) {
 		{"another host", "app", both, 502},
 		{"a name", "app", both + `, "name": "app.internal"`, 200},
 		{"another name", "app", both + `, "name": "other.internal"`, 502},
+		{"its SPIFFE id, and another was revoked", "app", revoked(1000) + `, "ids": ["spiffe://prod/*"]`, 200},
+		{"its SPIFFE id, and it was revoked", "app", revoked(app.SerialNumber.Int64()) + `, "ids": ["spiffe://prod/*"]`, 502},
+		{"the host, and another was revoked", "host", revoked(1000), 200},
+		{"the host, and it was revoked", "host", revoked(host.SerialNumber.Int64()), 502},
 		{"nobody vouches for it", "app", fmt.Sprintf(`"cert": %q, "ids": ["spiffe://prod/*"]`, v.file("edge")), 502},
 	} {
 		t.Run(c.name, func(t *testing.T) {

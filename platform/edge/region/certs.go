@@ -10,13 +10,13 @@ import (
 	"sync/atomic"
 
 	"github.com/roadbed/roadbed/config"
-	"github.com/roadbed/roadbed/platform/edge/listen"
+	"github.com/roadbed/roadbed/platform/edge/vouch"
 )
 
 // certificates are what this edge shows to those of other regions, and whom it believes there. The zero value shows nothing and
 // believes whom the machine does.
 type certificates struct {
-	now atomic.Pointer[listen.Outgoing]
+	now atomic.Pointer[vouch.Outgoing]
 	why atomic.Pointer[string] // what the properties ask for is not in force; nil: it is
 
 	mu sync.Mutex // held while files are read
@@ -27,27 +27,27 @@ type certificates struct {
 func (c *certificates) follow(set *settings, props *config.Properties, log *slog.Logger) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	want := listen.OutgoingConfig{Dir: set.Certs, CA: set.CA}
+	want := vouch.Config{Dir: set.Certs, CA: set.CA, CRL: set.CRL}
 	old := c.now.Load()
 	var err error
 	if old == nil || old.Config() != want {
-		var next *listen.Outgoing
-		if next, err = listen.NewOutgoing(want); err == nil {
+		var next *vouch.Outgoing
+		if next, err = vouch.NewOutgoing(want); err == nil {
 			c.now.Store(next)
 		}
 	} else {
-		err = old.Reload()
+		_, err = old.Reload()
 	}
 	if err == nil {
 		c.why.Store(nil)
 		return
 	}
-	why := fmt.Sprintf("the certificates for other regions' edges (edge.regions.tls.certs %q, edge.regions.tls.ca %q) cannot be used, and what was there before stays: %v", set.Certs, set.CA, err)
+	why := fmt.Sprintf("the certificates for other regions' edges (edge.regions.tls.certs %q, edge.regions.tls.ca %q, edge.regions.tls.crl %q) cannot be used, and what was there before stays: %v", set.Certs, set.CA, set.CRL, err)
 	if said := c.why.Swap(&why); said != nil && *said == why {
 		return
 	}
 	log.Warn(why)
-	for name, value := range map[string]string{"edge.regions.tls.certs": set.Certs, "edge.regions.tls.ca": set.CA} {
+	for name, value := range map[string]string{"edge.regions.tls.certs": set.Certs, "edge.regions.tls.ca": set.CA, "edge.regions.tls.crl": set.CRL} {
 		if value != "" {
 			props.Refuse(name, value, err)
 		}

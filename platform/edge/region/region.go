@@ -112,6 +112,7 @@ type Config struct {
 //	edge.regions.key              (none)           signs hops, the same in all regions, 16 characters or more; fault.key if there is none
 //	edge.regions.tls.certs        (none)           a directory with the certificate that this edge shows to other regions' edges, NAME.crt and NAME.key or NAME.pem
 //	edge.regions.tls.ca           (none)           a file of those who vouch for other regions' edges; without it those that this machine trusts do
+//	edge.regions.tls.crl          (none)           a file or directory of lists of what they revoked; without it nobody looks
 //	edge.regions.gate.enabled     true             ramps stand still while a target fails
 //	edge.regions.gate.errors      0.05             by how much the share of failures there may be above the share here
 //	edge.regions.gate.requests    20               in ten seconds; fewer say nothing
@@ -156,6 +157,7 @@ type settings struct {
 	Key      string  `config:"key"`
 	Certs    string  `config:"tls.certs"`
 	CA       string  `config:"tls.ca"`
+	CRL      string  `config:"tls.crl"`
 	Gate     bool    `config:"gate.enabled"`
 	Errors   float64 `config:"gate.errors"`
 	Requests int     `config:"gate.requests"`

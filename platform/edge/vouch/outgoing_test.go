@@ -1,8 +1,9 @@
-package listen
+package vouch
 
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"net"
 	"os"
 	"path/filepath"
@@ -50,12 +51,17 @@ func handshakes(t *testing.T, o *Outgoing, dir, host, identity string) (shown st
 	return shown, err
 }
 
+// selfSign writes a certificate of this machine that nobody else vouches for to dir.
+func selfSign(t *testing.T, dir string, now time.Time) {
+	t.Helper()
+	c := &x509.Certificate{Subject: pkix.Name{CommonName: "the edge"}, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour), IsCA: true, DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
+	new(authority).sign(t, filepath.Join(dir, "self-signed.pem"), c)
+}
+
 func selfSigned(t *testing.T) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
-	if err := selfSign(dir, time.Now()); err != nil {
-		t.Fatal(err)
-	}
+	selfSign(t, dir, time.Now())
 	return dir
 }
 
@@ -71,25 +77,19 @@ func serial(t *testing.T, dir string) string {
 
 func TestWhoIsConnectedToMustShowACertificateThatHolds(t *testing.T) {
 	server, stranger, old := selfSigned(t), selfSigned(t), t.TempDir()
-	if err := selfSign(old, time.Now().Add(-2*selfSignedFor)); err != nil {
-		t.Fatal(err)
-	}
+	selfSign(t, old, time.Now().Add(-48*time.Hour))
 	ca := func(dir string) string { return filepath.Join(dir, "self-signed.pem") }
-	name := "localhost"
-	if host, err := os.Hostname(); err == nil && host != "" {
-		name = host
-	}
 	for what, tt := range map[string]struct{ dir, ca, host, identity, want string }{
 		"its host":         {server, ca(server), "localhost", "", ""},
 		"its address":      {server, ca(server), "127.0.0.1", "", ""},
-		"its identity":     {server, ca(server), "elsewhere.example.com", name, ""},
+		"its identity":     {server, ca(server), "elsewhere.example.com", "the edge", ""},
 		"another host":     {server, ca(server), "elsewhere.example.com", "", "and not for elsewhere.example.com"},
-		"another identity": {server, ca(server), "localhost", "spiffe://example.com/x", "its certificate is for " + name + ", and not for spiffe://example.com/x"},
+		"another identity": {server, ca(server), "localhost", "spiffe://example.com/x", "its certificate is for the edge, and not for spiffe://example.com/x"},
 		"another issuer":   {server, ca(stranger), "localhost", "", "nobody who is believed here vouches for it"},
 		"the machine's":    {server, "", "localhost", "", "nobody who is believed here vouches for it"},
 		"ended":            {old, ca(old), "localhost", "", "ended on "},
 	} {
-		o, err := NewOutgoing(OutgoingConfig{CA: tt.ca})
+		o, err := NewOutgoing(Config{CA: tt.ca})
 		if err != nil {
 			t.Fatalf("%s: %v", what, err)
 		}
@@ -113,7 +113,7 @@ func TestCertificatesForOthersAreReadAgainWhenTheyChange(t *testing.T) {
 		}
 	}
 	copyFile(filepath.Join(server, "self-signed.pem"), ca)
-	o, err := NewOutgoing(OutgoingConfig{Dir: show, CA: ca})
+	o, err := NewOutgoing(Config{Dir: show, CA: ca})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,15 +128,13 @@ func TestCertificatesForOthersAreReadAgainWhenTheyChange(t *testing.T) {
 	if err := os.Remove(filepath.Join(show, "self-signed.pem")); err != nil {
 		t.Fatal(err)
 	}
-	if err := o.Reload(); err == nil || !strings.Contains(err.Error(), "there are no certificates in "+show) {
+	if _, err := o.Reload(); err == nil || !strings.Contains(err.Error(), "there are no certificates in "+show) {
 		t.Errorf("without a file: got %v, want it to say that there is none", err)
 	}
 	is("without a file", first)
-	if err := selfSign(show, time.Now()); err != nil {
-		t.Fatal(err)
-	}
-	if err := o.Reload(); err != nil {
-		t.Fatal(err)
+	selfSign(t, show, time.Now())
+	if changed, err := o.Reload(); err != nil || !changed {
+		t.Fatal(changed, err)
 	}
 	second := serial(t, show)
 	is("with a new one", second)
@@ -144,7 +142,7 @@ func TestCertificatesForOthersAreReadAgainWhenTheyChange(t *testing.T) {
 		t.Fatal("the new one is the old one")
 	}
 	copyFile(filepath.Join(show, "self-signed.pem"), ca)
-	if err := o.Reload(); err != nil {
+	if changed, err := o.Reload(); err != nil || !changed {
 		t.Fatal(err)
 	}
 	if _, err := handshakes(t, o, server, "localhost", ""); err == nil || !strings.Contains(err.Error(), "nobody who is believed here vouches for it") {
@@ -154,10 +152,8 @@ func TestCertificatesForOthersAreReadAgainWhenTheyChange(t *testing.T) {
 
 func TestACertificateThatHasEndedIsNotShown(t *testing.T) {
 	server, old := selfSigned(t), t.TempDir()
-	if err := selfSign(old, time.Now().Add(-2*selfSignedFor)); err != nil {
-		t.Fatal(err)
-	}
-	o, err := NewOutgoing(OutgoingConfig{Dir: old, CA: filepath.Join(server, "self-signed.pem")})
+	selfSign(t, old, time.Now().Add(-48*time.Hour))
+	o, err := NewOutgoing(Config{Dir: old, CA: filepath.Join(server, "self-signed.pem")})
 	if err != nil {
 		t.Fatal(err)
 	}
