@@ -123,9 +123,9 @@ const (
 	healthEvery  = 5 * time.Second
 	startEvery   = 250 * time.Millisecond // until it is healthy for the first time
 	healthWithin = time.Second
-	settle       = 750 * time.Millisecond // served on after the registration is cancelled, for callers to move away
-	stopWithin   = 5 * time.Second        // for requests in flight
-	firstRequest = 200 * time.Millisecond // of that, for connections on which nothing was asked yet
+	usualSettle  = 750 * time.Millisecond
+	usualStop    = 5 * time.Second
+	firstRequest = 200 * time.Millisecond // of the time to stop, for connections on which nothing was asked yet
 	cancelWithin = time.Second            // for the registry to hear of it
 )
 
@@ -149,6 +149,9 @@ type Service struct {
 
 	mu     sync.Mutex
 	unused map[net.Conn]struct{} // connections on which nothing was asked yet; guarded by mu
+
+	settle     time.Duration // served on after the registration is cancelled, for callers to move away
+	stopWithin time.Duration // for requests in flight
 
 	draining chan struct{} // closed when it begins
 	done     chan struct{} // closed when everything has ended
@@ -222,7 +225,7 @@ func prepare(c Config, e env) (*Service, error) {
 	if e.criticality != nil {
 		c.Criticality = *e.criticality
 	}
-	s := &Service{c: c, log: c.Log, draining: make(chan struct{}), done: make(chan struct{})}
+	s := &Service{c: c, log: c.Log, settle: usualSettle, stopWithin: usualStop, draining: make(chan struct{}), done: make(chan struct{})}
 	port, err := s.listen(e)
 	if err != nil {
 		return nil, err
@@ -429,7 +432,7 @@ func (s *Service) run(ctx context.Context, e env) {
 	<-checked // so that nothing says UP any more
 	s.drain(registration, s.err == nil)
 	if s.c.Stop != nil {
-		ctx, cancel := context.WithTimeout(base, stopWithin)
+		ctx, cancel := context.WithTimeout(base, s.stopWithin)
 		s.c.Stop(ctx)
 		cancel()
 	}
@@ -497,20 +500,20 @@ func (s *Service) drain(registration *discovery.Registration, serving bool) {
 		}
 		cancel()
 		if serving {
-			time.Sleep(settle)
+			time.Sleep(s.settle)
 		}
 	}
 	s.shown.Close() // else they would be waited for
 	if s.server == nil {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), stopWithin)
+	ctx, cancel := context.WithTimeout(context.Background(), s.stopWithin)
 	defer cancel()
 	// Callers open connections that they then have no use for. Shutdown would wait five seconds for their first request.
 	unused := time.AfterFunc(firstRequest, s.closeUnused)
 	defer unused.Stop()
 	if err := s.server.Shutdown(ctx); err != nil {
-		s.log.Warn("requests were still in flight and are cut", "app", s.self.App, "after", stopWithin, "err", err)
+		s.log.Warn("requests were still in flight and are cut", "app", s.self.App, "after", s.stopWithin, "err", err)
 		s.server.Close()
 	}
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/ipc"
 	"github.com/roadbed/roadbed/ipc/stream"
+	"github.com/roadbed/roadbed/platform/api/porttest"
 )
 
 // asChild makes this test binary a service, for the tests that need a process to send signals to.
@@ -145,7 +146,7 @@ func (p *platform) note(what, body string) {
 // wait returns once the platform has heard what.
 func (p *platform) wait(t *testing.T, what string) {
 	t.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		p.mu.Lock()
 		ok, heard := slices.Contains(p.heard, what), slices.Clone(p.heard)
@@ -164,7 +165,7 @@ func (p *platform) wait(t *testing.T, what string) {
 func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // client has connections of its own, for a kept one would hide that a service stopped listening.
-var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
+var client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 
 func get(t *testing.T, url string) (int, string) {
 	t.Helper()
@@ -205,12 +206,13 @@ func TestEveryServiceStreamsToDashboardsUntilItStops(t *testing.T) {
 			}
 		}
 	}
+	s.stopWithin = time.Minute // so that a busy machine is not taken for it
 	begin := time.Now()
 	cancel()
 	if err := s.Wait(); err != nil {
 		t.Errorf("Wait: got %v, want nil", err)
 	}
-	if took := time.Since(begin); took > stopWithin/2 {
+	if took := time.Since(begin); took > s.stopWithin/2 {
 		t.Errorf("a service with open streams took %v to stop", took)
 	}
 }
@@ -241,13 +243,14 @@ func TestServesWithoutAPlatformAndWarnsOnce(t *testing.T) {
 		i.PID != os.Getpid() || net.JoinHostPort(i.Host, strconv.Itoa(i.Port)) != s.Addr() {
 		t.Errorf("/info: got %s", body)
 	}
+	s.settle = time.Minute // so that a busy machine is not taken for it
 	begin := time.Now()
 	cancel()
 	if err := s.Wait(); err != nil {
 		t.Errorf("Wait: got %v, want nil", err)
 	}
-	if took := time.Since(begin); took > settle {
-		t.Errorf("without callers draining took %v, want less than the %v they would need", took, settle)
+	if took := time.Since(begin); took > s.settle/2 {
+		t.Errorf("without callers draining took %v, of the %v they would need", took, s.settle)
 	}
 	if got := strings.Count(log.String(), "level=WARN"); got != 1 || !strings.Contains(log.String(), "ROADBED_REGISTRY") {
 		t.Errorf("got %d warnings, want one that names ROADBED_REGISTRY:\n%s", got, &log)
@@ -315,7 +318,9 @@ func TestTakesNoTrafficBeforeItIsHealthy(t *testing.T) {
 }
 
 func TestDrainsWithoutLosingARequest(t *testing.T) {
+	addr := porttest.Hold(t) // where nobody else listens when the service no longer does
 	p := startPlatform(t, nil)
+	t.Setenv("PORT", strings.TrimPrefix(addr, "127.0.0.1:"))
 	entered, release := make(chan struct{}), make(chan struct{})
 	ctx, cancel := context.WithCancel(t.Context())
 	s, err := Start(ctx, Config{Name: "catalog", Log: discard(), Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -341,6 +346,7 @@ func TestDrainsWithoutLosingARequest(t *testing.T) {
 		slow <- err
 	}()
 	<-entered
+	s.settle = 5 * time.Second // time for two requests, also on a busy machine
 	cancel()
 	<-s.Draining()
 	p.wait(t, "DELETE")
@@ -397,12 +403,13 @@ func TestConnectionsWithoutARequestDoNotDelayTheEnd(t *testing.T) {
 	if status, _ := get(t, "http://"+s.Addr()+"/"); status != http.StatusOK { // accepted later, so c was accepted too
 		t.Errorf("got %d", status)
 	}
+	s.stopWithin = time.Minute // so that a busy machine is not taken for it
 	begin := time.Now()
 	cancel()
 	if err := s.Wait(); err != nil {
 		t.Error(err)
 	}
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > s.stopWithin/2 {
 		t.Errorf("the end took %v with an unused connection open, want about %v", took, firstRequest)
 	}
 }
@@ -423,8 +430,8 @@ func TestPropertiesAndFaultKeyComeFromThePlatform(t *testing.T) {
 		if got != "good day" {
 			t.Errorf("property greeting: got %q", got)
 		}
-	case <-time.After(10 * time.Second):
-		t.Error("no property came within 10 s")
+	case <-time.After(time.Minute):
+		t.Error("no property came within a minute")
 	}
 	if got := string(faultKey(s.Properties())()); got != "secret" {
 		t.Errorf("fault key: got %q, want that of the platform", got)
@@ -440,22 +447,26 @@ func TestPropertiesAndFaultKeyComeFromThePlatform(t *testing.T) {
 
 func TestGoesOnWithThePlatformAway(t *testing.T) {
 	p := startPlatform(t, nil)
-	p.Close() // nobody listens there any more
-	ctx, cancel := context.WithCancel(t.Context())
-	s, err := Start(ctx, Config{Name: "catalog", Handler: http.HandlerFunc(greet), Log: discard()})
-	if err != nil {
-		t.Fatal(err)
+	p.Close()             // nobody listens there any more
+	quickest := time.Hour // of several, for the machine may be busy
+	for range 3 {
+		ctx, cancel := context.WithCancel(t.Context())
+		s, err := Start(ctx, Config{Name: "catalog", Handler: http.HandlerFunc(greet), Log: discard()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if status, body := get(t, "http://"+s.Addr()+"/"); status != http.StatusOK || body != "hello" {
+			t.Errorf("got %d %s", status, body)
+		}
+		begin := time.Now()
+		cancel()
+		if err := s.Wait(); err != nil {
+			t.Error(err)
+		}
+		quickest = min(quickest, time.Since(begin))
 	}
-	if status, body := get(t, "http://"+s.Addr()+"/"); status != http.StatusOK || body != "hello" {
-		t.Errorf("got %d %s", status, body)
-	}
-	begin := time.Now()
-	cancel()
-	if err := s.Wait(); err != nil {
-		t.Error(err)
-	}
-	if took := time.Since(begin); took > 4*time.Second {
-		t.Errorf("draining with the platform away took %v", took)
+	if quickest > 4*time.Second {
+		t.Errorf("draining with the platform away took %v and more, each of three times", quickest)
 	}
 }
 

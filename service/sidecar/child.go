@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -19,8 +20,15 @@ type child struct {
 	told  bool          // it was asked to end; used by stop alone
 }
 
-// freePort returns an address on loopback on which nothing listens now.
+// freePort returns an address on loopback on which nothing listens now. It lies below the ports that kernels choose from, so that
+// nobody is given it before the neighbour listens.
 func freePort() (string, error) {
+	for range 100 {
+		if l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(10_000))); err == nil {
+			defer l.Close()
+			return l.Addr().String(), nil
+		}
+	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return "", err

@@ -103,7 +103,7 @@ func events(w http.ResponseWriter, r *http.Request, data []byte) {
 // wait returns once the registry has heard a request of that method with all parts in it.
 func (p *platform) wait(t *testing.T, method string, parts ...string) {
 	t.Helper()
-	late := time.After(10 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		p.mu.Lock()
 		for _, h := range p.heard {
@@ -172,9 +172,9 @@ func begin(t *testing.T, c Config) *Sidecar {
 
 func await(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for late := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for late := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(late) {
-			t.Fatalf("%s did not come within 10 s", what)
+			t.Fatalf("%s did not come within a minute", what)
 		}
 	}
 }
@@ -197,7 +197,7 @@ func via(t *testing.T, s *Sidecar) *http.Client {
 	}
 	tr := &http.Transport{Proxy: http.ProxyURL(at), DisableCompression: true}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 20 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 type reply struct {
@@ -232,7 +232,7 @@ func do(t *testing.T, c *http.Client, method, at string, body io.Reader, header 
 }
 
 // once is a client without kept connections.
-var once = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+var once = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 
 func TestTheTableOfEndpoints(t *testing.T) {
 	var sick bool
