@@ -135,7 +135,7 @@ func TestExpiredFaultsAreRemovedByChaos(t *testing.T) {
 
 func TestRunReapsAndEnds(t *testing.T) {
 	x := open(t)
-	f, err := x.Add(t.Context(), Fault{Rules: rules, Expires: time.Now().Add(100 * time.Millisecond)})
+	f, err := x.Add(t.Context(), Fault{Rules: rules, Expires: time.Now().Add(2 * time.Second)})
 	if err != nil {
 		t.Fatal(err)
 	}
