@@ -173,6 +173,7 @@ func (p *survivors) live(t *testing.T, i int, early bool) {
 		}
 	}
 	span := time.Duration(rand.IntN(60)+1) * time.Millisecond
+	writes := 1 + rand.IntN(300) // that are acknowledged before a victim that is not killed early is killed, however slow the disk is
 	if early {
 		timer := time.AfterFunc(span*2, kill)
 		defer timer.Stop()
@@ -208,18 +209,21 @@ func (p *survivors) live(t *testing.T, i int, early bool) {
 					t.Errorf("%s: record %q, acknowledged %s, is gone", when, r, before)
 				}
 			}
-			if !early {
-				timer := time.AfterFunc(span, kill)
-				defer timer.Stop()
-			}
 		case "put":
 			p.tables[f[1]+" "+f[2]] = n
 			p.acked++
+			writes--
 		case "app":
 			acked[f[1]+" "+f[2]] = true
 			p.acked++
+			writes--
 		default:
 			t.Fatalf("%s: line %q", when, line)
+		}
+		if !early && writes == 0 {
+			writes = -1
+			timer := time.AfterFunc(span/20, kill)
+			defer timer.Stop()
 		}
 	}
 	for r := range acked {

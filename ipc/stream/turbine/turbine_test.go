@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -131,7 +132,7 @@ func await(t *testing.T, got chan map[string]any, claim, want string) {
 	if err := json.Unmarshal([]byte(want), &w); err != nil {
 		t.Fatal(err)
 	}
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		select {
 		case last = <-got:
@@ -169,8 +170,8 @@ func TestInstancesAreReadOnceForAllReadersAndOnlyAsLongAsThereAreAny(t *testing.
 		if _, open := one.counts(); open == 0 {
 			break
 		}
-		if time.Since(began) > 10*time.Second {
-			t.Fatal("10 s after the last reader left the instance's stream is still read")
+		if time.Since(began) > time.Minute {
+			t.Fatal("a minute after the last reader left the instance's stream is still read")
 		}
 	}
 }
@@ -200,8 +201,8 @@ func TestSpringsPathIsTriedWhereTheUsualOneHasNothing(t *testing.T) {
 	}
 	c.follow(nil) // it leaves the registry
 	for began := time.Now(); c.speakers("A") != 0; time.Sleep(time.Millisecond) {
-		if time.Since(began) > 10*time.Second {
-			t.Fatal("10 s after the instance left the registry what it said still counts")
+		if time.Since(began) > time.Minute {
+			t.Fatal("a minute after the instance left the registry what it said still counts")
 		}
 	}
 	c.close()
@@ -269,7 +270,7 @@ func TestAStreamWithNothingToAddUpPings(t *testing.T) {
 	}
 	defer resp.Body.Close()
 	buf := make([]byte, 16)
-	if _, err := bufio.NewReader(resp.Body).Read(buf); err != nil || string(buf) != ": ping\n\nping: \n\n" {
+	if _, err := io.ReadFull(resp.Body, buf); err != nil || string(buf) != ": ping\n\nping: \n\n" {
 		t.Errorf("got %q, %v", buf, err)
 	}
 }
