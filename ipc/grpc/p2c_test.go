@@ -2,6 +2,7 @@ package ipcgrpc
 
 import (
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,6 +51,44 @@ func reportsCount(t *testing.T) {
 	if n := picked(1000); n > 300 {
 		t.Errorf("the instance at 95 %% of its load got %d of 1000 calls, that at 5 %% the others; want at most 300", n)
 	}
+}
+
+// TestASlowInstanceGetsLittle makes calls of which those to one of four instances take long, where nothing else takes time.
+func TestASlowInstanceGetsLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &p2c{began: time.Now(), bal: balance.New(balance.Config{})}
+		var list []roadbed.Instance
+		ready := map[string]balancer.Picker{}
+		took := map[balancer.SubConn]time.Duration{}
+		calls := map[balancer.SubConn]int{}
+		for i, d := range []time.Duration{50 * time.Millisecond, time.Millisecond, time.Millisecond, time.Millisecond} {
+			id, c := fmt.Sprint(i), &connection{}
+			list = append(list, roadbed.Instance{ID: id, Host: id, Port: 1, Status: roadbed.Up})
+			ready[id+":1"], took[c] = c, d
+		}
+		b.bal.Update(list, b.now())
+		p := &picker{b, ready}
+		for range 400 {
+			r, err := p.Pick(balancer.PickInfo{Ctx: context.Background()})
+			if err != nil {
+				t.Fatal(err)
+			}
+			calls[r.SubConn]++
+			time.Sleep(took[r.SubConn])
+			r.Done(balancer.DoneInfo{BytesReceived: true})
+		}
+		for c, n := range calls {
+			switch {
+			case took[c] > time.Millisecond && n > 50:
+				t.Errorf("the slow instance got %d of 400 calls; want at most half of its share, 50", n)
+			case took[c] == time.Millisecond && n < 60:
+				t.Errorf("a fast instance got %d of 400 calls; want at least 60", n)
+			}
+		}
+		if len(calls) < 3 {
+			t.Errorf("%d instances got calls, want the three fast ones at least", len(calls))
+		}
+	})
 }
 
 func TestReportsOfLoad(t *testing.T) {
