@@ -319,6 +319,7 @@ func TestALongBodyPassesInConstantMemory(t *testing.T) {
 	if n != size || err != nil {
 		t.Errorf("got %d bytes, %v", n, err)
 	}
+	t.Logf("%d MiB each way allocated %d KiB", size>>20, (after.TotalAlloc-before.TotalAlloc)>>10)
 	if grown := after.TotalAlloc - before.TotalAlloc; grown > 4<<20 && !raceEnabled { // client and origin take their part of it
 		t.Errorf("%d MiB each way allocated %d KiB in all, want less than 4 MiB", size>>20, grown>>10)
 	}
@@ -385,6 +386,9 @@ func TestAnIdleConnectionCostsLessThan6KiB(t *testing.T) {
 		}
 	}
 	each := (use()-before)/n - client
+	for end := time.Now().Add(time.Minute); each > 6<<10 && !raceEnabled && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+		each = (use()-before)/n - client // those that were used last give their buffers back a moment later
+	}
 	t.Logf("%d bytes each, and %d for the client's end", each, client)
 	if each > 6<<10 && !raceEnabled {
 		t.Errorf("an idle connection takes %d bytes, want less than 6 KiB", each)
