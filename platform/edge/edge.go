@@ -5,8 +5,8 @@
 //
 // A [Gateway] puts together what the packages beneath do: listen takes connections, http1, http2 and nethttp are the engines that
 // speak HTTP, filter is the chain that each request passes, standard, auth, shed and ratelimit hold its filters, route decides
-// who answers, origin has it answered, region has users served by another region's edges, push holds connections to clients,
-// and accesslog tells of everything.
+// who answers, origin has it answered, region has users served by another region's edges, vouch says whom the edge believes over
+// TLS, push holds connections to clients, and accesslog tells of everything.
 //
 // # Routes
 //
