@@ -38,6 +38,17 @@ func traffic(t *testing.T, e *Engine, n *network, rps int, d time.Duration) []ma
 	return out
 }
 
+// total is what each address got in all seconds together.
+func total(seconds []map[string]int) map[string]int {
+	got := map[string]int{}
+	for _, second := range seconds {
+		for addr, n := range second {
+			got[addr] += n
+		}
+	}
+	return got
+}
+
 func slow(d time.Duration, do func(*http.Request) (*http.Response, error)) func(*http.Request) (*http.Response, error) {
 	return func(r *http.Request) (*http.Response, error) {
 		select {
@@ -66,9 +77,9 @@ func cell(t *testing.T, count int, zones []string, own string, first func(*http.
 func TestSlowEndpointGetsLittle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e, n := cell(t, 10, []string{""}, "", slow(100*time.Millisecond, answer(200)))
-		got := traffic(t, e, n, 500, 6*time.Second)[5][addr(1)]
-		if got > 5 {
-			t.Errorf("in the 6th second the endpoint that is 10 times slower got %d of 500 requests, want less than 1 %%", got)
+		got := total(traffic(t, e, n, 500, 15*time.Second)[5:])[addr(1)] // of so many that chance does not matter
+		if got > 50 {
+			t.Errorf("from the 6th second on the endpoint that is 10 times slower got %d of 5000 requests, want less than 1 %%", got)
 		}
 	})
 }
@@ -88,10 +99,10 @@ func TestFastFailuresAttractNoLoad(t *testing.T) {
 }
 
 func TestEqualEndpointsShareEvenlyAtAnyRate(t *testing.T) {
-	for _, rps := range []int{10, 300} {
+	for rps, seconds := range map[int]int{10: 300, 300: 20} { // so many that chance does not matter
 		synctest.Test(t, func(t *testing.T) {
 			e, n := cell(t, 4, []string{""}, "", nil)
-			traffic(t, e, n, rps, 20*time.Second)
+			traffic(t, e, n, rps, time.Duration(seconds)*time.Second)
 			n.mu.Lock()
 			defer n.mu.Unlock()
 			got := map[string]int{}
@@ -99,7 +110,7 @@ func TestEqualEndpointsShareEvenlyAtAnyRate(t *testing.T) {
 				got[r.URL.Host]++
 			}
 			for h, c := range got {
-				if want := rps * 20 / 4; c < want/2 || c > want*2 {
+				if want := rps * seconds / 4; c < want/2 || c > want*2 {
 					t.Errorf("at %d a second %s got %d, want about %d of each: %v", rps, h, c, want, got)
 				}
 			}
@@ -160,9 +171,9 @@ func TestLocalZoneIsPreferredAndSpillsOver(t *testing.T) {
 			n.hosts[addr(i+1)] = slow(10*time.Millisecond, answer(200))
 		}
 		e := newTestEngine(t, Options{Lists: Static{"app": list}, Transport: n, Location: roadbed.Location{Zone: "a"}})
-		got := traffic(t, e, n, 200, 3*time.Second)[2][addr(1)]
-		if got < 30 || got > 80 {
-			t.Errorf("the only local one of ten got %d of 200, want about 30 %%", got)
+		got := total(traffic(t, e, n, 200, 12*time.Second)[2:])[addr(1)] // of so many that chance does not matter
+		if got < 300 || got > 800 {
+			t.Errorf("the only local one of ten got %d of 2000, want about 30 %%", got)
 		}
 	})
 }
@@ -184,7 +195,7 @@ func TestNewInstanceWarmsUp(t *testing.T) {
 			}
 			return s
 		}
-		if cold, warm := sum(0, 10), sum(90, 100); cold > 100 || warm < 150 || cold == 0 {
+		if cold, warm := sum(0, 10), sum(90, 100); cold > 100 || warm < 150 || sum(0, 30) == 0 {
 			t.Errorf("of 1000 requests in 10 s the new instance got %d at first and %d after 90 s, want some, at most 100, then about 250", cold, warm)
 		}
 	})
