@@ -31,7 +31,8 @@ func (s *Store) Handler() http.Handler {
 
 // Mount puts the properties on an API, under /config/v1, and beside it what other systems' clients ask for:
 //
-//	GET    resolve     what a caller sees, by scope and ?prefix=; with ?explain=true why, with ?interpolate=true with
+//	GET    resolve     what a caller sees, by scope and ?prefix=; what is for edges other apps see if the prefix begins with
+//	                   edge., but with ?explain=true, which says why one sees what without; with ?interpolate=true with
 //	                   every ${reference} replaced, with ?scopeOrder=platform|netflix in that order of precedence;
 //	                   with ?index=rev&wait=5m once it differs from what it was at that revision, or the time is over
 //	GET    watch       the same as server-sent events: snapshot, change, hash
@@ -166,6 +167,9 @@ func (s *Store) getResolve(w http.ResponseWriter, r *http.Request) error {
 	ix, scope, prefix := s.index.Load(), s.known(scopeOf(r)), r.URL.Query().Get("prefix")
 	s.meet(scope, false)
 	c := asCaller(scope, order)
+	if !flag(r, "explain") { // which tells what a process gets that asks for everything
+		c = c.asking(prefix)
+	}
 	if r.URL.Query().Has("index") {
 		if err := s.longPoll(r, c, prefix); err != nil {
 			return err

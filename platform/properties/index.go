@@ -49,6 +49,8 @@ type record struct {
 
 	via  *Rollout // nil = it is stored
 	gone bool     // of a roll-out: the stored record of the same ID is not there
+
+	edges bool // it is for edges alone
 }
 
 // want is what a record wants of one field of a caller.
@@ -68,24 +70,48 @@ func newRecord(p Property) *record {
 			r.rank[order] |= 1 << rank[i]
 		}
 	}
+	r.edges = strings.HasPrefix(p.Key, edgePrefix) && p.App == "" && p.Cluster == "" && p.AMI == "" && p.Group == "" && p.Instance == ""
 	return r
 }
+
+// The edge's own properties begin with edgePrefix: its routes, which may have a megabyte, its secrets, its limits. They are
+// written for every zone or region, or for everybody, and only edges read them. A record of such a key that does not say
+// whose it is, by app, cluster, image, server group or instance, is as if it were for the app edge.
+const (
+	edgeApp    = "edge"
+	edgePrefix = "edge."
+)
 
 // caller is who asks, ready to be matched.
 type caller struct {
 	order Order
 	field [len(fieldNames)]string // lower case
+	edges bool                    // it is told what is for edges alone
 }
 
+// asCaller returns who asks from s. Who does not say which app it is may be an edge, or a person.
 func asCaller(s config.Scope, order Order) *caller {
 	c := &caller{order: order}
 	for i, f := range fields(s) {
 		c.field[i] = strings.ToLower(f)
 	}
+	c.edges = c.field[appField] == "" || c.field[appField] == edgeApp
 	return c
 }
 
+// asking returns c as it asks for the keys that start with prefix alone: what is for edges it is told if it names that.
+func (c *caller) asking(prefix string) *caller {
+	c.edges = c.edges || strings.HasPrefix(prefix, edgePrefix)
+	return c
+}
+
+// misses reports whether c is not told of r because r is for edges alone.
+func (c *caller) misses(r *record) bool { return r.edges && !c.edges }
+
 func (r *record) matches(c *caller) bool {
+	if c.misses(r) {
+		return false
+	}
 	for _, w := range r.wants {
 		if !slices.Contains(w.any, c.field[w.field]) {
 			return false
@@ -414,6 +440,8 @@ func (ix *index) explain(key string, scope config.Scope, order Order) []Candidat
 		case d.Matches && hidden[r.ID] != nil:
 			d.Matches, d.RolloutID = false, hidden[r.ID].ID
 			d.Reason = "is deleted by a roll-out that has reached the caller"
+		case c.misses(r):
+			d.Reason = "is for the edge, as every " + edgePrefix + "* that names no app is; the caller says appId " + scope.App
 		case !d.Matches && scoped.matches(c):
 			d.Reason = "is of a roll-out that has not reached the caller"
 		case !d.Matches:

@@ -113,7 +113,8 @@ func asRegistered(i roadbed.Instance) config.Scope {
 // taken to fit.
 func (r *Rollout) concerns(c *caller) bool {
 	return slices.ContainsFunc(r.Changes, func(e Edit) bool {
-		return !slices.ContainsFunc(newRecord(e.Record).wants, func(w want) bool {
+		rec := newRecord(e.Record)
+		return !c.misses(rec) && !slices.ContainsFunc(rec.wants, func(w want) bool {
 			return !slices.Contains(w.any, c.field[w.field]) && (c.field[w.field] != "" || w.field == instanceField || w.field == appField)
 		})
 	})
@@ -122,13 +123,18 @@ func (r *Rollout) concerns(c *caller) bool {
 // expanded returns what readers that resolve by themselves are told: the stored records of these apps and of none, or of
 // all if ok is false, whose keys start with prefix, with what roll-outs show as ordinary records. Those for everybody
 // stand in place of the stored ones; for instances that one has reached there is a record of the value they see, scoped
-// to exactly those.
+// to exactly those. What is for edges alone is told to readers of other apps if prefix names it.
 func (s *Store) expanded(ix *index, order Order, apps []string, ok bool, prefix string) []*record {
 	var records, everyone []*record
 	replaced := map[string]bool{} // ids
 	staged := map[string]bool{}   // keys
+	edges := !ok || !slices.ContainsFunc(apps, func(app string) bool { return app != "" })
+	for _, app := range apps {
+		edges = edges || app != "" && asCaller(config.Scope{App: app}, order).asking(prefix).edges
+	}
 	take := func(r *record) {
 		switch {
+		case r.edges && !edges:
 		case r.via == nil:
 			records = append(records, r)
 		case !r.via.everyone():

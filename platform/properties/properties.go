@@ -41,6 +41,7 @@
 //   - With a revision given, a write succeeds only if nobody wrote in between.
 //   - Reads and watches go on while the engine is away, marked with X-Config-Stale; writes are refused.
 //   - A watcher hears only what changes for it, and after a break resumes without a full copy if nothing did.
+//   - What is for edges, a key edge.* whose record says not whose it is, goes to other apps only if they ask for it by name.
 //   - A sensitive value leaves only by what processes read, to those who use it; never by list, history or the ledger.
 //   - Deleting many properties at once needs a confirmation that names exactly those.
 //   - A roll-out reaches nobody less until it is rolled back, whoever steers it: one node does, another takes over within
@@ -573,7 +574,7 @@ func (s *Store) Resolve(caller config.Scope) (config.Snapshot, error) {
 
 // Value returns the winning value of one key for a caller.
 func (s *Store) Value(caller config.Scope, key string) (string, bool) {
-	r := s.index.Load().winner(key, asCaller(s.known(caller), s.order))
+	r := s.index.Load().winner(key, asCaller(s.known(caller), s.order).asking(key))
 	if r == nil {
 		return "", false
 	}

@@ -166,7 +166,8 @@ func (s *Store) getWatch(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	scope := s.known(scopeOf(r))
-	me := &watch{s: s, c: asCaller(scope, order), prefix: r.URL.Query().Get("prefix")}
+	prefix := r.URL.Query().Get("prefix")
+	me := &watch{s: s, c: asCaller(scope, order).asking(prefix), prefix: prefix}
 	first, err := me.begin(r.Header.Get("Last-Event-ID"))
 	if err != nil {
 		return err
