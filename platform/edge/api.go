@@ -17,7 +17,7 @@ func (g *Gateway) Mount(s *api.Surface) {
 	g.regions.Mount(s)
 	c := route.Control{
 		Table: g.table.Load, Surgery: g.surgery.Load,
-		Config: func() route.Config { return g.routes(nil) }, Store: g.store,
+		Config: func() route.Config { return g.routes(nil) }, Reader: &g.reader, Store: g.store,
 		Written: func() (route.Settings, []route.Object, string) {
 			g.mu.Lock()
 			defer g.mu.Unlock()

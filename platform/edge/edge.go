@@ -143,7 +143,11 @@ type Gateway struct {
 
 	panics *filter.Panics
 
-	mu      sync.Mutex        // guards what follows, from most of which table is built
+	reader    route.Reader
+	compiling sync.Mutex    // held while documents of routes are read and compiled; taken before mu
+	news      chan struct{} // holds a token while what is asked for, or a program that was lacking, is yet to be compiled
+
+	mu      sync.Mutex        // guards what follows, from most of which table is built; held for a moment
 	doors   map[*Door]bool    // that are open
 	allShut chan struct{}     // closed once none is open any more; nil: nobody waits for that
 	known   []string          // apps in the registry
@@ -152,6 +156,8 @@ type Gateway struct {
 	asked   map[string]string // the newest documents of routes, by property
 	objects []route.Object    // of the Gateway API in the documents in force, and what has become of them
 	refused string            // why the newest documents are not in force; empty when they are
+
+	programmed int // how often programs have changed
 }
 
 // New returns a gateway without routes.
@@ -160,7 +166,7 @@ func New(c Config) *Gateway {
 		c.Log = slog.Default()
 	}
 	g := &Gateway{
-		ready: make(chan struct{}), panics: filter.NewPanics(c.Meter, c.Log), calls: c.Calls, discovery: c.Discovery, props: c.Properties, store: c.Store, log: c.Log, meter: c.Meter,
+		ready: make(chan struct{}), news: make(chan struct{}, 1), panics: filter.NewPanics(c.Meter, c.Log), calls: c.Calls, discovery: c.Discovery, props: c.Properties, store: c.Store, log: c.Log, meter: c.Meter,
 		access:  accesslog.New(accesslog.Config{File: c.AccessLog, Region: c.Location.Region, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		origins: origin.New(origin.Config{Calls: c.Calls, Properties: c.Properties, Meter: c.Meter, Log: c.Log}),
 		push:    push.New(push.Config{Properties: c.Properties, Meter: c.Meter, Peers: c.Properties.List("edge.push.peers", nil).Get, Log: c.Log}),
@@ -227,7 +233,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 			g.leave()
 		}
 	})()
-	defer g.props.Prefix(route.RoutesProperty, g.setRoutes)()
+	defer g.props.Prefix(route.RoutesProperty, g.askRoutes)()
+	g.setRoutes() // at once, for an edge without them is not ready
 	defer g.props.Prefix(route.SurgicalProperty, g.setSurgery)()
 	defer g.leaving.out.OnChange(func(bool, bool) { g.leave() })()
 	defer g.registered.on.OnChange(func(bool, bool) { g.registered.follow(); g.leave() })()
@@ -252,6 +259,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	parts.Go(func() { loop(ctx, "push", g.push.Run) })        //nolint:errcheck // it only ends with ctx
 	parts.Go(func() { loop(rest, "shed", g.shed.Run) })       //nolint:errcheck // as above
 	parts.Go(func() { loop(rest, "regions", g.regions.Run) }) //nolint:errcheck // as above
+	parts.Go(func() { g.followRoutes(rest) })
 	parts.Go(func() {
 		select {
 		case <-ctx.Done():
@@ -335,44 +343,75 @@ func (g *Gateway) setPrograms(all map[string]string) {
 	g.programs.Set(all)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.refused != "" || len((&route.Document{Objects: g.objects}).Mistaken()) > 0 {
-		g.compile(g.asked)
+	g.programmed++
+	if g.lacking() {
+		g.announce()
 	}
 }
 
-// setRoutes takes the documents of routes into force, all together, or says why it does not.
-func (g *Gateway) setRoutes(all map[string]string) {
+// lacking reports whether routes that are asked for are not in force. The caller holds mu.
+func (g *Gateway) lacking() bool {
+	return g.refused != "" || len((&route.Document{Objects: g.objects}).Mistaken()) > 0
+}
+
+// askRoutes has the documents of routes be these, all together, as soon as they are compiled.
+func (g *Gateway) askRoutes(all map[string]string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.asked = all
+	g.announce()
+}
+
+func (g *Gateway) announce() {
+	select {
+	case g.news <- struct{}{}:
+	default:
+	}
+}
+
+// followRoutes takes what is asked for into force until ctx ends. It has a goroutine of its own: to read a long document takes a
+// second, for which nobody is to wait who brings something else.
+func (g *Gateway) followRoutes(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-g.news:
+			g.setRoutes()
+		}
+	}
+}
+
+// setRoutes takes the documents of routes that are asked for into force, or says why it does not.
+func (g *Gateway) setRoutes() {
+	g.compiling.Lock()
+	defer g.compiling.Unlock()
+	select {
+	case <-g.news: // the newest are looked at below
+	default:
+	}
+	for g.trySetRoutes() {
+	}
+}
+
+// trySetRoutes is setRoutes for who holds compiling. It reports true if there are other programs by now, and routes that may have
+// lacked one.
+func (g *Gateway) trySetRoutes() (again bool) {
+	g.mu.Lock()
+	all, apps, programmed := g.asked, g.apps, g.programmed
+	g.mu.Unlock()
+	doc, t, err := g.compile(all, apps)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	defer g.panics.Catch("routes", func(err error) { g.refused = err.Error() })
-	g.asked = all
-	g.compile(all)
-}
-
-// compile is setRoutes for who holds mu.
-func (g *Gateway) compile(all map[string]string) {
 	g.written = g.written.With(route.RoutesProperty, all)
-	doc, err := route.ParseAll(g.written.Texts())
-	var t *route.Table
-	if err == nil {
-		c := g.routes(g.table.Load())
-		c.Apps = g.apps
-		if t, err = doc.Table(c); err == nil {
-			err = t.Hold(doc.Tests)
-			if err != nil && len(g.table.Load().Routes()) == 0 {
-				// An edge that has just begun may not know all apps. No routes at all would be worse.
-				g.log.Warn("tests of the routes do not hold; there are no others to keep, so they are in force all the same", "why", err)
-				err = nil
-			}
-		}
-	}
 	if err != nil {
 		g.refused = err.Error()
 		g.log.Warn("routes refused, the old ones stay", "why", err)
 		for _, name := range route.Mistaken(err) {
 			g.props.Refuse(name, all[name], err)
 		}
-		return
+		return g.programmed != programmed
 	}
 	g.refused, g.objects = "", doc.Objects
 	if mistakes := doc.Mistaken(); len(mistakes) > 0 {
@@ -382,8 +421,28 @@ func (g *Gateway) compile(all map[string]string) {
 			g.props.Refuse(name, all[name], err)
 		}
 	}
-	g.table.Store(t)
+	g.table.Store(t.WithApps(g.apps)) // others may be there by now
 	g.shed.RoutesRank(slices.ContainsFunc(t.Routes(), func(r route.Route) bool { return r.Priority != 0 }))
+	return g.lacking() && g.programmed != programmed
+}
+
+// compile reads documents and makes a table of all their routes.
+func (g *Gateway) compile(all map[string]string, apps []string) (doc *route.Document, t *route.Table, err error) {
+	defer g.panics.Catch("routes", func(e error) { err = e })
+	if doc, err = g.reader.ParseAll(route.Settings(all).Texts()); err != nil {
+		return nil, nil, err
+	}
+	c := g.routes(g.table.Load())
+	c.Apps = apps
+	if t, err = doc.Table(c); err != nil {
+		return nil, nil, err
+	}
+	if err = t.Hold(doc.Tests); err != nil && len(g.table.Load().Routes()) == 0 {
+		// An edge that has just begun may not know all apps. No routes at all would be worse.
+		g.log.Warn("tests of the routes do not hold; there are no others to keep, so they are in force all the same", "why", err)
+		err = nil
+	}
+	return doc, t, err
 }
 
 // setRegions takes regions into force. While there is none, no request passes their filters.

@@ -35,7 +35,13 @@ type house struct {
 }
 
 // route makes document the only one of routes.
-func (h *house) route(document string) { h.setRoutes(map[string]string{"edge.routes": document}) }
+func (h *house) route(document string) { h.write(map[string]string{"edge.routes": document}) }
+
+// write makes these all documents of routes, and waits until they are in force.
+func (h *house) write(all map[string]string) {
+	h.askRoutes(all)
+	h.setRoutes()
+}
 
 func newHouse(t testing.TB, backends map[string]http.Handler) *house {
 	t.Helper()

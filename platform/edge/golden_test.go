@@ -49,5 +49,15 @@ func TestAGatewayAPIObjectIsServedOnceTheProgramItNamesIsThere(t *testing.T) {
 		t.Errorf("got %q and %+v, want the second object not accepted, and nothing refused", h.refused, h.objects)
 	}
 	h.setPrograms(map[string]string{"edge.program.stamp": `{"kind": "cel", "text": "true"}`})
+	select {
+	case <-h.news: // on which Run has them compiled
+		h.setRoutes()
+	default:
+		t.Fatal("a new program has nobody look at the routes again")
+	}
 	answers("with it", 200, 200)
+	h.setPrograms(map[string]string{"edge.program.other": `{"kind": "cel", "text": "true"}`})
+	if len(h.news) != 0 {
+		t.Error("a program that no route lacked has all of them compiled")
+	}
 }

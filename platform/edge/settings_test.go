@@ -93,7 +93,7 @@ func TestWhatTheEdgeCannotUseIsToldToTheServer(t *testing.T) {
 	props, set, acks := acknowledged(t)
 	h := newHouseWith(t, props, map[string]http.Handler{"hello": http.NotFoundHandler()})
 	h.calls.Command("hello", ipc.Settings{})
-	defer h.props.Prefix("edge.routes", h.setRoutes)() // as Run does
+	defer h.props.Prefix("edge.routes", h.write)()
 	await := func(key, says string) {
 		t.Helper()
 		for {

@@ -30,6 +30,7 @@ type Control struct {
 	Table   func() *Table
 	Surgery func() *Surgery
 	Config  func() Config // to check new documents with
+	Reader  *Reader       // which who takes them into force reads them with, too
 
 	// Written returns the properties as they are now, whether in force or not, what has become of the objects of the
 	// Gateway API in those that are in force, and why the newest are not; empty if they are.
@@ -209,7 +210,7 @@ func (c *Control) try(text string) ([]Outcome, error) {
 	}
 	if len(all) == 0 {
 		written, _, _ := c.Written()
-		doc, err := ParseAll(written.Texts())
+		doc, err := c.Reader.ParseAll(written.Texts())
 		if err != nil {
 			return nil, err
 		}

@@ -24,7 +24,7 @@ func controlled(t *testing.T, settings Settings) *httptest.Server {
 	t.Helper()
 	config := Config{Apps: []string{"hello"}}
 	c := &Control{
-		Config:  func() Config { return config },
+		Config: func() Config { return config }, Reader: &Reader{},
 		Written: func() (Settings, []Object, string) { return settings, nil, "" },
 		Table: func() *Table {
 			doc, err := ParseAll(settings.Texts())
@@ -169,7 +169,7 @@ func writing(t *testing.T) (*written, string) {
 		return s, doc.Objects, ""
 	}
 	c := &Control{
-		Config: func() Config { return Config{} }, Written: now, Store: api.Client{Base: store.URL},
+		Config: func() Config { return Config{} }, Reader: &Reader{}, Written: now, Store: api.Client{Base: store.URL},
 		Table: func() *Table {
 			s, _, _ := now()
 			doc, err := ParseAll(s.Texts())

@@ -239,7 +239,7 @@ func passed(err error) error {
 // check says what would be different with documents in place of those in force, of which key is new. Objects of the Gateway
 // API must have no mistakes in that one, and no others in the rest than they have now.
 func (c *Control) check(key string, now Settings, objects []Object) (RoutesChange, error) {
-	doc, err := ParseAll(now.Texts())
+	doc, err := c.Reader.ParseAll(now.Texts())
 	if err != nil {
 		return RoutesChange{}, api.Problem(http.StatusUnprocessableEntity, "%v", err)
 	}

@@ -46,6 +46,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
@@ -260,25 +261,74 @@ func Parse(name, text string) (*Document, error) { return ParseAll([]Text{{name,
 
 // ParseAll is Parse for several documents that hold together: ids are unique in all of them, and objects of the Gateway
 // API find each other.
-func ParseAll(texts []Text) (*Document, error) {
+func ParseAll(texts []Text) (*Document, error) { return (&Reader{}).ParseAll(texts) }
+
+// Reader is [ParseAll] that remembers what the texts say that it was last given, and was given before: a document that is first
+// checked and then taken into force is read once, and a change of one is not the reading of all. Its methods may be called
+// from many goroutines; none waits for another's reading.
+type Reader struct {
+	mu           sync.Mutex
+	last, before map[Text]*reading
+}
+
+// reading is what one text says by itself. It does not change.
+type reading struct {
+	doc  Document // its routes and tests
+	from decoder  // with the mistakes, and the objects that are yet to be told from each other
+	err  error    // of which not even the form is right
+}
+
+func read(t Text) *reading {
+	r := &reading{from: decoder{name: t.Name}}
+	trees, err := readTrees(t.Text)
+	if err != nil {
+		r.err = unreadable(t.Name, err)
+	}
+	for _, t := range trees {
+		r.from.document(t, &r.doc)
+	}
+	return r
+}
+
+// readings returns what each text says.
+func (r *Reader) readings(texts []Text) []*reading {
+	all, said := make([]*reading, len(texts)), make(map[Text]*reading, len(texts))
+	r.mu.Lock()
+	last, before := r.last, r.before
+	r.mu.Unlock()
+	for i, t := range texts {
+		if all[i] = last[t]; all[i] == nil {
+			all[i] = before[t]
+		}
+		if all[i] == nil {
+			all[i] = read(t)
+		}
+		said[t] = all[i]
+	}
+	r.mu.Lock()
+	r.last, r.before = said, r.last
+	r.mu.Unlock()
+	return all
+}
+
+// ParseAll is the function of that name.
+func (r *Reader) ParseAll(texts []Text) (*Document, error) {
 	doc := &Document{}
 	g := &gateways{doc: doc, named: map[string]*Object{}, classes: map[string][]listener{}, labels: map[string]*node{}}
 	var mistakes []error
 	var readers []*decoder
-	for _, t := range texts {
-		trees, err := readTrees(t.Text)
-		if err != nil {
-			mistakes = append(mistakes, unreadable(t.Name, err))
+	for _, t := range r.readings(texts) {
+		if t.err != nil {
+			mistakes = append(mistakes, t.err)
 			continue
 		}
-		d := &decoder{name: t.Name}
-		for _, t := range trees {
-			d.document(t, doc)
-		}
+		doc.Routes, doc.Tests = append(doc.Routes, t.doc.Routes...), append(doc.Tests, t.doc.Tests...)
+		d := t.from
+		d.mistakes = slices.Clone(d.mistakes)
 		for _, n := range d.objects {
-			g.add(d, n)
+			g.add(&d, n)
 		}
-		readers = append(readers, d)
+		readers = append(readers, &d)
 	}
 	g.finish()
 	for _, d := range readers {

@@ -3,6 +3,8 @@ package route
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -860,10 +862,102 @@ func BenchmarkParse10000(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	benchmarkParse(b, string(text))
+}
+
+func BenchmarkParseYAML10000(b *testing.B) { benchmarkParse(b, yamlOf(many(10_000))) }
+
+func benchmarkParse(b *testing.B, text string) {
 	b.SetBytes(int64(len(text)))
+	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := Parse("routes", string(text)); err != nil {
+		if _, err := Parse("routes", text); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// yamlOf writes routes that [many] makes as a person does.
+func yamlOf(routes []Route) string {
+	var b strings.Builder
+	for _, r := range routes {
+		fmt.Fprintf(&b, "- id: %s\n  match:\n", r.ID)
+		if r.Match.Hosts != nil {
+			fmt.Fprintf(&b, "    hosts: ['%s']\n", r.Match.Hosts[0])
+		}
+		switch p := r.Match.Path; {
+		case p.Exact != "":
+			fmt.Fprintf(&b, "    path: {exact: %s}\n", p.Exact)
+		default:
+			fmt.Fprintf(&b, "    path: {prefix: %s}\n", p.Prefix)
+		}
+		for _, h := range r.Match.Headers {
+			fmt.Fprintf(&b, "    headers: [{name: %s, exact: \"%s\"}]\n", h.Name, *h.Exact)
+		}
+		for _, f := range r.Filters {
+			fmt.Fprintf(&b, "  filters: [{stripPrefix: %d}] # what the app does not know\n", f.StripPrefix)
+		}
+		fmt.Fprintf(&b, "  backends:\n  - vip: %s\n", r.Backends[0].VIP)
+	}
+	return b.String()
+}
+
+func TestAReaderReadsATextOnce(t *testing.T) {
+	var r Reader
+	one := Text{"edge.routes", "- {id: one, match: {path: {prefix: /one}}, backends: [{vip: a}]}"}
+	two := Text{"edge.routes.two", "- {id: two, match: {path: {prefix: /two}}, backends: [{vip: a}]}"}
+	other := Text{"edge.routes.two", "- {id: three, backends: [{vip: a}]}\n- {id: four, backends: [{vip: a}]}"}
+	wrong := Text{"edge.routes.two", "- {id: two"}
+	ids := func(texts ...Text) (ids []string) {
+		t.Helper()
+		doc, err := r.ParseAll(texts)
+		want, wantErr := ParseAll(texts)
+		if fmt.Sprint(err) != fmt.Sprint(wantErr) {
+			t.Fatalf("%v: got %v, want %v", texts, err, wantErr)
+		}
+		if err != nil {
+			return nil
+		}
+		if !reflect.DeepEqual(doc, want) {
+			t.Fatalf("%v: got %+v, want %+v", texts, doc, want)
+		}
+		for i := range doc.Routes {
+			ids = append(ids, doc.Routes[i].ID)
+		}
+		doc.Routes[0].ID = "somebody else's" // a document belongs to who asked for it
+		return ids
+	}
+	ids(one, two)
+	said := maps.Clone(r.last)
+	ids(one, wrong)
+	ids(one, two)
+	if r.last[one] != said[one] || r.last[two] != said[two] {
+		t.Error("what was read before was read again")
+	}
+	ids(one, other)
+	if r.last[one] != said[one] {
+		t.Error("a change of one text has another read again")
+	}
+	ids(one, other)
+	ids(one, other)
+	if len(r.last) != 2 || len(r.before) != 2 || r.before[two] != nil {
+		t.Error("a text that is used no more is kept")
+	}
+	if got := ids(Text{"edge.routes.b", one.Text}, one); got != nil {
+		t.Errorf("two routes of one id in two documents: got %v, want a mistake", got)
+	}
+}
+
+// A Gateway API object is told from others in all texts, whichever of them were read before.
+func TestAReaderKeepsNoMistakesOfObjects(t *testing.T) {
+	var r Reader
+	object := Text{"edge.routes", "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: a}\nspec: {rules: [{backendRefs: [{name: b, namespace: other}]}]}\n"}
+	grant := Text{"edge.routes.grant", "apiVersion: gateway.networking.k8s.io/v1beta1\nkind: ReferenceGrant\nmetadata: {name: g, namespace: other}\nspec: {from: [{group: gateway.networking.k8s.io, kind: HTTPRoute, namespace: default}], to: [{group: '', kind: Service}]}\n"}
+	for _, texts := range [][]Text{{object}, {object, grant}, {object, object}, {object}, {grant, object}} {
+		got, err := r.ParseAll(texts)
+		want, wantErr := ParseAll(texts)
+		if fmt.Sprint(err) != fmt.Sprint(wantErr) || err == nil && (len(got.Objects) != len(want.Objects) || fmt.Sprint(got.Objects[0].Conditions) != fmt.Sprint(want.Objects[0].Conditions) || !reflect.DeepEqual(got.Routes, want.Routes)) {
+			t.Errorf("%v: got %+v, %v; want %+v, %v", texts, got, err, want, wantErr)
 		}
 	}
 }
