@@ -161,26 +161,30 @@ func (s *Store) fleetNow() fleet {
 	return s.takeFleet(s.discovery.Instances(""))
 }
 
-// registered returns what the registry says of an instance, of that app if it is known.
-func (s *Store) registered(app, id string) (roadbed.Instance, bool) {
-	if s.discovery != nil && app != "" { // at once, whenever it registered
-		list := s.discovery.Instances(app)
-		if i, ok := slices.BinarySearchFunc(list, id, func(i roadbed.Instance, id string) int { return strings.Compare(i.ID, id) }); ok {
+// registered returns what the registry says of a caller, of that app if it says which.
+func (s *Store) registered(caller config.Scope) (roadbed.Instance, bool) {
+	if s.discovery != nil && caller.App != "" { // at once, whenever it registered
+		list := s.discovery.Instances(caller.App)
+		if i, ok := slices.BinarySearchFunc(list, caller.Instance, func(i roadbed.Instance, id string) int { return strings.Compare(i.ID, id) }); ok {
 			return list[i], true
 		}
+		if caller.Zone != "" && caller.Region != "" {
+			return roadbed.Instance{}, false // it lacks too little to go through everybody for it
+		}
 	}
-	i, ok := s.fleetNow()[strings.ToLower(id)]
+	i, ok := s.fleetNow()[strings.ToLower(caller.Instance)]
 	return i, ok
 }
 
 // known fills in what a caller leaves out and its server group, or else the registry, tells.
 func (s *Store) known(caller config.Scope) config.Scope {
-	if caller.Instance == "" || caller.App != "" && caller.Zone != "" && caller.Region != "" {
-		return derive(caller)
+	caller = derive(caller)
+	if caller.Instance == "" {
+		return caller
 	}
-	i, ok := s.registered(caller.App, caller.Instance)
+	i, ok := s.registered(caller)
 	if !ok {
-		return derive(caller)
+		return caller
 	}
 	return derive(over(caller, asRegistered(i)))
 }

@@ -117,6 +117,27 @@ func TestARealReaderDecidesAboutARolloutOfTwoProperties(t *testing.T) {
 	})
 }
 
+func TestTheRegistryTellsWhatACallerLeavesOut(t *testing.T) {
+	s := open(t, t.TempDir())
+	s.setFleet([]roadbed.Instance{{ID: "i-1", App: "api", Group: "api-prod-v042", Location: roadbed.Location{Region: "eu", Zone: "eu-a"}, Metadata: map[string]string{"env": "test", "ami": "img-1"}}})
+	for _, c := range []struct{ says, want config.Scope }{
+		{config.Scope{Instance: "I-1"}, config.Scope{Env: "test", App: "api", Stack: "prod", Region: "eu", Zone: "eu-a", Cluster: "api-prod", Group: "api-prod-v042", AMI: "img-1", Instance: "I-1"}},
+		{config.Scope{App: "api", Region: "us", Zone: "us-a", Instance: "i-1"}, config.Scope{Env: "test", App: "api", Stack: "prod", Region: "us", Zone: "us-a", Cluster: "api-prod", Group: "api-prod-v042", AMI: "img-1", Instance: "i-1"}},
+		{config.Scope{Env: "prod", Group: "api-blue-v007", Instance: "i-1"}, config.Scope{Env: "prod", App: "api", Stack: "blue", Region: "eu", Zone: "eu-a", Cluster: "api-blue", Group: "api-blue-v007", AMI: "img-1", Instance: "i-1"}},
+		{config.Scope{App: "api", Instance: "i-2"}, config.Scope{App: "api", Instance: "i-2"}},
+		{config.Scope{App: "api"}, config.Scope{App: "api"}},
+	} {
+		if got := s.known(c.says); got != c.want {
+			t.Errorf("one who says %+v: got %+v, want %+v", c.says, got, c.want)
+		}
+	}
+	s.must(t, "k", "1", config.Scope{})
+	s.must(t, "k", "2", config.Scope{Group: "api-prod-v042"})
+	if got, _ := get(t, s.Handler(), "/config/v1/resolve?appId=api&region=eu&zone=eu-a&serverId=i-1"); !strings.Contains(got, `"k":"2"`) {
+		t.Errorf("an instance that does not say its server group: got %s, want what is for that", got)
+	}
+}
+
 func TestTheRegistrysNewsAreFollowedOnlyWhileARolloutIsActive(t *testing.T) {
 	inBubble(t, func(t *testing.T, c cell) {
 		s, err := New(t.Context(), Config{Engine: c.engine, Ledger: c.ledger, Log: quiet, Discovery: discovery.New(discovery.Config{Log: quiet})})
