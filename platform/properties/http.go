@@ -390,13 +390,8 @@ func (s *Store) set(w http.ResponseWriter, r *http.Request, p Property) error {
 	}
 	_, existed := s.current(ID(p.Key, p.Scope))
 	out, err := s.Set(allowed(r), p, rev)
-	if errors.Is(err, ErrConflict) || errors.Is(err, ErrExists) {
-		if now, ok := s.Get(ID(p.Key, p.Scope)); ok {
-			w.Header().Set("ETag", tagOf(now.Rev))
-		}
-	}
 	if err != nil {
-		return err
+		return s.conflicting(w, ID(p.Key, p.Scope), err)
 	}
 	answer := Answer{Property: out.mask()}
 	for _, rival := range s.index.Load().rivals(out) {
@@ -413,6 +408,19 @@ func (s *Store) set(w http.ResponseWriter, r *http.Request, p Property) error {
 	}
 	api.WriteJSON(w, answer)
 	return nil
+}
+
+// conflicting adds to the error of a write, if somebody else was faster, what is there now, so that whoever retries need not ask.
+func (s *Store) conflicting(w http.ResponseWriter, id string, err error) error {
+	if !errors.Is(err, ErrConflict) && !errors.Is(err, ErrExists) {
+		return err
+	}
+	now, ok := s.current(id)
+	if !ok {
+		return err
+	}
+	w.Header().Set("ETag", tagOf(now.Rev))
+	return huma.NewError(http.StatusConflict, err.Error(), &huma.ErrorDetail{Message: "it was written by " + now.UpdatedBy, Location: "property", Value: now.audit()})
 }
 
 func decode(w http.ResponseWriter, r *http.Request) (Property, error) {
@@ -466,7 +474,7 @@ func (s *Store) deleteOne(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if err := s.Delete(allowed(r), r.PathValue("id"), rev); err != nil {
-		return err
+		return s.conflicting(w, r.PathValue("id"), err)
 	}
 	w.WriteHeader(http.StatusNoContent)
 	return nil

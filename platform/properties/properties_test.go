@@ -661,6 +661,8 @@ func TestHTTPWrites(t *testing.T) {
 		{"bad type", "PUT", "/properties/" + id, `{"key":"k","value":"x","appId":"api"}`, "", "", 422, "whole number"},
 		{"update", "PUT", "/properties/" + id, `{"key":"k","value":"2","appId":"api"}`, "", "", 200, `"value":"2"`},
 		{"stale update", "PUT", "/properties/" + id, `{"key":"k","value":"3","appId":"api"}`, "If-Match", `"1"`, 409, "read it again"},
+		{"stale update, answered with what is there", "PUT", "/properties/" + id, `{"key":"k","value":"3","appId":"api"}`, "If-Match", `"1"`, 409, `"value":{"propertyId":"` + id + `","key":"k","value":"2"`},
+		{"stale deletion, too", "DELETE", "/properties/" + id, "", "If-Match", `"1"`, 409, `"value":{"propertyId":"` + id + `","key":"k","value":"2"`},
 		{"nonsense precondition", "PUT", "/properties/" + id, `{"key":"k","value":"3","appId":"api"}`, "If-Match", `"x"`, 400, "If-Match"},
 		{"moved scope", "PUT", "/properties/" + id, `{"key":"k","value":"3"}`, "", "", 422, "never change"},
 		{"mistyped scope", "POST", "/properties", `{"key":"k","value":"3","app":"api"}`, "", "", 400, "app"},
