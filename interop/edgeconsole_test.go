@@ -44,6 +44,21 @@ func TestEdgeConsole(t *testing.T) {
 	b.until("and that the other does not answer", `/does not answer/.test(`+text("region-west")+`)`)
 	d.cli("region", "restore", "local", "--ramp", "0")
 	b.until("and that it is back", `/serving\s+–/.test(`+text("region-local")+`)`)
+	d.cli("config", "set", "edge.regions.proposal.local", `{"state":"OPEN","at":"2100-01-01T00:00:00Z","good":40,"expected":100,"sigma":5,"baseline":"the last hour","to":{"west":100}}`)
+	b.until("what is proposed is told", `/local should be evacuated\.[^]*Its users would go to west 100/.test(`+text("proposal-local")+`)`)
+	b.click("approve-local")
+	b.until("who approves it is asked over how long, a minute if nobody says", `document.querySelector('[data-testid="ramp"]')?.value === '60'`)
+	b.fill("ramp", "0")
+	b.fill("why", "interop test, approved")
+	b.settle()
+	b.shot("edge approve")
+	b.click("confirm")
+	b.until("approved, users go at once", `/draining\s+100[^]*west 100[^]*interop test, approved/.test(`+text("region-local")+`)`)
+	if said := d.cli("config", "get", "edge.region.local"); !strings.Contains(said, `"rampSeconds":0`) {
+		t.Errorf("approved over 0 s, the region is %s", said)
+	}
+	d.cli("region", "restore", "local", "--ramp", "0")
+	b.until("and back again", `/serving\s+–/.test(`+text("region-local")+`)`)
 
 	b.fill("explain-url", "/api/home?x=1")
 	b.click("explain-go")

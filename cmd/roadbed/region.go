@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/platform/api"
@@ -48,9 +49,13 @@ each have their own properties: say it to all of them, and give them one edge.re
 	return cmd
 }
 
+func fetchAll(ctx context.Context, client *api.Client) (v edge.RegionsView, err error) {
+	err = client.Do(ctx, http.MethodGet, regionsAt, nil, &v)
+	return v, err
+}
+
 func fetchRegions(ctx context.Context, client *api.Client) ([]edge.RegionView, error) {
-	var v edge.RegionsView
-	err := client.Do(ctx, http.MethodGet, regionsAt, nil, &v)
+	v, err := fetchAll(ctx, client)
 	return v.Regions, err
 }
 
@@ -74,7 +79,13 @@ func (c *cli) regionList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return show(cmd, &l, []string{"REGION", "STATE", "MOVED %", "GOAL %", "TO", "EDGES", "SENT/S", "FAILED %", "WHY"}, func(ctx context.Context) ([]edge.RegionView, error) { return fetchRegions(ctx, client) }, func(r edge.RegionView) []string {
+			problem := ""
+			fetch := func(ctx context.Context) ([]edge.RegionView, error) {
+				v, err := fetchAll(ctx, client)
+				problem = v.Problem
+				return v.Regions, err
+			}
+			err = show(cmd, &l, []string{"REGION", "STATE", "MOVED %", "GOAL %", "TO", "EDGES", "SENT/S", "FAILED %", "WHY"}, fetch, func(r edge.RegionView) []string {
 				name := r.Region
 				if r.Own {
 					name += " (here)"
@@ -86,6 +97,10 @@ func (c *cli) regionList() *cobra.Command {
 				return []string{name, cmp.Or(string(r.Document.State), "refused"), percent(r.Moved), percent(r.Goal), orDash(sentTo(r)), strconv.Itoa(len(r.Document.Edges)), rate, failed,
 					orDash(cmp.Or(r.Refused, r.Paused, proposed(r), silent(r), r.Document.Reason))}
 			})
+			if err == nil && problem != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "mind: %s\n", strings.Join(strings.FieldsFunc(problem, func(r rune) bool { return !unicode.IsPrint(r) }), " "))
+			}
+			return err
 		},
 	}
 	l.flags(cmd)
@@ -118,12 +133,16 @@ func (c *cli) regionShow() *cobra.Command {
 // shownRegion is a region as an edge sees it, and as it is watched by whoever has the properties.
 type shownRegion struct {
 	edge.RegionView
+	Problem string               `json:"problem,omitempty"` // of all regions at this edge
 	Watch   *region.RegionState  `json:"watch,omitempty"`
 	Weights *region.WeightsState `json:"weights,omitempty"`
 }
 
 // watched finds out how the region is judged; what is not known is left out.
 func (r *shownRegion) watched(ctx context.Context, client *api.Client) {
+	if all, err := fetchAll(ctx, client); err == nil {
+		r.Problem = all.Problem
+	}
 	var v region.View
 	if client.Do(ctx, http.MethodGet, "/api/v1/regions", nil, &v) != nil {
 		return
@@ -172,6 +191,7 @@ func regionFacts(r shownRegion) [][2]string {
 		add("strict", "who cannot go elsewhere is refused")
 	}
 	add("mind", silent(r.RegionView))
+	add("mind", r.Problem)
 	if p := r.Proposal; p != nil {
 		add("proposal", fmt.Sprintf("%s since %s: to %s", p.State, p.At.Local().Format(time.DateTime), shares(p.To)))
 		add("for", p.Why())

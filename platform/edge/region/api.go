@@ -75,8 +75,10 @@ func (r *Regions) View() RegionsView {
 		if r.key() == "" {
 			v.Problem = noKey
 		}
-		if why := r.certs.problem(); why != "" {
-			v.Problem = strings.TrimPrefix(v.Problem+"; "+why, "; ")
+		for _, why := range []string{r.certs.problem(), r.mistrusted.Load().problem(time.Now())} {
+			if why != "" {
+				v.Problem = strings.TrimPrefix(v.Problem+"; "+why, "; ")
+			}
 		}
 	}
 	for _, name := range slices.Sorted(maps.Keys(r.refused)) {

@@ -35,6 +35,45 @@ var (
 	errHopElsewhere   = errors.New("it is for another region")
 )
 
+// mistrust is the last request that said it came from a region there is, and was not believed.
+type mistrust struct {
+	from string
+	why  error
+	at   time.Time
+}
+
+// mistrustFor is how long it is a problem.
+const mistrustFor = time.Minute
+
+// doubted takes note of a hop that is not believed, if it says it is from a region there is.
+func (r *Regions) doubted(p *picture, hop string, why error, now time.Time) {
+	from, _, _ := strings.Cut(hop, ";")
+	g := p.find(from)
+	if g == nil || errors.Is(why, errHopMalformed) {
+		return // no edge wrote that
+	}
+	if m := r.mistrusted.Load(); m == nil || m.from != g.name || !errors.Is(m.why, why) || now.Sub(m.at) > time.Second {
+		r.mistrusted.Store(&mistrust{g.name, why, now})
+	}
+}
+
+// problem says what is wrong between this region and one whose requests are not believed; empty if nothing is.
+func (m *mistrust) problem(now time.Time) string {
+	if m == nil || now.Sub(m.at) > mistrustFor {
+		return ""
+	}
+	why := "another key; give all regions the same edge.regions.key"
+	switch {
+	case errors.Is(m.why, errHopStale):
+		why = "its clock is more than a minute off; set both clocks"
+	case errors.Is(m.why, errHopUncertified):
+		why = "no certificate for its identity; see edge.regions.tls.certs there"
+	case errors.Is(m.why, errHopElsewhere):
+		why = "it asks for another region; its edges are not these"
+	}
+	return "who says to be " + m.from + " is not believed: " + why
+}
+
 // sign returns the hop of a request that goes from a region to another.
 func sign(key string, from, to string, at time.Time) string {
 	body := from + "; to=" + to + "; at=" + strconv.FormatInt(at.Unix(), 10)

@@ -133,6 +133,7 @@ type Regions struct {
 	certs certificates
 
 	visitors, taken, turned, forged atomic.Int64
+	mistrusted                      atomic.Pointer[mistrust]
 	left                            func(*filter.Exchange)
 	kept                            *meter.Counter
 	good                            *meter.Counter
@@ -430,9 +431,10 @@ func (r *Regions) Filters() []*filter.Filter {
 // arrived finds out whether a request comes from another region, as it says, and takes the field that says so out.
 func (r *Regions) arrived(x *filter.Exchange) {
 	h := &x.Request.Header
-	if r.now.Load() != nil && h.Count(HopHeader) == 1 {
-		from, err := r.seen.from(r.key(), r.own, h.Get(HopHeader), time.Now().Unix())
-		if err == nil && !r.now.Load().shown(from, x) {
+	if p := r.now.Load(); p != nil && h.Count(HopHeader) == 1 {
+		now, hop := time.Now(), h.Get(HopHeader)
+		from, err := r.seen.from(r.key(), r.own, hop, now.Unix())
+		if err == nil && !p.shown(from, x) {
 			err = errHopUncertified
 		}
 		if err == nil {
@@ -440,6 +442,7 @@ func (r *Regions) arrived(x *filter.Exchange) {
 			r.taken.Add(1)
 		} else {
 			r.forged.Add(1)
+			r.doubted(p, hop, err, now)
 		}
 	}
 	h.Del(HopHeader)

@@ -308,6 +308,37 @@ func TestTargetsThatCannotBeAskedAreLeftOut(t *testing.T) {
 	}
 }
 
+func TestWhyAHopOfARegionIsNotBelievedIsToldForAMinute(t *testing.T) {
+	now := time.Now()
+	for hop, want := range map[string]string{
+		sign("another key of the same length..", "east", "west", now): "who says to be east is not believed: another key; give all regions the same edge.regions.key",
+		sign(testKey, "east", "west", now.Add(-2*hopLife)):            "its clock is more than a minute off; set both clocks",
+		sign(testKey, "east", "north", now):                           "it asks for another region; its edges are not these",
+		sign("another key of the same length..", "mars", "west", now): "",
+		"east":                             "",
+		sign(testKey, "east", "west", now): "",
+	} {
+		r := newRegions(t, "west")
+		r.Set(docs("west", westServes, "east", `{"state":"SERVING","edges":["http://127.0.0.1:1"]}`))
+		x := asked("u1")
+		x.Request.Header.Add(HopHeader, hop)
+		r.arrived(x)
+		if got := r.View().Problem; want == "" && got != "" || !strings.Contains(got, want) {
+			t.Errorf("hop %q: the problem is %q, want %q", hop, got, want)
+		}
+		if got := r.mistrusted.Load().problem(time.Now().Add(mistrustFor + time.Second)); got != "" {
+			t.Errorf("hop %q, a minute later: the problem is %q still", hop, got)
+		}
+	}
+	r := newRegions(t, "west")
+	r.Set(docs("west", westServes, "east", `{"state":"SERVING","edges":["https://127.0.0.1:1"],"identity":"east"}`))
+	x := asked("u1")
+	x.Request.Header.Add(HopHeader, sign(testKey, "east", "west", now))
+	if r.arrived(x); !strings.Contains(r.View().Problem, "no certificate for its identity; see edge.regions.tls.certs there") {
+		t.Errorf("no certificate: the problem is %q, want so", r.View().Problem)
+	}
+}
+
 func TestHopsAreBelievedOnlyIfSignedAndInTime(t *testing.T) {
 	now := time.Now()
 	good := sign(testKey, "east", "west", now)
