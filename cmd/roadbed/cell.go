@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/rand"
@@ -8,19 +9,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
 	"os"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/roadbed/roadbed"
@@ -61,6 +61,8 @@ type cellConfig struct {
 	scopeOrder properties.Order
 	log        *slog.Logger
 	screen     *screen // where log goes, and what is shown
+
+	replaceAsked <-chan os.Signal // asks for a new process in this one's place
 
 	edgeTLS edgeTLS
 
@@ -684,7 +686,7 @@ func (c *cell) serve(s int, l net.Listener, srv *http.Server) {
 	if srv.IdleTimeout == 0 {
 		srv.IdleTimeout = 90 * time.Second
 	}
-	srv.ErrorLog = slog.NewLogLogger(c.log.Handler(), slog.LevelDebug)
+	srv.ErrorLog = log.New(serverLog{c.log}, "", 0)
 	st := &c.stages[s]
 	if s == stageRooms {
 		// Event streams last as long as their request, so that must end before the server waits for it. The edge's
@@ -709,18 +711,31 @@ func (c *cell) serve(s int, l net.Listener, srv *http.Server) {
 	})
 }
 
+// serverLog takes what net/http's servers say. Most of that is clients' doing.
+type serverLog struct{ log *slog.Logger }
+
+// Write logs one message.
+func (l serverLog) Write(said []byte) (int, error) {
+	level := slog.LevelDebug
+	switch {
+	case bytes.HasPrefix(said, []byte("http: panic")):
+		level = slog.LevelError
+	case bytes.HasPrefix(said, []byte("http: Accept error")): // such as no file descriptors
+		level = slog.LevelWarn
+	}
+	l.log.Log(context.Background(), level, string(bytes.TrimSpace(said)))
+	return len(said), nil
+}
+
 // wait blocks until ctx ends or a room fails, calls stopping, then ends everything in order.
 func (c *cell) wait(ctx context.Context, stopping func()) error {
 	var failed error
-	replace := make(chan os.Signal, 1)
-	signal.Notify(replace, syscall.SIGUSR2)
-	defer signal.Stop(replace)
 	for waiting := true; waiting; {
 		waiting = false
 		select {
 		case <-ctx.Done():
 		case failed = <-c.fail:
-		case <-replace:
+		case <-c.replaceAsked:
 			waiting = !c.replace(ctx)
 		}
 	}

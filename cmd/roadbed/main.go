@@ -38,7 +38,11 @@ var version = "dev"
 func main() { os.Exit(run()) }
 
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	ending := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // as nohup has it; else the terminal is gone
+		ending = append(ending, syscall.SIGHUP)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), ending...)
 	defer stop()
 	// The first signal asks politely; with the handler gone the second one ends the program at once.
 	context.AfterFunc(ctx, stop)
@@ -58,6 +62,9 @@ func run() int {
 	}
 	return exitFailed
 }
+
+// outliveReaders has the process go on when nobody reads what it prints any more, such as when the tee behind it has ended.
+func outliveReaders() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // number finds the complaint about a negative number that was taken for a flag.
 var number = regexp.MustCompile(`unknown shorthand flag: .* in -[0-9.]`)

@@ -58,6 +58,7 @@ Prana's flags -p, -a and -c work, and --compat prana answers as it did.`,
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			outliveReaders()
 			f.cfg.Command = args
 			cfg, err := f.resolve(cmd)
 			if err != nil {

@@ -9,9 +9,11 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -69,12 +71,16 @@ func (f *cellFlags) flags(cmd *cobra.Command) {
 
 // resolve fills flags that were not given from the environment and the configuration file, and checks them all.
 func (f *cellFlags) resolve(cmd *cobra.Command) (cellConfig, error) {
+	outliveReaders()
+	asked := make(chan os.Signal, 1)
+	signal.Notify(asked, syscall.SIGUSR2) // a process that does not listen would be ended by it
 	fromFile, err := settingsFrom(cmd.Flags(), f.config)
 	if err != nil {
 		return cellConfig{}, err
 	}
 	c := f.cfg
 	c.apiOf = f.apiOf
+	c.replaceAsked = asked
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(f.logLevel)); err != nil {
 		return c, usageError{fmt.Errorf("--log-level %s: use debug, info, warn or error", f.logLevel)}

@@ -124,7 +124,6 @@ type tlsOrLocal struct {
 	ready chan net.Conn
 	done  chan struct{}
 	wg    sync.WaitGroup
-	once  sync.Once
 	err   error // why accepting ended; read after done
 }
 
@@ -137,14 +136,22 @@ func newTLSOrLocal(l net.Listener, cfg *tls.Config) net.Listener {
 
 func (t *tlsOrLocal) accept() {
 	defer t.wg.Done()
-	for {
+	for pause := time.Duration(0); ; {
 		c, err := t.Listener.Accept()
-		if err != nil {
-			t.once.Do(func() { t.err = err; close(t.done) })
+		var passing interface{ Temporary() bool }
+		switch {
+		case err == nil:
+			pause = 0
+			t.wg.Add(1)
+			go t.sort(c)
+		case errors.As(err, &passing) && passing.Temporary(): // such as no file descriptors
+			pause = min(max(2*pause, 5*time.Millisecond), time.Second)
+			time.Sleep(pause)
+		default:
+			t.err = err
+			close(t.done)
 			return
 		}
-		t.wg.Add(1)
-		go t.sort(c)
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+	"github.com/roadbed/roadbed/platform/edge/route"
 )
 
 // Prefix is what the properties that hold programs begin with; the program's name follows.
@@ -73,7 +74,7 @@ func Parse(text string) (*Document, error) {
 		if _, err := dec.Token(); !errors.Is(err, io.EOF) {
 			return nil, errors.New("the document has something after its end")
 		}
-	} else if err := yaml.NewDecoder(strings.NewReader(text), yaml.Strict()).Decode(d); err != nil {
+	} else if err := decodeYAML(text, d); err != nil {
 		return nil, fmt.Errorf("the document is no program: %s", strings.SplitN(err.Error(), "\n", 2)[0])
 	}
 	if err := d.validate(); err != nil {
@@ -88,6 +89,23 @@ func Parse(text string) (*Document, error) {
 		}
 	}
 	return d, nil
+}
+
+// decodeYAML reads the first document of a stream into d.
+func decodeYAML(text string, d *Document) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // as below, a fault of the decoder's
+			err = fmt.Errorf("it cannot be read as YAML: %v", p)
+		}
+	}()
+	f, err := route.ParseYAML(text)
+	if err != nil {
+		return err
+	}
+	if len(f.Docs) == 0 || f.Docs[0].Body == nil {
+		return io.EOF
+	}
+	return yaml.NodeToValue(f.Docs[0].Body, d, yaml.Strict())
 }
 
 func (d *Document) validate() error {

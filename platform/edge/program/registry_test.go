@@ -384,3 +384,11 @@ func BenchmarkNoPrograms(b *testing.B) {
 		x.End()
 	}
 }
+
+func TestADocumentThatNestsTooDeepIsRefused(t *testing.T) {
+	for _, text := range []string{"kind: " + strings.Repeat("[", 1000), "kind: " + strings.Repeat(`["]",`, 1000), strings.Repeat("- ", 10_000)} {
+		if _, err := Parse(text); err == nil || !strings.Contains(err.Error(), "nested deeper than") {
+			t.Errorf("%.30q...: got %v, want that it is nested too deep", text, err)
+		}
+	}
+}

@@ -10,6 +10,8 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/scanner"
+	"github.com/goccy/go-yaml/token"
 	"github.com/roadbed/roadbed/config"
 )
 
@@ -199,19 +201,12 @@ func (r *jsonReader) value(depth int) (*node, error) {
 }
 
 // readYAML reads each document of a stream.
-func readYAML(s string) (trees []*node, err error) {
-	if line := tooDeep(s); line > 0 {
-		return nil, &syntaxError{line, fmt.Sprintf("it is nested deeper than %d levels", maxDepth)}
-	}
-	defer func() {
-		if p := recover(); p != nil { // a fault of the parser's must not end the platform
-			trees, err = nil, &syntaxError{1, fmt.Sprintf("it cannot be read as YAML: %v", p)}
-		}
-	}()
-	f, err := parser.ParseBytes([]byte(s), 0)
+func readYAML(s string) ([]*node, error) {
+	f, err := parseYAML(s)
 	if err != nil {
-		return nil, yamlError(err)
+		return nil, err
 	}
+	var trees []*node
 	for _, d := range f.Docs {
 		if d.Body == nil {
 			continue
@@ -226,38 +221,72 @@ func readYAML(s string) (trees []*node, err error) {
 	return trees, nil
 }
 
-// tooDeep returns the line on which something nests too deep for a parser that recurses, 0 if none: by brackets, by
-// indicators on one line (- - -), or by indentation. Brackets in quotes count as well; nobody writes so many.
-func tooDeep(s string) int {
-	open, at := 0, 0
-	for line := range strings.SplitSeq(s, "\n") {
-		at++
-		if len(line)-len(strings.TrimLeft(line, " \t")) > 10*maxDepth {
-			return at
+// What the parser of YAML gets to see: it calls itself for whatever is within something else, which ends the process when
+// that goes too far, and keeps half a kilobyte for each token.
+const (
+	maxTokens = 1 << 20
+	maxChain  = 1000          // indicators in a row
+	maxColumn = 10 * maxDepth // where a line may begin
+)
+
+// ParseYAML parses a stream of documents. It refuses what the parser could not bear, and a panic of the parser's is an error,
+// which names the line.
+func ParseYAML(s string) (*ast.File, error) {
+	f, err := parseYAML(s)
+	var syn *syntaxError
+	if errors.As(err, &syn) {
+		return nil, fmt.Errorf("line %d: %w", syn.line, err)
+	}
+	return f, err
+}
+
+func parseYAML(s string) (f *ast.File, err error) {
+	defer func() {
+		if p := recover(); p != nil { // a fault of the parser's must not end the platform
+			f, err = nil, &syntaxError{1, fmt.Sprintf("it cannot be read as YAML: %v", p)}
 		}
-		indicators := 0
-		for i := range len(line) {
-			switch line[i] {
-			case '[', '{':
+	}()
+	if err := bearable(s); err != nil {
+		return nil, err
+	}
+	if f, err = parser.ParseBytes([]byte(s), 0); err != nil {
+		return nil, yamlError(err)
+	}
+	return f, nil
+}
+
+// bearable returns why the parser must not see s, going by the tokens that it would see; nil if it may.
+func bearable(s string) error {
+	var from scanner.Scanner
+	from.Init(s)
+	open, chain, line, count := 0, 0, 0, 0
+	for {
+		tokens, err := from.Scan()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		for _, t := range tokens {
+			first := t.Position.Line != line
+			line = t.Position.Line
+			switch t.Type {
+			case token.SequenceStartType, token.MappingStartType:
 				open++
-			case ']', '}':
-				open = max(0, open-1)
-			case '!', '&':
-				indicators++
-			case '-', '?', ':':
-				if i+1 == len(line) || line[i+1] == ' ' || line[i+1] == '\t' {
-					indicators++
-				}
+			case token.SequenceEndType, token.MappingEndType:
+				open, chain = max(0, open-1), 0
+			case token.SequenceEntryType, token.MappingKeyType, token.MappingValueType, token.TagType, token.AnchorType:
+				chain++
+			case token.CommentType:
+			default:
+				chain = 0
 			}
-			if open > maxDepth {
-				return at
+			switch count++; {
+			case open > maxDepth || chain > maxChain || first && t.Position.Column > maxColumn:
+				return &syntaxError{line, fmt.Sprintf("it is nested deeper than %d levels", maxDepth)}
+			case count > maxTokens:
+				return &syntaxError{line, fmt.Sprintf("it has more than %d words and signs; what is so long is best written in JSON", maxTokens)}
 			}
-		}
-		if indicators > 1000 && open == 0 || indicators > 100_000 {
-			return at
 		}
 	}
-	return 0
 }
 
 // yamlError takes line and reason out of the parser's error, which is a drawing.
