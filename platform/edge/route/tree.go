@@ -226,6 +226,7 @@ func readYAML(s string) ([]*node, error) {
 const (
 	maxTokens = 1 << 20
 	maxChain  = 1000          // indicators in a row
+	maxMarks  = 10_000        // tags, anchors and beginnings of documents
 	maxColumn = 10 * maxDepth // where a line may begin
 )
 
@@ -259,7 +260,7 @@ func parseYAML(s string) (f *ast.File, err error) {
 func bearable(s string) error {
 	var from scanner.Scanner
 	from.Init(s)
-	open, chain, line, count := 0, 0, 0, 0
+	open, chain, marks, line, count := 0, 0, 0, 0, 0
 	for {
 		tokens, err := from.Scan()
 		if errors.Is(err, io.EOF) {
@@ -273,8 +274,13 @@ func bearable(s string) error {
 				open++
 			case token.SequenceEndType, token.MappingEndType:
 				open, chain = max(0, open-1), 0
-			case token.SequenceEntryType, token.MappingKeyType, token.MappingValueType, token.TagType, token.AnchorType:
+			case token.TagType, token.AnchorType:
 				chain++
+				marks++
+			case token.SequenceEntryType, token.MappingKeyType, token.MappingValueType:
+				chain++
+			case token.DocumentHeaderType, token.DocumentEndType:
+				marks, chain = marks+1, 0
 			case token.CommentType:
 			default:
 				chain = 0
@@ -282,6 +288,8 @@ func bearable(s string) error {
 			switch count++; {
 			case open > maxDepth || chain > maxChain || first && t.Position.Column > maxColumn:
 				return &syntaxError{line, fmt.Sprintf("it is nested deeper than %d levels", maxDepth)}
+			case marks > maxMarks:
+				return &syntaxError{line, fmt.Sprintf("it has more than %d tags, anchors and documents", maxMarks)}
 			case count > maxTokens:
 				return &syntaxError{line, fmt.Sprintf("it has more than %d words and signs; what is so long is best written in JSON", maxTokens)}
 			}
