@@ -130,6 +130,25 @@ func (s *Stream) Last(ctx context.Context) (uint64, error) {
 	return h.CachedInfo().State.LastSeq, nil
 }
 
+// Newest returns the sequence of the newest record that is still there, 0 if none is. It is below Last's where the state directory
+// was damaged.
+func (s *Stream) Newest(ctx context.Context) (uint64, error) {
+	ctx, cancel := s.e.bounded(ctx)
+	defer cancel()
+	h, err := s.e.js.Stream(ctx, s.config.Name)
+	if err != nil {
+		return 0, fmt.Errorf("engine: newest of stream %s: %w", s.name, s.e.asked(err))
+	}
+	m, err := h.GetLastMsgForSubject(ctx, s.config.Subjects[0])
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, nil
+	case err != nil:
+		return 0, fmt.Errorf("engine: newest of stream %s: %w", s.name, s.e.asked(err))
+	}
+	return m.Sequence, nil
+}
+
 // Follow calls fn with each record from sequence from on, in order, first those that are there and then those that
 // are appended, until ctx or the engine ends or fn fails, and returns why. After the engine was away it goes on where
 // it was: nothing is lost, nothing repeated. It fails if the engine comes back, from a backup, without records that

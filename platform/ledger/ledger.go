@@ -78,6 +78,7 @@ func Open(ctx context.Context, e *engine.Engine) (*Ledger, error) {
 	if err != nil && !errors.Is(err, engine.ErrUnavailable) {
 		return nil, fmt.Errorf("ledger: %w", err)
 	}
+	begun := make(chan struct{}) // closed when it is known which entry comes first, if the engine is there
 	// The index lives as long as the engine, which ends it and waits for it when it closes.
 	running := e.Go(func(ctx context.Context) {
 		last, known := last, known
@@ -95,25 +96,44 @@ func Open(ctx context.Context, e *engine.Engine) (*Ledger, error) {
 		if last > keepEntries {
 			from = last - keepEntries + 1
 		}
+		l.expect(from)
+		close(begun)
 		for ctx.Err() == nil {
-			l.expect(from)
 			err := log.Follow(ctx, from, l.index)
 			if ctx.Err() == nil { // index never fails, so the stream went back: it was restored from a backup
 				e.Log().Warn("the ledger is read anew", "err", err)
 				l.forget()
 				from = 1
+				l.expect(from)
 			}
 		}
 	})
 	if !running {
 		return nil, fmt.Errorf("ledger: %w: the engine is closed", engine.ErrUnavailable)
 	}
-	if known {
-		if err := l.await(ctx, last); err != nil {
-			return nil, fmt.Errorf("ledger: read the newest entries: %w", err)
-		}
+	if !known {
+		return l, nil
 	}
+	<-begun
+	newest, err := log.Newest(ctx)
+	if err == nil {
+		err = l.await(ctx, newest)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ledger: read the newest entries: %w", err)
+	}
+	l.endsAt(last)
 	return l, nil
+}
+
+// endsAt notes the entries up to last that did not come, and will not.
+func (l *Ledger) endsAt(last uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.next <= last {
+		l.miss(last + 1)
+		l.next, l.last = last+1, last
+	}
 }
 
 // expect says which entry Follow gives first.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -213,6 +215,48 @@ func BenchmarkList(b *testing.B) {
 		if got, err := l.List(b.Context(), Query{Limit: 50}); err != nil || len(got) != 50 {
 			b.Fatal(len(got), err)
 		}
+	}
+}
+
+// TestALedgerWhoseLastEntriesAreLostOpens empties the file that holds them all, as a damaged disk may.
+func TestALedgerWhoseLastEntriesAreLostOpens(t *testing.T) {
+	dir := t.TempDir()
+	e, err := engine.Open(t.Context(), engine.Config{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Open(t.Context(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := l.Record(t.Context(), change("ana", "property.set", "property:x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := e.Close(); err != nil {
+		t.Fatal(err)
+	}
+	blocks, err := filepath.Glob(filepath.Join(dir, "jetstream", "*", "streams", "EV_"+Stream, "msgs", "*.blk"))
+	if err != nil || len(blocks) != 1 {
+		t.Fatalf("got files %v and %v, want one", blocks, err)
+	}
+	if err := os.Truncate(blocks[0], 0); err != nil {
+		t.Fatal(err)
+	}
+	l, _ = openTest(t, dir)
+	if err := l.Health(); err == nil || !strings.Contains(err.Error(), "3 entries are lost") {
+		t.Errorf("without its three entries: got %v, want that 3 are lost", err)
+	}
+	id, err := l.Record(t.Context(), change("ana", "property.set", "property:x"))
+	if err != nil || id != 4 {
+		t.Errorf("the next entry: got id %d and %v, want 4", id, err)
+	}
+	if err := l.await(t.Context(), 4); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Health(); err == nil || !strings.Contains(err.Error(), "3 entries are lost") {
+		t.Errorf("with another entry: got %v, want that 3 are lost", err)
 	}
 }
 
