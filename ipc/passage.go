@@ -446,10 +446,7 @@ func (e *Engine) Refuse(c Trip) error {
 // once.
 func (p *Passage) End() {
 	p.rest()
-	if p.open {
-		p.open = false
-		p.cmd.release(&p.permit)
-	}
+	p.Last()
 }
 
 // Last tells that the answer may last as long as both ends want, such as a stream of events: the call gives its place among those

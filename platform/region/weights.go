@@ -116,19 +116,14 @@ func (t *teller) run(ctx context.Context) {
 		w, due := t.want, t.due()
 		if wait := time.Until(due); w.at == "" || wait > 0 {
 			t.mu.Unlock()
-			var later <-chan time.Time
-			var timer *time.Timer
+			var later <-chan time.Time // never, while nobody is to be told
 			if w.at != "" {
-				timer = time.NewTimer(wait)
-				later = timer.C
+				later = time.After(wait)
 			}
 			select {
 			case <-ctx.Done():
 			case <-t.woken:
 			case <-later:
-			}
-			if timer != nil {
-				timer.Stop()
 			}
 			continue
 		}
