@@ -32,6 +32,9 @@ import (
 	"github.com/roadbed/roadbed/platform/registry"
 )
 
+// storeBeingMade is a goroutine that the engine's server may forget, of a stream that it was making when it was shut down.
+var storeBeingMade = goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop")
+
 // TestMain is also every program that the tests start: the guard, a small service, and a platform to be killed.
 func TestMain(m *testing.M) {
 	// With -race this binary waits a second before it exits, unless told not to; the services of the tests are it.
@@ -50,7 +53,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "40"); err != nil {
 		exitWith(err)
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, storeBeingMade)
 }
 
 func exitWith(err error) {
