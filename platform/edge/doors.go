@@ -135,7 +135,7 @@ func (d *Door) Run(ctx context.Context, l net.Listener, p net.PacketConn) error 
 		part(func() error { return d.certs.Staple(ctx) })
 	}
 	if d.acme != nil {
-		part(func() error { return d.acme.Run(ctx) })
+		part(func() error { return d.acme.Run(ctx, l.Addr()) })
 	}
 	<-ctx.Done()
 	end, done := context.WithTimeout(context.WithoutCancel(ctx), d.g.limits.drain.Get())

@@ -3,11 +3,10 @@ package listen
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
+	"net"
 	"slices"
 	"strings"
 
@@ -19,13 +18,10 @@ const acmeProtocol = "acme-tls/1" // RFC 8737 §6.2
 
 // ACMEConfig says from whom certificates are got by the protocol of RFC 8555, and for which names.
 type ACMEConfig struct {
-	Hosts     []string       // names, never wildcards
-	Email     string         // told when something is wrong with a certificate; may be empty
-	Directory string         // URL of the authority; empty: Let's Encrypt
-	Roots     *x509.CertPool // who vouches for the authority itself; nil: as the system has it
-	Dir       string         // where keys and certificates are kept
-	HTTPPort  int            // of the challenge over HTTP, when it is not 80
-	TLSPort   int            // of the challenge over TLS, when it is not 443
+	Hosts     []string // names, never wildcards
+	Email     string   // told when something is wrong with a certificate; may be empty
+	Directory string   // URL of the authority; empty: Let's Encrypt
+	Dir       string   // where keys and certificates are kept
 	Log       *slog.Logger
 }
 
@@ -71,21 +67,32 @@ func NewACME(c ACMEConfig) (*ACME, error) {
 		},
 	})
 	a.issuer = certmagic.NewACMEIssuer(a.magic, certmagic.ACMEIssuer{
-		CA: c.Directory, Email: c.Email, Agreed: true, TrustedRoots: c.Roots, Logger: zap.NewNop(),
-		AltHTTPPort: c.HTTPPort, AltTLSALPNPort: c.TLSPort,
+		CA: c.Directory, Email: c.Email, Agreed: true, Logger: zap.NewNop(),
+		DisableHTTPChallenge: true, // over TLS the listener answers by itself
 	})
 	a.magic.Issuers = []certmagic.Issuer{a.issuer}
 	return a, nil
 }
 
-// Run gets certificates for all names and renews them in time, until ctx ends.
-func (a *ACME) Run(ctx context.Context) error {
+// Run gets certificates for all names and renews them in time, until ctx ends. at is where the listener answers the authority's
+// challenge; port 443 of each name, to which the authority comes, must lead there.
+func (a *ACME) Run(ctx context.Context, at net.Addr) error {
 	defer a.cache.Stop()
+	a.answerAt(at)
 	if err := a.magic.ManageAsync(ctx, a.hosts); err != nil {
 		return fmt.Errorf("ACME: %w", err)
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// answerAt has certmagic find that somebody listens for the challenge. Else it would do so itself, at port 443, or fail because it must not.
+func (a *ACME) answerAt(at net.Addr) {
+	if at, ok := at.(*net.TCPAddr); ok {
+		if a.issuer.AltTLSALPNPort = at.Port; !at.IP.IsUnspecified() {
+			a.issuer.ListenHost = at.IP.String()
+		}
+	}
 }
 
 // certificate returns the one for a hello, or answers the authority's challenge; nil if the name is none of ours.
@@ -94,9 +101,4 @@ func (a *ACME) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 		return nil, nil
 	}
 	return a.magic.GetCertificate(hello)
-}
-
-// Challenge answers the authority's challenge over HTTP, and says whether r was one.
-func (a *ACME) Challenge(w http.ResponseWriter, r *http.Request) bool {
-	return a.issuer.HandleHTTPChallenge(w, r)
 }

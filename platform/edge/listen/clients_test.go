@@ -258,6 +258,23 @@ func TestAnAuthoritysChallengeNeedsNoCertificateAndIsServedNothing(t *testing.T)
 	}
 }
 
+func TestTheListenersOwnPortIsWhereTheAuthoritysChallengeIsAnswered(t *testing.T) {
+	for _, tt := range []struct {
+		at   net.TCPAddr
+		host string
+	}{{net.TCPAddr{IP: net.IPv4(10, 0, 0, 1), Port: 7443}, "10.0.0.1"}, {net.TCPAddr{IP: net.IPv6zero, Port: 8443}, ""}, {net.TCPAddr{IP: net.IPv6loopback, Port: 443}, "::1"}} {
+		acme, err := NewACME(ACMEConfig{Hosts: []string{"shop.example"}, Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(acme.cache.Stop)
+		acme.answerAt(&tt.at)
+		if i := acme.issuer; i.ListenHost != tt.host || i.AltTLSALPNPort != tt.at.Port || !i.DisableHTTPChallenge || i.DisableTLSALPNChallenge {
+			t.Errorf("of a listener at %v: the challenge is to be answered at %q, port %d, over HTTP %v, over TLS %v; want it there, over TLS alone", &tt.at, i.ListenHost, i.AltTLSALPNPort, !i.DisableHTTPChallenge, !i.DisableTLSALPNChallenge)
+		}
+	}
+}
+
 func TestWhoNeverShakesHandsCountsAmongAnAddresssConnections(t *testing.T) {
 	addr, s := opened(t, Config{TLS: secure(t, ClientAuth{}), shake: time.Hour, HTTP1: http1.Config{Settings: http1.Settings{PerAddress: 2}}})
 	waits := func(n int) {
