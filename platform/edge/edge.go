@@ -263,6 +263,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	parts.Go(func() {
 		select {
 		case <-ctx.Done():
+			g.registered.end() // before it is done, for it takes nobody in any more
 			g.shut()
 		case <-rest.Done():
 		}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/discovery"
 )
 
@@ -61,7 +62,9 @@ func TestAnEdgeThatIsInTheRegistryIsNotReachableThroughItself(t *testing.T) {
 	}
 }
 
-func TestAnEdgeIsInTheRegistryWhileAPropertySaysSo(t *testing.T) {
+// registry returns a client of one, and what waits until that is asked something, whatever else it is asked before.
+func registry(t *testing.T) (found *discovery.Client, next func(want string)) {
+	t.Helper()
 	calls := make(chan string, 100)
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet {
@@ -69,16 +72,16 @@ func TestAnEdgeIsInTheRegistryWhileAPropertySaysSo(t *testing.T) {
 		}
 		w.WriteHeader(http.StatusNoContent)
 	}))
-	defer srv.Close()
+	t.Cleanup(srv.Close)
 	hc := &http.Client{Transport: &http.Transport{}}
-	defer hc.CloseIdleConnections()
-	found := discovery.New(discovery.Config{Registry: []string{srv.URL}, HTTP: hc, Log: slog.New(slog.DiscardHandler)})
-	ctx, cancel := context.WithCancel(t.Context())
+	t.Cleanup(hc.CloseIdleConnections)
+	found = discovery.New(discovery.Config{Registry: []string{srv.URL}, HTTP: hc, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	running.Go(func() { found.Run(ctx) }) //nolint:errcheck // it only ends with ctx
-	defer running.Wait()
-	defer cancel()
-	next := func(want string) {
+	t.Cleanup(running.Wait)
+	t.Cleanup(cancel)
+	return found, func(want string) {
 		t.Helper()
 		for deadline := time.After(time.Minute); ; {
 			select {
@@ -91,6 +94,10 @@ func TestAnEdgeIsInTheRegistryWhileAPropertySaysSo(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestAnEdgeIsInTheRegistryWhileAPropertySaysSo(t *testing.T) {
+	found, next := registry(t)
 	props, set := pushed(t)
 	successor := false
 	r := newRegistered(Config{Discovery: found, Instance: "edge-zone-a", Self: roadbed.Instance{ID: "h:edge:7000", Host: "h", Port: 7000}, Replaced: func() bool { return successor }}, newLeaving(props))
@@ -113,4 +120,29 @@ func TestAnEdgeIsInTheRegistryWhileAPropertySaysSo(t *testing.T) {
 	successor = false
 	r.end()
 	next("DELETE /apps/EDGE/h:edge:7000")
+}
+
+func TestAnEdgeThatEndsLeavesTheRegistryBeforeItsRequestsAreOver(t *testing.T) {
+	found, next := registry(t)
+	h := newHouseWith(t, config.New(config.Options{Override: map[string]string{"edge.registration.enabled": "true", "edge.drain.timeout": "1h"}}), nil)
+	h.discovery = found
+	h.registered = newRegistered(Config{Discovery: found, Self: roadbed.Instance{ID: "h:edge:7000", Host: "h", Port: 7000}}, h.leaving)
+	d, err := h.Door(DoorConfig{Name: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.opened(d, true)
+	ctx, cancel := context.WithCancel(t.Context())
+	ran := make(chan error, 1)
+	go func() { ran <- h.Run(ctx) }()
+	next("POST /apps/EDGE")
+	cancel()
+	next("DELETE /apps/EDGE/h:edge:7000")
+	if len(ran) != 0 {
+		t.Error("Run came back while a listener was open")
+	}
+	h.opened(d, false)
+	if err := <-ran; err != nil {
+		t.Error(err)
+	}
 }

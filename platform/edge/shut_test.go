@@ -48,7 +48,7 @@ func TestRequestsUnderWayKeepTheirProgramsAndTheirLinesWhenTheEdgeEnds(t *testin
 		err  error
 	}
 	answers := make(chan answer, 1)
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 20 * time.Second}
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: time.Minute}
 	go func() {
 		resp, err := client.Get("http://" + l.Addr().String() + "/hello/late")
 		if err == nil {

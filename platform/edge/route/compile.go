@@ -121,7 +121,7 @@ func compile(c *Config, spec Route) (*route, error) {
 	return r, nil
 }
 
-// plans makes the plan of r, and those of backends that fail.
+// plans makes the plan of r.
 func (r *route) plans(c *Config) error {
 	s := &r.spec
 	p := &filter.Plan{
