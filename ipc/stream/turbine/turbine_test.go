@@ -68,6 +68,7 @@ func (i *instance) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		w.(http.Flusher).Flush()
 		select {
 		case <-changed:
+		case <-time.After(time.Second): // as all that are known ping, so that it is not taken for broken
 		case <-r.Context().Done():
 			return
 		}
@@ -88,7 +89,7 @@ func serve(t *testing.T, c Config) *httptest.Server {
 	return s
 }
 
-// reader reads a stream until stop; the messages, without their times, are in its channel.
+// reader reads a stream until stop; the messages, without their times, are in its channel, which is closed when the stream ends.
 func reader(t *testing.T, address string) (got chan map[string]any, stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
@@ -116,7 +117,10 @@ func reader(t *testing.T, address string) (got chan map[string]any, stop func())
 			delete(m, "currentTime")
 			got <- m
 		}}
-		bufio.NewReader(resp.Body).WriteTo(&s) //nolint:errcheck // it ends by cancel
+		if _, err := bufio.NewReader(resp.Body).WriteTo(&s); ctx.Err() == nil {
+			t.Errorf("GET %s: the stream ended by itself: %v", address, err)
+		}
+		close(got)
 	}()
 	return got, func() {
 		cancel()
@@ -135,7 +139,10 @@ func await(t *testing.T, got chan map[string]any, claim, want string) {
 	late := time.After(time.Minute)
 	for {
 		select {
-		case last = <-got:
+		case m, ok := <-got:
+			if last = m; !ok {
+				t.Fatalf("%s: the stream has ended", claim)
+			}
 			if cmp.Equal(last, w) {
 				return
 			}
