@@ -183,7 +183,7 @@ func toWire(i roadbed.Instance, dirty int64) wireRecord {
 	}
 	w.HomePageURL = scheme + "://" + i.Addr() + "/"
 	if path := meta[HealthPath]; path != "" {
-		w.HealthURL = scheme + "://" + i.Addr() + path
+		w.HealthURL = w.HomePageURL + strings.TrimPrefix(path, "/")
 	}
 	return w
 }
