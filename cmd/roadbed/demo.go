@@ -242,7 +242,7 @@ func (t *ticker) line(ctx context.Context) (string, error) {
 	clock := time.Now().Format("15:04:05")
 	who, rps, success, p99 := flow(&traffic)
 	if rps == 0 {
-		return fmt.Sprintf("%s  no requests yet  %d/%d instances up", clock, up, want), nil
+		return fmt.Sprintf("%s  no requests  %d/%d instances up", clock, up, want), nil
 	}
 	// It fits a terminal of 80 columns.
 	return fmt.Sprintf("%s  %s %4.0f requests/s  success %7.3f %%  p99 %4.0f ms  %d/%d up",

@@ -2,6 +2,7 @@ package standard
 
 import (
 	"strconv"
+	"time"
 
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
@@ -36,7 +37,7 @@ func debugHeaders(instance string) *filter.Filter {
 		}}
 }
 
-// executions is the filters that ran, as Zuul tells them: name[STATUS][12ms], with the endings of a millisecond.
+// executions is the filters that ran, as Zuul tells them: name[STATUS][12ms], with as many places as a nanosecond needs.
 func executions(ran []filter.Execution) (b []byte) {
 	const most = 4096 // bytes of a field; clients do not take heads of any size
 	for i, e := range ran {
@@ -45,7 +46,7 @@ func executions(ran []filter.Execution) (b []byte) {
 		}
 		b = append(append(b, e.Filter.Name...), '[')
 		b = append(append(b, e.Status...), "]["...)
-		b = strconv.AppendFloat(b, float64(e.Took.Microseconds())/1000, 'f', -1, 64)
+		b = strconv.AppendFloat(b, float64(e.Took)/float64(time.Millisecond), 'f', -1, 64)
 		b = append(b, "ms]"...)
 		if len(b) > most {
 			return append(b, ", ..."...)

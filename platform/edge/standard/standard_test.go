@@ -466,3 +466,13 @@ func TestTheLargestLimitOfABodyIsALimitLikeAnyOther(t *testing.T) {
 		t.Errorf("got %q, %v, want hello", b, err)
 	}
 }
+
+func TestExecutionsTellOfFiltersThatTakeLessThanAMicrosecond(t *testing.T) {
+	ran := []filter.Execution{
+		{Filter: &filter.Filter{Name: "Trace"}, Status: "SUCCESS", Took: 666 * time.Nanosecond},
+		{Filter: &filter.Filter{Name: "Auth"}, Status: "FAILED", Took: 12 * time.Millisecond},
+	}
+	if got, want := string(executions(ran)), "Trace[SUCCESS][0.000666ms], Auth[FAILED][12ms]"; got != want {
+		t.Errorf("executions of %+v: got %q, want %q", ran, got, want)
+	}
+}

@@ -234,7 +234,7 @@ export function list<T>(x: T[] | null | undefined): T[] {
   return []
 }
 
-/** The letter by which a zone is known: "zone-a" is a. */
+/** The letter by which a zone is known: "zone-a" is a, and so is us-east-1a; of a whole word its first. */
 export function zoneLetter(zone: string): string {
-  return /([a-z0-9])$/i.exec(zone)?.[1] ?? '?'
+  return /(?:^|[^a-z])[a-z]$|\d$/i.exec(zone)?.[0].slice(-1) ?? zone[0] ?? '?'
 }

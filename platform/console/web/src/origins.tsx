@@ -14,7 +14,7 @@ export function Origins({ origins, now }: { origins: Origin[]; now: number }) {
         : (
           <table role="table" class="cards origins">
             <caption class="hidden">Instances that requests are sent to, by app</caption>
-            <thead><tr><th scope="col" class="c-id">Instance</th><th scope="col" class="c-zone">Zone</th><th scope="col" class="c-status">Status</th><th scope="col" class="num">Score, ms</th><th scope="col" class="num">In flight</th><th scope="col" class="num" title="Of what it wants, as it reports">Utilization</th><th scope="col" class="num">Errors</th><th scope="col" class="num" title="HTTP/1.1 connections that wait for a request">Idle conns</th><th scope="col" class="num">Requests</th><th scope="col" class="c-addr">Address</th></tr></thead>
+            <thead><tr><th scope="col" class="c-id">Instance</th><th scope="col" class="c-zone">Zone</th><th scope="col" class="c-status">Status</th><th scope="col" class="num">Score, ms</th><th scope="col" class="num">In flight</th><th scope="col" class="num" title="Of what it wants, as it reports; – if it reports nothing">Utilization</th><th scope="col" class="num">Errors</th><th scope="col" class="num" title="HTTP/1.1 connections that wait for a request">Idle conns</th><th scope="col" class="num">Requests</th><th scope="col" class="c-addr">Address</th></tr></thead>
             {origins.map(o => (
               <tbody role="rowgroup" key={o.app} data-testid={`origin-${o.app}`}>
                 <tr role="row" class="app-row">
@@ -50,7 +50,7 @@ function Row({ i, now, worst }: { i: OriginInstance; now: number; worst: number 
       <td role="cell" data-label="Status" title={i.why}>{i.eligible || state !== 'up' ? <Status of={{ state, status }} /> : <span class="override">{i.ejectedUntil ? 'ejected' : 'not asked'}{until && until > now ? ` for ${span(until - now)}` : ''}</span>}</td>
       <td role="cell" data-label="Score, ms" class="num"><span class="score">{i.scoreSeconds ? (i.scoreSeconds * 1e3).toLocaleString('en', { maximumFractionDigits: 1, minimumFractionDigits: 1 }) : '–'}<svg width="36" height="5" viewBox="0 0 36 5" aria-hidden="true"><rect width="36" height="5" rx="2.5" class="ground" /><rect width={(36 * (worst ? i.scoreSeconds / worst : 0)).toFixed(1)} height="5" rx="2.5" class="part" /></svg></span></td>
       <td role="cell" data-label="In flight" class="num">{i.active.toLocaleString('en')}</td>
-      <td role="cell" data-label="Utilization" class="num">{i.status ? percent(i.utilization) : '–'}</td>
+      <td role="cell" data-label="Utilization" class="num">{i.status && i.utilization !== 1 ? percent(i.utilization) : '–'}</td>
       <td role="cell" data-label="Errors" class="num"><span class={i.errorRate > 0.05 ? 'bad' : ''}>{percent(i.errorRate)}</span></td>
       <td role="cell" data-label="Idle conns" class="num" title={`${i.inUse} in use`}>{i.idle.toLocaleString('en')}</td>
       <td role="cell" data-label="Requests" class="num" title={`${i.failures.toLocaleString('en')} failed`}>{i.requests.toLocaleString('en')}</td>
