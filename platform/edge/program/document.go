@@ -103,7 +103,7 @@ func decodeYAML(text string, d *Document) (err error) {
 		return err
 	}
 	if len(f.Docs) == 0 || f.Docs[0].Body == nil {
-		return io.EOF
+		return errors.New("it is empty")
 	}
 	return yaml.NodeToValue(f.Docs[0].Body, d, yaml.Strict())
 }

@@ -392,3 +392,11 @@ func TestADocumentThatNestsTooDeepIsRefused(t *testing.T) {
 		}
 	}
 }
+
+func TestAnEmptyDocumentIsRefused(t *testing.T) {
+	for _, text := range []string{"", "\n", "---\n"} {
+		if _, err := Parse(text); err == nil || !strings.Contains(err.Error(), "it is empty") {
+			t.Errorf("%q: got %v, want that it is empty", text, err)
+		}
+	}
+}
