@@ -172,6 +172,14 @@ func rolloutFacts(r properties.Rollout) [][2]string {
 		x := editCells(e)
 		add("change", fmt.Sprintf("%s for %s: %s -> %s", x[0], x[1], x[2], x[3]))
 	}
+	if n := len(r.Chosen); n > 0 {
+		const most = 10
+		text := strings.Join(r.Chosen[:min(n, most)], ", ")
+		if n > most {
+			text += fmt.Sprintf(" and %d more", n-most)
+		}
+		add("chosen", text)
+	}
 	for i, s := range r.Steps {
 		mark := "ahead"
 		switch {

@@ -165,3 +165,28 @@ func TestSeenRollouts(t *testing.T) {
 		}
 	}
 }
+
+func TestRolloutShowNamesTheInstancesThatWereChosen(t *testing.T) {
+	var many []string
+	for i := range 12 {
+		many = append(many, fmt.Sprintf("api-%02d", i))
+	}
+	for _, tt := range []struct {
+		chosen []string
+		want   string
+	}{
+		{nil, ""},
+		{many[:2], "api-00, api-01"},
+		{many, "api-00, api-01, api-02, api-03, api-04, api-05, api-06, api-07, api-08, api-09 and 2 more"},
+	} {
+		got := ""
+		for _, fact := range rolloutFacts(properties.Rollout{Chosen: tt.chosen}) {
+			if fact[0] == "chosen" {
+				got = fact[1]
+			}
+		}
+		if got != tt.want {
+			t.Errorf("chosen %v: got %q, want %q", tt.chosen, got, tt.want)
+		}
+	}
+}
