@@ -12,6 +12,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/signal"
 	"os/user"
@@ -161,6 +162,9 @@ type cli struct {
 
 // client returns a client of the platform's API.
 func (c *cli) client() (*api.Client, error) {
+	if u, err := url.Parse(c.base); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		return nil, usageError{fmt.Errorf("--api %s: write a URL, such as http://127.0.0.1:7070; ROADBED_API may say it as well", c.base)}
+	}
 	token, err := readToken(c.tokenFile)
 	if err != nil {
 		return nil, err

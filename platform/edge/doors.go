@@ -1,15 +1,18 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/roadbed/roadbed/config"
@@ -209,7 +212,7 @@ func (g *Gateway) connections() (open, most int) {
 //	edge.http.body.minrate                        240    bytes a second of a body that must come
 //	edge.http.response.minrate                    240    bytes a second of an answer that must be taken
 //	idleTimeout                                   65000  ms between requests
-//	maxConnections                                20000
+//	maxConnections                                20000, or 90 % of the files that the process may open if that is less
 //	edge.connections.perip                        1000
 //	maxRequestsPerConnection                      4000
 //	connectionExpiry                              1200000  ms
@@ -225,6 +228,7 @@ type limits struct {
 	number map[string]*config.Value[int]
 	word   map[string]*config.Value[string]
 	merge  *config.Value[bool]
+	files  uint64 // that the process may have open, at least 2
 }
 
 var (
@@ -239,7 +243,7 @@ var (
 func newLimits(p *config.Properties) *limits {
 	l := &limits{
 		props: p, drain: p.Duration("edge.drain.timeout", 30*time.Second), merge: p.Bool("edge.path.mergeslashes", false),
-		number: map[string]*config.Value[int]{}, word: map[string]*config.Value[string]{},
+		number: map[string]*config.Value[int]{}, word: map[string]*config.Value[string]{}, files: openFiles(),
 	}
 	for _, n := range numbers {
 		l.number[n] = p.Int(n, 0)
@@ -280,10 +284,32 @@ func (l *limits) settings() http1.Settings {
 		},
 		FirstByte: ms("edge.http.request.firstbyte.timeout"), Idle: ms("idleTimeout"), Head: ms("server.http.request.headers.read.timeout"), BodyIdle: ms("httpRequestReadTimeout"),
 		BodyRate: n("edge.http.body.minrate"), AnswerRate: n("edge.http.response.minrate"),
-		Connections: n("maxConnections"), PerAddress: n("edge.connections.perip"), Requests: n("maxRequestsPerConnection"),
+		Connections: l.connections(n("maxConnections")), PerAddress: n("edge.connections.perip"), Requests: n("maxRequestsPerConnection"),
 		Expiry: ms("connectionExpiry"), Jitter: ms("server.connection.expiry.delta"),
 		RejectPipelining: choice("edge.http1.pipelining", map[string]http1.Choice{"serve": http1.Keep, "reject": http1.Reject}) == http1.Reject,
 	}
+}
+
+// usualConnections are how many connections clients have at most if no property says so.
+const usualConnections = 20_000
+
+// connections returns how many connections clients may have: as many as wanted, or as usual if that is 0, but no more than leave a
+// tenth of the files that the process may open, 64 at least, for those to origins and for the platform's own.
+func (l *limits) connections(wanted int) int {
+	most := int(l.files - min(max(l.files/10, 64), l.files-1))
+	if wanted > most {
+		l.props.Refuse("maxConnections", fmt.Sprint(wanted), fmt.Errorf("this process may have %d files open, so %d hold; raise that first (ulimit -n, or LimitNOFILE of systemd)", l.files, most))
+	}
+	return min(cmp.Or(wanted, usualConnections), most)
+}
+
+// openFiles returns how many files the process may have open; a great many if nothing tells.
+func openFiles() uint64 {
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		return math.MaxInt32
+	}
+	return min(max(limit.Cur, 2), math.MaxInt32)
 }
 
 // follow calls fn with the settings, and again after each change, until stop; never twice at once, and last with the newest.

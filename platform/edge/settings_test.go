@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -228,6 +229,7 @@ func TestADoorServesWithTheSettingsOfNow(t *testing.T) {
 	for _, limit := range []string{"", "7"} {
 		props, set := pushed(t)
 		h := newHouseWith(t, props, nil)
+		h.limits.files = math.MaxInt32 // else it is the machine that says how many
 		d, err := h.Door(DoorConfig{Name: "test"})
 		if err != nil {
 			t.Fatal(err)
@@ -289,9 +291,51 @@ func TestADoorThatNeverOpensClosesItsSockets(t *testing.T) {
 	}
 }
 
+func TestClientsNeverHaveAllFilesThatTheProcessMayOpen(t *testing.T) {
+	for _, c := range []struct {
+		files        uint64
+		wanted, want int
+	}{
+		{math.MaxInt32, 0, 20_000},
+		{math.MaxInt32, 100_000, 100_000},
+		{20_000, 0, 18_000},
+		{20_000, 500, 500},
+		{20_000, 18_001, 18_000},
+		{256, 0, 192}, // 64 are left
+		{40, 0, 1},    // somebody gets in
+		{2, 7, 1},
+	} {
+		l := newLimits(config.New(config.Options{Override: map[string]string{"maxConnections": fmt.Sprint(c.wanted)}, Log: slog.New(slog.DiscardHandler)}))
+		l.files = c.files
+		if got := l.settings().Connections; got != c.want {
+			t.Errorf("%d files, %d connections wanted: got %d, want %d", c.files, c.wanted, got, c.want)
+		}
+	}
+	if n := openFiles(); n < 3 {
+		t.Errorf("this process may open %d files, want more than the three that it has", n)
+	}
+
+	props, set, acks := acknowledged(t)
+	l := newLimits(props)
+	l.files = 1000
+	stop := l.follow(func(http1.Settings) {})
+	defer stop()
+	set("maxConnections", "1001")
+	for a := range acks {
+		if len(a.Errors) == 0 {
+			continue
+		}
+		if f := a.Errors[0]; f.Key != "maxConnections" || !strings.Contains(f.Error, "1000 files open, so 900 hold") || !strings.Contains(f.Error, "ulimit -n") {
+			t.Errorf("refused: %+v, want maxConnections and what to do", f)
+		}
+		return
+	}
+}
+
 func TestAListenerIsToldOfOneChangeAtATimeAndOfTheNewestLast(t *testing.T) {
 	props, set := pushed(t)
 	l := newLimits(props)
+	l.files = math.MaxInt32 // else it is the machine that says how many
 	for i := range 20 {
 		changed := make(chan struct{})
 		go func() {
