@@ -219,7 +219,7 @@ func unseal() *filter.Filter {
 				return false
 			}
 			for i := range h.Fields() {
-				if f := &h.Fields()[i]; filter.Same(f.Name, "Cookie") && strings.Contains(f.Value, "="+mark) {
+				if f := &h.Fields()[i]; filter.Same(f.Name, "Cookie") && strings.Contains(f.Value, mark) {
 					return true
 				}
 			}
@@ -239,13 +239,13 @@ func unseal() *filter.Filter {
 
 // others returns the cookies of a field that are not the edge's own.
 func others(field string) string {
-	if !strings.Contains(field, "="+mark) {
+	if !strings.Contains(field, mark) {
 		return field
 	}
 	var kept []string
 	for pair := range strings.SplitSeq(field, ";") {
 		pair = strings.TrimSpace(pair)
-		if _, v, _ := strings.Cut(pair, "="); pair != "" && !strings.HasPrefix(v, mark) {
+		if _, v, _ := strings.Cut(pair, "="); pair != "" && !strings.HasPrefix(strings.Trim(v, `" `), mark) {
 			kept = append(kept, pair)
 		}
 	}
