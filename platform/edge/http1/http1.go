@@ -172,8 +172,7 @@ type Server struct {
 	watching  bool                  // the watch goes round; guarded by mu
 	others    int                   // connections that others serve; guarded by mu
 	from      map[netip.Addr]int    // connections of each address; guarded by mu
-	running   int                   // what Drain waits for; guarded by mu
-	over      chan struct{}         // closed once that is none; nil: Drain does not wait; guarded by mu
+	running   filter.Crowd          // what Drain waits for
 
 	connected, closed, failed, idled, throttled *meter.Counter
 }
@@ -221,9 +220,9 @@ func (s *Server) Serve(l net.Listener) error {
 		return l.Close()
 	}
 	s.listeners[l] = true
-	s.running++ // so that what was accepted is waited for
+	s.running.Enter() // so that what was accepted is waited for
 	s.mu.Unlock()
-	defer s.less()
+	defer s.running.Leave()
 	for pause := time.Duration(0); ; {
 		c, err := l.Accept()
 		if err == nil {
@@ -269,36 +268,8 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 
 // Expect has Drain wait for a connection that is about to be served, until over is called.
 func (s *Server) Expect() (over func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.running++
-	return s.less
-}
-
-// less has Drain wait for one thing less.
-func (s *Server) less() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.running--; s.running == 0 && s.over != nil {
-		close(s.over)
-		s.over = nil
-	}
-}
-
-// awaited returns what is closed once there is nothing left to wait for.
-func (s *Server) awaited() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	over := s.over
-	if over == nil {
-		over = make(chan struct{})
-	}
-	if s.running > 0 {
-		s.over = over
-	} else {
-		close(over)
-	}
-	return over
+	s.running.Enter()
+	return s.running.Leave
 }
 
 // admit takes a connection in, unless there are too many.
@@ -306,7 +277,7 @@ func (s *Server) admit(c *conn) bool {
 	set, who := s.settings.Load(), c.client.Remote.Addr()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.ending.Load() || s.full(who) {
+	if s.ending.Load() || s.full(who, 0, 0) {
 		return false
 	}
 	s.conns[c] = true
@@ -315,7 +286,7 @@ func (s *Server) admit(c *conn) bool {
 		s.watcher.Go(s.watch)
 	}
 	s.arrived(who)
-	s.running++
+	s.running.Enter()
 	if set.Expiry > 0 {
 		c.expires = filter.Now() + int64(set.Expiry) - rand.Int64N(max(int64(min(set.Jitter, set.Expiry)), 1))
 	}
@@ -334,7 +305,7 @@ func (s *Server) leave(c *conn) {
 	delete(s.taken, c)
 	s.left(c.client.Remote.Addr())
 	s.mu.Unlock()
-	s.less()
+	s.running.Leave()
 }
 
 // Full reports whether one connection more would be one too many, beside others that are about to be served: so many in all, and so
@@ -342,13 +313,11 @@ func (s *Server) leave(c *conn) {
 func (s *Server) Full(who netip.Addr, coming, ofIt int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fullBeside(who, coming, ofIt)
+	return s.full(who, coming, ofIt)
 }
 
-// full reports whether there are too many connections for one more of that address. The caller holds mu.
-func (s *Server) full(who netip.Addr) bool { return s.fullBeside(who, 0, 0) }
-
-func (s *Server) fullBeside(who netip.Addr, coming, ofIt int) bool {
+// full is Full for who holds mu.
+func (s *Server) full(who netip.Addr, coming, ofIt int) bool {
 	set := s.settings.Load()
 	full := s.open()+coming >= set.Connections || who.IsValid() && s.from[who]+ofIt >= set.PerAddress
 	if full {
@@ -380,7 +349,7 @@ func (s *Server) left(who netip.Addr) {
 func (s *Server) Admit(who netip.Addr) (leave func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.full(who) {
+	if s.full(who, 0, 0) {
 		return nil, false
 	}
 	s.others++
@@ -423,7 +392,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 	defer s.watcher.Wait()
 	defer s.quitOnce.Do(func() { close(s.quit) })
-	all := s.awaited()
+	all := s.running.Gone()
 	select {
 	case <-all:
 		s.closeIdle() // nobody comes any more, not within Grace either

@@ -91,8 +91,7 @@ type Server struct {
 	conns    map[*conn]bool // guarded by mu
 	watching bool           // the watch goes round; guarded by mu
 	ended    bool           // nobody is served any more; guarded by mu
-	running  int            // what Drain waits for; guarded by mu
-	over     chan struct{}  // closed once that is none; nil: Drain does not wait; guarded by mu
+	running  filter.Crowd   // what Drain waits for
 
 	failed, idled *meter.Counter
 }
@@ -132,7 +131,7 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 		return
 	}
 	s.conns[c] = true
-	s.running++
+	s.running.Enter()
 	if !s.watching {
 		s.watching = true
 		s.watcher.Go(s.watch)
@@ -145,41 +144,13 @@ func (s *Server) ServeConn(nc net.Conn, client *filter.Client, early []byte) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
-	s.less()
+	s.running.Leave()
 }
 
 // Expect has Drain wait for a connection that is about to be served, until over is called.
 func (s *Server) Expect() (over func()) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.running++
-	return s.less
-}
-
-// less has Drain wait for one thing less.
-func (s *Server) less() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.running--; s.running == 0 && s.over != nil {
-		close(s.over)
-		s.over = nil
-	}
-}
-
-// awaited returns what is closed once there is nothing left to wait for.
-func (s *Server) awaited() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	over := s.over
-	if over == nil {
-		over = make(chan struct{})
-	}
-	if s.running > 0 {
-		s.over = over
-	} else {
-		close(over)
-	}
-	return over
+	s.running.Enter()
+	return s.running.Leave
 }
 
 // all returns the connections there are.
@@ -207,7 +178,7 @@ func (s *Server) Drain(ctx context.Context) error {
 	defer s.crew.end()
 	defer s.watcher.Wait()
 	defer s.quitOnce.Do(func() { close(s.quit) })
-	over := s.awaited()
+	over := s.running.Gone()
 	defer func() {
 		s.mu.Lock()
 		s.ended = true
