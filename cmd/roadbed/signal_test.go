@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -46,6 +47,7 @@ func TestThePlatformOutlivesWhoReadsItAndSignalsThatComeEarly(t *testing.T) {
 }
 
 func TestAHangUpEndsThePlatformInOrder(t *testing.T) {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP) // or what is started below would ignore it as these tests do under nohup
 	p, err := startPlatform(t.TempDir(), freeOffset(t), "up")
 	if err != nil {
 		t.Fatal(err)

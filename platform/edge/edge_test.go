@@ -101,6 +101,11 @@ func nobody(t testing.TB) *net.TCPAddr {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	held, err := l.Accept() // or its end would be reset with the listener, which gives the port back
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { held.Close() })
 	return c.LocalAddr().(*net.TCPAddr)
 }
 

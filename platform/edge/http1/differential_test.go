@@ -87,7 +87,7 @@ func (o *observer) send(t *testing.T, in string) *observed {
 	o.mu.Lock()
 	delete(o.of, c.LocalAddr().String()) // an earlier connection's port
 	o.mu.Unlock()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	io.WriteString(c, in)
 	c.(*net.TCPConn).CloseWrite()
 	br := bufio.NewReader(c)

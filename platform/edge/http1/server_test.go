@@ -55,7 +55,7 @@ func answering(t *testing.T, config Config, fn func(*filter.Exchange), test func
 			for _, c := range opened {
 				c.Close()
 			}
-			ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
 			if err := s.Drain(ctx); err != nil {
 				t.Errorf("drain: %v", err)

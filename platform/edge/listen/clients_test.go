@@ -123,7 +123,7 @@ func TestARevokedClientIsRefusedThoughItResumesASession(t *testing.T) {
 		defer cl.CloseIdleConnections()
 		tr := &http3.Transport{TLSClientConfig: conf.Clone()}
 		defer tr.Close()
-		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String())
+		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+p.LocalAddr().String())
 	}
 	ana := a.client(7, "ana")
 	is := func(what string, own *tls.Certificate, want string) {

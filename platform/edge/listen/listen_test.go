@@ -85,7 +85,7 @@ func client(t *testing.T, set func(*http.Protocols)) *http.Client {
 	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, Protocols: new(http.Protocols)}
 	set(tr.Protocols)
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 10 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 func get(t *testing.T, c *http.Client, url string) string {
@@ -173,7 +173,7 @@ func TestHTTP3IsServedBesideTLS(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- s.ServeQUIC(p) }()
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-	if got := get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String()+"/a"); got != "GET https /a 30 from 127.0.0.1 by test" {
+	if got := get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+p.LocalAddr().String()+"/a"); got != "GET https /a 30 from 127.0.0.1 by test" {
 		t.Errorf("got %q", got)
 	}
 	tr.Close()
@@ -250,7 +250,7 @@ func TestClientsMustShowCertificatesWhereTheyAreWanted(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- s.ServeQUIC(p) }()
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true, Certificates: []tls.Certificate{own}}}
-	if got := get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String()); got != "is ca" {
+	if got := get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+p.LocalAddr().String()); got != "is ca" {
 		t.Errorf("with a certificate over HTTP/3: got %q, want is ca", got)
 	}
 	tr.Close()
@@ -310,7 +310,7 @@ func TestWhoVouchesForClientsMayChangeWhileTheyAreServed(t *testing.T) {
 		defer cl.CloseIdleConnections()
 		tr := &http3.Transport{TLSClientConfig: conf.Clone()}
 		defer tr.Close()
-		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String())
+		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+p.LocalAddr().String())
 	}
 	want := func(name, is string) {
 		t.Helper()
@@ -347,7 +347,7 @@ func TestAWebSocketOverHTTP2IsAnUpgrade(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	c.SetDeadline(time.Now().Add(10 * time.Second))
+	c.SetDeadline(time.Now().Add(time.Minute))
 	io.WriteString(c, http2.ClientPreface)
 	f := http2.NewFramer(c, c)
 	f.ReadMetaHeaders = hpack.NewDecoder(4096, nil)
@@ -436,7 +436,7 @@ func TestAConnectionThatNeverShakesHandsIsCutOffWhenDraining(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
 	s.Drain(ctx)
-	c.SetReadDeadline(time.Now().Add(5 * time.Second))
+	c.SetReadDeadline(time.Now().Add(time.Minute))
 	if _, err := c.Read(make([]byte, 1)); err == nil || errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the connection is still there: %v", err)
 	}
@@ -513,7 +513,7 @@ func TestTheLimitsOfConnectionsHoldForAllProtocolsTogether(t *testing.T) {
 	served := make(chan error, 1)
 	go func() { served <- s.ServeQUIC(p) }()
 	tr := &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-	if got := get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String()+"/a"); strings.HasPrefix(got, "GET https") {
+	if got := get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+p.LocalAddr().String()+"/a"); strings.HasPrefix(got, "GET https") {
 		t.Errorf("a third connection, of HTTP/3: got %q, want it refused", got)
 	}
 	if got := get(t, client(t, func(p *http.Protocols) { p.SetHTTP2(true) }), "https://"+addr+"/a"); strings.HasPrefix(got, "GET https") {
@@ -525,7 +525,7 @@ func TestTheLimitsOfConnectionsHoldForAllProtocolsTogether(t *testing.T) {
 	}
 	tr.Close()
 	tr = &http3.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}
-	if got := get(t, &http.Client{Transport: tr, Timeout: 10 * time.Second}, "https://"+p.LocalAddr().String()+"/a"); got != "GET https /a 30 from 127.0.0.1 by test" {
+	if got := get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+p.LocalAddr().String()+"/a"); got != "GET https /a 30 from 127.0.0.1 by test" {
 		t.Errorf("after another has gone: got %q", got)
 	}
 	tr.Close()

@@ -24,6 +24,11 @@ func nobody(t testing.TB) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
+	held, err := l.Accept() // or its end would be reset with the listener, which gives the port back
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { held.Close() })
 	return c.LocalAddr().String() // a port that is taken, so that nobody can come to listen there
 }
 

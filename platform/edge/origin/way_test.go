@@ -478,8 +478,13 @@ func TestASlowGETGetsASecondAttempt(t *testing.T) {
 	slow, fast := make(chan struct{}), scripts(t, act{raw: said200("fast")})
 	cancelled := make(chan struct{}, 10)
 	addr := serving(t, func(w http.ResponseWriter, q *http.Request) {
+		var enough <-chan time.Time
+		if q.Method == "POST" {
+			enough = time.After(300 * time.Millisecond)
+		}
 		select {
 		case <-slow:
+		case <-enough:
 		case <-q.Context().Done():
 			cancelled <- struct{}{}
 		}
@@ -500,7 +505,6 @@ func TestASlowGETGetsASecondAttempt(t *testing.T) {
 	if hedged == 0 {
 		t.Error("none of 1000 requests was hedged")
 	}
-	r.change(func(x *filter.Exchange) { x.Deadline = filter.Now() + int64(300*time.Millisecond) })
 	for range 4 {
 		if r.ask("POST", "/", "abc"); len(r.last().attempts) != 1 {
 			t.Errorf("a POST was hedged: %+v", r.last())
@@ -677,16 +681,19 @@ func TestAnEventStreamThatItsRequestDidNotTellLastsAsLongAsItLasts(t *testing.T)
 			r.fast = true
 			r.route(c.plan)
 			var by atomic.Int64
-			r.change(func(x *filter.Exchange) {
-				x.Deadline = filter.Now() + int64(2*time.Second) // the head must be there by then
-				by.Store(x.Deadline)
-			})
 			client, url := r.client()
-			resp, err := client.Get(url + "/")
-			if err != nil {
-				t.Fatal(err)
+			var resp *http.Response
+			for left := time.Second; resp == nil || resp.StatusCode != 200 && left < time.Minute; left *= 2 { // the head must be there by then
+				r.change(func(x *filter.Exchange) {
+					x.Deadline = filter.Now() + int64(left)
+					by.Store(x.Deadline)
+				})
+				var err error
+				if resp, err = client.Get(url + "/"); err != nil {
+					t.Fatal(err)
+				}
+				defer resp.Body.Close()
 			}
-			defer resp.Body.Close()
 			for filter.Now() < by.Load()+int64(100*time.Millisecond) {
 				time.Sleep(10 * time.Millisecond)
 			}
