@@ -293,7 +293,7 @@ func (l *limits) settings() http1.Settings {
 // usualConnections are how many connections clients have at most if no property says so.
 const usualConnections = 20_000
 
-// connections returns how many connections clients may have: as many as wanted, or as usual if that is 0, but no more than leave a
+// connections returns how many connections clients may have at one listener: as many as wanted, or as usual if that is 0, but no more than leave a
 // tenth of the files that the process may open, 64 at least, for those to origins and for the platform's own.
 func (l *limits) connections(wanted int) int {
 	most := int(l.files - min(max(l.files/10, 64), l.files-1))
