@@ -290,7 +290,7 @@ func TestRestartedRegistryNeverEmptiesAClient(t *testing.T) {
 	first.Port = open.Addr().(*net.TCPAddr).Port
 	a.Register(first)
 	b := newClient(t, s.url())
-	run(t, b)
+	stopB := run(t, b)
 	b.Register(instance("api", 2))
 	expect(t, watcher, "api", "api-v000-1 UP", "api-v000-2 UP")
 
@@ -310,6 +310,7 @@ func TestRestartedRegistryNeverEmptiesAClient(t *testing.T) {
 	fresh := newClient(t, s.url())
 	run(t, fresh)
 	expect(t, fresh, "api", "api-v000-2 UP") // b registered again by itself
+	stopB()                                  // or it would do so once more when it is removed
 	if err := fresh.Remove(context.Background(), "api", "api-v000-2"); err != nil {
 		t.Fatal(err)
 	}
