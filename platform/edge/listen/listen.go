@@ -12,6 +12,7 @@
 // # What it promises
 //   - Certificates are read again when their files change, all of them or none, and no connection notices.
 //   - TLS 1.2 with forward secrecy and authenticated encryption, or 1.3; nothing older, no early data.
+//   - Who speaks HTTP/1.1 in clear to a listener of TLS is told so, with 400.
 //   - A connection that does not tell its client by the PROXY protocol, where that is required, is closed.
 //   - The limits of connections, in all and of one address, hold for all protocols together, and for those who shake hands still.
 //   - With lists of revoked certificates no client is let in whom one names, nor one of whose issuer there is none in force, though it
@@ -258,6 +259,7 @@ func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure 
 	}
 	if err := secure.HandshakeContext(ctx); err != nil {
 		s.shook(false, "unknown", "unknown", "unknown")
+		tellPlain(err)
 		return nil, nil, err
 	}
 	state := secure.ConnectionState()
@@ -271,6 +273,20 @@ func (s *Server) greet(c net.Conn, client *filter.Client) (early []byte, secure 
 	s.shook(true, tls.VersionName(state.Version), tls.CipherSuiteName(state.CipherSuite), shown)
 	client.TLS, client.Identity = &state, filter.Identity(&state)
 	return nil, secure, nil
+}
+
+// tellPlain answers who speaks HTTP in clear to a port of TLS, as other servers do: curl http://… to it is a common mistake.
+func tellPlain(handshake error) {
+	var plain tls.RecordHeaderError // Conn is nil unless the client's very first bytes were no TLS
+	if !errors.As(handshake, &plain) || plain.Conn == nil {
+		return
+	}
+	switch string(plain.RecordHeader[:]) {
+	case "GET /", "HEAD ", "POST ", "PUT /", "PATCH", "DELET", "OPTIO":
+		const answer = "this port speaks HTTPS, and was asked in clear; ask https://\n"
+		plain.Conn.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // then it is closed already
+		fmt.Fprintf(plain.Conn, "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", len(answer), answer)
+	}
 }
 
 var errChallenged = errors.New("it was an authority's challenge, which is answered")

@@ -126,6 +126,38 @@ func TestEachProtocolReachesItsEngine(t *testing.T) {
 	}
 }
 
+func TestWhoSpeaksHTTPInClearToAListenerOfTLSIsToldSo(t *testing.T) {
+	addr, _ := opened(t, Config{TLS: secure(t, ClientAuth{})})
+	one := client(t, func(p *http.Protocols) { p.SetHTTP1(true) })
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"} {
+		req, err := http.NewRequest(method, "http://"+addr+"/a", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := one.Do(req)
+		if err != nil {
+			t.Errorf("%s: %v", method, err)
+			continue
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if want := "this port speaks HTTPS"; resp.StatusCode != 400 || method != "HEAD" && !strings.HasPrefix(string(body), want) {
+			t.Errorf("%s: got %d %q %v, want 400 %q...", method, resp.StatusCode, body, err, want)
+		}
+	}
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "neither TLS nor HTTP"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); len(got) > 0 {
+		t.Errorf("who speaks neither: got %q %v, want nothing", got, err)
+	}
+}
+
 func TestWhateverTheProtocolPathsAndNamesAreTheSame(t *testing.T) {
 	one := client(t, func(p *http.Protocols) { p.SetHTTP1(true) })
 	two := client(t, func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) })
