@@ -15,11 +15,11 @@ import (
 // that nothing of it is left on the platform, also after one that was interrupted or killed.
 func TestDrills(t *testing.T) {
 	d := newDemo(t)
-	drill := func(name string) string {
+	drill := func(name, last string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 		defer cancel()
-		out, err := exec.CommandContext(ctx, d.binary, "demo", name, "--api", d.url()).CombinedOutput()
+		out, err := exec.CommandContext(ctx, d.binary, "demo", name, "--for", last, "--api", d.url()).CombinedOutput()
 		if missed := (*exec.ExitError)(nil); err != nil && !errors.As(err, &missed) || missed != nil && !strings.Contains(string(out), "NOT KEPT") {
 			t.Fatalf("roadbed demo %s: %v\n%s", name, err, out)
 		}
@@ -67,18 +67,18 @@ func TestDrills(t *testing.T) {
 	killed.Process.Kill() //nolint:errcheck // Wait tells
 	killed.Wait()         //nolint:errcheck // it was killed
 
-	storm := drill("storm")
+	storm := drill("storm", "8s")
 	want(storm, "edge -> drillhop1 -> drillhop2 -> drillleaf")
 	atMost(storm, "reached the dead leaf for each one offered", 1.25)
-	want(storm, "succeeded from 6 s after the leaf was well again")
+	want(storm, "succeeded from 8 s after the leaf was well again")
 	nothingLeft("the storm")
 
-	slow := drill("slow")
+	slow := drill("slow", "4s")
 	atMost(slow, "% of the requests reached the slow one", 5) // one in ten would be without favour
 	want(slow, "succeeded meanwhile")
 	nothingLeft("the slow instance")
 
-	overload := drill("overload")
+	overload := drill("overload", "4s")
 	for _, column := range []string{"CRITICAL", "DEGRADED", "BEST_EFFORT", "BULK", "CRITICAL's p99", "of CRITICAL requests were served", "unloaded"} {
 		want(overload, column)
 	}

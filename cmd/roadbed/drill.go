@@ -37,14 +37,18 @@ func (c *cli) drills() []*cobra.Command {
 }
 
 func (c *cli) drill(name, short, long string, run func(*exercise) error) *cobra.Command {
-	return &cobra.Command{
+	var last time.Duration
+	cmd := &cobra.Command{
 		Use: name, Short: short, Long: short + ".\n\n" + long + "\n\nIt takes half a minute, and ends with status 1 if what docs/calls.md promises was not kept.", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			if last < 4*time.Second || last > 5*time.Minute || last%time.Second != 0 {
+				return usageError{fmt.Errorf("--for %s: use whole seconds from 4s to 5m", last)}
+			}
 			client, err := c.client()
 			if err != nil {
 				return err
 			}
-			s := &exercise{ctx: cmd.Context(), client: client, out: cmd.OutOrStdout()}
+			s := &exercise{ctx: cmd.Context(), client: client, out: cmd.OutOrStdout(), mends: breaks + int(last/time.Second)}
 			var health struct {
 				Edge string `json:"edge"`
 			}
@@ -59,6 +63,8 @@ func (c *cli) drill(name, short, long string, run func(*exercise) error) *cobra.
 			return run(s)
 		},
 	}
+	cmd.Flags().DurationVar(&last, "for", 10*time.Second, "how long it is broken, in whole seconds")
+	return cmd
 }
 
 // exercise is what a drill has put on the platform.
@@ -70,6 +76,7 @@ type exercise struct {
 	groups []string // to destroy at the end
 	set    []string // ids of properties, to delete at the end
 	broken int      // promises that were not kept
+	mends  int      // the second from which on all is well again
 }
 
 // put starts instances of a service, in place of those that an earlier drill may have left, and waits until the edge reaches them.
@@ -242,12 +249,16 @@ func (s *exercise) judged() error {
 	return fmt.Errorf("%d of what was promised was not kept; a machine that has other work, or two processors for all, may be why: look at docs/calls.md", s.broken)
 }
 
+// seconds is how many of them pass until what became of all requests is known.
+func (s *exercise) seconds() int { return s.mends + lingers + int(drill.Patience/time.Second) }
+
 func steady(rate float64) func(int) []float64 { return func(int) []float64 { return []float64{rate} } }
 
-// When things break and are well again, in seconds, and when drills of chains end.
 const (
-	breaks, mends, ends = 5, 15, 25
-	recovers            = 6 // seconds after which a breaker has found out that all is well
+	breaks   = 5          // the second from which on something is broken
+	settled  = breaks + 2 // and from which on what is promised must hold: what was let in before is worked off
+	recovers = 8          // seconds after which all breakers have found out that all is well: each tries about every five
+	lingers  = 12         // seconds for which it goes on once all is well again
 )
 
 func (s *exercise) storm() error {
@@ -260,13 +271,13 @@ func (s *exercise) storm() error {
 	if err := s.reached("/" + drill.Hop1 + "/"); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "%d requests a second, edge -> %s -> %s -> %s; the leaf is dead from second %d to %d\n", rate, drill.Hop1, drill.Hop2, drill.Leaf, breaks, mends)
+	fmt.Fprintf(s.out, "%d requests a second, edge -> %s -> %s -> %s; the leaf is dead from second %d to %d\n", rate, drill.Hop1, drill.Hop2, drill.Leaf, breaks, s.mends)
 	fmt.Fprintf(s.out, "%6s %9s %11s %8s %11s\n", "second", "offered", "reach leaf", "by each", "succeeded")
 	load := drill.NewLoad(s.edge + "/" + drill.Hop1 + "/")
-	var reach [ends + 3]int // by the beginning of a second
-	err := s.play(load, ends, steady(rate), func(second int) error {
+	reach := make([]int, s.seconds()+1) // by the beginning of a second
+	err := s.play(load, s.mends+lingers, steady(rate), func(second int) error {
 		switch second {
-		case breaks, mends:
+		case breaks, s.mends:
 			if err := s.change(drill.LeafDead, strconv.FormatBool(second == breaks), "bool", config.Scope{App: drill.Leaf}); err != nil {
 				return err
 			}
@@ -280,7 +291,7 @@ func (s *exercise) storm() error {
 		t := load.Sum(0, second, second+1)
 		n := reach[second+1] - reach[second]
 		note := ""
-		if second >= breaks && second < mends {
+		if second >= breaks && second < s.mends {
 			note = "  dead"
 		}
 		fmt.Fprintf(s.out, "%6d %9d %11d %8.2f %9.1f %%%s\n", second, t.Asked, n, float64(n)/float64(max(t.Asked, 1)), t.Share(), note)
@@ -288,15 +299,15 @@ func (s *exercise) storm() error {
 	if err != nil {
 		return err
 	}
-	dead, after := load.Sum(0, breaks, mends), load.Sum(0, mends+recovers, ends)
-	share := float64(reach[mends]-reach[breaks]) / float64(max(dead.Asked, 1))
+	dead, after := load.Sum(0, breaks, s.mends), load.Sum(0, s.mends+recovers, s.mends+lingers)
+	share := float64(reach[s.mends]-reach[breaks]) / float64(max(dead.Asked, 1))
 	s.promise(share <= 1.25, "%.2f requests reached the dead leaf for each one offered; at most 1.25, and 27 if each hop just tried three times", share)
 	s.promise(after.Share() >= 99, "%.1f %% succeeded from %d s after the leaf was well again; at least 99 %%", after.Share(), recovers)
 	return s.judged()
 }
 
 func (s *exercise) overload() error {
-	const instances, calmUntil, until, all = 2, 6, 20, 30
+	const instances = 2
 	capacity := float64(instances*drill.TillPlaces) / drill.TillTakes.Seconds()
 	if err := s.put(drill.Till, instances); err != nil {
 		return err
@@ -313,16 +324,16 @@ func (s *exercise) overload() error {
 	if err := s.reached("/" + drill.Till + "/critical"); err != nil {
 		return err
 	}
-	fmt.Fprintf(s.out, "%d instances of %s can serve %.0f requests a second; from second %d to %d they are asked for five times that\n", instances, drill.Till, capacity, calmUntil, until)
+	fmt.Fprintf(s.out, "%d instances of %s can serve %.0f requests a second; from second %d to %d they are asked for five times that\n", instances, drill.Till, capacity, breaks, s.mends)
 	fmt.Fprintf(s.out, "%6s %9s %9s %9s %11s %9s %15s\n", "second", "offered", "CRITICAL", "DEGRADED", "BEST_EFFORT", "BULK", "CRITICAL's p99")
 	load := drill.NewLoad(urls...)
 	rates := func(second int) []float64 {
-		if second < calmUntil || second >= until {
+		if second < breaks || second >= s.mends {
 			return []float64{0.1 * capacity, 0.1 * capacity, 0.1 * capacity, 0.1 * capacity}
 		}
 		return []float64{0.5 * capacity, 1.5 * capacity, 1.5 * capacity, 1.5 * capacity}
 	}
-	err := s.play(load, all, rates, func(int) error { return nil }, func(second int) {
+	err := s.play(load, s.mends+lingers, rates, func(int) error { return nil }, func(second int) {
 		offered, shares := 0, make([]any, len(kinds))
 		for i := range kinds {
 			t := load.Sum(i, second, second+1)
@@ -334,9 +345,8 @@ func (s *exercise) overload() error {
 	if err != nil {
 		return err
 	}
-	const settled = calmUntil + 2 // the first second of a sudden overload works off what was let in
-	calm, much := load.Sum(0, 1, calmUntil), load.Sum(0, settled, until)
-	s.promise(much.Share() >= 99, "%.1f %% of CRITICAL requests were served from second %d to %d; at least 99 %%", much.Share(), settled, until)
+	calm, much := load.Sum(0, 1, breaks), load.Sum(0, settled, s.mends)
+	s.promise(much.Share() >= 99, "%.1f %% of CRITICAL requests were served from second %d to %d; at least 99 %%", much.Share(), settled, s.mends)
 	within, at := milliseconds(much.Quantile(0.99)), milliseconds(calm.Quantile(0.99))
 	s.promise(within <= 2*at, "99 %% of them took %.0f ms at most, unloaded %.0f ms; at most twice that", within, at)
 	return s.judged()
@@ -360,13 +370,13 @@ func (s *exercise) slow() error {
 	}
 	slices.Sort(ids)
 	victim := ids[0]
-	fmt.Fprintf(s.out, "%d requests a second at %d instances of %s, which take %s; from second %d to %d %s takes %s\n", rate, instances, drill.Tile, drill.TileTakes, breaks, mends, victim, slowed)
+	fmt.Fprintf(s.out, "%d requests a second at %d instances of %s, which take %s; from second %d to %d %s takes %s\n", rate, instances, drill.Tile, drill.TileTakes, breaks, s.mends, victim, slowed)
 	fmt.Fprintf(s.out, "%6s %9s %12s %11s %9s %9s\n", "second", "offered", "at that one", "succeeded", "p50", "p99")
 	load := drill.NewLoad(s.edge + "/" + drill.Tile + "/")
-	var here, all [ends + 3]int // by the beginning of a second
-	err = s.play(load, ends, steady(rate), func(second int) error {
+	here, all := make([]int, s.seconds()+1), make([]int, s.seconds()+1) // by the beginning of a second
+	err = s.play(load, s.mends+lingers, steady(rate), func(second int) error {
 		switch second {
-		case breaks, mends:
+		case breaks, s.mends:
 			wait := drill.TileTakes
 			if second == breaks {
 				wait = slowed
@@ -384,7 +394,7 @@ func (s *exercise) slow() error {
 	}, func(second int) {
 		t := load.Sum(0, second, second+1)
 		note := ""
-		if second >= breaks && second < mends {
+		if second >= breaks && second < s.mends {
 			note = "  slow"
 		}
 		fmt.Fprintf(s.out, "%6d %9d %12d %9.1f %% %6.1f ms %6.1f ms%s\n", second, t.Asked, here[second+1]-here[second], t.Share(), milliseconds(t.Quantile(0.5)), milliseconds(t.Quantile(0.99)), note)
@@ -392,10 +402,9 @@ func (s *exercise) slow() error {
 	if err != nil {
 		return err
 	}
-	const settled = breaks + 2
-	slow := load.Sum(0, settled, mends)
-	share := 100 * float64(here[mends]-here[settled]) / float64(max(all[mends]-all[settled], 1))
-	s.promise(share <= 2, "%.1f %% of the requests reached the slow one, from second %d to %d; at most 2 %%, and 10 %% if turns were taken", share, settled, mends)
+	slow := load.Sum(0, settled, s.mends)
+	share := 100 * float64(here[s.mends]-here[settled]) / float64(max(all[s.mends]-all[settled], 1))
+	s.promise(share <= 2, "%.1f %% of the requests reached the slow one, from second %d to %d; at most 2 %%, and 10 %% if turns were taken", share, settled, s.mends)
 	s.promise(slow.Share() >= 99.9, "%.2f %% succeeded meanwhile; at least 99.9 %%", slow.Share())
 	return s.judged()
 }
