@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -83,8 +82,8 @@ func (c *cli) demoServe() *cobra.Command {
 		Hidden: true,
 		Args:   exactArgs("the NAME of a service"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if slices.Contains(drill.Names(), args[0]) {
-				return drill.Serve(cmd.Context(), args[0])
+			if err := drill.Serve(cmd.Context(), args[0]); !errors.Is(err, drill.ErrNoService) {
+				return err
 			}
 			return streaming.Serve(cmd.Context(), args[0])
 		},

@@ -182,8 +182,10 @@ func (s *exercise) arrived(app string) (map[string]int, error) {
 	return counts, nil
 }
 
-// fetchText gets a short text. The error of an answer other than 200 says what it was.
+// fetchText gets a short text within five seconds. The error of an answer other than 200 says what it was.
 func fetchText(ctx context.Context, url string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return "", err
@@ -202,14 +204,13 @@ func fetchText(ctx context.Context, url string) (string, error) {
 
 // play offers load for so many seconds. at is called when a second begins, tell once what became of its requests is known.
 func (s *exercise) play(load *drill.Load, seconds int, rates func(second int) []float64, at func(second int) error, tell func(second int)) error {
-	ctx, cancel := context.WithCancelCause(s.ctx)
-	defer cancel(nil)
+	ctx, cancel := context.WithCancel(s.ctx)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		load.Run(ctx, seconds, rates)
 	}()
-	defer func() { cancel(nil); <-ended }()
+	defer func() { cancel(); <-ended }()
 	lag := int(drill.Patience / time.Second)
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -226,7 +227,7 @@ func (s *exercise) play(load *drill.Load, seconds int, rates func(second int) []
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return ctx.Err()
 		}
 	}
 }

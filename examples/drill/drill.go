@@ -25,7 +25,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -89,16 +88,6 @@ func Serve(ctx context.Context, name string) error {
 
 // ErrNoService says that no service of a drill has that name.
 var ErrNoService = errors.New("drill: there is no such service")
-
-// Names returns the services, sorted.
-func Names() []string {
-	var names []string
-	for name := range makers {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
 
 // passOn is a service that needs the next one to answer.
 func passOn(s *service.Service, next string) http.Handler {
