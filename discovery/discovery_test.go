@@ -3,7 +3,6 @@ package discovery_test
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/discovery"
+	"github.com/roadbed/roadbed/platform/api/bubbletest"
 	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/registry"
 )
@@ -158,41 +158,6 @@ func TestRegistrationReachesOthersWithAllItsFields(t *testing.T) {
 	expect(t, b, "catalog")
 }
 
-// inMemory carries requests to a handler within a bubble, where only waiting takes time.
-type inMemory struct{ h http.Handler }
-
-func (m inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
-	in, out := io.Pipe()
-	w := &pipeWriter{PipeWriter: out, header: http.Header{}, begun: make(chan int, 1)}
-	go func() {
-		m.h.ServeHTTP(w, r)
-		w.WriteHeader(http.StatusOK)
-		out.Close()
-	}()
-	context.AfterFunc(r.Context(), func() { in.CloseWithError(r.Context().Err()) })
-	select {
-	case status := <-w.begun:
-		return &http.Response{StatusCode: status, Header: w.header, Body: in}, nil
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
-	}
-}
-
-type pipeWriter struct {
-	*io.PipeWriter
-	header http.Header
-	once   sync.Once
-	begun  chan int
-}
-
-func (p *pipeWriter) Header() http.Header    { return p.header }
-func (p *pipeWriter) WriteHeader(status int) { p.once.Do(func() { p.begun <- status }) }
-func (p *pipeWriter) Flush()                 { p.WriteHeader(http.StatusOK) }
-func (p *pipeWriter) Write(b []byte) (int, error) {
-	p.WriteHeader(http.StatusOK)
-	return p.PipeWriter.Write(b)
-}
-
 func TestChangeReachesWatchInLessThan100ms(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		quiet := slog.New(slog.DiscardHandler)
@@ -206,7 +171,7 @@ func TestChangeReachesWatchInLessThan100ms(t *testing.T) {
 		})
 		defer func() { cancel(); wg.Wait() }()
 		client := func() *discovery.Client {
-			c := discovery.New(discovery.Config{Registry: []string{"http://registry:8761"}, HTTP: &http.Client{Transport: inMemory{reg.Handler()}}, Log: quiet})
+			c := discovery.New(discovery.Config{Registry: []string{"http://registry:8761"}, HTTP: &http.Client{Transport: bubbletest.Transport{Handler: reg.Handler()}}, Log: quiet})
 			wg.Go(func() {
 				if err := c.Run(ctx); err != nil {
 					t.Errorf("Run: %v", err)

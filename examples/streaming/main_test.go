@@ -3,10 +3,8 @@ package streaming
 import (
 	"testing"
 
+	"github.com/roadbed/roadbed/platform/engine/enginetest"
 	"go.uber.org/goleak"
 )
 
-// storeBeingMade is a goroutine that the engine's server may forget, of a stream that it was making when it was shut down.
-var storeBeingMade = goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop")
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, storeBeingMade) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, enginetest.Forgotten) }

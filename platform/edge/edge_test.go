@@ -88,27 +88,6 @@ func unhurried(override map[string]string) map[string]string {
 	return all
 }
 
-// nobody returns an address of this machine at which nobody listens, nor can come to while the test runs: its port is taken.
-func nobody(t testing.TB) *net.TCPAddr {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	held, err := l.Accept() // or its end would be reset with the listener, which gives the port back
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { held.Close() })
-	return c.LocalAddr().(*net.TCPAddr)
-}
-
 // exchangeOf is a request that took the route of hello.
 func exchangeOf(id string, fields ...string) *filter.Exchange {
 	x := &filter.Exchange{ID: id, Plan: &filter.Plan{Route: "hello"}}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
+	"github.com/roadbed/roadbed/platform/api/porttest"
 )
 
 // What dashboards of Zuul look at is there under its names, and moves when it should.
@@ -40,7 +42,7 @@ func TestMetersHaveZuulsNamesAndMove(t *testing.T) {
 			w.Header().Set("Connection", "close")
 		}
 	})})
-	h.lists["gone"] = []roadbed.Instance{{ID: "gone-0", App: "gone", Host: "127.0.0.1", Port: nobody(t).Port, Status: roadbed.Up}}
+	h.lists["gone"] = []roadbed.Instance{{ID: "gone-0", App: "gone", Host: "127.0.0.1", Port: int(netip.MustParseAddrPort(porttest.Hold(t)).Port()), Status: roadbed.Up}}
 	h.setApps([]roadbed.Instance{{App: "hello"}, {App: "gone"}})
 	h.begun.Do(func() { close(h.ready) })
 	ctx, cancel := context.WithCancel(context.Background())

@@ -17,6 +17,7 @@ import (
 
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/platform/api"
+	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 	"github.com/roadbed/roadbed/platform/edge/region"
 )
@@ -176,7 +177,7 @@ func TestWhatCannotBeReachedIsServedHere(t *testing.T) {
 	w := newWorld(t, nil, "east", "west")
 	east := w.regions["east"]
 	w.docs["east"] = evacuated(map[string]int{"west": 100})
-	w.docs["west"] = region.RegionDocument{State: region.Serving, Edges: []string{"http://" + nobody(t).String()}}
+	w.docs["west"] = region.RegionDocument{State: region.Serving, Edges: []string{"http://" + porttest.Hold(t)}}
 	w.set()
 	for _, method := range []string{"GET", "POST", "PUT", "GET", "DELETE", "POST", "PATCH"} {
 		req, _ := http.NewRequest(method, east.front.URL+"/hello/x", strings.NewReader("some body"))

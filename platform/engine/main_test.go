@@ -7,18 +7,16 @@ import (
 	"os"
 	"testing"
 
+	"github.com/roadbed/roadbed/platform/engine/enginetest"
 	"go.uber.org/goleak"
 )
-
-// storeBeingMade is a goroutine that the engine's server may forget, of a stream that it was making when it was shut down.
-var storeBeingMade = goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop")
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(killDir); dir != "" {
 		fmt.Fprintln(os.Stderr, "victim:", victim(dir))
 		os.Exit(1)
 	}
-	goleak.VerifyTestMain(m, storeBeingMade)
+	goleak.VerifyTestMain(m, enginetest.Forgotten)
 }
 
 // openTest opens an embedded engine in dir, or in a new directory when dir is empty, and closes it with the test.

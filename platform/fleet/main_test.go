@@ -28,12 +28,10 @@ import (
 	"github.com/roadbed/roadbed/discovery"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/engine"
+	"github.com/roadbed/roadbed/platform/engine/enginetest"
 	"github.com/roadbed/roadbed/platform/ledger"
 	"github.com/roadbed/roadbed/platform/registry"
 )
-
-// storeBeingMade is a goroutine that the engine's server may forget, of a stream that it was making when it was shut down.
-var storeBeingMade = goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop")
 
 // TestMain is also every program that the tests start: the guard, a small service, and a platform to be killed.
 func TestMain(m *testing.M) {
@@ -53,7 +51,7 @@ func TestMain(m *testing.M) {
 	if err := flag.Set("rapid.checks", "40"); err != nil {
 		exitWith(err)
 	}
-	goleak.VerifyTestMain(m, storeBeingMade)
+	goleak.VerifyTestMain(m, enginetest.Forgotten)
 }
 
 func exitWith(err error) {

@@ -17,13 +17,11 @@ import (
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/engine"
+	"github.com/roadbed/roadbed/platform/engine/enginetest"
 )
 
-// storeBeingMade is a goroutine that the engine's server may forget, of a stream that it was making when it was shut down.
-var storeBeingMade = goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop")
-
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, storeBeingMade)
+	goleak.VerifyTestMain(m, enginetest.Forgotten)
 }
 
 func openTest(t testing.TB, dir string) (*Ledger, *engine.Engine) {

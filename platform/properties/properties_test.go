@@ -26,17 +26,15 @@ import (
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/engine"
+	"github.com/roadbed/roadbed/platform/engine/enginetest"
 	"github.com/roadbed/roadbed/platform/ledger"
 )
-
-// storeBeingMade is a goroutine that the engine's server may forget, of a stream that it was making when it was shut down.
-var storeBeingMade = goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop")
 
 // The engine's server keeps one clock for all its instances. It is started here, outside every bubble of synctest, in which it
 // would keep time from going on.
 func TestMain(m *testing.M) {
 	ats.Register()
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"), storeBeingMade)
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server/ats.Register.func1"), enginetest.Forgotten)
 }
 
 var quiet = slog.New(slog.DiscardHandler)

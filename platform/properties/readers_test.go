@@ -3,7 +3,6 @@ package properties
 import (
 	"context"
 	"errors"
-	"io"
 	"net/http"
 	"strings"
 	"sync"
@@ -14,6 +13,7 @@ import (
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/config"
 	"github.com/roadbed/roadbed/discovery"
+	"github.com/roadbed/roadbed/platform/api/bubbletest"
 )
 
 // pair is a struct of a service that can only use two numbers that are alike, and small.
@@ -26,51 +26,12 @@ func (p *pair) Validate() error {
 	return config.Between("a", p.A, 0, 10)
 }
 
-// inMemory is a transport to a handler that works in a bubble.
-type inMemory struct{ http.Handler }
-
-func (m inMemory) RoundTrip(r *http.Request) (*http.Response, error) {
-	in := r.Clone(r.Context())
-	if in.Body == nil {
-		in.Body = http.NoBody
-	}
-	body, w := io.Pipe()
-	answer := &pipeWriter{header: http.Header{}, PipeWriter: w, begun: make(chan int, 1)}
-	go func() {
-		m.ServeHTTP(answer, in)
-		answer.WriteHeader(http.StatusOK)
-		w.Close()
-	}()
-	context.AfterFunc(r.Context(), func() { body.CloseWithError(r.Context().Err()) })
-	select {
-	case status := <-answer.begun:
-		return &http.Response{StatusCode: status, Status: http.StatusText(status), Header: answer.header.Clone(), Body: body, Request: r}, nil
-	case <-r.Context().Done():
-		return nil, r.Context().Err()
-	}
-}
-
-type pipeWriter struct {
-	*io.PipeWriter
-	header http.Header
-	once   sync.Once
-	begun  chan int
-}
-
-func (p *pipeWriter) Header() http.Header    { return p.header }
-func (p *pipeWriter) WriteHeader(status int) { p.once.Do(func() { p.begun <- status }) }
-func (p *pipeWriter) Flush()                 { p.WriteHeader(http.StatusOK) }
-func (p *pipeWriter) Write(b []byte) (int, error) {
-	p.WriteHeader(http.StatusOK)
-	return p.PipeWriter.Write(b)
-}
-
 func TestARealReaderDecidesAboutARolloutOfTwoProperties(t *testing.T) {
 	inBubble(t, func(t *testing.T, c cell) {
 		n := c.node(t)
 		defer n.stop()
 		n.setFleet([]roadbed.Instance{{ID: "i-1", App: "api", Status: roadbed.Up, Since: time.Unix(1, 0)}})
-		p := config.New(config.Options{URL: "http://127.0.0.1", Scope: config.Scope{App: "api", Instance: "i-1"}, HTTP: &http.Client{Transport: inMemory{n.Handler()}}, Log: quiet})
+		p := config.New(config.Options{URL: "http://127.0.0.1", Scope: config.Scope{App: "api", Instance: "i-1"}, HTTP: &http.Client{Transport: bubbletest.Transport{Handler: n.Handler()}}, Log: quiet})
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {

@@ -14,15 +14,13 @@ import (
 	"github.com/roadbed/roadbed/platform/api"
 	"github.com/roadbed/roadbed/platform/edge"
 	"github.com/roadbed/roadbed/platform/engine"
+	"github.com/roadbed/roadbed/platform/engine/enginetest"
 	"github.com/roadbed/roadbed/platform/ledger"
 	"github.com/roadbed/roadbed/platform/properties"
 	"go.uber.org/goleak"
 )
 
-// storeBeingMade is a goroutine that the engine's server may forget, of a stream that it was making when it was shut down.
-var storeBeingMade = goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop")
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, storeBeingMade) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, enginetest.Forgotten) }
 
 var quiet = slog.New(slog.DiscardHandler)
 

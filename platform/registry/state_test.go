@@ -11,12 +11,10 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/roadbed/roadbed"
+	"github.com/roadbed/roadbed/platform/engine/enginetest"
 )
 
-// storeBeingMade is a goroutine that the engine's server may forget, of a stream that it was making when it was shut down.
-var storeBeingMade = goleak.IgnoreTopFunction("github.com/nats-io/nats-server/v2/server.(*fileStore).flushStreamStateLoop")
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, storeBeingMade) }
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m, enginetest.Forgotten) }
 
 func reg(app, id string, own status, dirty int64) *record {
 	return &record{

@@ -98,19 +98,7 @@ func TestARevokedClientIsRefusedThoughItResumesASession(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr, s := opened(t, Config{TLS: c, Serve: func(x *filter.Exchange) { x.Answer(200, "is "+x.Client.Identity) }})
-	p, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	over := make(chan error, 1)
-	go func() { over <- s.ServeQUIC(p) }()
-	defer func() {
-		s.drainQUIC(t.Context())
-		if err := <-over; err != nil {
-			t.Error(err)
-		}
-	}()
+	quic := openedQUIC(t, s)
 	sessions := tls.NewLRUClientSessionCache(0)
 	ask := func(own *tls.Certificate) (one, three string) {
 		t.Helper()
@@ -123,7 +111,7 @@ func TestARevokedClientIsRefusedThoughItResumesASession(t *testing.T) {
 		defer cl.CloseIdleConnections()
 		tr := &http3.Transport{TLSClientConfig: conf.Clone()}
 		defer tr.Close()
-		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+p.LocalAddr().String())
+		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+quic)
 	}
 	ana := a.client(7, "ana")
 	is := func(what string, own *tls.Certificate, want string) {

@@ -292,6 +292,25 @@ func TestClientsMustShowCertificatesWhereTheyAreWanted(t *testing.T) {
 	}
 }
 
+// openedQUIC has a server speak HTTP/3 until the test ends, and returns where.
+func openedQUIC(t *testing.T, s *Server) string {
+	t.Helper()
+	p, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	over := make(chan error, 1)
+	go func() { over <- s.ServeQUIC(p) }()
+	t.Cleanup(func() {
+		s.drainQUIC(context.Background())
+		if err := <-over; err != nil {
+			t.Error(err)
+		}
+		p.Close()
+	})
+	return p.LocalAddr().String()
+}
+
 func TestWhoVouchesForClientsMayChangeWhileTheyAreServed(t *testing.T) {
 	dir := t.TempDir()
 	pair(t, dir, "old", "client.example")
@@ -316,19 +335,7 @@ func TestWhoVouchesForClientsMayChangeWhileTheyAreServed(t *testing.T) {
 		t.Fatal(err)
 	}
 	addr, s := opened(t, Config{TLS: c, Serve: func(x *filter.Exchange) { x.Answer(200, "is "+x.Client.Identity) }})
-	p, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.Close()
-	over := make(chan error, 1)
-	go func() { over <- s.ServeQUIC(p) }()
-	defer func() {
-		s.drainQUIC(t.Context())
-		if err := <-over; err != nil {
-			t.Error(err)
-		}
-	}()
+	quic := openedQUIC(t, s)
 	sessions := map[string]tls.ClientSessionCache{"old": tls.NewLRUClientSessionCache(0), "new": tls.NewLRUClientSessionCache(0)}
 	ask := func(name string) (one, three string) {
 		t.Helper()
@@ -342,7 +349,7 @@ func TestWhoVouchesForClientsMayChangeWhileTheyAreServed(t *testing.T) {
 		defer cl.CloseIdleConnections()
 		tr := &http3.Transport{TLSClientConfig: conf.Clone()}
 		defer tr.Close()
-		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+p.LocalAddr().String())
+		return get(t, cl, "https://"+addr), get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "https://"+quic)
 	}
 	want := func(name, is string) {
 		t.Helper()

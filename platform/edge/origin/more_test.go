@@ -20,6 +20,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/ipc"
+	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
@@ -130,7 +131,7 @@ func TestUtilizationThatAnOriginReportsCounts(t *testing.T) {
 
 func TestAServerGroupIsTheOnlyOneAsked(t *testing.T) {
 	one, two := scripts(t, act{raw: status(503)}), scripts(t, act{raw: status(503)})
-	i1, i2, i3 := instance("app", one.addr()), instance("app", two.addr()), instance("app", nobody(t))
+	i1, i2, i3 := instance("app", one.addr()), instance("app", two.addr()), instance("app", porttest.Hold(t))
 	i1.Group, i3.Group, i2.Group = "app-v001", "app-v001", "app-v000"
 	r := newRigOf(t, nil, byApp{"app": {i1, i2, i3}})
 	r.change(func(x *filter.Exchange) { x.Group = "app-v001" })

@@ -1,7 +1,6 @@
 package origin
 
 import (
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -9,28 +8,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
-
-// nobody returns an address at which nobody listens.
-func nobody(t testing.TB) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	c, err := net.Dial("tcp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	held, err := l.Accept() // or its end would be reset with the listener, which gives the port back
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { held.Close() })
-	return c.LocalAddr().String() // a port that is taken, so that nobody can come to listen there
-}
 
 func status(code int) string {
 	return "HTTP/1.1 " + strconv.Itoa(code) + " X\r\nContent-Length: 0\r\n\r\n"
@@ -127,12 +107,12 @@ func TestFailuresAreAnsweredAndTriedAgainByTheTable(t *testing.T) {
 func TestAConnectErrorIsTriedElsewhereWhateverTheMethod(t *testing.T) {
 	o := scripts(t, act{raw: said200("ok")})
 	for range 5 { // chance decides which is asked first
-		r := newRig(t, nil, nobody(t), nobody(t), o.addr())
+		r := newRig(t, nil, porttest.Hold(t), porttest.Hold(t), o.addr())
 		if code, body, _ := r.ask("POST", "/", "abc"); code != 200 || body != "ok" {
 			t.Errorf("got %d %q: %+v", code, body, r.last())
 		}
 	}
-	r := newRig(t, nil, nobody(t), nobody(t))
+	r := newRig(t, nil, porttest.Hold(t), porttest.Hold(t))
 	code, _, _ := r.ask("POST", "/", "abc")
 	if last := r.last(); code != 502 || last.category != filter.FailureOriginConnectivity || last.attempts[0].Error != "ORIGIN_CONNECT_ERROR" || last.attempts[0].ConnectTimeout == 0 {
 		t.Errorf("where nobody listens: got %d, %+v", code, last)

@@ -19,6 +19,7 @@ import (
 
 	"github.com/roadbed/roadbed"
 	"github.com/roadbed/roadbed/fault"
+	"github.com/roadbed/roadbed/platform/api/porttest"
 	"github.com/roadbed/roadbed/platform/edge/filter"
 )
 
@@ -313,7 +314,7 @@ func TestAChosenInstanceOrAddressIsTheOnlyOneAsked(t *testing.T) {
 		{func(x *filter.Exchange) { x.Instance = "i-2" }, 503, ""},
 		{func(x *filter.Exchange) { x.Instance = "i-9" }, 502, ""},
 		{func(x *filter.Exchange) { x.Addr = a.addr() }, 200, "a"},
-		{func(x *filter.Exchange) { x.Addr = nobody(t) }, 502, ""},
+		{func(x *filter.Exchange) { x.Addr = porttest.Hold(t) }, 502, ""},
 	} {
 		r.change(c.alter)
 		for range 4 {
